@@ -1,0 +1,1 @@
+"""Two-tower (DSSM) retrieval: logs to item table with Spark, Petastorm, Horovod and Keras."""

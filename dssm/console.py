@@ -1,0 +1,42 @@
+"""What a person sees on the terminal: steps with their time, tables, errors."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[list[str]]:
+    """Shows a step while it runs (where there is a terminal) and its time when it is done.
+
+    Yields: a list for remarks, such as counts, that the closing line shows.
+    """
+    remarks: list[str] = []
+    started = time.monotonic()
+    with out.status(title) if out.is_terminal else contextlib.nullcontext():
+        yield remarks
+    seconds = time.monotonic() - started
+    remark = f"  [dim]{', '.join(remarks)}[/dim]" if remarks else ""
+    out.print(f"[green]✓[/green] {title} [dim]{seconds:.1f} s[/dim]{remark}")
+
+
+def heading(text: str) -> None:
+    out.print(f"[bold]{text}[/bold]")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; the first column is text, the others are numbers."""
+    drawn = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    out.print(drawn)

@@ -1,0 +1,33 @@
+"""Errors that end a job with a message instead of a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the user can mend: a setting, a path, the data. Exit code 2."""
+
+    exit_code = 2
+
+
+class GateError(UserError):
+    """A quality gate refused to publish; what was published before stays. Exit code 3."""
+
+    exit_code = 3
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns ` (did you mean 'x'?)` for the nearest known word, else the known words.
+
+    >>> did_you_mean("topicid", ["topic_id", "client_id"])
+    " (did you mean 'topic_id'?)"
+    >>> did_you_mean("zzz", ["a", "b"])
+    ' (known: a, b)'
+    """
+    words = sorted(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    if near:
+        return f" (did you mean '{near[0]}'?)"
+    return f" (known: {', '.join(words)})" if words else ""

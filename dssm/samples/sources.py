@@ -1,0 +1,281 @@
+"""Reading of logs, profiles, catalogue and vectors: every row is used, filtered or quarantined, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from dssm import storage
+from dssm.config import EventSource, Settings, Table, VectorTable
+from dssm.errors import UserError, did_you_mean
+from dssm.features import AnyFeature, DenseFeat, VarLenSparseFeat
+from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, SourceCounts
+from dssm.spark import counts_by, explained, matches
+
+CORRUPT = "_corrupt_record"
+REASON = "__reason"
+LATEST_TIME_MS = 4_102_444_800_000  # 2100-01-01: later times are mistaken units
+
+
+@dataclass
+class Quarantine:
+    """Collects unreadable rows: counts by reason, and the rows as JSON lines under `folder`."""
+
+    folder: str
+    max_share: float
+    counts: dict[str, SourceCounts] = field(default_factory=dict)
+
+    def split(self, name: str, table: DataFrame, reason: Column, place: str, missing_days: Sequence[str] = ()) -> DataFrame:
+        """Returns the readable rows of a table; writes and counts the others.
+
+        Args:
+          name: the table's key in the settings, such as `sources.events`.
+          table: the rows as read.
+          reason: text column: why a row is unreadable, null where it is not.
+          place: where the table lies, for messages and the manifest.
+        Raises: UserError where the unreadable share is above the limit, or no row is left.
+        """
+        checked = table.withColumn(REASON, reason).persist(StorageLevel.DISK_ONLY)
+        found = counts_by(checked.withColumn(REASON, F.coalesce(REASON, F.lit(""))), REASON)
+        used = found.pop("", 0)
+        total = used + sum(found.values())
+        if found:
+            rows = checked.filter(F.col(REASON).isNotNull())
+            raw = F.to_json(F.struct(*[column for column in table.columns]))
+            rows.select(F.col(REASON).alias("reason"), raw.alias("row")).coalesce(1).write.json(
+                f"{self.folder}/{name}", compression="gzip"
+            )
+        self.counts[name] = SourceCounts(
+            place=place, rows_read=total, used={"read": used}, quarantined=found, missing_days=list(missing_days)
+        )
+        bad = total - used
+        if bad > self.max_share * total:
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in sorted(found.items(), key=lambda x: -x[1]))
+            example = checked.filter(F.col(REASON).isNotNull()).drop(REASON).first()
+            shown = {k: v for k, v in (example.asDict() if example else {}).items() if v is not None}
+            raise UserError(
+                f"{name}: {bad:,} of {total:,} rows of {place} can't be read ({bad / total:.1%}; "
+                f"samples.max_quarantine_share allows {self.max_share:.1%}): {reasons}. One of them: {str(shown)[:300]}"
+            )
+        if used == 0:
+            raise UserError(f"{name}: {place} holds no rows; expected at least one")
+        return checked.filter(F.col(REASON).isNull()).drop(REASON, CORRUPT)
+
+
+def read_table(
+    spark: SparkSession, settings: Settings, name: str, table: Table, daily: bool = False
+) -> tuple[DataFrame, str, list[str]]:
+    """Reads a table as it is; columns of text files are strings.
+
+    Args:
+      daily: {date} in the path stands for each day of the windows; days without files are told.
+    Returns: the rows, the place for messages, and the days of `{date}` that have no file.
+    Raises: UserError where nothing is there.
+    """
+    if table.table is not None:
+        with explained(f"{name}.table"):
+            return spark.table(table.table), table.place, []
+    assert table.path is not None
+    patterns = [storage.absolute(path) for path in settings.expand(table.path, daily)]
+    paths = [pattern for pattern in patterns if matches(spark, pattern)]
+    if not paths:
+        raise UserError(f"{name}.path: nothing found at {_shown(patterns)}; expected {table.format} files")
+    missing = [] if len(patterns) == 1 else [
+        day.isoformat() for day, pattern in zip(settings.window_days(), patterns, strict=True) if pattern not in paths
+    ]
+    with explained(f"{name}.path"):
+        if table.format == "parquet":
+            frame = spark.read.parquet(*paths)
+        elif table.format == "json":
+            frame = spark.read.option("primitivesAsString", True).json(paths)
+        else:
+            frame = _read_csv(spark, name, paths)
+    return frame, _shown(patterns), missing
+
+
+def _read_csv(spark: SparkSession, name: str, paths: list[str]) -> DataFrame:
+    options = {"header": True, "quote": '"', "escape": '"'}
+    header = spark.read.options(**options).csv(paths[0]).columns
+    if not header:
+        raise UserError(f"{name}.path: {paths[0]} is empty; expected a header line and rows")
+    # With every column a string, ids keep their leading zeros, and a row with too few or too many
+    # fields is the only thing that can be malformed: Spark puts it into the corrupt-record column.
+    schema = T.StructType([T.StructField(column, T.StringType()) for column in [*header, CORRUPT]])
+    return spark.read.options(
+        **options, mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT, enforceSchema=False
+    ).schema(schema).csv(paths)
+
+
+def _shown(patterns: Sequence[str]) -> str:
+    return patterns[0] if len(patterns) == 1 else f"{patterns[0]} … {patterns[-1]} ({len(patterns)} days)"
+
+
+def need_columns(name: str, frame: DataFrame, wanted: Mapping[str, str]) -> None:
+    """Checks that columns exist.
+
+    Args:
+      wanted: the column that each setting of the table names.
+    """
+    known = [column for column in frame.columns if column != CORRUPT]
+    for setting, column in wanted.items():
+        if column not in known:
+            raise UserError(f"{name}.{setting}: no column is named '{column}'" + did_you_mean(column, known))
+
+
+def _first_reason(*checks: tuple[Column, str]) -> Column:
+    """Returns the text of the first check that holds, else null."""
+    return F.coalesce(*[F.when(F.coalesce(check, F.lit(False)), F.lit(text)) for check, text in checks])
+
+
+def _malformed(frame: DataFrame) -> Column:
+    return F.col(CORRUPT).isNotNull() if CORRUPT in frame.columns else F.lit(False)
+
+
+def _is_blank(column: Column) -> Column:
+    text = column.cast("string")
+    return text.isNull() | (F.trim(text) == "")
+
+
+def quoted(column: str) -> Column:
+    """Returns the column of exactly this name: a dot in it does not mean a field."""
+    return F.col("`" + column.replace("`", "``") + "`")
+
+
+def read_events(spark: SparkSession, settings: Settings, name: str, source: EventSource, quarantine: Quarantine) -> DataFrame:
+    """Reads one event log.
+
+    Grain: one row a readable event, as (user_id, item_id, event_time in Unix ms, source, label, weight, kept),
+    `kept` false where the source's `where` leaves the row out.
+    """
+    key = f"sources.{name}"
+    frame, place, missing = read_table(spark, settings, key, source, daily=True)
+    need_columns(key, frame, {"user": source.user, "item": source.item, "time": source.time})
+    time = quoted(source.time)
+    times = {
+        "ms": time.cast("string").cast("bigint"),
+        "s": (time.cast("string").cast("double") * 1000).cast("bigint"),
+        "iso": F.unix_millis(F.to_timestamp(time)),
+    }
+    expressions = {"label": source.label, "weight": source.weight, "where": source.where or "true"}
+    for setting, expression in expressions.items():
+        with explained(f"{key}.{setting}: {expression!r}", frame.drop(CORRUPT)):
+            frame.select(F.expr(expression)).schema  # noqa: B018  (analysed, not run)
+    frame = (
+        frame.withColumn("__time", times[source.time_unit])
+        .withColumn("__label", F.expr(source.label).cast("float"))
+        .withColumn("__weight", F.expr(source.weight).cast("float"))
+    )
+    reason = _first_reason(
+        (_malformed(frame), "malformed row"),
+        (_is_blank(quoted(source.user)), f"no user in '{source.user}'"),
+        (_is_blank(quoted(source.item)), f"no item in '{source.item}'"),
+        (
+            F.col("__time").isNull() | ~F.col("__time").between(0, LATEST_TIME_MS),
+            f"bad time in '{source.time}' (expected {source.time_unit}, 1970 to 2100)",
+        ),
+        (F.col("__label").isNull() | F.isnan("__label"), "label is not a number"),
+        (F.col("__weight").isNull() | F.isnan("__weight") | (F.col("__weight") < 0), "weight is not a number of at least 0"),
+    )
+    readable = quarantine.split(key, frame, reason, place, missing)
+    return readable.select(
+        quoted(source.user).cast("string").alias(USER_ID),
+        quoted(source.item).cast("string").alias(ITEM_ID),
+        F.col("__time").alias(EVENT_TIME),
+        F.lit(name).alias(SOURCE),
+        F.col("__label").alias(LABEL),
+        F.col("__weight").alias(WEIGHT),
+        F.coalesce(F.expr(source.where or "true"), F.lit(False)).alias("kept"),
+    )
+
+
+def read_keyed(
+    spark: SparkSession,
+    settings: Settings,
+    name: str,
+    table: Table,
+    key: str,
+    features: Sequence[AnyFeature],
+    quarantine: Quarantine,
+) -> DataFrame:
+    """Reads a profile table or the catalogue.
+
+    Args:
+      name: its key in the settings.
+      key: column of the id.
+      features: all features of the table's side; those whose column is here are checked.
+    Returns: one row an id, as (id, the columns as they are). Lists come as lists of strings.
+    Raises: UserError where an id stands twice.
+    """
+    frame, place, missing = read_table(spark, settings, name, table)
+    need_columns(name, frame, {"key": key})
+    checks = [(_malformed(frame), "malformed row"), (_is_blank(quoted(key)), f"no id in '{key}'")]
+    for feature in features:
+        if feature.source_column in frame.columns:
+            checks += _column_checks(frame, feature)
+    readable = quarantine.split(name, frame, _first_reason(*checks), place, missing)
+    _check_unique(name, key, readable)
+    columns = [
+        (quoted(c.name).cast("array<string>") if isinstance(c.dataType, T.ArrayType) else quoted(c.name)).alias(c.name)
+        for c in readable.schema.fields
+    ]
+    return readable.select(quoted(key).cast("string").alias("id"), *columns)
+
+
+def _column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, str]]:
+    """Returns what makes a row's value unreadable for a feature, each with its reason."""
+    column, place = quoted(feature.source_column), f"'{feature.source_column}'"
+    is_list = isinstance(frame.schema[feature.source_column].dataType, T.ArrayType)
+    if isinstance(feature, DenseFeat) and feature.pre_embed is None:
+        number = F.trim(column.cast("string")).cast("double")
+        return [(~_is_blank(column) & (number.isNull() | F.isnan(number)), f"{place} is not a number")]
+    if isinstance(feature, VarLenSparseFeat) and feature.weighted and not is_list:
+        separator = f"\\{feature.separator}" if not feature.separator.isalnum() else feature.separator
+        number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+        entry = rf"\s*[^{separator}]*[^{separator}\s][^{separator}]*:\s*{number}\s*"
+        pattern = rf"^{entry}(?:{separator}{entry})*$"
+        return [(~_is_blank(column) & ~column.rlike(pattern), f"{place} is not id:weight,id:weight")]
+    return []
+
+
+def _check_unique(name: str, key: str, frame: DataFrame) -> None:
+    repeated = frame.groupBy(quoted(key).cast("string").alias("id")).count().filter("count > 1")
+    worst = repeated.orderBy(F.desc("count"), "id").limit(3).collect()
+    if worst:
+        shown = ", ".join(f"'{row['id']}' ({row['count']} rows)" for row in worst)
+        raise UserError(
+            f"{name}.key: {repeated.count():,} values of '{key}' stand in more than one row: {shown}; expected one row an id"
+        )
+
+
+def read_vectors(spark: SparkSession, settings: Settings, name: str, table: VectorTable, quarantine: Quarantine) -> DataFrame:
+    """Reads pretrained vectors. Grain: one row an id, as (id, values: array<float> of the stated width)."""
+    key = f"vectors.{name}"
+    path = storage.absolute(settings.expand(table.path)[0])
+    if not matches(spark, path):
+        raise UserError(f"{key}.path: nothing found at {path}; expected {table.format} files")
+    with explained(f"{key}.path"):
+        if table.format == "parquet":
+            frame = spark.read.parquet(path)
+            need_columns(key, frame, {"key": table.key, "values": table.values})
+        else:
+            types = {table.key: "string", table.values: "array<float>", CORRUPT: "string"}
+            schema = ", ".join(f"`{column}` {kind}" for column, kind in types.items())
+            frame = spark.read.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).json(path)
+    values = quoted(table.values)
+    reason = _first_reason(
+        (_malformed(frame), "malformed row"),
+        (_is_blank(quoted(table.key)), f"no id in '{table.key}'"),
+        (values.isNull() | (F.size(values) != table.width), f"'{table.values}' is not {table.width} numbers"),
+        (
+            F.exists(values, lambda v: v.isNull() | F.isnan(v) | (F.abs(v) == float("inf"))),
+            f"'{table.values}' holds null, NaN or infinity",
+        ),
+    )
+    readable = quarantine.split(key, frame, reason, path)
+    _check_unique(key, table.key, readable)
+    return readable.select(quoted(table.key).cast("string").alias("id"), values.cast("array<float>").alias("values"))

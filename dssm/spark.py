@@ -1,0 +1,76 @@
+"""The Spark session, and the few things that only the JVM can tell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from pyspark.errors import AnalysisException, ParseException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from dssm.config import Settings
+from dssm.errors import UserError
+
+# Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
+# pyarrow builds anew at each look-up, costs little; small enough that 768-wide vectors stay below 100 MB.
+ARROW_BATCH_ROWS = 16384
+
+
+@contextlib.contextmanager
+def spark_session(settings: Settings, job: str, hive: bool = False) -> Iterator[SparkSession]:
+    """Yields the session of one job and stops it at the end.
+
+    Args:
+      settings: of the run.
+      job: name shown in Spark's user interface.
+      hive: whether tables of the metastore are read or written.
+    """
+    builder = SparkSession.builder.appName(f"dssm {settings.name} {job}")
+    if hive:
+        builder = builder.enableHiveSupport()
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    for key, value in {
+        "spark.sql.session.timeZone": settings.timezone,
+        "spark.sql.shuffle.partitions": str(settings.samples.shuffle_partitions),
+        "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
+        "spark.sql.csv.parser.columnPruning.enabled": "false",  # else rows with too many or few fields go unnoticed
+    }.items():
+        session.conf.set(key, value)
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def needs_hive(settings: Settings) -> bool:
+    """Whether any input is a Hive table."""
+    tables = [*settings.sources.values(), *settings.profiles.values(), settings.catalogue]
+    return any(table.table is not None for table in tables)
+
+
+def matches(spark: SparkSession, pattern: str) -> bool:
+    """Whether a path or glob names at least one existing file or folder, on any file system of Hadoop's."""
+    jvm = spark._jvm
+    assert jvm is not None
+    path = jvm.org.apache.hadoop.fs.Path(pattern)
+    found = path.getFileSystem(spark._jsc.hadoopConfiguration()).globStatus(path)
+    return found is not None and len(found) > 0
+
+
+@contextlib.contextmanager
+def explained(key: str, frame: DataFrame | None = None) -> Iterator[None]:
+    """Turns Spark's complaint about an expression or a file into a UserError that names the setting."""
+    try:
+        yield
+    except (AnalysisException, ParseException) as error:
+        reason = " ".join(str(error.desc if hasattr(error, "desc") else error).split(";\n")[0].split())
+        columns = f"; the columns are {', '.join(frame.columns)}" if frame is not None else ""
+        raise UserError(f"{key}: {reason}{columns}") from error
+
+
+def counts_by(frame: DataFrame, column: str) -> dict[str, int]:
+    """Returns the number of rows for each value of a column of few values, sorted by value."""
+    rows = frame.groupBy(F.col(column).alias("value")).count().collect()
+    return dict(sorted((row["value"], row["count"]) for row in rows))

@@ -1,0 +1,146 @@
+"""Files and folders on any file system that fsspec reads, and the atomic commit of a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+def absolute(path: str) -> str:
+    """Returns a local path as an absolute one, and a URL as it is."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def url(path: str) -> str:
+    """Returns the path as a URL: `file:///…` for a local one."""
+    return path if "://" in path else Path(absolute(path)).as_uri()
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Returns the file system of a path, and the path in it."""
+    system, place = fsspec.core.url_to_fs(absolute(path))
+    return system, place
+
+
+def exists(path: str) -> bool:
+    system, place = filesystem(path)
+    return bool(system.exists(place))
+
+
+def read_bytes(path: str) -> bytes:
+    system, place = filesystem(path)
+    return bytes(system.cat_file(place))
+
+
+def read_text(path: str) -> str:
+    return read_bytes(path).decode("utf-8")
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file under a temporary name and renames it, so that nobody reads half of it."""
+    system, place = filesystem(path)
+    system.makedirs(posixpath.dirname(place), exist_ok=True)
+    temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.tmp"
+    system.pipe_file(temporary, text.encode("utf-8"))
+    _rename(system, temporary, place)
+
+
+def file_names(folder: str, suffix: str) -> list[str]:
+    """Returns the names of the folder's own files with this ending, sorted."""
+    system, place = filesystem(folder)
+    names = (posixpath.basename(entry) for entry in system.ls(place, detail=False))
+    return sorted(name for name in names if name.endswith(suffix))
+
+
+def make_folder(path: str) -> None:
+    system, place = filesystem(path)
+    system.makedirs(place, exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Removes a file or a folder with all in it; nothing happens where there is none."""
+    system, place = filesystem(path)
+    if system.exists(place):
+        system.rm(place, recursive=True)
+
+
+def rename(source: str, target: str) -> None:
+    """Renames a file or folder within one file system; the target must not exist as a folder."""
+    system, place = filesystem(source)
+    _rename(system, place, filesystem(target)[1])
+
+
+def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
+    if isinstance(system, LocalFileSystem):
+        os.replace(source, target)  # fsspec's own mv copies, and moves into a target that is a folder
+    else:
+        if system.exists(target) and not system.isdir(target):
+            system.rm_file(target)
+        system.mv(source, target, recursive=True)
+
+
+@contextlib.contextmanager
+def committed_folder(folder: str) -> Iterator[str]:
+    """Yields a temporary folder that becomes `folder` by one rename when the block ends without error.
+
+    What stood there is moved aside first and removed last; at an error it stays as it was. A
+    temporary folder left by a killed run is removed.
+    """
+    parent, name = posixpath.split(absolute(folder).rstrip("/"))
+    temporary, aside = f"{parent}/.{name}.tmp", f"{parent}/.{name}.old"
+    if exists(aside):  # a run was killed between the two renames below
+        if exists(folder):
+            remove(aside)
+        else:
+            rename(aside, folder)
+    remove(temporary)
+    make_folder(temporary)
+    try:
+        yield temporary
+    except BaseException:
+        remove(temporary)
+        raise
+    if exists(folder):
+        rename(folder, aside)
+    rename(temporary, folder)
+    remove(aside)
+
+
+@contextlib.contextmanager
+def local_copy(folder: str) -> Iterator[str]:
+    """Yields a local folder with the same files: the folder itself where it is local."""
+    system, place = filesystem(folder)
+    if isinstance(system, LocalFileSystem):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="dssm-") as scratch:
+        target = f"{scratch}/copy"
+        system.get(place, target, recursive=True)
+        yield target
+
+
+def digest(*parts: str | bytes) -> str:
+    """Returns the first 16 hex digits of the SHA-256 of the parts, each with its length."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8") if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little"))
+        total.update(data)
+    return total.hexdigest()[:16]
+
+
+def folder_digest(folder: str) -> str:
+    """Returns the digest of all files below a folder: their paths in it and their bytes."""
+    system, place = filesystem(folder)
+    parts: list[str | bytes] = []
+    for path in sorted(system.find(place)):
+        parts += [posixpath.relpath(path, place), bytes(system.cat_file(path))]
+    return digest(*parts)

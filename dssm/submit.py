@@ -1,0 +1,105 @@
+"""The command behind spark-submit.sh: checks the settings, then submits a job."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dssm.cli import JOBS, exit_with, parse_settings
+from dssm.config import Settings
+from dssm.errors import UserError, did_you_mean
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
+
+Submits a job to Spark: on this machine, or on the cluster that the setting spark.master or the
+environment's MASTER names. ./spark-submit.sh JOB --help shows a job's options.
+
+jobs:
+"""
+
+
+def usage() -> str:
+    width = max(map(len, JOBS))
+    return USAGE + "".join(f"  {job:<{width}}  {what}\n" for job, what in JOBS.items())
+
+
+def command(job: str, arguments: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> list[str]:
+    """Returns the command line that runs a job.
+
+    `train` with launch `single` or `horovodrun` needs no Spark, and starts without it.
+    """
+    script = str(PROJECT / "jobs" / f"{job}.py")
+    if job == "train" and settings.train.launch != "spark":
+        return [sys.executable, script, *arguments]
+    conf = {**_conf(job, settings), **settings.spark.conf}
+    submit = str(Path(sys.executable).with_name("spark-submit"))
+    options = [option for key, value in conf.items() for option in ("--conf", f"{key}={value}")]
+    return [submit, "--master", master(settings, environment), *options, script, *arguments]
+
+
+def master(settings: Settings, environment: Mapping[str, str]) -> str:
+    return environment.get("MASTER") or settings.spark.master or "local[*]"
+
+
+def _conf(job: str, settings: Settings) -> dict[str, str]:
+    log4j = f"-Dlog4j2.configurationFile={(PROJECT / 'conf' / 'spark' / 'log4j2.properties').as_uri()}"
+    conf = {
+        "spark.driver.memory": "2g",
+        "spark.executor.memory": "1g",
+        "spark.driver.extraJavaOptions": log4j,
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.executorEnv.PYTHONHASHSEED": "0",
+        "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    if job == "train":
+        # Ranks meet in collectives: a task started again alone, twice, or late would wait for ever.
+        conf |= {
+            "spark.task.maxFailures": "1",
+            "spark.speculation": "false",
+            "spark.dynamicAllocation.enabled": "false",
+        }
+    if settings.metastore is not None:
+        place = settings.metastore if "://" in settings.metastore else str(Path(settings.metastore).absolute())
+        conf |= {
+            "spark.hadoop.javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={place};create=true",
+            "spark.sql.warehouse.dir": f"{place}_warehouse",
+            "spark.driver.extraJavaOptions": f"{log4j} -Dderby.stream.error.file={place}.log",
+        }
+    return conf
+
+
+def submit(argv: Sequence[str]) -> None:
+    """Checks the command and its settings, then replaces this process by the job.
+
+    Raises: UserError before anything is started.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return
+    job, arguments = argv[0], argv[1:]
+    if job not in JOBS:
+        raise UserError(f"no job is named '{job}'" + did_you_mean(job, JOBS))
+    settings = parse_settings(arguments, job)[0]
+    environment = dict(os.environ)
+    line = command(job, arguments, settings, environment)
+    environment |= {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2", "SPARK_HOME": _spark_home()}
+    if master(settings, environment).startswith("local"):
+        environment.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    sys.stdout.flush()
+    os.execve(line[0], line, environment)
+
+
+def _spark_home() -> str:
+    import pyspark
+
+    return str(Path(pyspark.__file__).parent)
+
+
+if __name__ == "__main__":
+    exit_with(lambda: submit(sys.argv[1:]))

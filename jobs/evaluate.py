@@ -1,0 +1,19 @@
+"""spark-submit entry point: see `./spark-submit.sh evaluate --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dssm.cli import each_date, exit_with
+from dssm.retrieval.evaluate import evaluate
+from dssm.spark import spark_session
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    for settings in each_date(argv, "evaluate"):
+        with spark_session(settings, "evaluate") as spark:
+            evaluate(spark, settings)
+
+
+if __name__ == "__main__":
+    exit_with(main)

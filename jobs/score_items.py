@@ -1,0 +1,19 @@
+"""spark-submit entry point: see `./spark-submit.sh score_items --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dssm.cli import each_date, exit_with
+from dssm.scoring.items import score_items
+from dssm.spark import spark_session
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    for settings in each_date(argv, "score_items"):
+        with spark_session(settings, "score_items", hive=True) as spark:
+            score_items(spark, settings)
+
+
+if __name__ == "__main__":
+    exit_with(main)
