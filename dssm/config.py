@@ -163,6 +163,7 @@ class Train(StrictModel):
 class Evaluate(StrictModel):
     cutoffs: tuple[int, ...] = Field((10, 50, 100), min_length=1, description="K of the metrics.")
     users_per_block: int = Field(512, ge=1, description="Users scored against the catalogue at once.")
+    itemcf_neighbours: int = Field(200, ge=1, description="Most similar items of each item that ItemCF adds up.")
     itemcf_max_interactions: int = Field(
         20_000_000, ge=0, description="Above so many training interactions ItemCF is left out, and the output says so."
     )

@@ -9,8 +9,15 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+WIDTH_OF_A_FILE = 120  # rich takes 80 where there is no terminal, too few for the tables
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, stderr=stderr, width=WIDTH_OF_A_FILE)
+
+
+out, err = _console(stderr=False), _console(stderr=True)
 
 
 @contextlib.contextmanager

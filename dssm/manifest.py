@@ -28,6 +28,7 @@ ITEM_PROBABILITY = "row__item_probability"  # the item's share of the training r
 WARM = "row__warm"  # 1 where the user has an event before the test window
 CLICKED = "row__clicked"  # item indexes of the user's positives in the test window
 POSITIVE, LAST_TIME = "row__positive", "row__last_time"
+TARGETS = "row__targets"  # positives of the sources that are tested on: popularity counts what is to be predicted
 
 
 class _Frozen(BaseModel):
@@ -133,6 +134,11 @@ def encoded_columns(feature: AnyFeature, vector_widths: Mapping[str, int]) -> di
         width = vector_widths[feature.pre_embed]
         return {feature.name: ColumnSpec(dtype="float32", shape=(width,), encoding="packed")}
     return {feature.name: ColumnSpec(dtype="float32")}
+
+
+def data_files(folder: str, manifest: Manifest) -> list[str]:
+    """Returns the paths of a dataset's files: the folder also holds the manifest, which is no Parquet."""
+    return [f"{folder}/{file.name}" for file in manifest.files]
 
 
 def check_columns(manifest: Manifest, expected: Mapping[str, ColumnSpec], folder: str) -> None:

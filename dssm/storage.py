@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -20,8 +20,8 @@ def absolute(path: str) -> str:
 
 
 def url(path: str) -> str:
-    """Returns the path as a URL: `file:///…` for a local one."""
-    return path if "://" in path else Path(absolute(path)).as_uri()
+    """Returns the path as a URL: `file:///…` for a local one, not quoted, as Hive and Petastorm want it."""
+    return path if "://" in path else f"file://{absolute(path)}"
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -144,3 +144,12 @@ def folder_digest(folder: str) -> str:
     for path in sorted(system.find(place)):
         parts += [posixpath.relpath(path, place), bytes(system.cat_file(path))]
     return digest(*parts)
+
+
+def put_folder(local: str, folder: str) -> None:
+    """Copies a local folder to `folder`, which must not exist."""
+    system, place = filesystem(folder)
+    if isinstance(system, LocalFileSystem):
+        shutil.copytree(local, place)
+    else:
+        system.put(local, place, recursive=True)

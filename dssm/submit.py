@@ -54,7 +54,7 @@ def _conf(job: str, settings: Settings) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.executorEnv.PYTHONHASHSEED": "0",
-        "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
+        "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "3",
     }
     if job == "train":
         # Ranks meet in collectives: a task started again alone, twice, or late would wait for ever.
@@ -88,7 +88,7 @@ def submit(argv: Sequence[str]) -> None:
     environment = dict(os.environ)
     line = command(job, arguments, settings, environment)
     environment |= {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
-    environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "2", "SPARK_HOME": _spark_home()}
+    environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3", "SPARK_HOME": _spark_home()}
     if master(settings, environment).startswith("local"):
         environment.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     sys.stdout.flush()

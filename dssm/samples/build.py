@@ -28,6 +28,7 @@ from dssm.manifest import (
     LAST_TIME,
     POSITIVE,
     SOURCE,
+    TARGETS,
     USER_ID,
     USER_KEY,
     WARM,
@@ -71,6 +72,7 @@ INTERACTION_COLUMNS = {
     USER_ID: TEXT,
     ITEM_INDEX: ColumnSpec(dtype="int32"),
     POSITIVE: ColumnSpec(dtype="int32"),
+    TARGETS: ColumnSpec(dtype="int32"),
     LAST_TIME: KEY,
 }
 
@@ -149,8 +151,8 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
     with step("catalogue, encoded") as remarks:
         items = _encoded_items(catalogue, train_events, train_rows, item_features, lookups, settings)
         rows = quarantine.counts["catalogue"].used["read"]
-        writer.write("items", items, rows, ITEM_COLUMNS, item_features)
-        items = spark.read.parquet(f"{folder}/items")
+        files = writer.write("items", items, rows, ITEM_COLUMNS, item_features)
+        items = spark.read.parquet(*[f"{folder}/items/{file.name}" for file in files])
         remarks.append(f"{rows:,} items")
 
     with step("histories and users, encoded"):
@@ -263,8 +265,12 @@ def _clicked(events: DataFrame, settings: Settings) -> DataFrame:
 def _interactions(events: DataFrame, settings: Settings) -> DataFrame:
     """Grain: one row a (user, item) with an event before the test window; POSITIVE is 1 if one had a label above 0."""
     before = events.filter(F.col("in_log") & (F.col(EVENT_TIME) < settings.day_start_ms(0)))
+    positive = (F.col(LABEL) > 0).cast("int")
+    tested = F.col(SOURCE).isin([name for name, source in settings.sources.items() if TEST in source.roles])
     return before.groupBy(USER_ID, ITEM_INDEX).agg(
-        F.max((F.col(LABEL) > 0).cast("int")).alias(POSITIVE), F.max(EVENT_TIME).alias(LAST_TIME)
+        F.max(positive).alias(POSITIVE),
+        F.sum(positive * tested.cast("int")).cast("int").alias(TARGETS),
+        F.max(EVENT_TIME).alias(LAST_TIME),
     )
 
 

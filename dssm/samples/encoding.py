@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 
 from dssm.features import FIRST_TOKEN_ID, PADDING_ID, UNKNOWN_ID, AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 
+from dssm.packing import pack
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -65,7 +67,7 @@ def encode_features(
         elif isinstance(feature, VarLenSparseFeat):
             encoded |= _encode_list(feature, column, vocabularies[feature.vocabulary])
         elif feature.pre_embed is not None:
-            encoded[feature.name] = packed(_look_up_vectors(feature, column, vectors[feature.pre_embed]))
+            encoded[feature.name] = pack(_look_up_vectors(feature, column, vectors[feature.pre_embed]))
         else:
             encoded[feature.name] = pa.array(_numbers(feature, column), pa.float32())
     return encoded
@@ -92,17 +94,6 @@ def split_lists(column: pa.Array, separator: str) -> Lists:
     )
 
 
-def packed(matrix: np.ndarray) -> pa.Array:
-    """Returns a matrix (n, width) as a binary column of n rows, little-endian, width · itemsize bytes each."""
-    rows, width = matrix.shape
-    matrix = np.ascontiguousarray(matrix, dtype=matrix.dtype.newbyteorder("<"))
-    stride = width * matrix.dtype.itemsize
-    if rows * stride >= 2**31:
-        raise ValueError(f"{rows} rows of {stride} bytes do not fit one binary column; use smaller batches")
-    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(stride)
-    return pa.BinaryArray.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(matrix)])
-
-
 def _encode_list(feature: VarLenSparseFeat, column: pa.Array, vocabulary: pa.StringArray) -> dict[str, pa.Array]:
     lists = split_lists(column, feature.separator)
     shape = (len(lists.counts), feature.maxlen)
@@ -117,10 +108,10 @@ def _encode_list(feature: VarLenSparseFeat, column: pa.Array, vocabulary: pa.Str
         weights = np.zeros(shape, np.float32)
         texts = pc.utf8_trim_whitespace(pc.struct_field(parts, "weight"))
         weights[rows[kept], places[kept]] = texts.cast(pa.float32()).to_numpy(zero_copy_only=False)[kept]
-        encoded[feature.weight_name] = packed(weights)
+        encoded[feature.weight_name] = pack(weights)
     ids = np.full(shape, PADDING_ID, np.int32)
     ids[rows[kept], places[kept]] = token_ids(tokens, vocabulary)[kept]
-    return {feature.name: packed(ids), **encoded}
+    return {feature.name: pack(ids), **encoded}
 
 
 def _look_up_vectors(feature: DenseFeat, column: pa.Array, vectors: Vectors) -> np.ndarray:

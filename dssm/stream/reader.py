@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -28,26 +29,30 @@ def read_files(
     """
     if not files:
         return
-    with make_batch_reader(
-        [storage.url(f"{folder}/{file.name}") for file in files],
-        schema_fields=list(columns),
-        reader_pool_type="thread",
-        workers_count=threads,
-        results_queue_size=2 * threads,
-        # Without shuffling, and with one row group a file, results come in the order of the list.
-        shuffle_row_groups=False,
-        num_epochs=1,
-        convert_early_to_numpy=True,
-    ) as reader:
-        count = 0
-        for count, (file, group) in enumerate(zip(files, reader, strict=True), start=1):
-            arrays = {name: _decode(getattr(group, name), spec) for name, spec in columns.items()}
-            rows = len(next(iter(arrays.values())))
-            if rows != file.rows:
-                raise ValueError(f"{folder}/{file.name}: {rows} rows, the manifest says {file.rows}")
-            yield arrays
-    if count != len(files):
-        raise ValueError(f"{folder}: {count} of {len(files)} files were read")
+    with warnings.catch_warnings():
+        # Petastorm stands on the legacy Parquet dataset API, which PyArrow 14 still has and warns of.
+        warnings.simplefilter("ignore", FutureWarning)
+        reader = make_batch_reader(
+            [storage.url(f"{folder}/{file.name}") for file in files],
+            schema_fields=list(columns),
+            reader_pool_type="thread",
+            workers_count=threads,
+            results_queue_size=2 * threads,
+            # Without shuffling, and with one row group a file, results come in the order of the list.
+            shuffle_row_groups=False,
+            num_epochs=1,
+            convert_early_to_numpy=True,
+        )
+        try:
+            for file, group in zip(files, reader, strict=True):
+                arrays = {name: _decode(getattr(group, name), spec) for name, spec in columns.items()}
+                rows = len(next(iter(arrays.values())))
+                if rows != file.rows:
+                    raise ValueError(f"{folder}/{file.name}: {rows} rows, the manifest says {file.rows}")
+                yield arrays
+        finally:  # not the reader's own context manager: that prints to the terminal
+            reader.stop()
+            reader.join()
 
 
 def _decode(values: np.ndarray, spec: ColumnSpec) -> np.ndarray:

@@ -1,0 +1,83 @@
+# Everything that is done with this project. `make` alone lists it.
+#
+# Each target sets the environment up first, from the lock files; an environment that is up to date costs 0.1 s.
+# PYTHON=/path/to/python3.11 names the Python to make it with.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+DATA ?= ../shared/data/kuairand
+PYTEST ?= .venv/bin/python -m pytest
+JOBS := build_samples train evaluate score_items
+
+with_java = JAVA_HOME=$$(scripts/java_home.sh) && export JAVA_HOME &&
+
+# $(call run_jobs,ARGUMENTS): the pipeline, one job after the other.
+define run_jobs
+@for job in $(JOBS); do ./spark-submit.sh "$$job" $(1); done
+endef
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## .venv of the lock files, Horovod built; every target does it first
+	@scripts/setup_env.sh
+
+.PHONY: demo
+demo: setup ## a small made-up feed through the whole pipeline
+	@.venv/bin/python -m dssm.demo --config conf/demo.yaml
+	$(call run_jobs,--config conf/demo.yaml)
+
+.PHONY: kuairand
+kuairand: | has-data setup ## the pipeline on KuaiRand, of DATA=folder
+	$(call run_jobs,--config conf/kuairand.yaml --set data='$(DATA)')
+
+.PHONY: has-data
+has-data:
+	@[[ -d '$(DATA)' ]] || { echo "kuairand: '$(DATA)' is no folder; name the one with the data: make kuairand DATA=folder." >&2; exit 2; }
+
+.PHONY: test
+test: setup ## every test but those of a cluster and of Airflow
+	@$(with_java) $(PYTEST) -m "not cluster and not airflow"
+
+.PHONY: test-unit
+test-unit: setup ## the tests without Spark and Horovod
+	@$(PYTEST) -m "not (spark or horovod or cluster or airflow or kuairand)"
+
+.PHONY: cluster-test
+cluster-test: setup ## the tests on a standalone Spark cluster, started here
+	@$(with_java) $(PYTEST) -m cluster
+
+.PHONY: airflow-test
+airflow-test: setup ## the tests of the DAGs, in an environment with Airflow
+	@scripts/setup_env.sh airflow
+	@$(with_java) .venv-airflow/bin/python -m pytest --confcutdir=tests/airflow tests/airflow
+
+.PHONY: check
+check: setup ## lint, format, types, import walls
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+.PHONY: format
+format: setup ## rewrites the code in the project's format
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+.PHONY: lock
+lock: setup ## requirements/*.lock anew from requirements/*.in
+	@.venv/bin/python scripts/lock.py
+
+bench-%: setup ## runs benchmarks/NAME.py: make bench-NAME
+	@$(with_java) .venv/bin/python -m benchmarks.$(subst -,_,$*)
+
+.PHONY: clean
+clean: ## removes runs, caches and build output; leaves .venv
+	@rm -rf runs build dist *.egg-info metastore_db derby.log spark-warehouse
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +

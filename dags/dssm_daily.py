@@ -1,0 +1,95 @@
+"""Builds the samples, trains, evaluates and publishes the item table of each day.
+
+The environment of the scheduler and the workers says what to run:
+
+| variable | meaning | default |
+|---|---|---|
+| `DSSM_HOME` | the project's checkout | the one that holds this file |
+| `DSSM_CONFIG` | the pipeline's YAML, relative to the checkout | `conf/demo.yaml` |
+| `DSSM_SET` | overrides as `key=value key='other value'`; each becomes a `--set` | none |
+
+Days are UTC's. The run of day D starts when D is over, because D itself is the test window. Past days:
+
+    airflow backfill create --dag-id dssm_daily --from-date 2024-01-01 --to-date 2024-01-07 --max-active-runs 1
+
+A backfill does not follow the DAG's own limit of one run at a time; without --max-active-runs it starts ten. The same
+without Airflow: `--dates 2024-01-01..2024-01-07` on each job.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shlex
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.standard.hooks.subprocess import SubprocessHook
+from airflow.sdk import DAG, BaseOperator, CronDataIntervalTimetable, chain
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+HOME = Path(os.environ.get("DSSM_HOME") or Path(__file__).resolve().parents[1])
+CONFIG = os.environ.get("DSSM_CONFIG") or "conf/demo.yaml"
+OVERRIDES = shlex.split(os.environ.get("DSSM_SET", ""))
+
+JOBS = ("build_samples", "train", "evaluate", "score_items")
+REFUSALS = {2: "a setting, a path or the data needs mending", 3: "the quality gate refused to publish"}
+AIRFLOWS_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+
+
+class SparkSubmit(BaseOperator):
+    """Runs one job for the run's date; its output goes to the task's log.
+
+    No shell reads the command and only the date is a template, so that a config's name may hold any character.
+    """
+
+    template_fields = ("date",)
+
+    def __init__(self, *, job: str, date: str = "{{ ds }}", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.date = date
+
+    @cached_property
+    def hook(self) -> SubprocessHook:
+        return SubprocessHook()
+
+    @property
+    def command(self) -> list[str]:
+        overrides = [argument for override in OVERRIDES for argument in ("--set", override)]
+        return [str(HOME / "spark-submit.sh"), self.job, "--config", CONFIG, "--date", self.date, *overrides]
+
+    def execute(self, context: Mapping[str, Any]) -> None:
+        """Raises: AirflowFailException, which is not retried, where a second try would end the same way."""
+        script = Path(self.command[0])
+        if not script.is_file():
+            raise AirflowFailException(f"DSSM_HOME: {script} not found; set DSSM_HOME to the project's checkout")
+        environment = {name: value for name, value in os.environ.items() if name not in AIRFLOWS_OWN_PYTHON}
+        code = self.hook.run_command(self.command, env=environment, cwd=str(HOME)).exit_code
+        if code in REFUSALS:
+            raise AirflowFailException(f"{self.job} {self.date}: exit code {code}, {REFUSALS[code]}; not retried")
+        if code != 0:
+            raise AirflowException(f"{self.job} {self.date}: exit code {code}; the log above says why")
+
+    def on_kill(self) -> None:
+        self.hook.send_sigterm()
+
+
+with DAG(
+    dag_id="dssm_daily",
+    # Airflow 3 reads "@daily" as a trigger: a run at 00:00 of D, for D, before D has any events.
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+    start_date=dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "retries": 1,  # a job commits its output by a rename, so that a second try starts clean
+        "execution_timeout": dt.timedelta(hours=6),
+        # Holds over all runs, a backfill's too: score_items needs the embedded Derby metastore to itself.
+        "max_active_tis_per_dag": 1,
+    },
+    doc_md=__doc__,
+):
+    chain(*(SparkSubmit(task_id=job, job=job) for job in JOBS))

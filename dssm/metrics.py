@@ -1,0 +1,51 @@
+"""Metrics of scores and of rankings. Pure NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+
+    Args:
+      labels: (n,), positive where above 0.
+      scores: (n,).
+    Returns: in 0…1; NaN where one of the classes is empty.
+    """
+    positive = labels > 0
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return float("nan")
+    rank_sum = float(rankdata(scores)[positive].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def ranking_metrics(hits: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
+    """Metrics of each user's ranking.
+
+    recall@k = hits in the first k / relevant items; precision@k = hits in the first k / k;
+    hitrate@k = 1 if there is a hit in the first k; ndcg@k = DCG / best DCG with gain 1 and discount
+    1 / log2(place + 1) (Järvelin & Kekäläinen, 2002).
+
+    Args:
+      hits: (users, places), whether the item at each place is relevant; places ≥ max(cutoffs)
+        or the whole catalogue.
+      relevant: (users,), number of relevant items of each user, at least 1.
+      cutoffs: values of k.
+    Returns: `metric@k` → (users,).
+    """
+    hits = hits.astype(np.float64)
+    discounts = 1.0 / np.log2(np.arange(hits.shape[1]) + 2.0)
+    metrics = {}
+    for k in cutoffs:
+        found = hits[:, :k].sum(axis=1)
+        best = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))])
+        metrics[f"recall@{k}"] = found / relevant
+        metrics[f"precision@{k}"] = found / k
+        metrics[f"hitrate@{k}"] = (found > 0).astype(np.float64)
+        metrics[f"ndcg@{k}"] = (hits[:, :k] @ discounts[:k]) / best[np.minimum(relevant, k).astype(int)]
+    return metrics

@@ -1,0 +1,95 @@
+"""Losses and what they are composed of. One function, one idea; the trainer composes them."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# Far below any logit, yet finite: exp gives 0, and a row of masked candidates alone gives no NaN.
+MASKED = -1e9
+SMALLEST_PROBABILITY = 1e-9
+
+
+def candidate_logits(users: tf.Tensor, candidates: tf.Tensor, temperature: float) -> tf.Tensor:
+    """Scores each user against each candidate: ⟨u, v⟩ / τ.
+
+    Args:
+      users: (batch, dim).
+      candidates: (candidates, dim).
+      temperature: τ, above 0.
+    Returns: (batch, candidates).
+    """
+    return tf.matmul(users, candidates, transpose_b=True) / temperature
+
+
+def correct_sampling_bias(logits: tf.Tensor, probability: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
+    """Subtracts log q from each candidate's logit (Yi et al., RecSys 2019, eq. 3).
+
+    Args:
+      logits: (batch, candidates), already divided by the temperature.
+      probability: (candidates,), chance of each candidate to be drawn; 0 counts as 1e-9.
+      strength: factor on log q.
+    Returns: (batch, candidates).
+    """
+    return logits - strength * tf.math.log(tf.maximum(probability, SMALLEST_PROBABILITY))[None, :]
+
+
+def batch_probability(items: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Estimates each candidate's sampling probability by its share of the batch.
+
+    Args:
+      items: (candidates,) int64 keys of the items.
+      valid: (candidates,) bool; padding and negatives are no draws.
+    Returns: (candidates,) float32.
+    """
+    unique, place = tf.unique(items)
+    draws = tf.cast(valid, tf.float32)
+    counts = tf.math.unsorted_segment_sum(draws, place, tf.size(unique))
+    return tf.gather(counts, place) / tf.maximum(tf.reduce_sum(draws), 1.0)
+
+
+def accidental_hits(
+    users: tf.Tensor, items: tf.Tensor, candidate_users: tf.Tensor, candidate_items: tf.Tensor, own: tf.Tensor
+) -> tf.Tensor:
+    """Finds candidates that are no negatives for a row: its own item again, or another positive of its user.
+
+    Args:
+      users: (batch,) keys of the rows' users.
+      items: (batch,) keys of the rows' items.
+      candidate_users: (candidates,) keys of the users that the candidates are positives of.
+      candidate_items: (candidates,) keys of the candidates.
+      own: (batch,) column of each row's own positive, which is never a hit.
+    Returns: (batch, candidates) bool. Where a user's other positive comes again from another user,
+      that copy is a hit too only if it is the row's own item.
+    """
+    same_item = tf.equal(items[:, None], candidate_items[None, :])
+    same_user = tf.equal(users[:, None], candidate_users[None, :])
+    is_own = tf.equal(own[:, None], tf.range(tf.size(candidate_items), dtype=own.dtype)[None, :])
+    return tf.logical_and(tf.logical_or(same_item, same_user), tf.logical_not(is_own))
+
+
+def mask_candidates(logits: tf.Tensor, masked: tf.Tensor) -> tf.Tensor:
+    """Takes candidates out of the softmax. Args: logits, masked: (batch, candidates). Returns: (batch, candidates)."""
+    return tf.where(masked, tf.constant(MASKED, logits.dtype), logits)
+
+
+def softmax_loss(logits: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+    """Negative log softmax of each row's own candidate.
+
+    Args:
+      logits: (batch, candidates).
+      own: (batch,) int32, column of each row's positive.
+    Returns: (batch,), at least 0.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=own, logits=logits)
+
+
+def weighted_bce(logits: tf.Tensor, labels: tf.Tensor, positive_weight: float) -> tf.Tensor:
+    """−[w₊ y log p + (1 − y) log(1 − p)] with p = sigmoid(s).
+
+    Args:
+      logits: (batch,) scores s.
+      labels: (batch,), 0…1.
+      positive_weight: w₊.
+    Returns: (batch,).
+    """
+    return tf.nn.weighted_cross_entropy_with_logits(labels=labels, logits=logits, pos_weight=positive_weight)

@@ -1,0 +1,44 @@
+"""Packed columns: matrices as little-endian binaries of fixed width. Pure Arrow and NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from dssm.manifest import ColumnSpec
+
+
+def pack(matrix: np.ndarray) -> pa.BinaryArray:
+    """Returns a matrix (n, width) as a binary column of n rows, width · itemsize bytes each."""
+    rows, width = matrix.shape
+    matrix = np.ascontiguousarray(matrix, dtype=matrix.dtype.newbyteorder("<"))
+    stride = width * matrix.dtype.itemsize
+    if rows * stride >= 2**31:
+        raise ValueError(f"{rows} rows of {stride} bytes do not fit one binary column; use smaller batches")
+    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(stride)
+    return pa.BinaryArray.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(matrix)])
+
+
+def unpack(column: pa.Array, spec: ColumnSpec) -> np.ndarray:
+    """Returns an encoded column as numbers, (rows, *shape).
+
+    Raises: ValueError where a packed value has another width than the shape says.
+    """
+    if spec.encoding != "packed":
+        return column.to_numpy(zero_copy_only=False).astype(spec.dtype, copy=False)
+    _, offsets, data = column.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    stride = int(np.prod(spec.shape)) * spec.numpy_dtype.itemsize
+    if not (np.diff(bounds) == stride).all():
+        raise ValueError(f"packed values are not {stride} bytes each, as {spec.dtype}{list(spec.shape)} takes")
+    if len(column) == 0:
+        return np.zeros((0, *spec.shape), spec.numpy_dtype)
+    values = np.frombuffer(data, spec.numpy_dtype, count=(bounds[-1] - bounds[0]) // spec.numpy_dtype.itemsize, offset=bounds[0])
+    return values.reshape(len(column), *spec.shape)
+
+
+def unpack_all(batch: pa.RecordBatch, columns: Mapping[str, ColumnSpec]) -> dict[str, np.ndarray]:
+    """Returns the named columns of a batch as numbers, each (rows, *shape)."""
+    return {name: unpack(batch.column(name), spec) for name, spec in columns.items()}

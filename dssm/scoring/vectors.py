@@ -1,0 +1,92 @@
+"""Encoded rows through a tower on the executors: Arrow batches in, Arrow batches out."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+from dssm.errors import UserError
+from dssm.manifest import ColumnSpec, Manifest, check_columns, data_files
+from dssm.model.manifest import ModelManifest
+from dssm.packing import unpack_all
+
+if TYPE_CHECKING:
+    from dssm.model.export import LoadedTower
+
+VECTOR = "vector"
+
+
+@functools.lru_cache(maxsize=2)
+def load_tower(folder: str, version: str, threads: int = 1) -> LoadedTower:
+    """Loads a tower once for each Python worker process.
+
+    Args:
+      folder: the SavedModel.
+      version: of the model: another version in the same folder is loaded anew.
+      threads: TensorFlow's threads, those of a Spark task.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    from dssm.model.export import LoadedTower
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        pass  # a second tower in the same process: TensorFlow has started with these threads
+    return LoadedTower(folder)
+
+
+def check_model_fits(model: ModelManifest, samples: Manifest, columns: Mapping[str, ColumnSpec], folder: str) -> None:
+    """Checks that rows are encoded as the model was trained.
+
+    Raises: UserError that names the first vocabulary or column that differs.
+    """
+    for name, spec in model.vocabularies.items():
+        if samples.vocabularies.get(name) != spec:
+            raise UserError(
+                f"{folder}: vocabulary '{name}' is not the one that the model {model.model_version} was trained with; "
+                "run train again on these samples"
+            )
+    check_columns(samples, columns, folder)
+
+
+def with_vectors(
+    spark: SparkSession,
+    folder: str,
+    manifest: Manifest,
+    tower: str,
+    version: str,
+    columns: Mapping[str, ColumnSpec],
+    kept: Sequence[str],
+) -> DataFrame:
+    """Passes a dataset through a tower.
+
+    Args:
+      folder: the dataset.
+      manifest: its manifest.
+      tower: folder of the SavedModel.
+      version: of the model.
+      columns: the tower's inputs.
+      kept: columns to keep beside the vector.
+    Grain: one row a row of the dataset, as (kept…, vector: array<float>).
+    """
+    rows = spark.read.parquet(*data_files(folder, manifest)).select(*kept, *columns)
+    fields = [field for field in rows.schema.fields if field.name in kept]
+    threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            vectors = load_tower(tower, version, threads).vectors(unpack_all(batch, columns))
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), vectors.shape[1])
+            arrays = [batch.column(field.name) for field in fields] + [lists.cast(pa.list_(pa.float32()))]
+            yield pa.RecordBatch.from_arrays(arrays, names=[*(field.name for field in fields), VECTOR])
+
+    return rows.mapInArrow(run, T.StructType([*fields, T.StructField(VECTOR, T.ArrayType(T.FloatType()))]))

@@ -1,0 +1,213 @@
+"""What each rank runs: read by the plan, step, measure, save."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import horovod.tensorflow as hvd
+import numpy as np
+import tensorflow as tf
+
+from dssm import storage
+from dssm.config import Settings
+from dssm.errors import UserError
+from dssm.features import embedded
+from dssm.manifest import (
+    LABEL,
+    MANIFEST,
+    WEIGHT,
+    ColumnSpec,
+    Manifest,
+    check_columns,
+    read_manifest,
+)
+from dssm.metrics import auc
+from dssm.model.export import save_tower, weights_digest
+from dssm.model.manifest import ModelManifest
+from dssm.model.towers import TwoTowers, build_towers, tower_columns
+from dssm.paths import RunPaths
+from dssm.stream.batches import as_dataset, rank_batches
+from dssm.stream.plan import plan_epoch
+from dssm.train.progress import Report, as_line
+from dssm.train.step import STEP_COLUMNS, Batch, make_optimizer, make_step, tower_vectors
+
+REPORT_EVERY_S = 0.5
+
+
+def train_worker(settings_json: str) -> str:
+    """Trains as one of Horovod's ranks.
+
+    Returns: the ModelManifest as JSON.
+    """
+    settings = Settings.model_validate_json(settings_json)
+    hvd.init()
+    _use_device(settings)
+    try:
+        return _Trainer(settings).run(lambda report: print(as_line(report), flush=True))
+    finally:
+        hvd.shutdown()
+
+
+def train_here(settings: Settings, show: Callable[[Report], None]) -> str:
+    """Trains in this process, as the only rank."""
+    hvd.init()
+    _use_device(settings)
+    return _Trainer(settings).run(show)
+
+
+def _use_device(settings: Settings) -> None:
+    """Gives the rank its GPU, where there is one, and its share of the cores."""
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if gpus:
+        tf.config.set_visible_devices(gpus[hvd.local_rank() % len(gpus)], "GPU")
+    cores = len(os.sched_getaffinity(0))
+    threads = settings.train.threads or max(1, cores // hvd.local_size())
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(2)
+    except RuntimeError:
+        pass  # TensorFlow has run in this process already (a second date): its threads stay as they are
+
+
+class _Trainer:
+    """One rank's training of one run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.paths = RunPaths(settings.run_folder)
+        self.train = read_manifest(self.paths.part("train"), "build_samples")
+        self.test = read_manifest(self.paths.part("test"), "build_samples")
+        widths = {name: table.width for name, table in settings.vectors.items()}
+        self.user_columns, self.item_columns = (tower_columns(settings.features, side, widths) for side in ("user", "item"))
+        self.columns = {**STEP_COLUMNS, **self.user_columns, **self.item_columns}
+        for part, manifest in (("train", self.train), ("test", self.test)):
+            check_columns(manifest, self.columns, self.paths.part(part))
+        for feature in embedded(settings.features):
+            if feature.vocabulary not in self.train.vocabularies:
+                raise UserError(f"{self.paths.part('train')}: no vocabulary '{feature.vocabulary}'; run build_samples again")
+        sizes = {name: spec.size for name, spec in self.train.vocabularies.items()}
+        tf.keras.backend.clear_session()
+        tf.keras.utils.set_random_seed(settings.seed)
+        self.towers: TwoTowers = build_towers(settings.model, settings.features, sizes, widths)
+        tf.keras.utils.set_random_seed(settings.seed + 1 + hvd.rank())  # dropout differs between ranks
+        self.optimizer = make_optimizer(settings.train)
+        self.step = make_step(settings.model, settings.train, self.towers, self.optimizer)
+
+    def run(self, show: Callable[[Report], None]) -> str:
+        settings, train = self.settings, self.settings.train
+        hvd.broadcast_variables([*self.towers.variables, *self.optimizer.variables], root_rank=0)
+        is_first = hvd.rank() == 0
+        writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
+        losses, aucs, seconds, done = [], [], 0.0, 0
+        for epoch in range(train.epochs):
+            started = time.monotonic()
+            last: Report | None = None
+            with writer.as_default():
+                for last in self._epoch(epoch, started):
+                    tf.summary.scalar("loss", last.loss, step=done + last.step)
+                    tf.summary.scalar("samples_per_s", last.rows_per_s, step=done + last.step)
+                    if is_first and last.step < last.steps:
+                        show(last)
+                seconds += time.monotonic() - started
+                assert last is not None
+                done += last.steps
+                losses.append(last.loss)
+                aucs.append(self._test_auc())
+                tf.summary.scalar("test_auc", aucs[-1], step=done)
+            if is_first:
+                show(Report(**{**last.__dict__, "auc": aucs[-1]}))
+        result = self._finish(done, seconds, losses, aucs) if is_first else ""
+        return str(hvd.broadcast_object(result, root_rank=0))  # no rank leaves before the model is saved
+
+    def _finish(self, steps: int, seconds: float, losses: list[float], aucs: list[float]) -> str:
+        settings = self.settings
+        manifest = ModelManifest(
+            model_version=weights_digest(self.towers.variables),
+            date=settings.date.isoformat(),
+            samples_build=self.train.build,
+            vocabularies=self.train.vocabularies,
+            item_columns=self.item_columns,
+            user_columns=self.user_columns,
+            vector_dim=settings.model.vector_dim,
+            ranks=hvd.size(),
+            epochs=settings.train.epochs,
+            steps=steps,
+            rows_per_epoch=self.train.rows,
+            rows_per_s=settings.train.epochs * self.train.rows / seconds,
+            loss=losses,
+            auc=[None if np.isnan(value) else value for value in aucs],
+        )
+        self._save(manifest)
+        return manifest.model_dump_json()
+
+    def _batches(self, part: str, manifest: Manifest, epoch: int, shuffle: bool) -> tuple[int, Iterator[Batch]]:
+        train, seed = self.settings.train, self.settings.seed
+        plan = plan_epoch([file.rows for file in manifest.files], seed, epoch, hvd.size(), train.batch_size)
+        made = rank_batches(
+            self.paths.part(part), manifest, self.columns, plan, hvd.rank(), train.batch_size,
+            (seed, epoch) if shuffle else None, train.reader_threads,
+        )  # fmt: skip
+        return plan.steps, iter(as_dataset(made, self.columns, train.batch_size, train.prefetch))
+
+    def _epoch(self, epoch: int, started: float) -> Iterator[Report]:
+        """Steps through an epoch. Yields: a report now and then, and one after the last step with the epoch's mean loss."""
+        steps, batches = self._batches("train", self.train, epoch, shuffle=True)
+        pending: list[tf.Tensor] = []
+        all_losses: list[float] = []
+        reported = started
+        for number, batch in enumerate(batches, start=1):
+            pending.append(self.step(batch))
+            now = time.monotonic()
+            if now - reported < REPORT_EVERY_S and number < steps:
+                continue
+            fresh = [float(loss) for loss in pending]
+            if not np.isfinite(fresh).all():
+                raise UserError(
+                    f"train: the loss is not finite at step {number} of epoch {epoch + 1}; "
+                    f"lower train.learning_rate ({self.settings.train.learning_rate})"
+                )
+            all_losses += fresh
+            pending.clear()
+            reported = now
+            mean = float(np.mean(all_losses if number == steps else fresh))
+            seconds = time.monotonic() - started
+            speed = self.train.rows * number / steps / seconds
+            yield Report(epoch + 1, self.settings.train.epochs, number, steps, speed, mean, seconds)
+
+    def _test_auc(self) -> float:
+        """AUC of the test samples of all ranks, as one process computes it."""
+        _, batches = self._batches("test", self.test, epoch=0, shuffle=False)
+        scores, labels = [], []
+        for batch in batches:
+            users, items = self._score(batch)
+            real = batch[WEIGHT].numpy() > 0
+            scores.append(tf.reduce_sum(users * items, axis=1).numpy()[real])
+            labels.append(batch[LABEL].numpy()[real])
+        joined = np.stack([np.concatenate(scores), np.concatenate(labels)], axis=1)
+        if hvd.size() > 1:
+            joined = hvd.allgather(tf.constant(joined, tf.float32), name="test_scores").numpy()
+        return auc(joined[:, 1], joined[:, 0])
+
+    @tf.function
+    def _score(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        return tower_vectors(self.towers, batch, training=False)
+
+    def _save(self, manifest: ModelManifest) -> None:
+        with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
+            for name, tower in (("user_tower", self.towers.user), ("item_tower", self.towers.item)):
+                save_tower(tower, f"{scratch}/{name}")
+                storage.put_folder(f"{scratch}/{name}", f"{folder}/{name}")
+            storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
+
+
+if __name__ == "__main__":  # started by horovodrun: the settings' file, then the file for rank 0's result
+    result = train_worker(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    if os.environ.get("HOROVOD_RANK", "0") == "0":
+        storage.write_text(sys.argv[2], result)

@@ -1,0 +1,162 @@
+"""A throw-away Airflow, and a checkout whose `spark-submit.sh` only notes how it was called.
+
+These tests run in Airflow's own environment (`make airflow-test`); elsewhere nothing is collected.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+HAS_AIRFLOW = any(importlib.metadata.distributions(name="apache-airflow"))
+collect_ignore_glob = [] if HAS_AIRFLOW else ["test_*.py"]
+
+_home = pytest.StashKey[tempfile.TemporaryDirectory]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Points Airflow at an empty home before any test imports it: it reads its settings at import."""
+    if not HAS_AIRFLOW:
+        return
+    config.stash[_home] = tempfile.TemporaryDirectory(prefix="airflow")
+    for name in [name for name in os.environ if name.startswith(("AIRFLOW", "_AIRFLOW", "DSSM_"))]:
+        del os.environ[name]
+    os.environ.update(
+        AIRFLOW_HOME=config.stash[_home].name,
+        AIRFLOW__CORE__DAGS_FOLDER=str(PROJECT / "dags"),
+        AIRFLOW__CORE__LOAD_EXAMPLES="False",
+        AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY="1",
+    )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if HAS_AIRFLOW:
+        config.stash[_home].cleanup()
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """An Airflow home with a database; commands run in processes of their own."""
+
+    home: Path
+    variables: dict[str, str]
+
+    def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+        """Starts a command that stays."""
+        with log.open("wb") as sink:
+            return subprocess.Popen(self._command(arguments), env=self._environment(), stdout=sink, stderr=sink)
+
+    def run(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._command(arguments),
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=30)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+    def outcome(self) -> dict[str, tuple[str, int]]:
+        """Returns the state and the number of tries of each task of the only run."""
+        assert self.query("SELECT count(*) FROM dag_run") == [(1,)]
+        rows = self.query("SELECT task_id, state, try_number FROM task_instance")
+        return {task: (state, tries) for task, state, tries in rows}
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "AIRFLOW_HOME": str(self.home), **self.variables}
+
+    @staticmethod
+    def _command(arguments: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "airflow", *arguments]
+
+
+@pytest.fixture(scope="session")
+def migrated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    airflow = Airflow(tmp_path_factory.mktemp("migrated"), {})
+    done = airflow.run("db", "migrate")
+    assert done.returncode == 0, done.stdout
+    return airflow.home
+
+
+@pytest.fixture
+def airflow_home(migrated_home: Path, tmp_path: Path) -> Path:
+    home = tmp_path / "airflow-home"
+    home.mkdir()
+    shutil.copy(migrated_home / "airflow.db", home)  # airflow.cfg holds the path of its own home
+    return home
+
+
+SPARK_SUBMIT = """#!{python}
+import json, os, sys, time
+from pathlib import Path
+
+here, job = Path(__file__).parent, sys.argv[1]
+calls = here / "calls.jsonl"
+with calls.open("a") as log:
+    log.write(json.dumps({{"arguments": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}}) + "\\n")
+print("job", job, "is on its try", sum(json.loads(line)["arguments"][0] == job for line in calls.open()), flush=True)
+codes = json.loads((here / "codes.json").read_text())
+code = codes.get(job, [0]).pop(0)
+(here / "codes.json").write_text(json.dumps({{name: left for name, left in codes.items() if left}}))
+if code == "sleep":
+    time.sleep(60)
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True)
+class FakeProject:
+    """A checkout in a folder with a space in its name."""
+
+    home: Path
+
+    def end_with(self, **codes: list[int | str]) -> None:
+        """Says how the first, second, … call of each job ends: an exit code, or "sleep"; 0 where nothing is said."""
+        (self.home / "codes.json").write_text(json.dumps(codes))
+
+    def calls(self) -> list[dict[str, Any]]:
+        log = self.home / "calls.jsonl"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def jobs(self) -> list[str]:
+        return [call["arguments"][0] for call in self.calls()]
+
+    def dates(self) -> list[str]:
+        return [call["arguments"][4] for call in self.calls()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> FakeProject:
+    fake = FakeProject(tmp_path / "a checkout")
+    fake.home.mkdir()
+    script = fake.home / "spark-submit.sh"
+    script.write_text(SPARK_SUBMIT.format(python=sys.executable))
+    script.chmod(0o755)
+    fake.end_with()
+    return fake
+
+
+@pytest.fixture
+def airflow(airflow_home: Path, project: FakeProject) -> Airflow:
+    """Airflow on the fake checkout, started from an activated virtual environment."""
+    return Airflow(airflow_home, {"DSSM_HOME": str(project.home), "PYTHONPATH": "/nowhere", "VIRTUAL_ENV": sys.prefix})

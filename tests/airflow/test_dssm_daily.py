@@ -1,0 +1,228 @@
+"""The DAG on a checkout whose jobs only note how they were called."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from tests.airflow.conftest import PROJECT, Airflow, FakeProject
+
+pytestmark = pytest.mark.airflow
+
+JOBS = ["build_samples", "train", "evaluate", "score_items"]
+AWKWARD_CONFIG = """conf/it's "mine" {{ ds }}; $HOME *.yaml"""
+
+
+def parse(file: Path = PROJECT / "dags" / "dssm_daily.py") -> DAG:
+    bag = DagBag(file)
+    assert bag.import_errors == {}
+    assert list(bag.dags) == ["dssm_daily"]
+    return bag.dags["dssm_daily"]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.2)
+
+
+# Parsing -------------------------------------------------------------------------------------------------
+
+
+def test_the_four_jobs_follow_each_other():
+    dag = parse()
+    assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
+        "build_samples": {"train"},
+        "train": {"evaluate"},
+        "evaluate": {"score_items"},
+        "score_items": set(),
+    }
+    assert (dag.catchup, dag.max_active_runs) == (False, 1)
+    assert {(task.retries, task.execution_timeout) for task in dag.tasks} == {(1, dt.timedelta(hours=6))}
+    assert {task.max_active_tis_per_dag for task in dag.tasks} == {1}
+
+
+def test_command_without_any_variable():
+    task = parse().get_task("train")
+    task.render_template_fields({"ds": "2024-02-29"})
+    script = str(PROJECT / "spark-submit.sh")
+    assert task.command == [script, "train", "--config", "conf/demo.yaml", "--date", "2024-02-29"]
+
+
+def test_command_with_awkward_variables(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSSM_HOME", "/the lake/dssm")
+    monkeypatch.setenv("DSSM_CONFIG", AWKWARD_CONFIG)
+    monkeypatch.setenv("DSSM_SET", """root='/tmp/a b' train.epochs=1 "name={{ ds }}" """)
+    task = parse().get_task("evaluate")
+    task.render_template_fields({"ds": "2024-01-15"})
+    assert task.command == [
+        "/the lake/dssm/spark-submit.sh", "evaluate", "--config", AWKWARD_CONFIG, "--date", "2024-01-15",
+        "--set", "root=/tmp/a b", "--set", "train.epochs=1", "--set", "name={{ ds }}",
+    ]  # fmt: skip
+
+
+def test_a_linked_dag_finds_its_checkout(tmp_path: Path):
+    link = tmp_path / "dssm_daily.py"
+    link.symlink_to(PROJECT / "dags" / "dssm_daily.py")
+    assert parse(link).get_task("train").command[0] == str(PROJECT / "spark-submit.sh")
+
+
+# One task ------------------------------------------------------------------------------------------------
+
+
+def test_a_job_does_not_get_airflows_python(project: FakeProject, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSSM_HOME", str(project.home))
+    for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("MASTER", "local[2]")
+    task = parse().get_task("train")
+    task.execute({})
+    [call] = project.calls()
+    assert {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}.isdisjoint(call["environment"])
+    assert call["environment"]["MASTER"] == "local[2]"
+    assert call["cwd"] == str(project.home)
+
+
+def test_a_missing_checkout_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSSM_HOME", "/nowhere")
+    with pytest.raises(
+        AirflowFailException, match=r"^DSSM_HOME: /nowhere/spark-submit\.sh not found; set DSSM_HOME to"
+    ):
+        parse().get_task("train").execute({})
+
+
+def test_a_killed_task_takes_its_job_along(project: FakeProject, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSSM_HOME", str(project.home))
+    project.end_with(train=["sleep"])
+    task = parse().get_task("train")
+    errors: list[AirflowException] = []
+
+    def execute() -> None:
+        try:
+            task.execute({})
+        except AirflowException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=execute, daemon=True)
+    thread.start()
+    wait_for(lambda: len(project.calls()) == 1, "the job's start", 30)
+    job = task.hook.sub_process
+    task.on_kill()
+    thread.join(30)
+    assert job.returncode == -15
+    assert [str(error).split(";")[0] for error in errors] == ["train {{ ds }}: exit code -15"]
+
+
+# One date ------------------------------------------------------------------------------------------------
+
+
+def test_one_date_runs_every_job_once(airflow: Airflow, project: FakeProject):
+    airflow.variables.update(DSSM_CONFIG=AWKWARD_CONFIG, DSSM_SET="root='/tmp/a b'")
+    done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
+    assert done.returncode == 0, done.stdout
+    assert airflow.outcome() == dict.fromkeys(JOBS, ("success", 1))
+    assert [call["arguments"] for call in project.calls()] == [
+        [job, "--config", AWKWARD_CONFIG, "--date", "2024-01-15", "--set", "root=/tmp/a b"] for job in JOBS
+    ]
+    assert "job score_items is on its try 1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(2, "a setting, a path or the data needs mending"), (3, "the quality gate refused to publish")],
+)
+def test_a_refusal_ends_the_date_without_another_try(airflow: Airflow, project: FakeProject, code: int, reason: str):
+    project.end_with(evaluate=[code])
+    done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
+    assert done.returncode == 1
+    assert airflow.outcome() == {
+        "build_samples": ("success", 1),
+        "train": ("success", 1),
+        "evaluate": ("failed", 1),
+        "score_items": ("upstream_failed", 0),
+    }
+    assert project.jobs() == ["build_samples", "train", "evaluate"]
+    assert f"evaluate 2024-01-15: exit code {code}, {reason}; not retried" in done.stdout
+
+
+def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
+    project.end_with(build_samples=[1], evaluate=[1, 137])
+    done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
+    assert done.returncode == 1
+    assert airflow.outcome() == {
+        "build_samples": ("success", 2),
+        "train": ("success", 1),
+        "evaluate": ("failed", 2),
+        "score_items": ("upstream_failed", 0),
+    }
+    assert project.jobs() == ["build_samples", "build_samples", "train", "evaluate", "evaluate"]
+    assert "evaluate 2024-01-15: exit code 137" in done.stdout
+
+
+# The scheduler -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scheduler(airflow: Airflow, tmp_path: Path) -> Iterator[Airflow]:
+    """A scheduler with what it needs: the API server and the DAG processor."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    airflow.variables.update(
+        AIRFLOW__CORE__EXECUTOR="LocalExecutor",
+        AIRFLOW__CORE__PARALLELISM="4",
+        AIRFLOW__API__HOST="127.0.0.1",
+        AIRFLOW__API__PORT=str(port),
+        AIRFLOW__API__WORKERS="1",
+        AIRFLOW__API__BASE_URL=f"http://127.0.0.1:{port}",
+        AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"http://127.0.0.1:{port}/execution/",
+        AIRFLOW__API_AUTH__JWT_SECRET=secrets.token_hex(32),
+        AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK="False",
+    )
+    names = ("api-server", "dag-processor", "scheduler")
+    services = {name: airflow.start(name, log=tmp_path / f"{name}.log") for name in names}
+    try:
+        wait_for(lambda: airflow.query("SELECT dag_id FROM dag") == [("dssm_daily",)], "the DAG's first parse", 60)
+        yield airflow
+        assert {name: service.poll() for name, service in services.items()} == dict.fromkeys(services)
+    finally:
+        for service in services.values():
+            service.terminate()
+        for service in services.values():
+            try:
+                service.wait(30)
+            except subprocess.TimeoutExpired:
+                service.kill()
+                service.wait()
+
+
+def test_the_scheduler_runs_the_day_that_ended_and_a_backfill_in_turn(scheduler: Airflow, project: FakeProject):
+    def today() -> dt.date:
+        return dt.datetime.now(dt.UTC).date()
+
+    before = today()
+    assert scheduler.run("dags", "unpause", "dssm_daily").returncode == 0
+    wait_for(lambda: len(project.calls()) == 4, "the scheduled run", 90)
+    days_that_ended = {(before - dt.timedelta(days=1)).isoformat(), (today() - dt.timedelta(days=1)).isoformat()}
+    assert set(project.dates()) <= days_that_ended
+
+    created = scheduler.run(
+        "backfill", "create", "--dag-id", "dssm_daily",
+        "--from-date", "2024-01-14", "--to-date", "2024-01-15", "--max-active-runs", "1",
+    )  # fmt: skip
+    assert created.returncode == 0, created.stdout
+    wait_for(lambda: len(project.calls()) == 12, "the backfill", 120)
+    assert project.jobs() == 3 * JOBS
+    assert project.dates()[4:] == 4 * ["2024-01-14"] + 4 * ["2024-01-15"]

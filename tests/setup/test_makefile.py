@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def test_make_alone_lists_every_target() -> None:
+    phony = re.findall(r"^\.PHONY: (\S+)", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE)
+    listed = re.findall(r"^  make (\S+)", make().stdout, flags=re.MULTILINE)
+
+    assert sorted(listed) == sorted({*phony, "bench-%"} - {"has-data"})
+
+
+def test_kuairand_without_its_folder_says_so_before_anything_is_set_up() -> None:
+    done = make("kuairand", "DATA=/nowhere")
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == (
+        "kuairand: '/nowhere' is no folder; name the one with the data: make kuairand DATA=folder."
+    )
+    assert done.stdout == ""
+
+
+def test_every_target_that_runs_python_sets_the_environment_up_first() -> None:
+    rules = re.split(r"\n(?=\S+: )", (PROJECT / "Makefile").read_text())
+    python = [rule for rule in rules if re.search(r"\t.*(\.venv/|PYTEST|run_jobs)", rule) and "clean" not in rule]
+
+    assert len(python) >= 9
+    assert [rule.splitlines()[0] for rule in python if not re.match(r"\S+: .*\bsetup\b", rule)] == []
