@@ -62,5 +62,3 @@ def exit_with(main: Callable[[], object]) -> None:
         traceback.print_exc()
         sys.exit(1)
     sys.exit(0)
-
-

@@ -1,7 +1,8 @@
 """Settings: one YAML file, validated and frozen. The only place that reads YAML.
 
-Every key is documented where it is defined. Paths may hold `{data}` (the setting `data`) and
-`{date}` or `{date:%Y%m%d}`: each day of the windows in an event source, else the run's date. Relative paths are relative to the working directory.
+Every key is documented where it is defined. Paths may hold `{data}` (the setting `data`) and `{date}` or
+`{date:%Y%m%d}`: each day of the windows in an event source, else the run's date. Relative paths are
+relative to the working directory.
 """
 
 from __future__ import annotations
@@ -145,14 +146,18 @@ class Train(StrictModel):
         description="Sampling probability q of the correction: the item's share of the training rows, "
         "its share of the batch, or no correction.",
     )
-    logq_strength: float = Field(1.0, ge=0, le=1, description="Factor on log q; below 1, popular items are pushed down.")
+    logq_strength: float = Field(
+        1.0, ge=0, le=1, description="Factor on log q; below 1, popular items are pushed down."
+    )
     mask_accidental_hits: bool = Field(
         True, description="Leave out candidates that are the row's own item again, or another positive of its user."
     )
     batch_size: int = Field(1024, ge=1, description="Rows a rank and step.")
     epochs: int = Field(3, ge=1)
-    optimizer: Literal["adagrad", "adam"] = "adagrad"
-    learning_rate: float = Field(0.05, gt=0)
+    optimizer: Literal["adam", "adagrad"] = Field(
+        "adam", description="Adam moves the whole embedding tables every step; Adagrad only the rows of the batch."
+    )
+    learning_rate: float = Field(0.001, gt=0)
     reader_threads: int = Field(2, ge=1, le=16, description="Petastorm's reader threads of each rank.")
     prefetch: int = Field(4, ge=1, description="Batches made ahead of the step.")
     threads: int | None = Field(None, ge=1, description="TensorFlow's threads a rank; default: cores / ranks.")
@@ -180,7 +185,9 @@ class Gate(StrictModel):
 
 
 class ItemTable(StrictModel):
-    name: str = Field("dssm_items", pattern=r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$", description="Hive table, as [database.]table.")
+    name: str = Field(
+        "dssm_items", pattern=r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$", description="Hive table, as [database.]table."
+    )
     location: str = Field("{root}/{name}/item_table", description="Folder of the table's immutable versions.")
     metastore: str | None = Field(
         "{root}/metastore_db", description="Folder of the embedded Derby metastore; null: the cluster's own Hive."
@@ -267,7 +274,9 @@ class Settings(StrictModel):
         gate = self.item_table.gate
         metrics = [f"{m}@{k}" for m in ("recall", "precision", "hitrate", "ndcg") for k in self.evaluate.cutoffs]
         if gate.metric not in metrics:
-            raise UserError(f"item_table.gate.metric: no metric is named '{gate.metric}'" + did_you_mean(gate.metric, metrics))
+            raise UserError(
+                f"item_table.gate.metric: no metric is named '{gate.metric}'" + did_you_mean(gate.metric, metrics)
+            )
         return self
 
     # Paths -----------------------------------------------------------------------------------------
@@ -343,28 +352,28 @@ def _check_features(
             raise UserError(f"{key}: '{owner.name}' itself shares '{owner.share_embedding}'; name that one")
         if feature.dim != owner.dim:
             raise UserError(
-                f"features.{feature.name}.dim: {feature.dim}, but the shared table of '{owner.name}' is {owner.dim} wide; "
+                f"features.{feature.name}.dim: {feature.dim}, but the table of '{owner.name}' is {owner.dim} wide; "
                 f"set it to {owner.dim}"
             )
-    for feature in features.values():
-        if isinstance(feature, DenseFeat) and feature.pre_embed is not None and feature.pre_embed not in vectors:
+    for given in features.values():
+        if isinstance(given, DenseFeat) and given.pre_embed is not None and given.pre_embed not in vectors:
             raise UserError(
-                f"features.{feature.name}.pre_embed: no vectors are named '{feature.pre_embed}'"
-                + did_you_mean(feature.pre_embed, vectors)
+                f"features.{given.name}.pre_embed: no vectors are named '{given.pre_embed}'"
+                + did_you_mean(given.pre_embed, vectors)
             )
-        if feature.source_column in histories:
-            if feature.side != "user":
-                raise UserError(f"features.{feature.name}.side: a history is the user's; expected 'user'")
-            is_list = isinstance(feature, VarLenSparseFeat) or (
-                isinstance(feature, DenseFeat) and feature.pre_embed is not None and feature.reduce_type != "none"
+        if given.source_column in histories:
+            if given.side != "user":
+                raise UserError(f"features.{given.name}.side: a history is the user's; expected 'user'")
+            is_list = isinstance(given, VarLenSparseFeat) or (
+                isinstance(given, DenseFeat) and given.pre_embed is not None and given.reduce_type != "none"
             )
-            if not is_list or getattr(feature, "weighted", False):
+            if not is_list or getattr(given, "weighted", False):
                 raise UserError(
-                    f"features.{feature.name}.column: '{feature.source_column}' is a history, a list without weights; "
-                    "expected a VarLenSparseFeat without weights, or a DenseFeat with pre_embed and reduce_type mean or sum"
+                    f"features.{given.name}.column: '{given.source_column}' is a history, a list without weights; "
+                    "expected a VarLenSparseFeat without weights, or a DenseFeat with pre_embed and a reduce_type"
                 )
     for side in ("user", "item"):
-        if not of_side(features, side):  # type: ignore[arg-type]
+        if not of_side(features, side):
             raise UserError(f"features: the {side} tower has none; give at least one feature with side: {side}")
 
 
@@ -397,7 +406,9 @@ def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}; expected a YAML file, such as conf/demo.yaml") from error
+        raise UserError(
+            f"--config {path}: {error.strerror or error}; expected a YAML file, such as conf/demo.yaml"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"--config {path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:

@@ -14,7 +14,11 @@ WIDTH_OF_A_FILE = 120  # rich takes 80 where there is no terminal, too few for t
 
 def _console(stderr: bool) -> Console:
     console = Console(highlight=False, soft_wrap=True, stderr=stderr)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, stderr=stderr, width=WIDTH_OF_A_FILE)
+    return (
+        console
+        if console.is_terminal
+        else Console(highlight=False, soft_wrap=True, stderr=stderr, width=WIDTH_OF_A_FILE)
+    )
 
 
 out, err = _console(stderr=False), _console(stderr=True)

@@ -9,7 +9,7 @@ Encoded ids: 0 is padding, 1 is unknown or null, 2 and above are the vocabulary'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -54,9 +54,7 @@ class _Embedded(_Feature):
     share_embedding: str | None = Field(
         None, description="Name of the feature whose embedding table and vocabulary are used."
     )
-    min_count: int = Field(
-        1, ge=1, description="Tokens seen fewer times in the training window are unknown."
-    )
+    min_count: int = Field(1, ge=1, description="Tokens seen fewer times in the training window are unknown.")
     max_size: int | None = Field(
         None, ge=1, description="At most this many tokens, the most frequent first; ties by token."
     )
@@ -120,9 +118,9 @@ class DenseFeat(_Feature):
         return self
 
 
-Feature = Annotated[Union[SparseFeat, VarLenSparseFeat, DenseFeat], Field(discriminator="kind")]
-AnyFeature = Union[SparseFeat, VarLenSparseFeat, DenseFeat]
-EmbeddedFeature = Union[SparseFeat, VarLenSparseFeat]
+Feature = Annotated[SparseFeat | VarLenSparseFeat | DenseFeat, Field(discriminator="kind")]
+AnyFeature = SparseFeat | VarLenSparseFeat | DenseFeat
+EmbeddedFeature = SparseFeat | VarLenSparseFeat
 
 
 def of_side(features: Mapping[str, AnyFeature], side: Side) -> list[AnyFeature]:

@@ -35,7 +35,9 @@ def unpack(column: pa.Array, spec: ColumnSpec) -> np.ndarray:
         raise ValueError(f"packed values are not {stride} bytes each, as {spec.dtype}{list(spec.shape)} takes")
     if len(column) == 0:
         return np.zeros((0, *spec.shape), spec.numpy_dtype)
-    values = np.frombuffer(data, spec.numpy_dtype, count=(bounds[-1] - bounds[0]) // spec.numpy_dtype.itemsize, offset=bounds[0])
+    values = np.frombuffer(
+        data, spec.numpy_dtype, count=(bounds[-1] - bounds[0]) // spec.numpy_dtype.itemsize, offset=bounds[0]
+    )
     return values.reshape(len(column), *spec.shape)
 
 

@@ -9,6 +9,7 @@ import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -16,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 def absolute(path: str) -> str:
     """Returns a local path as an absolute one, and a URL as it is."""
-    return path if "://" in path else os.path.abspath(path)
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  (keeps symbolic links)
 
 
 def url(path: str) -> str:
@@ -80,7 +81,7 @@ def rename(source: str, target: str) -> None:
 
 def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
     if isinstance(system, LocalFileSystem):
-        os.replace(source, target)  # fsspec's own mv copies, and moves into a target that is a folder
+        Path(source).replace(target)  # fsspec's own mv copies, and moves into a target that is a folder
     else:
         if system.exists(target) and not system.isdir(target):
             system.rm_file(target)

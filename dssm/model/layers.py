@@ -22,7 +22,7 @@ class Pooling(tf.keras.layers.Layer):
         self.combiner = combiner
 
     def call(self, embeddings: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
-        """Args: embeddings (batch, entries, dim); ids (batch, entries); weights (batch, entries). Returns: (batch, dim)."""
+        """Args: embeddings (batch, entries, dim); ids, weights (batch, entries). Returns: (batch, dim)."""
         real = tf.cast(tf.not_equal(ids, PADDING_ID), embeddings.dtype)
         scale = real if weights is None else real * weights
         if self.combiner == "max":

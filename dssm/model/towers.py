@@ -96,7 +96,11 @@ def _block(
     """Returns what a feature gives to its tower's first layer: (batch, width)."""
     column = inputs[feature.name]
     if isinstance(feature, DenseFeat):
-        return column if feature.pre_embed is not None else tf.keras.layers.Reshape((1,), name=f"{feature.name}_column")(column)
+        return (
+            column
+            if feature.pre_embed is not None
+            else tf.keras.layers.Reshape((1,), name=f"{feature.name}_column")(column)
+        )
     embeddings = tables[feature.vocabulary](column)
     if isinstance(feature, SparseFeat):
         return embeddings

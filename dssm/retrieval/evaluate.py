@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,19 +102,27 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
         per_user = _per_user(spark, settings, paths, manifests, model, rankers)
         found = _averages(per_user, rankers.names, settings.evaluate.cutoffs)
         remarks.append(f"{found['users']:,} users")
-    result = {"model_version": model.model_version, "date": settings.date.isoformat(), "items": len(items[ITEM_ID]), **found}
+    result = {
+        "model_version": model.model_version,
+        "date": settings.date.isoformat(),
+        "items": len(items[ITEM_ID]),
+        **found,
+    }
     storage.write_text(paths.evaluation, json.dumps(result, indent=1) + "\n")
     _show(result, settings.evaluate.cutoffs)
     out.print(f"  {paths.evaluation}")
 
 
-def _item_table(spark: SparkSession, paths: RunPaths, manifest: Manifest, model: ModelManifest) -> dict[str, np.ndarray]:
+def _item_table(
+    spark: SparkSession, paths: RunPaths, manifest: Manifest, model: ModelManifest
+) -> dict[str, np.ndarray]:
     """Returns the catalogue's ids and vectors in the order of the item indexes."""
     frame = with_vectors(
         spark, paths.part("items"), manifest, f"{paths.model}/item_tower", model.model_version, model.item_columns,
         [ITEM_INDEX, ITEM_ID],
     )  # fmt: skip
-    rows = frame.toPandas().sort_values(ITEM_INDEX)
+    rows: Any = frame.toPandas()
+    rows = rows.sort_values(ITEM_INDEX)
     if not (rows[ITEM_INDEX].to_numpy() == np.arange(len(rows))).all():
         raise UserError(f"{paths.part('items')}: the item indexes are not 0…{len(rows) - 1}; run build_samples again")
     return {ITEM_ID: rows[ITEM_ID].to_numpy(), VECTOR: np.stack(rows[VECTOR].to_numpy()).astype(np.float32)}
@@ -130,9 +139,12 @@ def _rankers(
     similarity = {}
     limit = settings.evaluate.itemcf_max_interactions
     if interactions.rows > limit:
-        out.print(f"  [yellow]ItemCF left out: {interactions.rows:,} interactions, itemcf_max_interactions is {limit:,}[/yellow]")
+        out.print(
+            f"  [yellow]ItemCF left out: {interactions.rows:,} interactions are above "
+            f"evaluate.itemcf_max_interactions ({limit:,})[/yellow]"
+        )
     else:
-        rows = pairs.select(F.xxhash64(USER_ID).alias("key"), ITEM_INDEX, POSITIVE).toPandas()
+        rows: Any = pairs.select(F.xxhash64(USER_ID).alias("key"), ITEM_INDEX, POSITIVE).toPandas()
         users = np.unique(rows["key"].to_numpy(), return_inverse=True)[1]
         shape = (int(users.max(initial=-1)) + 1, count)
         places, liked = rows[ITEM_INDEX].to_numpy(), rows[POSITIVE].to_numpy() > 0
@@ -146,15 +158,17 @@ def _rankers(
     return Rankers(items[VECTOR], popularity, similarity, **oracle)
 
 
-def _oracle(settings: Settings, item_ids: np.ndarray) -> dict[str, object]:
-    """Reads a generated feed's planted tastes: ⟨client, post⟩ is the chance that a click of the client goes to the post."""
+def _oracle(settings: Settings, item_ids: np.ndarray) -> dict[str, Any]:
+    """A generated feed's planted tastes: ⟨client, post⟩ is the chance that a client's click goes to the post."""
     assert settings.evaluate.oracle is not None
     folder = settings.expand(settings.evaluate.oracle)[0]
     tables = {}
     for name in ("clients", "posts"):
         path = f"{folder}/{name}.parquet"
         if not storage.exists(path):
-            raise UserError(f"evaluate.oracle: {path} not found; expected the folder that dssm.demo writes, or no oracle")
+            raise UserError(
+                f"evaluate.oracle: {path} not found; expected the folder that dssm.demo writes, or no oracle"
+            )
         system, place = storage.filesystem(path)
         with system.open(place, "rb") as file:
             rows = pq.read_table(file)
@@ -163,9 +177,16 @@ def _oracle(settings: Settings, item_ids: np.ndarray) -> dict[str, object]:
     places, posts = tables["posts"]
     unknown = [item for item in item_ids if item not in places]
     if unknown:
-        raise UserError(f"evaluate.oracle: {folder}/posts.parquet has no item '{unknown[0]}' of the catalogue; generate the feed again")
+        raise UserError(
+            f"evaluate.oracle: {folder}/posts.parquet has no item '{unknown[0]}' of the catalogue; "
+            "generate the feed again"
+        )
     users, tastes = tables["clients"]
-    return {"oracle_users": users, "oracle_user_tastes": tastes, "oracle_items": posts[[places[item] for item in item_ids]]}
+    return {
+        "oracle_users": users,
+        "oracle_user_tastes": tastes,
+        "oracle_items": posts[[places[item] for item in item_ids]],
+    }
 
 
 def _per_user(
@@ -192,7 +213,7 @@ def _per_user(
     tower, version, columns = f"{paths.model}/user_tower", model.model_version, model.user_columns
     cutoffs, block_size = settings.evaluate.cutoffs, settings.evaluate.users_per_block
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for start in range(0, batch.num_rows, block_size):
                 block = batch.slice(start, block_size)
@@ -208,7 +229,7 @@ def _per_user(
 
 
 def _rank_block(block: pa.RecordBatch, vectors: np.ndarray, rankers: Rankers, cutoffs: Sequence[int]) -> pa.RecordBatch:
-    users, items = block.num_rows, len(rankers.item_vectors)
+    items = len(rankers.item_vectors)
     clicked, seen, positive = (_matrix(block.column(name), items) for name in (CLICKED, SEEN, SEEN_POSITIVE))
     clicked_dense, seen_dense = clicked.toarray() > 0, seen.toarray() > 0
     relevant = {KEPT: clicked_dense, FILTERED: clicked_dense & ~seen_dense}
@@ -234,7 +255,7 @@ def _matrix(lists: pa.ListArray, items: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(len(values), np.float32), values, offsets), shape=(len(lists), items))
 
 
-def _averages(per_user: DataFrame, names: Sequence[str], cutoffs: Sequence[int]) -> dict[str, object]:
+def _averages(per_user: DataFrame, names: Sequence[str], cutoffs: Sequence[int]) -> dict[str, Any]:
     metrics = sorted(ranking_metrics(np.zeros((1, max(cutoffs))), np.ones(1), cutoffs))
     layout = [(view, name, metric) for name in names for view in (KEPT, FILTERED) for metric in metrics]
     columns = []
@@ -255,13 +276,16 @@ def _averages(per_user: DataFrame, names: Sequence[str], cutoffs: Sequence[int])
     }  # fmt: skip
 
 
-def _show(result: Mapping[str, object], cutoffs: Sequence[int]) -> None:
+def _show(result: Mapping[str, Any], cutoffs: Sequence[int]) -> None:
     for view, title in ((KEPT, "seen items kept"), (FILTERED, "seen items filtered")):
-        rows: Mapping[str, Mapping[str, float | None]] = result[view]  # type: ignore[assignment]
+        rows: Mapping[str, Mapping[str, float | None]] = result[view]
         columns = [f"recall@{k}" for k in cutoffs] + [f"{m}@{cutoffs[-1]}" for m in ("precision", "hitrate", "ndcg")]
         users = result["users"] if view == KEPT else result["users_filtered"]
         table(
             f"{title}: {users:,} users, {result['items']:,} items, {result['cold_users']:,} cold users left out",
             ["", *columns],
-            [[name, *("–" if values[c] is None else f"{values[c]:.4f}" for c in columns)] for name, values in rows.items()],
+            [
+                [name, *("–" if values[c] is None else f"{values[c]:.4f}" for c in columns)]
+                for name, values in rows.items()
+            ],
         )

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dssm.features import FIRST_TOKEN_ID, PADDING_ID, UNKNOWN_ID, AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
-
 from dssm.packing import pack
 
 

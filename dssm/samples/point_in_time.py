@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ def flag_column(history: str) -> str:
 EMIT = "__emit"
 
 
-def with_histories(batches: Iterator[pa.RecordBatch], lengths: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+def with_histories(batches: Iterable[pa.RecordBatch], lengths: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
     """Adds to each emitted event the items that its user acted on before it, newest first.
 
     One pass with bounded state, linear in the rows: per batch, only the current user's newest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -30,7 +31,9 @@ class Quarantine:
     max_share: float
     counts: dict[str, SourceCounts] = field(default_factory=dict)
 
-    def split(self, name: str, table: DataFrame, reason: Column, place: str, missing_days: Sequence[str] = ()) -> DataFrame:
+    def split(
+        self, name: str, table: DataFrame, reason: Column, place: str, missing_days: Sequence[str] = ()
+    ) -> DataFrame:
         """Returns the readable rows of a table; writes and counts the others.
 
         Args:
@@ -46,7 +49,7 @@ class Quarantine:
         total = used + sum(found.values())
         if found:
             rows = checked.filter(F.col(REASON).isNotNull())
-            raw = F.to_json(F.struct(*[column for column in table.columns]))
+            raw = F.to_json(F.struct(*table.columns))
             rows.select(F.col(REASON).alias("reason"), raw.alias("row")).coalesce(1).write.json(
                 f"{self.folder}/{name}", compression="gzip"
             )
@@ -85,9 +88,15 @@ def read_table(
     paths = [pattern for pattern in patterns if matches(spark, pattern)]
     if not paths:
         raise UserError(f"{name}.path: nothing found at {_shown(patterns)}; expected {table.format} files")
-    missing = [] if len(patterns) == 1 else [
-        day.isoformat() for day, pattern in zip(settings.window_days(), patterns, strict=True) if pattern not in paths
-    ]
+    missing = (
+        []
+        if len(patterns) == 1
+        else [
+            day.isoformat()
+            for day, pattern in zip(settings.window_days(), patterns, strict=True)
+            if pattern not in paths
+        ]
+    )
     with explained(f"{name}.path"):
         if table.format == "parquet":
             frame = spark.read.parquet(*paths)
@@ -99,16 +108,18 @@ def read_table(
 
 
 def _read_csv(spark: SparkSession, name: str, paths: list[str]) -> DataFrame:
-    options = {"header": True, "quote": '"', "escape": '"'}
+    options: dict[str, Any] = {"header": True, "quote": '"', "escape": '"'}
     header = spark.read.options(**options).csv(paths[0]).columns
     if not header:
         raise UserError(f"{name}.path: {paths[0]} is empty; expected a header line and rows")
     # With every column a string, ids keep their leading zeros, and a row with too few or too many
     # fields is the only thing that can be malformed: Spark puts it into the corrupt-record column.
     schema = T.StructType([T.StructField(column, T.StringType()) for column in [*header, CORRUPT]])
-    return spark.read.options(
-        **options, mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT, enforceSchema=False
-    ).schema(schema).csv(paths)
+    return (
+        spark.read.options(**options, mode="PERMISSIVE", columnNameOfCorruptRecord=CORRUPT, enforceSchema=False)
+        .schema(schema)
+        .csv(paths)
+    )
 
 
 def _shown(patterns: Sequence[str]) -> str:
@@ -146,7 +157,9 @@ def quoted(column: str) -> Column:
     return F.col("`" + column.replace("`", "``") + "`")
 
 
-def read_events(spark: SparkSession, settings: Settings, name: str, source: EventSource, quarantine: Quarantine) -> DataFrame:
+def read_events(
+    spark: SparkSession, settings: Settings, name: str, source: EventSource, quarantine: Quarantine
+) -> DataFrame:
     """Reads one event log.
 
     Grain: one row a readable event, as (user_id, item_id, event_time in Unix ms, source, label, weight, kept),
@@ -179,7 +192,10 @@ def read_events(spark: SparkSession, settings: Settings, name: str, source: Even
             f"bad time in '{source.time}' (expected {source.time_unit}, 1970 to 2100)",
         ),
         (F.col("__label").isNull() | F.isnan("__label"), "label is not a number"),
-        (F.col("__weight").isNull() | F.isnan("__weight") | (F.col("__weight") < 0), "weight is not a number of at least 0"),
+        (
+            F.col("__weight").isNull() | F.isnan("__weight") | (F.col("__weight") < 0),
+            "weight is not a number of at least 0",
+        ),
     )
     readable = quarantine.split(key, frame, reason, place, missing)
     return readable.select(
@@ -235,8 +251,8 @@ def _column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, 
         return [(~_is_blank(column) & (number.isNull() | F.isnan(number)), f"{place} is not a number")]
     if isinstance(feature, VarLenSparseFeat) and feature.weighted and not is_list:
         separator = f"\\{feature.separator}" if not feature.separator.isalnum() else feature.separator
-        number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-        entry = rf"\s*[^{separator}]*[^{separator}\s][^{separator}]*:\s*{number}\s*"
+        weight = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+        entry = rf"\s*[^{separator}]*[^{separator}\s][^{separator}]*:\s*{weight}\s*"
         pattern = rf"^{entry}(?:{separator}{entry})*$"
         return [(~_is_blank(column) & ~column.rlike(pattern), f"{place} is not id:weight,id:weight")]
     return []
@@ -248,11 +264,14 @@ def _check_unique(name: str, key: str, frame: DataFrame) -> None:
     if worst:
         shown = ", ".join(f"'{row['id']}' ({row['count']} rows)" for row in worst)
         raise UserError(
-            f"{name}.key: {repeated.count():,} values of '{key}' stand in more than one row: {shown}; expected one row an id"
+            f"{name}.key: {repeated.count():,} values of '{key}' stand in more than one row: {shown}; "
+            "expected one row an id"
         )
 
 
-def read_vectors(spark: SparkSession, settings: Settings, name: str, table: VectorTable, quarantine: Quarantine) -> DataFrame:
+def read_vectors(
+    spark: SparkSession, settings: Settings, name: str, table: VectorTable, quarantine: Quarantine
+) -> DataFrame:
     """Reads pretrained vectors. Grain: one row an id, as (id, values: array<float> of the stated width)."""
     key = f"vectors.{name}"
     path = storage.absolute(settings.expand(table.path)[0])

@@ -53,7 +53,10 @@ def write_vocabularies(
       folder: where `NAME.parquet` go.
     """
     limits: Mapping[str, tuple[int, int]] = {f.name: (f.min_count, f.max_size or 2**31 - 1) for f in owners}
-    of = {place: F.create_map(*[F.lit(x) for name, limit in limits.items() for x in (name, limit[place])]) for place in (0, 1)}
+    of = {
+        place: F.create_map(*[F.lit(x) for name, limit in limits.items() for x in (name, limit[place])])
+        for place in (0, 1)
+    }
     total = reduce(DataFrame.unionByName, counts).groupBy("vocabulary", "token").agg(F.sum("events").alias("events"))
     place = F.row_number().over(Window.partitionBy("vocabulary").orderBy(F.desc("events"), "token"))
     ranked = (
@@ -61,7 +64,9 @@ def write_vocabularies(
         .withColumn("__place", place)
         .filter(F.col("__place") <= of[1][F.col("vocabulary")])
     )
-    write_parts(ranked, folder, part="vocabulary", order=["__place"], names={name: f"{name}.parquet" for name in limits})
+    write_parts(
+        ranked, folder, part="vocabulary", order=["__place"], names={name: f"{name}.parquet" for name in limits}
+    )
     specs = {}
     for name in limits:
         load_tokens.cache_clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
@@ -18,7 +19,7 @@ ROW_GROUP_BYTES = 2**30
 IDENTITY = (USER_ID, ITEM_ID, ITEM_INDEX, EVENT_TIME, SOURCE, LABEL, WEIGHT)
 
 
-def write_parts(frame: DataFrame, folder: str, part: str, order: Sequence[str], names: Mapping[object, str]) -> None:
+def write_parts(frame: DataFrame, folder: str, part: str, order: Sequence[str], names: Mapping[Any, str]) -> None:
     """Writes one Parquet file for each value of the column `part`, sorted within.
 
     Args:

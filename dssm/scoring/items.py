@@ -17,7 +17,11 @@ from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
 from dssm.scoring.vectors import VECTOR, check_model_fits, with_vectors
 
-TABLE_COLUMNS = "item_id STRING COMMENT 'id in the catalogue', vector ARRAY<FLOAT> COMMENT 'item tower, unit norm', model_version STRING"
+TABLE_COLUMNS = (
+    "item_id STRING COMMENT 'id in the catalogue', "
+    "vector ARRAY<FLOAT> COMMENT 'of the item tower, unit norm', "
+    "model_version STRING COMMENT 'digest of the weights'"
+)
 
 
 class ScoredManifest(BaseModel):
@@ -73,14 +77,22 @@ def score_items(spark: SparkSession, settings: Settings) -> None:
         _publish(spark, settings, f"{folder}/data")
         published = spark.table(settings.item_table.name).filter(F.col("dt") == date).count()
         if published != items.rows:
-            raise RuntimeError(f"{settings.item_table.name} dt={date}: {published:,} rows read back, {items.rows:,} written")
+            raise RuntimeError(
+                f"{settings.item_table.name} dt={date}: {published:,} rows read back, {items.rows:,} written"
+            )
         remarks.append(f"{published:,} rows read back")
     out.print(f"  {settings.item_table.name} dt={date} → {folder}/data")
 
 
 def _write_version(spark: SparkSession, paths: RunPaths, items: Manifest, model: ModelManifest, folder: str) -> int:
     vectors = with_vectors(
-        spark, paths.part("items"), items, f"{paths.model}/item_tower", model.model_version, model.item_columns, [ITEM_ID]
+        spark,
+        paths.part("items"),
+        items,
+        f"{paths.model}/item_tower",
+        model.model_version,
+        model.item_columns,
+        [ITEM_ID],
     )
     table = vectors.select(
         F.col(ITEM_ID).alias("item_id"), F.col(VECTOR), F.lit(model.model_version).alias("model_version")
@@ -109,7 +121,9 @@ def _check_version(rows: DataFrame, expected: int, vector_dim: int, settings: Se
             f"for each of {expected:,} catalogue items; nothing was published"
         )
     if found["broken"]:
-        raise GateError(f"item table: {found['broken']:,} vectors are not {vector_dim} finite numbers; nothing was published")
+        raise GateError(
+            f"item table: {found['broken']:,} vectors are not {vector_dim} finite numbers; nothing was published"
+        )
     if found["off"] > settings.item_table.norm_tolerance:
         raise GateError(
             f"item table: a vector's norm is off 1 by {found['off']:.2g}, "
@@ -123,7 +137,9 @@ def _check_gate(settings: Settings, paths: RunPaths, model: ModelManifest) -> No
     if gate.better_than == "none":
         return
     if not storage.exists(paths.evaluation):
-        raise UserError(f"{paths.evaluation}: not found; run evaluate first, or set item_table.gate.better_than to none")
+        raise UserError(
+            f"{paths.evaluation}: not found; run evaluate first, or set item_table.gate.better_than to none"
+        )
     evaluation = json.loads(storage.read_text(paths.evaluation))
     if evaluation["model_version"] != model.model_version:
         raise UserError(
@@ -133,7 +149,8 @@ def _check_gate(settings: Settings, paths: RunPaths, model: ModelManifest) -> No
     kept = evaluation["seen_kept"]
     if gate.better_than not in kept:
         raise UserError(
-            f"item_table.gate.better_than: {paths.evaluation} has no '{gate.better_than}'; expected one of {', '.join(kept)}"
+            f"item_table.gate.better_than: {paths.evaluation} has no '{gate.better_than}'; "
+            f"expected one of {', '.join(kept)}"
         )
     found, bar = kept["model"].get(gate.metric), kept[gate.better_than].get(gate.metric)
     if found is None or bar is None:

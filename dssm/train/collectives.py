@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-Gradient = tf.Tensor | tf.IndexedSlices | None
+Gradient = Any  # a dense tensor, tf.IndexedSlices, or None
 
 
 @tf.custom_gradient

@@ -49,13 +49,13 @@ class ProgressView:
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} samples/s  ETA"),
+            TextColumn("step {task.completed}/{task.total}  {task.fields[state]}  ETA"),
             TimeRemainingColumn(),
             console=out,
             transient=True,
             disable=not out.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, epoch="", loss=0.0, speed=0.0)
+        self._task = self._bar.add_task("", total=None, epoch="", state="")
         self._shown = time.monotonic()
 
     def __enter__(self) -> ProgressView:
@@ -68,17 +68,17 @@ class ProgressView:
     def show(self, report: Report) -> None:
         total = report.epochs * report.steps
         done = (report.epoch - 1) * report.steps + report.step
-        label = f"{report.epoch}/{report.epochs}"
-        self._bar.update(self._task, completed=done, total=total, epoch=label, loss=report.loss, speed=report.rows_per_s)
+        epoch = f"{report.epoch}/{report.epochs}"
+        state = f"loss {report.loss:.4f}  {report.rows_per_s:,.0f} samples/s"
+        self._bar.update(self._task, completed=done, total=total, epoch=epoch, state=state)
         if report.auc is not None:
-            line = f"  epoch {label}  loss {report.loss:.4f}  {report.rows_per_s:,.0f} samples/s  AUC {report.auc:.4f}"
+            out.print(f"  epoch {epoch}  {state}  AUC {report.auc:.4f}")
         elif not out.is_terminal and time.monotonic() - self._shown > 10:  # a log file wants a sign of life
             left = report.seconds / report.step * (total - done)
-            line = f"  epoch {label}  step {report.step}/{report.steps}  loss {report.loss:.4f}  {report.rows_per_s:,.0f} samples/s  ETA {left:.0f} s"
+            out.print(f"  epoch {epoch}  step {report.step}/{report.steps}  {state}  ETA {left:.0f} s")
         else:
             return
         self._shown = time.monotonic()
-        out.print(line)
 
 
 class ReportStream:
@@ -91,7 +91,7 @@ class ReportStream:
     def write(self, text: str) -> int:
         *lines, self._held = (self._held + text).split("\n")
         for line in lines:
-            before, mark, report = line.partition(MARK)
+            _, mark, report = line.partition(MARK)
             if mark:
                 self._show(Report(**json.loads(report)))
             elif line.strip():

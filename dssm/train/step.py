@@ -32,7 +32,9 @@ def tower_vectors(towers: TwoTowers, batch: Batch, training: bool) -> tuple[tf.T
     return users, items
 
 
-def row_losses(model: Model, train: Train, batch: Batch, users: tf.Tensor, items: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def row_losses(
+    model: Model, train: Train, batch: Batch, users: tf.Tensor, items: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the loss of each row and the row's weight in it.
 
     In the in-batch softmax only positives are targets and candidates; other rows weigh nothing.
@@ -73,7 +75,7 @@ def row_losses(model: Model, train: Train, batch: Batch, users: tf.Tensor, items
 
 
 def mean_loss(model: Model, train: Train, batch: Batch, users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Returns this rank's share of Σ weight · loss / Σ weight over the rows of all ranks: the shares add up to the mean."""
+    """Returns this rank's share of Σ weight · loss / Σ weight over all ranks' rows: the shares add up to the mean."""
     loss, weights = row_losses(model, train, batch, users, items)
     return tf.reduce_sum(loss * weights) / tf.maximum(total(tf.reduce_sum(weights), "loss_weight"), 1e-12)
 

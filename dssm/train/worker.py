@@ -21,7 +21,6 @@ from dssm.manifest import (
     LABEL,
     MANIFEST,
     WEIGHT,
-    ColumnSpec,
     Manifest,
     check_columns,
     read_manifest,
@@ -85,13 +84,17 @@ class _Trainer:
         self.train = read_manifest(self.paths.part("train"), "build_samples")
         self.test = read_manifest(self.paths.part("test"), "build_samples")
         widths = {name: table.width for name, table in settings.vectors.items()}
-        self.user_columns, self.item_columns = (tower_columns(settings.features, side, widths) for side in ("user", "item"))
+        self.user_columns, self.item_columns = (
+            tower_columns(settings.features, side, widths) for side in ("user", "item")
+        )
         self.columns = {**STEP_COLUMNS, **self.user_columns, **self.item_columns}
         for part, manifest in (("train", self.train), ("test", self.test)):
             check_columns(manifest, self.columns, self.paths.part(part))
         for feature in embedded(settings.features):
             if feature.vocabulary not in self.train.vocabularies:
-                raise UserError(f"{self.paths.part('train')}: no vocabulary '{feature.vocabulary}'; run build_samples again")
+                raise UserError(
+                    f"{self.paths.part('train')}: no vocabulary '{feature.vocabulary}'; run build_samples again"
+                )
         sizes = {name: spec.size for name, spec in self.train.vocabularies.items()}
         tf.keras.backend.clear_session()
         tf.keras.utils.set_random_seed(settings.seed)
@@ -101,7 +104,7 @@ class _Trainer:
         self.step = make_step(settings.model, settings.train, self.towers, self.optimizer)
 
     def run(self, show: Callable[[Report], None]) -> str:
-        settings, train = self.settings, self.settings.train
+        train = self.settings.train
         hvd.broadcast_variables([*self.towers.variables, *self.optimizer.variables], root_rank=0)
         is_first = hvd.rank() == 0
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
@@ -157,7 +160,10 @@ class _Trainer:
         return plan.steps, iter(as_dataset(made, self.columns, train.batch_size, train.prefetch))
 
     def _epoch(self, epoch: int, started: float) -> Iterator[Report]:
-        """Steps through an epoch. Yields: a report now and then, and one after the last step with the epoch's mean loss."""
+        """Steps through an epoch.
+
+        Yields: a report now and then, and one after the last step with the epoch's mean loss.
+        """
         steps, batches = self._batches("train", self.train, epoch, shuffle=True)
         pending: list[tf.Tensor] = []
         all_losses: list[float] = []
