@@ -13,10 +13,10 @@ from dssm.manifest import ColumnSpec
 def pack(matrix: np.ndarray) -> pa.BinaryArray:
     """Returns a matrix (n, width) as a binary column of n rows, width · itemsize bytes each."""
     rows, width = matrix.shape
-    matrix = np.ascontiguousarray(matrix, dtype=matrix.dtype.newbyteorder("<"))
     stride = width * matrix.dtype.itemsize
     if rows * stride >= 2**31:
         raise ValueError(f"{rows} rows of {stride} bytes do not fit one binary column; use smaller batches")
+    matrix = np.ascontiguousarray(matrix, dtype=matrix.dtype.newbyteorder("<"))
     offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(stride)
     return pa.BinaryArray.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(matrix)])
 

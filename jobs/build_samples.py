@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dssm.cli import each_date, exit_with
 from dssm.samples.build import build_samples
 from dssm.spark import needs_hive, spark_session
+from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "build_samples"):
-        with spark_session(settings, "build_samples", hive=needs_hive(settings)) as spark:
+        with (
+            spark_session(settings, "build_samples", hive=needs_hive(settings)) as spark,
+            usage_reported("build_samples"),
+        ):
             build_samples(spark, settings)
 
 

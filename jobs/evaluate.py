@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dssm.cli import each_date, exit_with
 from dssm.retrieval.evaluate import evaluate
 from dssm.spark import spark_session
+from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "evaluate"):
-        with spark_session(settings, "evaluate") as spark:
+        with spark_session(settings, "evaluate") as spark, usage_reported("evaluate"):
             evaluate(spark, settings)
 
 

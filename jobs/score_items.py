@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dssm.cli import each_date, exit_with
 from dssm.scoring.items import score_items
 from dssm.spark import spark_session
+from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "score_items"):
-        with spark_session(settings, "score_items", hive=True) as spark:
+        with spark_session(settings, "score_items", hive=True) as spark, usage_reported("score_items"):
             score_items(spark, settings)
 
 

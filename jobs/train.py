@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from dssm.cli import each_date, exit_with
+from dssm.config import Settings
 from dssm.train.launch import train
+from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "train"):
-        if settings.train.launch != "spark":
+        with _session(settings), usage_reported("train"):
             train(settings)
-            continue
-        from dssm.spark import spark_session
 
-        with spark_session(settings, "train"):
-            train(settings)
+
+def _session(settings: Settings) -> AbstractContextManager[object]:
+    if settings.train.launch != "spark":
+        return nullcontext()
+    from dssm.spark import spark_session
+
+    return spark_session(settings, "train")
 
 
 if __name__ == "__main__":

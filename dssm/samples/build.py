@@ -36,16 +36,6 @@ from dssm.manifest import (
     write_manifest,
 )
 from dssm.paths import RunPaths
-from dssm.samples.rows import (
-    QUERY,
-    Profile,
-    check_item_columns,
-    encoded_items,
-    feature_columns,
-    feature_token_counts,
-    user_columns,
-    with_user_features,
-)
 from dssm.samples.events import (
     FATE,
     TEST,
@@ -57,6 +47,16 @@ from dssm.samples.events import (
     interactions_before_test,
 )
 from dssm.samples.lookups import Lookups
+from dssm.samples.rows import (
+    QUERY,
+    Profile,
+    check_item_columns,
+    encoded_items,
+    feature_columns,
+    feature_token_counts,
+    user_columns,
+    with_user_features,
+)
 from dssm.samples.sources import Quarantine, read_keyed, read_vectors
 from dssm.samples.vocabulary import write_vocabularies
 from dssm.samples.writing import write_parts, write_shuffled

@@ -83,7 +83,7 @@ def split_lists(column: pa.Array, separator: str) -> Lists:
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         filled = column
     else:
-        filled = pc.split_pattern(column, separator)
+        filled = pc.split_pattern(column.cast(pa.string()), separator)
     counts = pc.fill_null(pc.list_value_length(filled), 0).to_numpy()
     values = pc.utf8_trim_whitespace(filled.flatten().cast(pa.string()))
     real = pc.fill_null(pc.greater(pc.binary_length(values), 0), False)
@@ -102,7 +102,7 @@ def _encode_list(feature: VarLenSparseFeat, column: pa.Array, vocabulary: pa.Str
     encoded = {}
     if feature.weighted:
         # The entry's last colon parts id from weight: an id may hold colons itself.
-        parts = pc.extract_regex(tokens, r"^(?P<token>.*):(?P<weight>[^:]*)$")
+        parts = pc.extract_regex(tokens, r"(?s)^(?P<token>.*):(?P<weight>[^:]*)$")
         tokens = pc.utf8_trim_whitespace(pc.struct_field(parts, "token"))
         weights = np.zeros(shape, np.float32)
         texts = pc.utf8_trim_whitespace(pc.struct_field(parts, "weight"))
@@ -134,8 +134,10 @@ def _look_up_vectors(feature: DenseFeat, column: pa.Array, vectors: Vectors) -> 
 
 def _numbers(feature: DenseFeat, column: pa.Array) -> np.ndarray:
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    values = pc.utf8_trim_whitespace(column) if text else column
-    numbers = pc.fill_null(values.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
+    if text:
+        column = pc.utf8_trim_whitespace(column)
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    numbers = pc.fill_null(column.cast(pa.float64()), 0.0).to_numpy(zero_copy_only=False)
     if feature.transform == "log1p":
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     return numbers.astype(np.float32)

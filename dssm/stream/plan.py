@@ -39,16 +39,22 @@ def plan_epoch(rows: Sequence[int], seed: int, epoch: int, ranks: int, batch_siz
       ranks: number of ranks, at least 1.
       batch_size: rows of a rank's batch, at least 1.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(rows))
-    shuffled = [int(file) for file in order if rows[file] > 0]
+    random = np.random.default_rng([seed, epoch])
+    shuffled = [int(file) for file in random.permutation(len(rows)) if rows[file] > 0]
     # Longest first onto the least loaded rank: within 4/3 of the best split (Graham, 1969).
-    loads = [(0, rank) for rank in range(ranks)]
-    files: list[list[int]] = [[] for _ in range(ranks)]
+    heap = [(0, rank) for rank in range(ranks)]
+    reader: dict[int, int] = {}
     for file in sorted(shuffled, key=lambda file: -rows[file]):
-        load, rank = heapq.heappop(loads)
-        files[rank].append(file)
-        heapq.heappush(loads, (load + rows[file], rank))
-    place = {file: number for number, file in enumerate(shuffled)}
-    read = tuple(tuple(sorted(chosen, key=place.__getitem__)) for chosen in files)
-    totals = tuple(sum(rows[file] for file in chosen) for chosen in read)
-    return EpochPlan(files=read, rows=totals, steps=math.ceil(max(totals, default=0) / batch_size))
+        load, reader[file] = heapq.heappop(heap)
+        heapq.heappush(heap, (load + rows[file], reader[file]))
+    loads = {rank: load for load, rank in heap}
+    # Files seldom have equal rows, so this split is the same every epoch: swap files where no step is added.
+    room = math.ceil(max(loads.values()) / batch_size) * batch_size
+    for file, other in zip(shuffled, random.permutation(shuffled).tolist(), strict=True):
+        one, two, gain = reader[file], reader[other], rows[other] - rows[file]
+        if one != two and loads[one] + gain <= room and loads[two] - gain <= room:
+            reader[file], reader[other] = two, one
+            loads[one], loads[two] = loads[one] + gain, loads[two] - gain
+    files = tuple(tuple(file for file in shuffled if reader[file] == rank) for rank in range(ranks))
+    totals = tuple(loads[rank] for rank in range(ranks))
+    return EpochPlan(files=files, rows=totals, steps=math.ceil(max(totals) / batch_size))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from petastorm import make_batch_reader
+from petastorm.reader import Reader
 
 from dssm import storage
 from dssm.manifest import ColumnSpec, FileSpec
@@ -38,12 +40,12 @@ def read_files(
             reader_pool_type="thread",
             workers_count=threads,
             results_queue_size=2 * threads,
-            # Without shuffling, and with one row group a file, results come in the order of the list.
             shuffle_row_groups=False,
             num_epochs=1,
             convert_early_to_numpy=True,
         )
         try:
+            _hand_out_all(reader, len(files))
             for file, group in zip(files, reader, strict=True):
                 arrays = {name: _decode(getattr(group, name), spec) for name, spec in columns.items()}
                 rows = len(next(iter(arrays.values())))
@@ -53,6 +55,17 @@ def read_files(
         finally:  # not the reader's own context manager: that prints to the terminal
             reader.stop()
             reader.join()
+
+
+def _hand_out_all(reader: Reader, files: int) -> None:
+    """Gives Petastorm's threads all their files before the first is read: then results come in the list's order.
+
+    Petastorm 0.13 hands files out a few at a time, and takes a thread that waits for its next one for
+    finished: a consumer faster than the reading gets files in another order, or not at all.
+    """
+    reader.ventilator._max_ventilation_queue_size = files
+    while not reader.ventilator.completed():
+        time.sleep(0.001)
 
 
 def _decode(values: np.ndarray, spec: ColumnSpec) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""What a job used: seconds, and the memory of its largest process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from dssm.console import out
+
+SAMPLE_EVERY_S = 0.5
+
+
+@contextmanager
+def usage_reported(job: str) -> Iterator[None]:
+    """Prints, when the block ends without error, its seconds and the peak memory of its largest process here.
+
+    The processes are this one, the JVM that started it, and all below them: executors' Python workers
+    and Horovod's ranks where they run here. Memory is resident, sampled twice a second.
+    """
+    started = time.monotonic()
+    peak: dict[str, int] = {}
+    done = threading.Event()
+
+    def sample() -> None:
+        while True:
+            for name, size in _resident(_root()):
+                peak[name] = max(peak.get(name, 0), size)
+            if done.wait(SAMPLE_EVERY_S):
+                return
+
+    sampler = threading.Thread(target=sample, name="memory sampler", daemon=True)
+    sampler.start()
+    try:
+        yield
+    finally:
+        done.set()
+        sampler.join()
+    name, size = max(peak.items(), key=lambda item: item[1])
+    seconds = time.monotonic() - started
+    out.print(f"[dim]{job}: {seconds:.0f} s, largest process {size / 2**30:.2f} GiB ({name})[/dim]")
+
+
+def _root() -> psutil.Process:
+    """Returns the JVM of spark-submit, which started this process, or this process."""
+    process = psutil.Process()
+    parent = process.parent()
+    return parent if parent is not None and os.environ.get("PYSPARK_GATEWAY_PORT") else process
+
+
+def _resident(root: psutil.Process) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    try:
+        processes = [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return found
+    for process in processes:
+        try:
+            found.append((process.name(), process.memory_info().rss))
+        except psutil.Error:  # it has ended since
+            continue
+    return found

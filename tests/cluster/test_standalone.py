@@ -1,0 +1,58 @@
+"""The same jobs on a standalone cluster, by MASTER alone: the executors are processes of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import JOBS, PROJECT, TABLE_FACTS, Pipeline, write_small_demo
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+KUAIRAND = PROJECT.parent / "shared/data/kuairand"
+
+
+def test_the_demo_runs_on_the_cluster(spark_master: str, tmp_path: Path) -> None:
+    write_small_demo(tmp_path / "data")
+    sets = [f"data={tmp_path / 'data'}", "samples.rows_per_file=1000", "train.epochs=8", "train.batch_size=256"]
+    demo = Pipeline("conf/demo.yaml", "demo", tmp_path / "runs", sets, {"MASTER": spark_master})
+    for job in JOBS:
+        demo.succeed(job)
+    kept = demo.evaluation("2024-01-15")["seen_kept"]
+    assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
+    (facts,) = demo.table(TABLE_FACTS.format(table="dssm_demo_items", date="2024-01-15"))
+    assert (facts["row_count"], facts["items"]) == (400, 400)
+
+
+def test_more_ranks_than_slots_is_said_at_once(spark_master: str, tmp_path: Path) -> None:
+    write_small_demo(tmp_path / "data")
+    sets = [f"data={tmp_path / 'data'}", "samples.rows_per_file=1000", "train.ranks=3"]
+    demo = Pipeline("conf/demo.yaml", "demo", tmp_path / "runs", sets, {"MASTER": spark_master})
+    demo.succeed("build_samples")
+    refused = demo.run("train")
+    assert refused.returncode == 2
+    assert "train.ranks: 3 ranks, but Spark's master" in refused.stderr
+
+
+@pytest.mark.kuairand
+@pytest.mark.skipif(not KUAIRAND.is_dir(), reason=f"the KuaiRand extract is not at {KUAIRAND}")
+def test_kuairand_beats_popularity_and_item_cf(spark_master: str, tmp_path: Path) -> None:
+    kuairand = Pipeline(
+        "conf/kuairand.yaml", "kuairand", tmp_path / "runs", [f"data={KUAIRAND}"], {"MASTER": spark_master}
+    )
+    for job in JOBS:
+        kuairand.succeed(job)
+    found = kuairand.evaluation("2022-05-01")
+    kept = found["seen_kept"]
+    assert found["items"] == 7583
+    assert kept["popularity"]["recall@50"] == pytest.approx(0.151, abs=0.005)
+    assert kept["popularity"]["recall@100"] == pytest.approx(0.239, abs=0.005)
+    assert kept["itemcf"]["recall@50"] == pytest.approx(0.198, abs=0.012)
+    assert kept["itemcf_impressions"]["recall@50"] == pytest.approx(0.244, abs=0.005)
+    assert kept["model"]["recall@50"] > max(0.21, kept["itemcf"]["recall@50"])
+    assert kept["model"]["recall@100"] > max(0.33, kept["itemcf"]["recall@100"])
+    (facts,) = kuairand.table(TABLE_FACTS.format(table="kuairand_items", date="2022-05-01"))
+    assert (facts["row_count"], facts["items"], facts["versions"]) == (7583, 7583, 1)
+    assert facts["shortest"] == pytest.approx(1, abs=1e-5)
+    assert facts["longest"] == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,90 @@
+"""Runs jobs as a user does: ./spark-submit.sh in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+JOBS = ("build_samples", "train", "evaluate", "score_items")
+
+
+@dataclass
+class Pipeline:
+    """A config, the overrides and environment that every job gets, and where its runs lie."""
+
+    config: str
+    name: str
+    root: Path
+    sets: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, job: str, *arguments: str, timeout: int = 900) -> subprocess.CompletedProcess[str]:
+        """Runs a job to its end, whatever its exit code is."""
+        options = [option for value in [f"root={self.root}", *self.sets] for option in ("--set", value)]
+        return subprocess.run(
+            [str(PROJECT / "spark-submit.sh"), job, "--config", self.config, *options, *arguments],
+            cwd=PROJECT,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def succeed(self, job: str, *arguments: str) -> str:
+        """Runs a job that must succeed. Returns: what it printed."""
+        ended = self.run(job, *arguments)
+        assert ended.returncode == 0, f"{job}: exit code {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+        return ended.stdout
+
+    def run_folder(self, date: str) -> Path:
+        return self.root / self.name / date
+
+    def evaluation(self, date: str) -> dict[str, Any]:
+        return json.loads((self.run_folder(date) / "evaluation.json").read_text())
+
+    def table(self, sql: str) -> list[dict[str, Any]]:
+        """Runs a query on the metastore in a process of its own, as another team would."""
+        script = (
+            "import json, sys\n"
+            "from pyspark.sql import SparkSession\n"
+            f"place = {str(self.root / 'metastore_db')!r}\n"
+            "spark = (SparkSession.builder.master('local[1]').enableHiveSupport()\n"
+            "    .config('spark.hadoop.javax.jdo.option.ConnectionURL', f'jdbc:derby:;databaseName={place}')\n"
+            "    .config('spark.driver.extraJavaOptions', f'-Dderby.stream.error.file={place}.log')\n"
+            "    .config('spark.sql.warehouse.dir', f'{place}_warehouse').config('spark.ui.enabled', 'false').getOrCreate())\n"
+            f"rows = [row.asDict() for row in spark.sql({sql!r}).collect()]\n"
+            "print('ROWS ' + json.dumps(rows))\n"
+        )
+        environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+        ended = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        lines = [line for line in ended.stdout.splitlines() if line.startswith("ROWS ")]
+        assert lines, ended.stdout + ended.stderr
+        return json.loads(lines[0].removeprefix("ROWS "))
+
+
+def write_small_demo(folder: Path, events: int = 40_000, clients: int = 800, posts: int = 400) -> None:
+    """Writes a demo feed small enough for a test."""
+    sizes = ["--events", str(events), "--clients", str(clients), "--posts", str(posts)]
+    subprocess.run(
+        [sys.executable, "-m", "dssm.demo", "--config", "conf/demo.yaml", "--set", f"data={folder}", *sizes],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+    )
+
+
+NORMS = "sqrt(aggregate(vector, cast(0 as double), (t, x) -> t + cast(x as double) * x))"
+TABLE_FACTS = (
+    "select count(*) as row_count, count(distinct item_id) as items, count(distinct model_version) as versions, "
+    f"min({NORMS}) as shortest, max({NORMS}) as longest, min(size(vector)) as width, max(dt) as dt from {{table}} "
+    "where dt = '{date}'"
+)

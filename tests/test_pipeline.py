@@ -1,0 +1,140 @@
+"""A user runs the demo: logs to item table, then again, then with a model that is too bad to publish."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dssm.manifest import ITEM_ID, data_files, read_manifest
+from dssm.model.manifest import read_model_manifest
+from dssm.packing import unpack_all
+from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, write_small_demo
+
+pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(1200)]
+
+DATE = "2024-01-15"
+TABLE = "dssm_demo_items"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("demo")
+    write_small_demo(folder / "data")
+    sets = [f"data={folder / 'data'}", "samples.rows_per_file=1000", "train.epochs=8", "train.batch_size=256"]
+    pipeline = Pipeline("conf/demo.yaml", "demo", folder / "runs", sets)
+    pipeline.printed = {job: pipeline.succeed(job) for job in JOBS}  # type: ignore[attr-defined]
+    return pipeline
+
+
+def test_the_model_stands_between_popularity_and_the_best_reachable(demo: Pipeline) -> None:
+    found = demo.evaluation(DATE)
+    kept, filtered = found["seen_kept"], found["seen_filtered"]
+    assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
+    assert set(kept) == set(filtered) == {"model", "popularity", "itemcf", "itemcf_impressions", "best_reachable"}
+    names = {f"{metric}@{k}" for metric in ("recall", "precision", "hitrate", "ndcg") for k in (10, 50, 100)}
+    assert all(set(metrics) == names for metrics in (*kept.values(), *filtered.values()))
+    assert found["items"] == 400
+    assert found["users"] > 100
+    assert found["users"] + found["cold_users"] == read_manifest(str(demo.run_folder(DATE) / "samples/users"), "").rows
+
+
+def test_the_table_holds_each_item_once_with_unit_norm(demo: Pipeline) -> None:
+    (facts,) = demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))
+    assert (facts["row_count"], facts["items"], facts["versions"], facts["dt"]) == (400, 400, 1, DATE)
+    assert facts["width"] == 64
+    assert facts["shortest"] == pytest.approx(1, abs=1e-5)
+    assert facts["longest"] == pytest.approx(1, abs=1e-5)
+
+
+def test_published_vectors_are_those_of_the_item_tower(demo: Pipeline) -> None:
+    from dssm.model.export import LoadedTower
+
+    run = demo.run_folder(DATE)
+    model, items = read_model_manifest(str(run / "model")), read_manifest(str(run / "samples/items"), "")
+    rows = pa.concat_tables([pq.read_table(file) for file in data_files(str(run / "samples/items"), items)])
+    (batch,) = rows.combine_chunks().to_batches()
+    expected = LoadedTower(str(run / "model/item_tower")).vectors(unpack_all(batch, model.item_columns))
+    (version,) = (demo.root / "demo/item_table" / f"dt={DATE}").glob("version=*")
+    published = pq.read_table(version / "data").to_pandas().set_index("item_id")
+    found = np.stack(published.loc[rows[ITEM_ID].to_pylist(), "vector"].to_numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_training_is_seen_and_logged(demo: Pipeline) -> None:
+    printed = demo.printed["train"]  # type: ignore[attr-defined]
+    model = read_model_manifest(str(demo.run_folder(DATE) / "model"))
+    train = read_manifest(str(demo.run_folder(DATE) / "samples/train"), "")
+    assert model.ranks == 2
+    assert model.rows_per_epoch == train.rows
+    assert model.samples_build == train.build
+    assert len(model.loss) == len(model.auc) == 8
+    assert model.loss[-1] < model.loss[0]
+    assert model.auc[-1] is not None
+    assert model.auc[-1] > 0.55  # popularity alone has 0.5 on this feed
+    assert f"epoch 8/8  loss {model.loss[-1]:.4f}" in printed
+    assert "samples/s" in printed
+    assert list((demo.run_folder(DATE) / "logs").glob("events.out.tfevents.*"))
+
+
+def test_a_rerun_publishes_the_same_version(demo: Pipeline) -> None:
+    partition = demo.root / "demo/item_table" / f"dt={DATE}"
+    before = sorted(path.name for path in partition.iterdir())
+    printed = demo.succeed("score_items")
+    assert sorted(path.name for path in partition.iterdir()) == before
+    assert "is there already" in printed
+    assert demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))[0]["row_count"] == 400
+
+
+def test_a_gate_refuses_a_model_that_is_no_better(demo: Pipeline) -> None:
+    evaluation = demo.run_folder(DATE) / "evaluation.json"
+    good = evaluation.read_text()
+    worse = json.loads(good)
+    worse["seen_kept"]["model"]["recall@50"] = worse["seen_kept"]["popularity"]["recall@50"]
+    evaluation.write_text(json.dumps(worse))
+    try:
+        refused = demo.run("score_items")
+    finally:
+        evaluation.write_text(good)
+    assert refused.returncode == 3
+    assert "gate: the model's recall@50 is" in refused.stderr
+    assert "Traceback" not in refused.stderr + refused.stdout
+    assert demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))[0]["row_count"] == 400
+
+
+def test_samples_of_other_vocabularies_are_refused(demo: Pipeline, tmp_path: Path) -> None:
+    manifest = demo.run_folder(DATE) / "samples/items/manifest.json"
+    good = manifest.read_text()
+    other = json.loads(good)
+    other["vocabularies"]["topic_id"]["digest"] = "0" * 16
+    manifest.write_text(json.dumps(other))
+    try:
+        refused = demo.run("evaluate")
+    finally:
+        manifest.write_text(good)
+    assert refused.returncode == 2
+    assert "vocabulary 'topic_id' is not the one" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_jobs_say_which_job_is_missing(demo: Pipeline, tmp_path: Path) -> None:
+    other = Pipeline(demo.config, demo.name, tmp_path / "runs", demo.sets)
+    for job, first in (("train", "build_samples"), ("evaluate", "train"), ("score_items", "train")):
+        refused = other.run(job)
+        assert refused.returncode == 2, refused.stderr
+        assert f"run {first} for this date first" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "runs/demo").exists()
+
+
+def test_past_dates_run_in_turn(demo: Pipeline) -> None:
+    printed = demo.succeed("build_samples", "--dates", "2024-01-13..2024-01-14")
+    for date in ("2024-01-13", "2024-01-14"):
+        assert f"build_samples demo {date}" in printed
+        manifest = read_manifest(str(demo.run_folder(date) / "samples"), "")
+        assert manifest.date == date
+        assert manifest.sources["sources.feed"].used["test"] > 0
