@@ -9,6 +9,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 DATA ?= ../shared/data/kuairand
+CONFIG ?= conf/kuairand.yaml
 PYTEST ?= .venv/bin/python -m pytest
 JOBS := build_samples train evaluate score_items
 
@@ -34,7 +35,7 @@ demo: setup ## a small made-up feed through the whole pipeline
 
 .PHONY: kuairand
 kuairand: | has-data setup ## the pipeline on KuaiRand, of DATA=folder
-	$(call run_jobs,--config conf/kuairand.yaml --set data='$(DATA)')
+	$(call run_jobs,--config '$(CONFIG)' --set data='$(DATA)')
 
 .PHONY: has-data
 has-data:

@@ -238,7 +238,7 @@ class Settings(StrictModel):
     def _known_zone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError(f"'{value}' is no time zone; expected a name such as UTC or Asia/Shanghai") from error
         return value
 
@@ -252,6 +252,7 @@ class Settings(StrictModel):
     @model_validator(mode="after")
     def _parts_fit(self) -> Settings:
         _check_features(self.features, self.vectors, self.histories)
+        self._check_placeholders()
         for name, history in self.histories.items():
             for source in history.sources:
                 if source not in self.sources:
@@ -279,6 +280,24 @@ class Settings(StrictModel):
             )
         return self
 
+    def _check_placeholders(self) -> None:
+        inputs = {f"sources.{name}.path": table.path for name, table in self.sources.items()}
+        inputs |= {f"profiles.{name}.path": table.path for name, table in self.profiles.items()}
+        inputs |= {f"vectors.{name}.path": table.path for name, table in self.vectors.items()}
+        inputs |= {"catalogue.path": self.catalogue.path, "evaluate.oracle": self.evaluate.oracle}
+        outputs = {"item_table.location": self.item_table.location, "item_table.metastore": self.item_table.metastore}
+        for paths, fill, known in (
+            (inputs, self.expand, "{data}, {date}, {date:%Y%m%d}"),
+            (outputs, self._in_root, "{root}, {name}"),
+        ):
+            for key, path in paths.items():
+                try:
+                    fill(path or "")
+                except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                    raise UserError(
+                        f"{key}: {path!r} holds an unknown placeholder ({error}); known: {known}"
+                    ) from error
+
     # Paths -----------------------------------------------------------------------------------------
 
     @property
@@ -287,12 +306,15 @@ class Settings(StrictModel):
 
     @property
     def table_location(self) -> str:
-        return self.item_table.location.format(root=self.root, name=self.name)
+        return self._in_root(self.item_table.location)
 
     @property
     def metastore(self) -> str | None:
         place = self.item_table.metastore
-        return place and place.format(root=self.root, name=self.name)
+        return place and self._in_root(place)
+
+    def _in_root(self, path: str) -> str:
+        return path.format(root=self.root, name=self.name)
 
     def for_date(self, date: dt.date) -> Settings:
         return self.model_copy(update={"date": date})
@@ -311,15 +333,9 @@ class Settings(StrictModel):
 
         Args:
           daily: {date} stands for each day of the windows instead of the run's date.
-        Raises: UserError at a placeholder other than {data} and {date}.
         """
         days = self.window_days() if daily and "{date" in path else [self.date]
-        try:
-            return [path.format(data=self.data, date=day) for day in days]
-        except (KeyError, IndexError, ValueError) as error:
-            raise UserError(
-                f"path {path!r}: unknown placeholder {error}; known: {{data}}, {{date}}, {{date:%Y%m%d}}"
-            ) from error
+        return [path.format(data=self.data, date=day) for day in days]
 
 
 def _check_features(
@@ -348,6 +364,8 @@ def _check_features(
         owner = with_table.get(feature.share_embedding)
         if owner is None:
             raise UserError(f"{key}: '{feature.share_embedding}' is a DenseFeat and has no embedding")
+        if owner is feature:
+            raise UserError(f"{key}: names the feature itself; remove it")
         if owner.share_embedding is not None:
             raise UserError(f"{key}: '{owner.name}' itself shares '{owner.share_embedding}'; name that one")
         if feature.dim != owner.dim:
@@ -386,6 +404,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
+                continue  # `<<: *defaults` gives way to the mapping's own keys; a list as key fails below
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -438,7 +458,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     section = values
     for depth, parent in enumerate(parents):
-        section = section.setdefault(parent, {})
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             raise UserError(f"--set {override}: '{'.'.join(parents[: depth + 1])}' is not a section")
     section[last] = value

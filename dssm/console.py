@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 WIDTH_OF_A_FILE = 120  # rich takes 80 where there is no terminal, too few for the tables
+TERMINAL = "DSSM_TERMINAL"
+
+
+def terminal_environment() -> dict[str, str]:
+    """Returns what tells a job under spark-submit where this process's terminal is, if it has one.
+
+    spark-submit pipes the output of a Python driver through its JVM: without this, a person would see
+    neither colours nor progress bars.
+    """
+    if not sys.stdout.isatty():
+        return {}
+    size = shutil.get_terminal_size()
+    return {TERMINAL: os.ttyname(sys.stdout.fileno()), "COLUMNS": str(size.columns), "LINES": str(size.lines)}
 
 
 def _console(stderr: bool) -> Console:
+    terminal = os.environ.get(TERMINAL)
+    if terminal:
+        try:
+            return Console(file=Path(terminal).open("w", encoding="utf-8"), force_terminal=True, highlight=False)
+        except OSError:  # the terminal has been closed since
+            pass
     console = Console(highlight=False, soft_wrap=True, stderr=stderr)
     return (
         console

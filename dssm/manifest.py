@@ -6,7 +6,7 @@ A folder without `manifest.json` is not a dataset: the manifest is written last.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -103,17 +103,27 @@ def read_manifest(folder: str, made_by: str) -> Manifest:
     path = f"{folder}/{MANIFEST}"
     if not storage.exists(path):
         raise UserError(f"{path}: not found; expected a finished dataset: run {made_by} for this date first")
+    content = storage.read_bytes(path)
+    version = _parsed(_Version, content, path, made_by).schema_version  # first: another version may have other keys
+    if version != SCHEMA_VERSION:
+        raise UserError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run {made_by} again")
+    return _parsed(Manifest, content, path, made_by)
+
+
+class _Version(BaseModel):
+    schema_version: int = SCHEMA_VERSION
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _parsed(model: type[_Model], content: bytes, path: str, made_by: str) -> _Model:
     try:
-        manifest = Manifest.model_validate_json(storage.read_text(path))
+        return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: {place or 'content'}: {first['msg']}; run {made_by} again") from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema version {manifest.schema_version}, expected {SCHEMA_VERSION}; run {made_by} again"
-        )
-    return manifest
 
 
 def encoded_columns(feature: AnyFeature, vector_widths: Mapping[str, int]) -> dict[str, ColumnSpec]:

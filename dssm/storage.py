@@ -8,7 +8,7 @@ import os
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -106,12 +106,14 @@ def committed_folder(folder: str) -> Iterator[str]:
     make_folder(temporary)
     try:
         yield temporary
+        if exists(folder):
+            rename(folder, aside)
+        rename(temporary, folder)
     except BaseException:
+        if exists(aside) and not exists(folder):
+            rename(aside, folder)
         remove(temporary)
         raise
-    if exists(folder):
-        rename(folder, aside)
-    rename(temporary, folder)
     remove(aside)
 
 
@@ -130,6 +132,10 @@ def local_copy(folder: str) -> Iterator[str]:
 
 def digest(*parts: str | bytes) -> str:
     """Returns the first 16 hex digits of the SHA-256 of the parts, each with its length."""
+    return _digest(parts)
+
+
+def _digest(parts: Iterable[str | bytes]) -> str:
     total = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8") if isinstance(part, str) else part
@@ -141,10 +147,8 @@ def digest(*parts: str | bytes) -> str:
 def folder_digest(folder: str) -> str:
     """Returns the digest of all files below a folder: their paths in it and their bytes."""
     system, place = filesystem(folder)
-    parts: list[str | bytes] = []
-    for path in sorted(system.find(place)):
-        parts += [posixpath.relpath(path, place), bytes(system.cat_file(path))]
-    return digest(*parts)
+    paths = sorted(system.find(place))
+    return _digest(part for path in paths for part in (posixpath.relpath(path, place), bytes(system.cat_file(path))))
 
 
 def put_folder(local: str, folder: str) -> None:

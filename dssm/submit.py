@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dssm.cli import JOBS, exit_with, parse_settings
 from dssm.config import Settings
+from dssm.console import terminal_environment
 from dssm.errors import UserError, did_you_mean
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -68,7 +69,7 @@ def _conf(job: str, settings: Settings) -> dict[str, str]:
         conf |= {
             "spark.hadoop.javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={place};create=true",
             "spark.sql.warehouse.dir": f"{place}_warehouse",
-            "spark.driver.extraJavaOptions": f"{log4j} -Dderby.stream.error.file={place}.log",
+            "spark.driver.extraJavaOptions": f'{log4j} "-Dderby.stream.error.file={place}.log"',
         }
     return conf
 
@@ -89,6 +90,7 @@ def submit(argv: Sequence[str]) -> None:
     line = command(job, arguments, settings, environment)
     environment |= {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3", "SPARK_HOME": _spark_home()}
+    environment |= terminal_environment()
     if master(settings, environment).startswith("local"):
         environment.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     sys.stdout.flush()

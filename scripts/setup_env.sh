@@ -180,7 +180,8 @@ todo=$(outdated)
 [[ -n $todo ]] || exit 0
 require "$todo"
 
-trap 'echo >&2; say "interrupted; the next run goes on from here."; exit 130' INT TERM
+exec 8>&2 # steps write to the log
+trap 'echo >&8; say "interrupted; the next run goes on from here." 2>&8; exit 130' INT TERM
 mkdir -p "$env"
 exec 9>"$env/setup.lock"
 flock --nonblock 9 || { say "another run is setting up $name; waiting for it." && flock 9; }

@@ -58,7 +58,8 @@ class Pipeline:
             "spark = (SparkSession.builder.master('local[1]').enableHiveSupport()\n"
             "    .config('spark.hadoop.javax.jdo.option.ConnectionURL', f'jdbc:derby:;databaseName={place}')\n"
             "    .config('spark.driver.extraJavaOptions', f'-Dderby.stream.error.file={place}.log')\n"
-            "    .config('spark.sql.warehouse.dir', f'{place}_warehouse').config('spark.ui.enabled', 'false').getOrCreate())\n"
+            "    .config('spark.sql.warehouse.dir', f'{place}_warehouse')\n"
+            "    .config('spark.ui.enabled', 'false').getOrCreate())\n"
             f"rows = [row.asDict() for row in spark.sql({sql!r}).collect()]\n"
             "print('ROWS ' + json.dumps(rows))\n"
         )
@@ -69,6 +70,11 @@ class Pipeline:
         lines = [line for line in ended.stdout.splitlines() if line.startswith("ROWS ")]
         assert lines, ended.stdout + ended.stderr
         return json.loads(lines[0].removeprefix("ROWS "))
+
+
+def said(ended: subprocess.CompletedProcess[str]) -> str:
+    """Returns all that a job printed: spark-submit joins the driver's errors to its output."""
+    return ended.stdout + ended.stderr
 
 
 def write_small_demo(folder: Path, events: int = 40_000, clients: int = 800, posts: int = 400) -> None:

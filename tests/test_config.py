@@ -87,11 +87,11 @@ CROSS_CHECKS = {
     ),
     "an embedding shared with itself": (
         {"features__topic_id__share_embedding": "topic_id"},
-        "features.all_topic_fav_7.share_embedding: 'topic_id' itself shares 'topic_id'; name that one",
+        "features.topic_id.share_embedding: names the feature itself; remove it",
     ),
     "another width than the shared table's": (
         {"features__all_topic_fav_7__dim": 8},
-        "features.all_topic_fav_7.dim: 8, but the shared table of 'topic_id' is 16 wide; set it to 16",
+        "features.all_topic_fav_7.dim: 8, but the table of 'topic_id' is 16 wide; set it to 16",
     ),
     "unknown vectors": (
         {"features__post_embed__pre_embed": "pots"},
@@ -108,19 +108,19 @@ CROSS_CHECKS = {
     "a history as one id": (
         {"features__clicked": {"kind": "SparseFeat", "side": "user", "column": "clicks"}},
         "features.clicked.column: 'clicks' is a history, a list without weights; expected a VarLenSparseFeat without "
-        "weights, or a DenseFeat with pre_embed and reduce_type mean or sum",
+        "weights, or a DenseFeat with pre_embed and a reduce_type",
     ),
     "a history with weights": (
         {"features__clicked__weighted": True},
         "features.clicked.column: 'clicks' is a history, a list without weights; expected a VarLenSparseFeat without "
-        "weights, or a DenseFeat with pre_embed and reduce_type mean or sum",
+        "weights, or a DenseFeat with pre_embed and a reduce_type",
     ),
     "a history of an unknown source": (
         {"histories__clicks__sources": ["fed"]},
         "histories.clicks.sources: no event source is named 'fed' (did you mean 'feed'?)",
     ),
     "a feature's name with two underscores": (
-        {"features__a": ABSENT, "features": {**MINIMAL["features"], "a__b": FEATURE}},
+        {"features": {**MINIMAL["features"], "a__b": FEATURE}},
         "features.a__b: not a name for a feature; expected letters, digits and single underscores, a letter first, "
         "and not 'row' (the log's own column name goes into 'column')",
     ),
@@ -164,26 +164,27 @@ CROSS_CHECKS = {
     ),
     "an unknown placeholder in a path": (
         {"catalogue__path": "{dta}/posts.csv"},
-        "catalogue.path: '{dta}/posts.csv': unknown placeholder 'dta'; known: {data}, {date}, {date:%Y%m%d}",
+        "catalogue.path: '{dta}/posts.csv' holds an unknown placeholder ('dta'); known: {data}, {date}, {date:%Y%m%d}",
     ),
     "an attribute that a date lacks": (
         {"sources__feed__path": "{date.foo}"},
-        "sources.feed.path: '{date.foo}': unknown placeholder 'date.foo'; known: {data}, {date}, {date:%Y%m%d}",
+        "sources.feed.path: '{date.foo}' holds an unknown placeholder ('datetime.date' object has no attribute 'foo'); "
+        "known: {data}, {date}, {date:%Y%m%d}",
     ),
     "a brace that is not closed": (
         {"vectors__post__path": "{data/x"},
-        "vectors.post.path: '{data/x': unknown placeholder 'data/x'; known: {data}, {date}, {date:%Y%m%d}",
+        "vectors.post.path: '{data/x' holds an unknown placeholder (expected '}' before end of string); "
+        "known: {data}, {date}, {date:%Y%m%d}",
     ),
     "an unknown placeholder in the table's location": (
         {"item_table__location": "{rot}/x"},
-        "item_table.location: '{rot}/x': unknown placeholder 'rot'; known: {root}, {name}",
+        "item_table.location: '{rot}/x' holds an unknown placeholder ('rot'); known: {root}, {name}",
     ),
     "an unknown placeholder in the metastore": (
         {"item_table__metastore": "{data}/x"},
-        "item_table.metastore: '{data}/x': unknown placeholder 'data'; known: {root}, {name}",
+        "item_table.metastore: '{data}/x' holds an unknown placeholder ('data'); known: {root}, {name}",
     ),
 }
-del CROSS_CHECKS["a feature's name with two underscores"][0]["features__a"]
 
 
 @pytest.mark.parametrize(("changes", "message"), CROSS_CHECKS.values(), ids=CROSS_CHECKS.keys())
@@ -259,7 +260,7 @@ def test_faults_of_one_key(tmp_path: Path, changes: dict[str, Any], messages: li
         ("name: a\nname: b\n", r"malformed YAML: .*found key 'name' twice.*line 2, column 1"),
         ("train:\n  epochs: 1\n  epochs: 2\n", r"malformed YAML: .*found key 'epochs' twice.*line 3, column 3"),
         ("name: [a\n", r"malformed YAML: .*line 2, column 1"),
-        ("\tname: a\n", r"malformed YAML: .*'\\t'"),
+        ("\tname: a\n", r"malformed YAML: .*cannot start any token.*line 1, column 1"),
         ("? [a, b]\n: c\n", r"malformed YAML: .*unhashable key.*line 1, column 3"),
         ("name: !!python/object/apply:os.system [true]\n", r"malformed YAML: .*could not determine a constructor"),
         ("- a\n", r"found list, expected a mapping of settings"),
@@ -269,7 +270,7 @@ def test_faults_of_one_key(tmp_path: Path, changes: dict[str, Any], messages: li
 )
 def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> None:
     (line,) = faults(tmp_path, text)
-    assert re.fullmatch(message, line), line
+    assert re.match(message, line), line
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_merged_mappings(tmp_path: Path) -> None:
         "features:\n  client_id: &id\n    kind: SparseFeat\n    side: user\n    dim: 4\n"
         "  topic_id:\n    <<: *id\n    side: item\n"
     )
-    settings = load(tmp_path, changed() and text, "histories={}", "vectors={}")
+    settings = load(tmp_path, text)
     assert settings.features["topic_id"] == SparseFeat(name="topic_id", side="item", dim=4)
 
 

@@ -92,4 +92,5 @@ def weighted_bce(logits: tf.Tensor, labels: tf.Tensor, positive_weight: float) -
       positive_weight: w₊.
     Returns: (batch,).
     """
-    return tf.nn.weighted_cross_entropy_with_logits(labels=labels, logits=logits, pos_weight=positive_weight)
+    # Not tf.nn.weighted_cross_entropy_with_logits: at a score of exactly 0 its gradient is off by half.
+    return positive_weight * labels * tf.math.softplus(-logits) + (1.0 - labels) * tf.math.softplus(logits)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+BLOCK_VALUES = 50_000_000  # dense similarities held at once: 200 MB
+
 
 def item_similarity(interactions: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
     """Item-item cosine similarity of the users they share (ItemCF; Sarwar et al., WWW 2001).
@@ -21,7 +23,7 @@ def item_similarity(interactions: sp.csr_matrix, neighbours: int) -> sp.csr_matr
     binary = interactions.astype(bool).astype(np.float32).tocsc()
     norms = np.sqrt(np.maximum(np.asarray(binary.sum(axis=0)).ravel(), 1.0)).astype(np.float32)
     columns = []
-    block = max(1, 50_000_000 // max(items, 1))  # at most 200 MB of dense similarities at once
+    block = max(1, BLOCK_VALUES // max(items, 1))
     for start in range(0, items, block):
         shared = (binary.T @ binary[:, start : start + block]).toarray()
         similarity = shared / norms[:, None] / norms[None, start : start + block]

@@ -205,11 +205,14 @@ class DatasetWriter:
     def finish(self) -> None:
         settings = self._settings
         content = settings.model_dump_json(
-            include={"seed", "window", "sources", "features", "histories", "vectors", "samples"}
+            include={"seed": True, "window": True, "sources": True, "features": True, "histories": True, "vectors": True}
+            | {"samples": {"train_rows", "rows_per_file"}}
         )
         files = repr({part: files for part, (_, files) in self._parts.items()})
         vocabularies = repr(sorted((name, spec.digest) for name, spec in self._vocabularies.items()))
-        build = storage.digest(settings.date.isoformat(), content, files, vocabularies)
+        # The item table's version is named after the build: another catalogue must give another build.
+        items = storage.folder_digest(f"{self._folder}/items")
+        build = storage.digest(settings.date.isoformat(), content, files, vocabularies, items)
         common = Manifest(
             kind="samples",
             date=settings.date.isoformat(),

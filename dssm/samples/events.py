@@ -23,7 +23,7 @@ from dssm.manifest import (
     USER_ID,
     WARM,
 )
-from dssm.samples.sources import Quarantine, read_events
+from dssm.samples.sources import ID, Quarantine, read_events
 
 TRAIN, TEST = "train", "test"
 FATE = "__fate"  # train, test, or why the row is no sample
@@ -37,8 +37,8 @@ def all_events(spark: SparkSession, settings: Settings, catalogue: DataFrame, qu
     IN_LOG whether it counts as something the user did (for histories, seen items, baselines).
     """
     logs = [read_events(spark, settings, name, source, quarantine) for name, source in settings.sources.items()]
-    index = F.row_number().over(Window.orderBy("id")) - 1
-    known = catalogue.select(F.col("id").alias(ITEM_ID), index.cast("int").alias(ITEM_INDEX))
+    index = F.row_number().over(Window.orderBy(ID)) - 1
+    known = catalogue.select(F.col(ID).alias(ITEM_ID), index.cast("int").alias(ITEM_INDEX))
     events = reduce(DataFrame.unionByName, logs).join(known, ITEM_ID, "left")
     return (
         events.withColumn(FATE, _fate(settings))

@@ -32,7 +32,7 @@ from dssm.samples.encoding import encode_features
 from dssm.samples.events import FATE, IN_LOG, TEST, TRAIN
 from dssm.samples.lookups import Lookups
 from dssm.samples.point_in_time import EMIT, flag_column, with_histories
-from dssm.samples.sources import quoted
+from dssm.samples.sources import ID, list_entries, quoted
 from dssm.samples.vocabulary import token_counts
 
 RAW = "raw__"  # prefix of raw columns between join and encoding: they can't clash with our own
@@ -41,7 +41,7 @@ QUERY = "query"  # fate of the rows that stand for a user at the test window's s
 
 @dataclass(frozen=True)
 class Profile:
-    """A readable profile table: `frame` one row a user, with `id`; seen by events from `from_ms` on."""
+    """A readable profile table: `frame` one row a user, with `ID`; seen by events from `from_ms` on."""
 
     frame: DataFrame
     key: str
@@ -51,7 +51,7 @@ class Profile:
 def check_item_columns(catalogue: DataFrame, features: Sequence[AnyFeature]) -> None:
     for feature in features:
         if feature.source_column not in catalogue.columns:
-            known = [column for column in catalogue.columns if column != "id"]
+            known = [column for column in catalogue.columns if column != ID]
             raise UserError(
                 f"features.{feature.name}.column: the catalogue has no column '{feature.source_column}'"
                 + did_you_mean(feature.source_column, known)
@@ -77,7 +77,7 @@ def user_columns(settings: Settings, profiles: Mapping[str, Profile]) -> dict[st
         if len(found) > 1:
             raise UserError(f"{key}: column '{column}' stands in {' and '.join(found)}; rename it in one of them")
         if not found:
-            known = {*settings.histories, *ids, *(c for p in profiles.values() for c in p.frame.columns if c != "id")}
+            known = {*settings.histories, *ids, *(c for p in profiles.values() for c in p.frame.columns if c != ID)}
             raise UserError(f"{key}: no profile or history has a column '{column}'" + did_you_mean(column, known))
         providers[column] = found[0].removeprefix("profiles.")
     return providers
@@ -91,25 +91,25 @@ def feature_token_counts(
     providers: Mapping[str, str],
 ) -> list[DataFrame]:
     """Counts, for each feature with an embedding, the training events that carry each token."""
-    by_item = train_events.groupBy(F.col(ITEM_ID).alias("id")).agg(F.count("*").alias("__events")).cache()
-    by_user = train_events.groupBy(F.col(USER_ID).alias("id")).agg(F.count("*").alias("__events")).cache()
+    by_item = train_events.groupBy(F.col(ITEM_ID).alias(ID)).agg(F.count("*").alias("__events")).cache()
+    by_user = train_events.groupBy(F.col(USER_ID).alias(ID)).agg(F.count("*").alias("__events")).cache()
     counts = []
     for feature in embedded(settings.features):
         column = feature.source_column
         provider = "catalogue" if feature.side == "item" else providers[column]
         if provider == "catalogue":
-            frame = catalogue.join(by_item, "id")
+            frame = catalogue.join(by_item, ID)
         elif provider == "user":
-            frame = by_user.withColumn(column, F.col("id"))
+            frame = by_user.withColumn(column, F.col(ID))
         elif provider == "history":
             if feature.share_embedding is not None:
                 continue  # its tokens are events themselves: the table's owner counts them
-            frame = by_item.withColumn(column, F.col("id"))
+            frame = by_item.withColumn(column, F.col(ID))
         else:
             profile = profiles[provider]
-            seen = train_events.filter(F.col(EVENT_TIME) >= profile.from_ms).groupBy(F.col(USER_ID).alias("id"))
+            seen = train_events.filter(F.col(EVENT_TIME) >= profile.from_ms).groupBy(F.col(USER_ID).alias(ID))
             events = by_user if profile.from_ms == 0 else seen.agg(F.count("*").alias("__events"))
-            frame = profile.frame.join(events, "id")
+            frame = profile.frame.join(events, ID)
         counts.append(token_counts(frame, feature, "__events"))
     return counts
 
@@ -123,12 +123,12 @@ def encoded_items(
     settings: Settings,
 ) -> DataFrame:
     """Grain: one row a catalogue item, encoded, with its place by id and its share of the training rows."""
-    drawn = train_events.groupBy(F.col(ITEM_ID).alias("id")).agg(F.count("*").alias("rows"))
-    share = (F.coalesce("rows", F.lit(0)) / train_rows).cast("float")
-    raw = catalogue.join(drawn, "id", "left").select(
-        F.col("id").alias(ITEM_ID),
-        (F.row_number().over(Window.orderBy("id")) - 1).cast("int").alias(ITEM_INDEX),
-        F.xxhash64("id").alias(ITEM_KEY),
+    drawn = train_events.groupBy(F.col(ITEM_ID).alias(ID)).agg(F.count("*").alias("__rows"))
+    share = (F.coalesce("__rows", F.lit(0)) / train_rows).cast("float")
+    raw = catalogue.join(drawn, ID, "left").select(
+        F.col(ID).alias(ITEM_ID),
+        (F.row_number().over(Window.orderBy(ID)) - 1).cast("int").alias(ITEM_INDEX),
+        F.xxhash64(ID).alias(ITEM_KEY),
         share.alias(ITEM_PROBABILITY),
         *_raw(features),
     )
@@ -159,7 +159,7 @@ def with_user_features(
     )
     rows = events.select(columns).unionByName(asked).withColumn(EMIT, F.col(FATE).isin(TRAIN, TEST, QUERY))
     flags = {
-        flag_column(name): F.col(IN_LOG)
+        flag_column(f"{RAW}{name}"): F.col(IN_LOG)
         & F.col(SOURCE).isin(list(history.sources))
         & ((F.col(LABEL) > 0) if history.positives else F.lit(True))
         for name, history in settings.histories.items()
@@ -169,22 +169,20 @@ def with_user_features(
         .drop(IN_LOG)
         .filter(reduce(lambda either, other: either | other, map(F.col, flags), F.col(EMIT)))
     )
-    rows = _add_histories(rows, {name: history.last for name, history in settings.histories.items()})
+    rows = _add_histories(rows, {f"{RAW}{name}": history.last for name, history in settings.histories.items()})
     for name, profile in profiles.items():
         wanted = [column for column, provider in providers.items() if provider == name]
         if wanted:
             visible = F.col(EVENT_TIME) >= profile.from_ms
-            chosen = profile.frame.select(F.col("id").alias(USER_ID), *[quoted(c).alias(f"{RAW}{c}") for c in wanted])
+            chosen = profile.frame.select(F.col(ID).alias(USER_ID), *[quoted(c).alias(f"{RAW}{c}") for c in wanted])
             rows = rows.join(chosen, USER_ID, "left")
             rows = rows.withColumns({f"{RAW}{c}": F.when(visible, F.col(f"`{RAW}{c}`")) for c in wanted})
     rows = rows.withColumns({f"{RAW}{c}": F.col(USER_ID) for c, provider in providers.items() if provider == "user"})
     for name, history in settings.histories.items():
         if history.then is not None:
-            then = F.col(f"`{RAW}{history.then}`")
-            if not isinstance(rows.schema[f"{RAW}{history.then}"].dataType, T.ArrayType):
-                then = F.split(then, f"\\Q{history.separator}\\E")
-            trimmed = F.filter(F.transform(then, F.trim), lambda item: item != "")
-            both = F.concat(f"{RAW}{name}", F.coalesce(trimmed, F.array().cast("array<string>")))
+            kind = rows.schema[f"{RAW}{history.then}"].dataType
+            then = list_entries(quoted(f"{RAW}{history.then}"), kind, history.separator)
+            both = F.concat(f"{RAW}{name}", F.coalesce(then, F.array().cast("array<string>")))
             rows = rows.withColumn(f"{RAW}{name}", F.slice(both, 1, history.last))
     raw = rows.select(
         USER_ID, ITEM_ID, EVENT_TIME, SOURCE, F.xxhash64(USER_ID).alias(USER_KEY), LABEL, WEIGHT, FATE,
@@ -199,14 +197,8 @@ def _add_histories(rows: DataFrame, lengths: Mapping[str, int]) -> DataFrame:
     order = [USER_ID, EVENT_TIME, ITEM_ID, SOURCE, LABEL, WEIGHT, FATE]
     ordered = rows.repartition(USER_ID).sortWithinPartitions(*order)
     kept = [field for field in rows.schema.fields if field.name not in (EMIT, *flags)]
-    lists = [T.StructField(f"{RAW}{name}", T.ArrayType(T.StringType())) for name in lengths]
-
-    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in with_histories(batches, lengths):
-            names = [f"{RAW}{name}" if name in lengths else name for name in batch.schema.names]
-            yield pa.RecordBatch.from_arrays(batch.columns, names=names)
-
-    return ordered.mapInArrow(run, T.StructType([*kept, *lists]))
+    lists = [T.StructField(name, T.ArrayType(T.StringType())) for name in lengths]
+    return ordered.mapInArrow(lambda batches: with_histories(batches, lengths), T.StructType([*kept, *lists]))
 
 
 def _raw(features: Sequence[AnyFeature]) -> list[Column]:

@@ -20,6 +20,7 @@ from dssm.spark import counts_by, explained, matches
 
 CORRUPT = "_corrupt_record"
 REASON = "__reason"
+ID = "row__id"  # id of a user or an item, beside its table's own columns
 LATEST_TIME_MS = 4_102_444_800_000  # 2100-01-01: later times are mistaken units
 
 
@@ -49,10 +50,9 @@ class Quarantine:
         total = used + sum(found.values())
         if found:
             rows = checked.filter(F.col(REASON).isNotNull())
-            raw = F.to_json(F.struct(*table.columns))
-            rows.select(F.col(REASON).alias("reason"), raw.alias("row")).coalesce(1).write.json(
-                f"{self.folder}/{name}", compression="gzip"
-            )
+            own = [quoted(column) for column in table.columns if not column.startswith("__")]
+            raw = F.to_json(F.struct(*own))
+            self._write(name, rows.select(F.col(REASON).alias("reason"), raw.alias("row")))
         self.counts[name] = SourceCounts(
             place=place, rows_read=total, used={"read": used}, quarantined=found, missing_days=list(missing_days)
         )
@@ -60,7 +60,8 @@ class Quarantine:
         if bad > self.max_share * total:
             reasons = "; ".join(f"{reason}: {count:,}" for reason, count in sorted(found.items(), key=lambda x: -x[1]))
             example = checked.filter(F.col(REASON).isNotNull()).drop(REASON).first()
-            shown = {k: v for k, v in (example.asDict() if example else {}).items() if v is not None}
+            values = example.asDict() if example else {}
+            shown = {k: v for k, v in values.items() if v is not None and not k.startswith("__")}
             raise UserError(
                 f"{name}: {bad:,} of {total:,} rows of {place} can't be read ({bad / total:.1%}; "
                 f"samples.max_quarantine_share allows {self.max_share:.1%}): {reasons}. One of them: {str(shown)[:300]}"
@@ -68,6 +69,14 @@ class Quarantine:
         if used == 0:
             raise UserError(f"{name}: {place} holds no rows; expected at least one")
         return checked.filter(F.col(REASON).isNull()).drop(REASON, CORRUPT)
+
+    def _write(self, name: str, rows: DataFrame) -> None:
+        """Writes one file, `NAME.json.gz`, in an order that only the rows decide."""
+        scratch = f"{self.folder}/{name}"
+        rows.coalesce(1).sortWithinPartitions("reason", "row").write.json(scratch, compression="gzip")
+        (file,) = storage.file_names(scratch, ".json.gz")
+        storage.rename(f"{scratch}/{file}", f"{scratch}.json.gz")
+        storage.remove(scratch)
 
 
 def read_table(
@@ -147,6 +156,11 @@ def _malformed(frame: DataFrame) -> Column:
     return F.col(CORRUPT).isNotNull() if CORRUPT in frame.columns else F.lit(False)
 
 
+def _is_finite(number: Column) -> Column:
+    """Whether a number is neither null, NaN nor infinite, also as a float32."""
+    return F.coalesce(F.abs(number.cast("float")) < float("inf"), F.lit(False))  # Spark: NaN is above infinity
+
+
 def _is_blank(column: Column) -> Column:
     text = column.cast("string")
     return text.isNull() | (F.trim(text) == "")
@@ -174,15 +188,14 @@ def read_events(
         "s": (time.cast("string").cast("double") * 1000).cast("bigint"),
         "iso": F.unix_millis(F.to_timestamp(time)),
     }
-    expressions = {"label": source.label, "weight": source.weight, "where": source.where or "true"}
-    for setting, expression in expressions.items():
-        with explained(f"{key}.{setting}: {expression!r}", frame.drop(CORRUPT)):
-            frame.select(F.expr(expression)).schema  # noqa: B018  (analysed, not run)
-    frame = (
-        frame.withColumn("__time", times[source.time_unit])
-        .withColumn("__label", F.expr(source.label).cast("float"))
-        .withColumn("__weight", F.expr(source.weight).cast("float"))
-    )
+    columns = frame.drop(CORRUPT)
+    frame = frame.withColumn("__time", times[source.time_unit])
+    for setting, expression in (("label", source.label), ("weight", source.weight), ("where", source.where or "true")):
+        with explained(f"{key}.{setting}: {expression!r}", columns):
+            if setting == "where":
+                columns.filter(expression)  # analysed, not run: a number is no condition
+            frame = frame.withColumn(f"__{setting}", F.expr(expression))
+    label, weight = F.col("__label").cast("float"), F.col("__weight").cast("float")
     reason = _first_reason(
         (_malformed(frame), "malformed row"),
         (_is_blank(quoted(source.user)), f"no user in '{source.user}'"),
@@ -191,11 +204,8 @@ def read_events(
             F.col("__time").isNull() | ~F.col("__time").between(0, LATEST_TIME_MS),
             f"bad time in '{source.time}' (expected {source.time_unit}, 1970 to 2100)",
         ),
-        (F.col("__label").isNull() | F.isnan("__label"), "label is not a number"),
-        (
-            F.col("__weight").isNull() | F.isnan("__weight") | (F.col("__weight") < 0),
-            "weight is not a number of at least 0",
-        ),
+        (~_is_finite(label), "label is not a number"),
+        (~_is_finite(weight) | (weight < 0), "weight is not a number of at least 0"),
     )
     readable = quarantine.split(key, frame, reason, place, missing)
     return readable.select(
@@ -203,9 +213,9 @@ def read_events(
         quoted(source.item).cast("string").alias(ITEM_ID),
         F.col("__time").alias(EVENT_TIME),
         F.lit(name).alias(SOURCE),
-        F.col("__label").alias(LABEL),
-        F.col("__weight").alias(WEIGHT),
-        F.coalesce(F.expr(source.where or "true"), F.lit(False)).alias("kept"),
+        label.alias(LABEL),
+        weight.alias(WEIGHT),
+        F.coalesce("__where", F.lit(False)).alias("kept"),
     )
 
 
@@ -224,7 +234,7 @@ def read_keyed(
       name: its key in the settings.
       key: column of the id.
       features: all features of the table's side; those whose column is here are checked.
-    Returns: one row an id, as (id, the columns as they are). Lists come as lists of strings.
+    Returns: one row an id, as (`ID`, the columns as they are). Lists come as lists of strings.
     Raises: UserError where an id stands twice.
     """
     frame, place, missing = read_table(spark, settings, name, table)
@@ -239,30 +249,52 @@ def read_keyed(
         (quoted(c.name).cast("array<string>") if isinstance(c.dataType, T.ArrayType) else quoted(c.name)).alias(c.name)
         for c in readable.schema.fields
     ]
-    return readable.select(quoted(key).cast("string").alias("id"), *columns)
+    return readable.select(quoted(key).cast("string").alias(ID), *columns)
 
 
 def _column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, str]]:
     """Returns what makes a row's value unreadable for a feature, each with its reason."""
     column, place = quoted(feature.source_column), f"'{feature.source_column}'"
-    is_list = isinstance(frame.schema[feature.source_column].dataType, T.ArrayType)
+    kind = frame.schema[feature.source_column].dataType
     if isinstance(feature, DenseFeat) and feature.pre_embed is None:
-        number = F.trim(column.cast("string")).cast("double")
-        return [(~_is_blank(column) & (number.isNull() | F.isnan(number)), f"{place} is not a number")]
-    if isinstance(feature, VarLenSparseFeat) and feature.weighted and not is_list:
-        separator = f"\\{feature.separator}" if not feature.separator.isalnum() else feature.separator
-        weight = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-        entry = rf"\s*[^{separator}]*[^{separator}\s][^{separator}]*:\s*{weight}\s*"
-        pattern = rf"^{entry}(?:{separator}{entry})*$"
-        return [(~_is_blank(column) & ~column.rlike(pattern), f"{place} is not id:weight,id:weight")]
+        plain = isinstance(kind, (T.NumericType, T.BooleanType))
+        readable = _is_finite(column) if plain else _is_number(column.cast("string"))
+        return [(~_is_blank(column) & ~readable, f"{place} is not a number")]
+    if isinstance(feature, VarLenSparseFeat) and feature.weighted:
+        return [
+            (
+                F.exists(list_entries(column, kind, feature.separator), lambda entry: ~_is_weighted(entry)),
+                f"{place} is not id:weight,id:weight",
+            )
+        ]
     return []
 
 
+def list_entries(column: Column, kind: T.DataType, separator: str) -> Column:
+    """Returns the entries of a list as the encoder splits them: trimmed, without null and blank ones."""
+    if isinstance(kind, T.ArrayType):
+        entries = column.cast("array<string>")
+    else:
+        entries = F.split(column.cast("string"), f"\\Q{separator}\\E")
+    trimmed = F.transform(entries, lambda entry: F.regexp_replace(entry, r"(?U)^\s+|\s+$", ""))
+    return F.filter(trimmed, lambda entry: entry != "")
+
+
+def _is_weighted(entry: Column) -> Column:
+    return entry.rlike(r"\S\s*:[^:]*$") & _is_number(F.regexp_extract(entry, "[^:]*$", 0))
+
+
+def _is_number(text: Column) -> Column:
+    """Whether a text is a number that Arrow can read: Java also takes `1d`, `0x1p3` and `Infinity`."""
+    number = r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$"
+    return text.rlike(number) & _is_finite(text)
+
+
 def _check_unique(name: str, key: str, frame: DataFrame) -> None:
-    repeated = frame.groupBy(quoted(key).cast("string").alias("id")).count().filter("count > 1")
-    worst = repeated.orderBy(F.desc("count"), "id").limit(3).collect()
+    repeated = frame.groupBy(quoted(key).cast("string").alias(ID)).count().filter("count > 1")
+    worst = repeated.orderBy(F.desc("count"), ID).limit(3).collect()
     if worst:
-        shown = ", ".join(f"'{row['id']}' ({row['count']} rows)" for row in worst)
+        shown = ", ".join(f"'{row[ID]}' ({row['count']} rows)" for row in worst)
         raise UserError(
             f"{name}.key: {repeated.count():,} values of '{key}' stand in more than one row: {shown}; "
             "expected one row an id"
@@ -291,7 +323,7 @@ def read_vectors(
         (_is_blank(quoted(table.key)), f"no id in '{table.key}'"),
         (values.isNull() | (F.size(values) != table.width), f"'{table.values}' is not {table.width} numbers"),
         (
-            F.exists(values, lambda v: v.isNull() | F.isnan(v) | (F.abs(v) == float("inf"))),
+            F.exists(values, lambda value: ~_is_finite(value)),
             f"'{table.values}' holds null, NaN or infinity",
         ),
     )

@@ -13,6 +13,7 @@ from dssm import storage
 from dssm.features import FIRST_TOKEN_ID, EmbeddedFeature, VarLenSparseFeat
 from dssm.manifest import VocabularySpec
 from dssm.samples.lookups import load_tokens
+from dssm.samples.sources import list_entries
 from dssm.samples.writing import write_parts
 
 
@@ -20,11 +21,10 @@ def tokens_of(feature: EmbeddedFeature, column: Column, kind: T.DataType) -> Col
     """Returns the tokens of a feature's raw column as an array of strings, as the encoder will split them."""
     if not isinstance(feature, VarLenSparseFeat):
         return F.array(column.cast("string"))
-    is_list = isinstance(kind, T.ArrayType)
-    entries = column.cast("array<string>") if is_list else F.split(column, f"\\Q{feature.separator}\\E")
-    if feature.weighted:
-        entries = F.transform(entries, lambda entry: F.regexp_replace(entry, ":[^:]*$", ""))
-    return F.transform(entries, lambda entry: F.trim(entry))
+    entries = list_entries(column, kind, feature.separator)
+    if not feature.weighted:
+        return entries
+    return F.transform(entries, lambda entry: F.regexp_replace(entry, r"(?U)\s*:[^:]*$", ""))
 
 
 def token_counts(frame: DataFrame, feature: EmbeddedFeature, count: str) -> DataFrame:

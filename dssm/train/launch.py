@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from dssm.errors import UserError
 from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
-from dssm.train.progress import ProgressView, ReportStream
+from dssm.train.progress import ProgressView, ReportListener, ReportStream
 
 
 def train(settings: Settings) -> None:
@@ -46,7 +47,7 @@ def train(settings: Settings) -> None:
     out.print(f"  [dim]tensorboard --logdir {paths.logs}[/dim]")
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def _environment(settings: Settings, report_to: str) -> dict[str, str]:
     """Horovod's limits: Gloo's own 30 s are too short for a slow start, and a lost rank must end the job."""
     return {
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.train.start_timeout_s),
@@ -54,6 +55,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.train.stall_shutdown_s),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONHASHSEED": "0",
+        "DSSM_REPORT_TO": report_to,
     }
 
 
@@ -70,19 +72,21 @@ def _by_spark(settings: Settings, view: ProgressView) -> str:
             f"train.ranks: {ranks} ranks, but Spark's master {context.master} has {slots} slots; "
             f"expected at most {slots}, or more cores: each rank waits for all others to start"
         )
+    host = context.getConf().get("spark.driver.host") or "127.0.0.1"
     stream = ReportStream(view.show)
-    results = horovod.spark.run(
-        train_worker,
-        args=(settings.model_dump_json(),),
-        num_proc=ranks,
-        start_timeout=settings.train.start_timeout_s,
-        env={**os.environ, **_environment(settings)},
-        stdout=stream,
-        stderr=stream,
-        use_gloo=True,
-        verbose=0,
-        prefix_output_with_timestamp=False,
-    )
+    with ReportListener(view.show, host) as listener:
+        results = horovod.spark.run(
+            train_worker,
+            args=(settings.model_dump_json(),),
+            num_proc=ranks,
+            start_timeout=settings.train.start_timeout_s,
+            env={**os.environ, **_environment(settings, listener.address)},
+            stdout=stream,
+            stderr=stream,
+            use_gloo=True,
+            verbose=0,
+            prefix_output_with_timestamp=False,
+        )
     return str(results[0])
 
 
@@ -96,14 +100,18 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> str:
             command += ["-H", settings.train.hosts]
         command += [sys.executable, "-m", "dssm.train.worker", str(given), str(made)]
         stream = ReportStream(view.show)
-        with subprocess.Popen(
-            command,
-            env={**os.environ, **_environment(settings)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as process:
+        host = socket.gethostname() if settings.train.hosts else "127.0.0.1"
+        with (
+            ReportListener(view.show, host) as listener,
+            subprocess.Popen(
+                command,
+                env={**os.environ, **_environment(settings, listener.address)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            ) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
                 stream.write(line)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -47,15 +50,15 @@ class ProgressView:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("step {task.completed}/{task.total}  {task.fields[state]}  ETA"),
+            TextColumn("{task.fields[state]}  ETA"),
             TimeRemainingColumn(),
             console=out,
             transient=True,
             disable=not out.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, epoch="", state="")
+        self._task = self._bar.add_task("", total=None, epoch="starting the ranks", state="")
         self._shown = time.monotonic()
 
     def __enter__(self) -> ProgressView:
@@ -70,15 +73,92 @@ class ProgressView:
         done = (report.epoch - 1) * report.steps + report.step
         epoch = f"{report.epoch}/{report.epochs}"
         state = f"loss {report.loss:.4f}  {report.rows_per_s:,.0f} samples/s"
-        self._bar.update(self._task, completed=done, total=total, epoch=epoch, state=state)
+        steps = f"step {report.step}/{report.steps}  {state}"
+        self._bar.update(self._task, completed=done, total=total, epoch=f"epoch {epoch}", state=steps)
         if report.auc is not None:
             out.print(f"  epoch {epoch}  {state}  AUC {report.auc:.4f}")
         elif not out.is_terminal and time.monotonic() - self._shown > 10:  # a log file wants a sign of life
             left = report.seconds / report.step * (total - done)
-            out.print(f"  epoch {epoch}  step {report.step}/{report.steps}  {state}  ETA {left:.0f} s")
+            out.print(f"  epoch {epoch}  {steps}  ETA {left:.0f} s")
         else:
             return
         self._shown = time.monotonic()
+
+
+class ReportListener:
+    """Listens for rank 0's reports: Horovod forwards the ranks' output in blocks, minutes late.
+
+    Only who knows the token, which goes to the ranks with their settings, is listened to.
+    """
+
+    def __init__(self, show: Callable[[Report], None], host: str) -> None:
+        self._show = show
+        self._token = secrets.token_hex(16)
+        self._server = socket.create_server((host, 0))
+        self.address = f"{host}:{self._server.getsockname()[1]}:{self._token}"
+
+    def __enter__(self) -> ReportListener:
+        self._thread = threading.Thread(target=self._listen, name="progress", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)  # closing alone does not end a waiting accept
+        self._thread.join(timeout=5)  # until the last reports are shown: rank 0 has closed its end
+        self._server.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:  # shut down: the training is over
+                return
+            with connection, connection.makefile(encoding="utf-8", errors="replace") as lines:
+                if lines.readline().strip() != self._token:
+                    continue
+                for line in lines:
+                    if report := _parsed(line):
+                        self._show(report)
+
+
+def reporter(address: str | None) -> Callable[[Report], None]:
+    """Returns what rank 0 calls with its reports: they go to a listener or, where none answers, to the output."""
+    if address:
+        host, port, token = address.rsplit(":", 2)
+        try:
+            connection = socket.create_connection((host, int(port)), timeout=10)
+            connection.sendall(f"{token}\n".encode())
+        except OSError as error:
+            print(f"progress: no answer from {host}:{port} ({error}); reports go to the output", flush=True)
+        else:
+            return _Sender(connection)
+    return _print
+
+
+class _Sender:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection: socket.socket | None = connection
+
+    def __call__(self, report: Report) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.sendall(f"{as_line(report)}\n".encode())
+            except OSError:  # the listener is gone; a training does not end for that
+                self._connection = None
+        if self._connection is None:
+            _print(report)
+
+
+def _print(report: Report) -> None:
+    print(as_line(report), flush=True)
+
+
+def _parsed(line: str) -> Report | None:
+    """Returns a line's report; None where it has none, or other output has run into it."""
+    try:
+        return Report(**json.loads(line.partition(MARK)[2]))
+    except (ValueError, TypeError):
+        return None
 
 
 class ReportStream:
@@ -91,9 +171,8 @@ class ReportStream:
     def write(self, text: str) -> int:
         *lines, self._held = (self._held + text).split("\n")
         for line in lines:
-            _, mark, report = line.partition(MARK)
-            if mark:
-                self._show(Report(**json.loads(report)))
+            if report := _parsed(line):
+                self._show(report)
             elif line.strip():
                 self._passed.write(line + "\n")
         return len(text)

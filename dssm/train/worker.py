@@ -32,10 +32,11 @@ from dssm.model.towers import TwoTowers, build_towers, tower_columns
 from dssm.paths import RunPaths
 from dssm.stream.batches import as_dataset, rank_batches
 from dssm.stream.plan import plan_epoch
-from dssm.train.progress import Report, as_line
+from dssm.train.progress import Report, reporter
 from dssm.train.step import STEP_COLUMNS, Batch, make_optimizer, make_step, tower_vectors
 
 REPORT_EVERY_S = 0.5
+REPORT_TO = "DSSM_REPORT_TO"  # where the launcher listens for reports
 
 
 def train_worker(settings_json: str) -> str:
@@ -47,7 +48,8 @@ def train_worker(settings_json: str) -> str:
     hvd.init()
     _use_device(settings)
     try:
-        return _Trainer(settings).run(lambda report: print(as_line(report), flush=True))
+        show = reporter(os.environ.get(REPORT_TO)) if hvd.rank() == 0 else _silent
+        return _Trainer(settings).run(show)
     finally:
         hvd.shutdown()
 
@@ -57,6 +59,10 @@ def train_here(settings: Settings, show: Callable[[Report], None]) -> str:
     hvd.init()
     _use_device(settings)
     return _Trainer(settings).run(show)
+
+
+def _silent(_: Report) -> None:
+    """Ranks other than 0 report nothing."""
 
 
 def _use_device(settings: Settings) -> None:

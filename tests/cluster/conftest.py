@@ -54,7 +54,18 @@ def spark_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         for number in range(WORKERS):
             place = str(folder / f"worker-{number}")
-            options = ["--host", "127.0.0.1", "--cores", "1", "--memory", "3g", "--work-dir", place, "--webui-port", "0"]
+            options = [
+                "--host",
+                "127.0.0.1",
+                "--cores",
+                "1",
+                "--memory",
+                "3g",
+                "--work-dir",
+                place,
+                "--webui-port",
+                "0",
+            ]
             start(f"worker-{number}", "org.apache.spark.deploy.worker.Worker", *options, url)
         limit = time.monotonic() + START_LIMIT_S
         while _alive_workers(web) < WORKERS:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import JOBS, PROJECT, TABLE_FACTS, Pipeline, write_small_demo
+from tests.pipeline import JOBS, PROJECT, TABLE_FACTS, Pipeline, said, write_small_demo
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -32,7 +32,7 @@ def test_more_ranks_than_slots_is_said_at_once(spark_master: str, tmp_path: Path
     demo.succeed("build_samples")
     refused = demo.run("train")
     assert refused.returncode == 2
-    assert "train.ranks: 3 ranks, but Spark's master" in refused.stderr
+    assert "train.ranks: 3 ranks, but Spark's master" in said(refused)
 
 
 @pytest.mark.kuairand

@@ -1,0 +1,55 @@
+"""The Spark session of all Spark tests, and a tiny feed to build samples from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.samples.feed import TinyFeed, write_tiny_feed
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do."""
+    from dssm.config import load_settings
+    from dssm.spark import spark_session
+    from dssm.submit import command
+
+    folder = tmp_path_factory.mktemp("spark")
+    conf = {
+        "spark.driver.memory": "1g",
+        "spark.ui.enabled": False,
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.local.dir": str(folder),
+        "spark.sql.catalogImplementation": "hive",
+    }
+    overrides = ["samples.shuffle_partitions=2", f"item_table.metastore={folder}/metastore_db", f"spark.conf={conf}"]
+    settings = load_settings(str(PROJECT / "conf" / "demo.yaml"), overrides)
+    options = command("build_samples", [], settings, {"MASTER": "local[2]"})[1:-1]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYSPARK_SUBMIT_ARGS", shlex.join([*options, "pyspark-shell"]))
+        patched.setenv("PYSPARK_PYTHON", sys.executable)
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *sys.path]))  # the workers import dssm, too
+        patched.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        if "JAVA_HOME" not in os.environ:
+            found = subprocess.run([PROJECT / "scripts" / "java_home.sh"], capture_output=True, text=True, check=True)
+            patched.setenv("JAVA_HOME", found.stdout.strip())
+        with spark_session(settings, "tests", hive=True) as session:
+            yield session
+
+
+@pytest.fixture
+def tiny_feed(tmp_path: Path) -> TinyFeed:
+    return write_tiny_feed(tmp_path / "feed")

@@ -1,0 +1,84 @@
+"""The formulas once more: float64 NumPy, row by row, written from the papers and not from the code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+
+def bce(score: float, label: float, positive_weight: float) -> float:
+    """−[w₊ y log p + (1 − y) log(1 − p)], with log p = −log(1 + e⁻ˢ) and log(1 − p) = −log(1 + eˢ)."""
+    return positive_weight * label * np.logaddexp(0.0, -score) + (1 - label) * np.logaddexp(0.0, score)
+
+
+def in_batch_softmax(
+    users: np.ndarray,
+    items: np.ndarray,
+    *,
+    temperature: float,
+    user_keys: np.ndarray,
+    item_keys: np.ndarray,
+    targets: np.ndarray,
+    probability: np.ndarray | None,
+    strength: float = 1.0,
+    mask_accidental_hits: bool = True,
+) -> np.ndarray:
+    """Loss of each target row: −log softmax of ⟨u, v⟩/τ − strength · log q over the batch's target items; others 0.
+
+    Left out beside non-targets: for each row, other rows with its item or with its user.
+    """
+    losses = np.zeros(len(users))
+    for row in np.flatnonzero(targets):
+        logits = []
+        for column in np.flatnonzero(targets):
+            hit = item_keys[row] == item_keys[column] or user_keys[row] == user_keys[column]
+            if mask_accidental_hits and hit and row != column:
+                continue
+            logit = float(np.dot(users[row].astype(float), items[column].astype(float))) / temperature
+            if probability is not None:
+                logit -= strength * math.log(max(float(probability[column]), 1e-9))
+            logits.append(logit)
+            if row == column:
+                own = logit
+        largest = max(logits)
+        losses[row] = largest + math.log(sum(math.exp(logit - largest) for logit in logits)) - own
+    return losses
+
+
+def batch_shares(item_keys: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """How often each row's item is among the targets, over the number of targets."""
+    draws = max(int(targets.sum()), 1)
+    return np.array([sum(t and k == key for k, t in zip(item_keys, targets, strict=True)) / draws for key in item_keys])
+
+
+def pooled(embeddings: np.ndarray, ids: np.ndarray, weights: np.ndarray | None, combiner: str) -> np.ndarray:
+    """Each row's embeddings as one; ids of 0 do not count."""
+    result = np.zeros((embeddings.shape[0], embeddings.shape[2]))
+    for row in range(len(ids)):
+        scaled, scales = [], []
+        for entry in range(ids.shape[1]):
+            if ids[row, entry] != 0:
+                scale = 1.0 if weights is None else float(weights[row, entry])
+                scales.append(scale)
+                scaled.append(scale * embeddings[row, entry].astype(float))
+        if not scaled:
+            continue
+        if combiner == "max":
+            result[row] = np.max(scaled, axis=0)
+        else:
+            divisor = {"sum": 1.0, "mean": sum(scales), "sqrtn": math.sqrt(sum(s * s for s in scales))}[combiner]
+            result[row] = np.sum(scaled, axis=0) / divisor
+    return result
+
+
+def slope(function: Callable[[np.ndarray], float], place: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    """Returns the gradient of a function by central differences, in the shape of `place`."""
+    place = place.astype(np.float64)
+    gradient = np.zeros_like(place)
+    for index in np.ndindex(place.shape):
+        shift = np.zeros_like(place)
+        shift[index] = step
+        gradient[index] = (function(place + shift) - function(place - shift)) / (2 * step)
+    return gradient

@@ -1,0 +1,259 @@
+"""A feed small enough to work out by hand: three users with a past, one without, five posts."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import gzip
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dssm.config import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+ZONE = ZoneInfo("Asia/Shanghai")
+DATE = dt.date(2024, 1, 10)
+
+CONFIG: dict[str, Any] = {
+    "name": "tiny",
+    "date": DATE,
+    "timezone": ZONE.key,
+    "window": {"train_days": 3, "test_days": 1},
+    "sources": {
+        "feed": {
+            "path": "{data}/feed/dt={date}/*",
+            "user": "client_id",
+            "item": "post_id",
+            "time": "time",
+            "label": "act",
+            "weight": "1 + dwell",
+            "where": "channel != 'ad'",
+        },
+        "likes": {
+            "path": "{data}/likes.jsonl",
+            "format": "json",
+            "user": "who",
+            "item": "what",
+            "time": "when",
+            "time_unit": "iso",
+            "roles": ["train"],
+        },
+    },
+    "profiles": {
+        "clients": {"path": "{data}/clients.csv", "key": "id"},
+        "reads": {
+            "path": "{data}/reads.parquet",
+            "format": "parquet",
+            "key": "client_id",
+            "available_from": dt.date(2024, 1, 8),
+        },
+    },
+    "catalogue": {"path": "{data}/posts-*.csv", "key": "post_id"},
+    "vectors": {"post": {"path": "{data}/vectors.jsonl", "width": 2}},
+    "histories": {
+        "clicks": {"sources": ["feed"], "last": 3, "then": "read_post_id"},
+        "touched": {"sources": ["feed", "likes"], "last": 2, "positives": False},
+    },
+    "features": {
+        "client_id": {"kind": "SparseFeat", "side": "user", "min_count": 3},
+        "client_type": {"kind": "SparseFeat", "side": "user"},
+        "age": {"kind": "DenseFeat", "side": "user", "transform": "log1p"},
+        "follow": {"kind": "VarLenSparseFeat", "side": "user", "maxlen": 2, "share_embedding": "topic_id"},
+        "fav": {
+            "kind": "VarLenSparseFeat",
+            "side": "user",
+            "maxlen": 2,
+            "weighted": True,
+            "share_embedding": "topic_id",
+        },
+        "click_history": {
+            "kind": "VarLenSparseFeat",
+            "side": "user",
+            "column": "clicks",
+            "maxlen": 3,
+            "share_embedding": "post_id",
+        },
+        "touch_history": {
+            "kind": "VarLenSparseFeat",
+            "side": "user",
+            "column": "touched",
+            "maxlen": 3,
+            "share_embedding": "post_id",
+        },
+        "click_embed": {
+            "kind": "DenseFeat",
+            "side": "user",
+            "column": "clicks",
+            "pre_embed": "post",
+            "reduce_type": "mean",
+        },
+        "post_id": {"kind": "SparseFeat", "side": "item"},
+        "topic_id": {"kind": "SparseFeat", "side": "item", "max_size": 2},
+        "length": {"kind": "DenseFeat", "side": "item"},
+        "post_embed": {"kind": "DenseFeat", "side": "item", "column": "post_id", "pre_embed": "post"},
+    },
+    "samples": {"rows_per_file": 4, "max_quarantine_share": 0.8, "shuffle_partitions": 2},
+}
+
+
+def ms(day: int, hour: int) -> int:
+    """Unix milliseconds of an hour of January 2024 in the feed's time zone."""
+    return int(dt.datetime(2024, 1, day, hour, tzinfo=ZONE).timestamp() * 1000)
+
+
+HEADER = "client_id,post_id,time,act,dwell,channel\n"
+FIRST_DAY = f"""\
+007,p1,{ms(6, 23)},1,0,home
+007,p2,{ms(7, 10)},1,4,home
+007,p3,{ms(7, 10)},0,0,home
+007,p4,{ms(7, 11)},1,0,ad
+7,p1,{ms(7, 12)},1,1,home
+ユ,p1,{ms(7, 13)},1,0,home
+7,ghost,{ms(7, 14)},1,0,home
+7,p1
+7,p1,{ms(7, 15)},1,0,home,more
+7,p1,yesterday,1,0,home
+7,p1,{ms(7, 15) * 1000},1,0,home
+,p1,{ms(7, 15)},1,0,home
+7, ,{ms(7, 15)},1,0,home
+7,p1,{ms(7, 15)},1,NaN,home
+7,p1,{ms(7, 15)},1,-2,home
+7,p1,{ms(7, 15)},yes,0,home
+"""
+LAST_TRAIN_DAY = f"""\
+007,p3,{ms(9, 9)},1,1,home
+007,p1,{ms(9, 9)},1,0,home
+ユ,p2,{ms(9, 10)},1,0,home
+"""
+TEST_DAY = f"""\
+007,p4,{ms(10, 8)},1,2,home
+007,p2,{ms(10, 9)},0,0,home
+new,p1,{ms(10, 10)},1,0,home
+7,p1,{ms(11, 0)},1,0,home
+"""
+LIKES = """\
+{"who": "7", "what": "p2", "when": "2024-01-09 12:00:00"}
+{"who": "7", "what": "p3", "when": "2024-01-10 05:00:00"}
+{"who": "7", "what": "p1", "when": "soon"}
+{"who": "7", "wha
+"""
+CLIENTS = """\
+id,client_type,age,follow,fav
+007,a,7,"1,2,1","1:0.5,9:+2"
+7,b,,,
+ユ,a, ,"2,\t9,","2:1"
+8,a,old,1,1:1
+9,a,inf,1,1:1
+10,a,1d,1,1:1
+11,a,1,1,1:x
+12,a,1,1,"1:1,:2"
+13,a,1,1,1:1e99
+14,a,1,1
+"""
+READS = {"client_id": ["007", "ユ"], "read_post_id": [["p4", " ", None, "gone"], []]}
+POSTS_A = """\
+post_id,topic_id,length
+p1,1,3
+p2,2,+1.5
+,1,1
+"""
+POSTS_B = """\
+post_id,topic_id,length
+p3,1,
+p4,3,10
+p5,,2
+p6,2,long
+"""
+VECTORS = """\
+{"post_id": "p1", "values": [1, 0]}
+{"post_id": "p2", "values": [0, 2]}
+{"post_id": "p4", "values": [3, 3]}
+{"post_id": "p3", "values": [1]}
+{"post_id": "p5", "values": [1, null]}
+{"post_id": "p6", "values": [1, NaN]}
+{"post_id": null, "values": [1, 1]}
+{"post_id": "p7", "values": "x"}
+"""
+
+
+@dataclass
+class TinyFeed:
+    """The feed's folder, and the settings that read it."""
+
+    folder: Path
+    config: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(CONFIG))
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "runs" / "tiny" / DATE.isoformat() / "samples"
+
+    def settings(self) -> Settings:
+        return Settings.model_validate({**self.config, "root": str(self.folder / "runs"), "data": str(self.folder)})
+
+    def write(self, path: str, text: str) -> None:
+        """Writes a file of the feed, gzipped where its name ends so."""
+        place = self.folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        data = text.encode("utf-8")
+        place.write_bytes(gzip.compress(data, mtime=0) if path.endswith(".gz") else data)
+
+
+def write_tiny_feed(folder: Path) -> TinyFeed:
+    feed = TinyFeed(folder)
+    feed.write("feed/dt=2024-01-07/a.csv", HEADER + FIRST_DAY)
+    feed.write("feed/dt=2024-01-09/a.csv.gz", HEADER + LAST_TRAIN_DAY)
+    feed.write("feed/dt=2024-01-10/a.csv", HEADER + TEST_DAY)
+    feed.write("likes.jsonl", LIKES)
+    feed.write("clients.csv", CLIENTS)
+    feed.write("posts-a.csv", POSTS_A)
+    feed.write("posts-b.csv", POSTS_B)
+    feed.write("vectors.jsonl", VECTORS)
+    pq.write_table(pa.table(READS), folder / "reads.parquet")
+    return feed
+
+
+def build(spark: SparkSession, feed: TinyFeed) -> None:
+    """Builds the samples as the job does, in a session that is already there."""
+    from dssm.samples.build import build_samples
+
+    settings = feed.settings()
+    spark.conf.set("spark.sql.session.timeZone", settings.timezone)
+    spark.conf.set("spark.sql.shuffle.partitions", str(settings.samples.shuffle_partitions))
+    try:
+        build_samples(spark, settings)
+    finally:
+        spark.catalog.clearCache()
+
+
+def read_part(feed: TinyFeed, part: str) -> list[dict[str, Any]]:
+    """Returns a dataset's rows as Python values, packed columns as lists."""
+    from dssm.manifest import data_files, read_manifest
+    from dssm.packing import unpack
+
+    folder = str(feed.samples / part)
+    manifest = read_manifest(folder, "build_samples")
+    table = pa.concat_tables([pq.read_table(file) for file in data_files(folder, manifest)]).combine_chunks()
+    assert table.num_rows == manifest.rows
+    assert set(table.column_names) == set(manifest.columns)
+    values = {}
+    for name, spec in manifest.columns.items():
+        column = table[name].combine_chunks()
+        values[name] = unpack(column, spec).tolist() if spec.encoding == "packed" else column.to_pylist()
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Returns the bytes of every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

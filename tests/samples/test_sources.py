@@ -1,0 +1,187 @@
+"""Tables that can't be read, and what is said about them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dssm.errors import UserError
+from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, USER_ID, WEIGHT
+from tests.samples.feed import HEADER, TinyFeed, ms
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from dssm.samples.sources import Quarantine
+
+pytestmark = pytest.mark.spark
+
+
+class Reader:
+    """Reads the tables of a feed one by one."""
+
+    def __init__(self, spark: SparkSession, feed: TinyFeed) -> None:
+        self.spark, self.feed = spark, feed
+        self.quarantine: Quarantine | None = None
+
+    def _start(self) -> tuple[Any, Quarantine]:
+        from dssm.samples.sources import Quarantine
+
+        settings = self.feed.settings()
+        self.quarantine = Quarantine(f"{self.feed.folder}/quarantine", settings.samples.max_quarantine_share)
+        self.spark.conf.set("spark.sql.session.timeZone", settings.timezone)
+        return settings, self.quarantine
+
+    def events(self, name: str = "feed") -> DataFrame:
+        from dssm.samples.sources import read_events
+
+        settings, quarantine = self._start()
+        return read_events(self.spark, settings, name, settings.sources[name], quarantine)
+
+    def catalogue(self) -> DataFrame:
+        from dssm.samples.sources import read_keyed
+
+        settings, quarantine = self._start()
+        table, items = settings.catalogue, [f for f in settings.features.values() if f.side == "item"]
+        return read_keyed(self.spark, settings, "catalogue", table, table.key, items, quarantine)
+
+    def vectors(self) -> DataFrame:
+        from dssm.samples.sources import read_vectors
+
+        settings, quarantine = self._start()
+        return read_vectors(self.spark, settings, "post", settings.vectors["post"], quarantine)
+
+
+@pytest.fixture
+def reader(spark: SparkSession, tiny_feed: TinyFeed) -> Reader:
+    return Reader(spark, tiny_feed)
+
+
+def message(call: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    return str(caught.value)
+
+
+def log(*rows: str) -> str:
+    return HEADER + "".join(f"{row}\n" for row in rows)
+
+
+def test_ids_are_kept_as_they_are_written(reader: Reader) -> None:
+    reader.feed.config["sources"]["feed"]["path"] = "{data}/log.csv"
+    reader.feed.write("log.csv", log(f'007,"a,""b""",{ms(7, 1)},1,0,home', f"1e3,0.50,{ms(7, 2)},0,1,ad"))
+    rows = reader.events().orderBy(EVENT_TIME).collect()
+    assert [(row[USER_ID], row[ITEM_ID], row[LABEL], row[WEIGHT], row["kept"]) for row in rows] == [
+        ("007", 'a,"b"', 1, 1, True),
+        ("1e3", "0.50", 0, 2, False),
+    ]
+
+
+COLUMNS = "client_id, post_id, time, act, dwell, channel"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"user": "clientid"}, r"sources\.feed\.user: no column is named 'clientid' \(did you mean 'client_id'\?\)"),
+        ({"time": "when"}, r"sources\.feed\.time: no column is named 'when' \(known: .*client_id.*\)"),
+        ({"label": "actt > 0"}, rf"sources\.feed\.label: 'actt > 0': .*`actt`.*; the columns are {COLUMNS}"),
+        ({"label": "act >"}, rf"sources\.feed\.label: 'act >': .*; the columns are {COLUMNS}"),
+        ({"weight": "max(dwell)"}, rf"sources\.feed\.weight: 'max\(dwell\)': .*; the columns are {COLUMNS}"),
+        ({"where": "chanel = 1"}, rf"sources\.feed\.where: 'chanel = 1': .*`chanel`.*; the columns are {COLUMNS}"),
+        ({"where": "1 + 1"}, rf"sources\.feed\.where: '1 \+ 1': .*; the columns are {COLUMNS}"),
+        ({"path": "{data}/nowhere/*.csv"}, r"sources\.feed\.path: nothing found at /.*/nowhere/\*\.csv; expected csv files"),
+        (
+            {"path": "{data}/{date:%Y%m%d}.csv"},
+            r"sources\.feed\.path: nothing found at /.*/20240107\.csv … /.*/20240110\.csv \(4 days\); expected csv files",
+        ),
+        ({"path": None, "table": "no.such"}, r"sources\.feed\.table: .*`no`\.`such`.*"),
+        ({"path": "{data}/clients.csv", "format": "parquet"}, r"sources\.feed\.path: .*clients\.csv.*"),
+    ],
+    ids=[
+        "user column", "time column", "unknown column", "syntax", "aggregate", "where", "no condition", "no file",
+        "no day", "no table", "no Parquet",
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_the_log(reader: Reader, change: dict[str, Any], expected: str) -> None:
+    reader.feed.config["sources"]["feed"] |= change
+    said = message(reader.events)
+    assert re.fullmatch(expected, said), said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", r"sources\.feed\.path: .* is empty; expected a header line and rows"),
+        (HEADER, r"sources\.feed: .*/log\.csv holds no rows; expected at least one"),
+    ],
+    ids=["no header", "no rows"],
+)
+def test_an_empty_log(reader: Reader, text: str, expected: str) -> None:
+    reader.feed.config["sources"]["feed"]["path"] = "{data}/log.csv"
+    reader.feed.write("log.csv", text)
+    said = message(reader.events)
+    assert re.fullmatch(expected, said), said
+
+
+def test_days_with_other_columns(reader: Reader) -> None:
+    reader.feed.write("feed/dt=2024-01-09/a.csv.gz", f"post_id,client_id,time,act,dwell,channel\np1,7,{ms(9, 1)},1,0,home\n")
+    said = message(reader.events)
+    assert said.startswith("sources.feed.path: ")
+    assert "dt=2024-01-09/a.csv.gz" in said
+    assert len(said) < 1000
+
+
+def test_a_file_that_is_cut_off(reader: Reader) -> None:
+    path = reader.feed.folder / "feed" / "dt=2024-01-09" / "a.csv.gz"
+    path.write_bytes(path.read_bytes()[:40])
+    said = message(reader.events)
+    assert said.startswith("sources.feed.path: ")
+    assert len(said) < 1000
+
+
+def test_ids_that_stand_twice(reader: Reader) -> None:
+    reader.feed.write("posts-b.csv", "post_id,topic_id,length\np1,2,1\np1,2,1\np2,1,1\np4,1,1\n")
+    assert message(reader.catalogue) == (
+        "catalogue.key: 2 values of 'post_id' stand in more than one row: 'p1' (3 rows), 'p2' (2 rows); "
+        "expected one row an id"
+    )
+
+
+def test_numbers_of_parquet_columns(reader: Reader) -> None:
+    table = {"post_id": [1, 2, 3, 4], "topic_id": [5, 6, 7, 8], "length": [1.5, None, float("nan"), 1e300]}
+    pq.write_table(pa.table(table), reader.feed.folder / "posts.parquet")
+    reader.feed.config["catalogue"] |= {"path": "{data}/posts.parquet", "format": "parquet"}
+    rows = reader.catalogue().orderBy("row__id").collect()
+    assert [(row["row__id"], row["topic_id"], row["length"]) for row in rows] == [("1", 5, 1.5), ("2", 6, None)]
+    assert reader.quarantine is not None
+    assert reader.quarantine.counts["catalogue"].quarantined == {"'length' is not a number": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"key": "postid"}, r"vectors\.post\.key: no column is named 'postid' \(did you mean 'post_id'\?\)"),
+        ({"values": "vector"}, r"vectors\.post\.values: no column is named 'vector' \(known: .*\)"),
+        ({"path": "{data}/no.parquet"}, r"vectors\.post\.path: nothing found at /.*/no\.parquet; expected parquet files"),
+    ],
+)
+def test_settings_that_do_not_fit_the_vectors(reader: Reader, change: dict[str, Any], expected: str) -> None:
+    table = {"post_id": ["a", "b"], "values": [[1.0, 2.0], [1e300, 0.0]]}
+    pq.write_table(pa.table(table), reader.feed.folder / "vectors.parquet")
+    reader.feed.config["vectors"]["post"] |= {"path": "{data}/vectors.parquet", "format": "parquet"} | change
+    said = message(reader.vectors)
+    assert re.fullmatch(expected, said), said
+
+
+def test_vectors_of_a_parquet_file(reader: Reader) -> None:
+    table = {"post_id": ["a", "b"], "values": [[1.0, 2.0], [1e300, 0.0]]}
+    pq.write_table(pa.table(table), reader.feed.folder / "vectors.parquet")
+    reader.feed.config["vectors"]["post"] |= {"path": "{data}/vectors.parquet", "format": "parquet"}
+    assert [tuple(row) for row in reader.vectors().collect()] == [("a", [1.0, 2.0])]
+    assert reader.quarantine is not None
+    assert reader.quarantine.counts["vectors.post"].quarantined == {"'values' holds null, NaN or infinity": 1}

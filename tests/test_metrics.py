@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dssm.metrics import auc, ranking_metrics
+
+scored = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.0]), st.integers(-3, 3)), min_size=1, max_size=30)
+
+
+@settings(max_examples=500, deadline=None)
+@given(rows=scored)
+def test_auc_is_the_share_of_pairs_in_order_with_ties_counting_half(rows):
+    labels, scores = (np.array(values, np.float32) for values in zip(*rows, strict=True))
+    pairs = [(p > n) + (p == n) / 2 for p in scores[labels > 0] for n in scores[labels <= 0]]
+    if pairs:
+        assert auc(labels, scores) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    else:
+        assert math.isnan(auc(labels, scores))
+
+
+def test_auc_at_literal_scores():
+    assert auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.8, 0.1])) == 0.875
+    assert auc(np.array([1, 0]), np.array([0.0, 1.0])) == 0.0
+
+
+def test_ranking_metrics_at_literal_rankings():
+    """Two users: hits at places 1 and 3 of 4 relevant items; a hit at place 2 of 1 relevant item."""
+    hits = np.array([[1, 0, 1], [0, 1, 0]])
+    found = ranking_metrics(hits, np.array([4, 1]), [1, 2, 3])
+    expected = {
+        "recall@1": [1 / 4, 0], "precision@1": [1, 0], "hitrate@1": [1, 0], "ndcg@1": [1, 0],
+        "recall@2": [1 / 4, 1], "precision@2": [1 / 2, 1 / 2], "hitrate@2": [1, 1],
+        "ndcg@2": [1 / 1.6309297535714575, 0.6309297535714575],
+        "recall@3": [2 / 4, 1], "precision@3": [2 / 3, 1 / 3], "hitrate@3": [1, 1],
+        "ndcg@3": [1.5 / 2.1309297535714578, 0.6309297535714575],
+    }  # fmt: skip
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
+
+
+def test_a_catalogue_smaller_than_k():
+    found = ranking_metrics(np.array([[0, 1]]), np.array([1]), [5])
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "recall@5": [1.0], "precision@5": [0.2], "hitrate@5": [1.0], "ndcg@5": [pytest.approx(1 / math.log2(3))],
+    }  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    hits=st.lists(st.booleans(), min_size=1, max_size=12),
+    unfound=st.integers(0, 4),
+    k=st.integers(1, 15),
+)
+def test_ranking_metrics_against_a_loop(hits, unfound, k):
+    relevant = max(sum(hits) + unfound, 1)
+    first = hits[:k]
+    gain = sum(1 / math.log2(place + 1) for place, hit in enumerate(first, start=1) if hit)
+    best = sum(1 / math.log2(place + 1) for place in range(1, min(relevant, k) + 1))
+    found = ranking_metrics(np.array([hits]), np.array([relevant]), [k])
+    assert found[f"recall@{k}"][0] == pytest.approx(sum(first) / relevant)
+    assert found[f"precision@{k}"][0] == pytest.approx(sum(first) / k)
+    assert found[f"hitrate@{k}"][0] == float(any(first))
+    assert found[f"ndcg@{k}"][0] == pytest.approx(gain / best)
+    assert found[f"ndcg@{k}"][0] <= 1 + 1e-12

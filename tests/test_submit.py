@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from dssm.cli import JOBS
+from dssm.config import Settings, load_settings
+from dssm.errors import UserError
+from dssm.submit import command, master, submit, usage
+
+PROJECT = Path(__file__).parents[1]
+DEMO = str(PROJECT / "conf" / "demo.yaml")
+
+
+def demo(*overrides: str) -> Settings:
+    return load_settings(DEMO, overrides)
+
+
+def conf_of(line: list[str]) -> dict[str, str]:
+    return dict(line[place + 1].split("=", 1) for place, word in enumerate(line) if word == "--conf")
+
+
+# The command -------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_submitted_with_its_own_arguments() -> None:
+    arguments = ["--config", DEMO, "--set", "data=a b"]
+    line = command("build_samples", arguments, demo(), {})
+    assert line[0] == str(Path(sys.executable).with_name("spark-submit"))
+    assert line[-5:] == [str(PROJECT / "jobs" / "build_samples.py"), *arguments]
+    assert Path(line[-5]).is_file()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_only_train_turns_retries_and_dynamic_allocation_off(job: str) -> None:
+    conf = conf_of(command(job, [], demo(), {}))
+    keys = ("spark.task.maxFailures", "spark.speculation", "spark.dynamicAllocation.enabled")
+    expected = ("1", "false", "false") if job == "train" else (None, None, None)
+    assert tuple(map(conf.get, keys)) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "expected"),
+    [
+        ({"MASTER": "spark://a:7077"}, ["spark.master=yarn"], "spark://a:7077"),
+        ({"MASTER": ""}, ["spark.master=yarn"], "yarn"),
+        ({}, ["spark.master=yarn"], "yarn"),
+        ({}, [], "local[*]"),
+    ],
+)
+def test_the_environments_master_goes_before_the_setting(
+    environment: dict[str, str], overrides: list[str], expected: str
+) -> None:
+    settings = demo(*overrides)
+    assert master(settings, environment) == expected
+    line = command("evaluate", [], settings, environment)
+    assert line[line.index("--master") + 1] == expected
+
+
+@pytest.mark.parametrize("launch", ["single", "horovodrun"])
+def test_training_without_spark_starts_without_it(launch: str) -> None:
+    settings = demo(f"train.launch={launch}", "train.ranks=1")
+    script = str(PROJECT / "jobs" / "train.py")
+    assert command("train", ["--config", DEMO], settings, {}) == [sys.executable, script, "--config", DEMO]
+    assert command("evaluate", [], settings, {})[0].endswith("spark-submit")
+
+
+def test_the_settings_go_over_the_defaults() -> None:
+    line = command("train", [], demo("spark.conf={spark.driver.memory: 9g, spark.task.maxFailures: 3, spark.x: true}"), {})
+    conf = conf_of(line)
+    assert conf["spark.driver.memory"] == "9g"
+    assert conf["spark.task.maxFailures"] == "3"
+    assert conf["spark.x"] == "true"
+    assert line.count("--conf") == len(conf)
+
+
+def test_the_embedded_metastore_lies_where_the_settings_say(tmp_path: Path) -> None:
+    place = f"{tmp_path}/a b/metastore_db"
+    conf = conf_of(command("score_items", [], demo(f"item_table.metastore={place}"), {}))
+    url = conf["spark.hadoop.javax.jdo.option.ConnectionURL"]
+    assert url == f"jdbc:derby:;databaseName={place};create=true"
+    assert conf["spark.sql.warehouse.dir"] == f"{place}_warehouse"
+    assert f'"-Dderby.stream.error.file={place}.log"' in conf["spark.driver.extraJavaOptions"]
+
+
+def test_the_clusters_own_hive_is_left_as_it_is() -> None:
+    conf = conf_of(command("score_items", [], demo("item_table.metastore=null"), {}))
+    assert "spark.sql.warehouse.dir" not in conf
+    assert not [key for key in conf if "jdo" in key]
+
+
+def test_usage_lists_every_job() -> None:
+    shown = usage()
+    for job, what in JOBS.items():
+        assert f"{job:<13}  {what}\n" in shown
+        assert (PROJECT / "jobs" / f"{job}.py").is_file()
+
+
+def test_an_unknown_job() -> None:
+    with pytest.raises(UserError, match=r"^no job is named 'buildsamples' \(did you mean 'build_samples'\?\)$"):
+        submit(["buildsamples", "--config", DEMO])
+
+
+# The script --------------------------------------------------------------------------------------------
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    error: str
+    seconds: float
+
+
+def spark_submit(*arguments: str, folder: Path) -> Ended:
+    started = time.monotonic()
+    done = subprocess.run(
+        [str(PROJECT / "spark-submit.sh"), *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+def test_the_script_says_how_it_is_used(arguments: list[str], tmp_path: Path) -> None:
+    ended = spark_submit(*arguments, folder=tmp_path)
+    assert (ended.code, ended.out, ended.error) == (0, usage(), "")
+
+
+GOOD = (PROJECT / "conf" / "demo.yaml").read_text()
+TYPO = GOOD.replace("share_embedding: topic_id   #", "share_embedding: topicid   #")
+TWICE = GOOD + "seed: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        (
+            TYPO,
+            [],
+            "x.yaml: features.follow_topic_id.share_embedding: no feature is named 'topicid' (did you mean 'topic_id'?)",
+        ),
+        (GOOD, ["--set", "train.epoch=2"], "x.yaml: train: unknown key 'epoch' (did you mean 'epochs'?)"),
+        (GOOD, ["--date", "2024-02-30"], "--date 2024-02-30: not a date; expected YYYY-MM-DD"),
+        (None, [], "--config x.yaml: No such file or directory; expected a YAML file, such as conf/demo.yaml"),
+        (TWICE, [], "x.yaml: malformed YAML: while reading a mapping"),
+    ],
+    ids=["typo", "unknown key", "date", "no file", "a key twice"],
+)
+def test_a_fault_ends_the_script_at_once_with_one_message(
+    text: str | None, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "x.yaml").write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    ended = spark_submit("build_samples", "--config", "x.yaml", *arguments, folder=tmp_path)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.error.startswith(f"error: {message}")
+    assert len(ended.error.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert ended.seconds < 10  # about 1 s; a JVM alone would take longer
+
+
+def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(PROJECT / "spark-submit.sh")
+    done = subprocess.run([str(link), "no_job"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no job is named 'no_job' (known: build_samples, evaluate, score_items, train)\n"
+
+
+def test_the_script_without_an_environment(tmp_path: Path) -> None:
+    script = tmp_path / "spark-submit.sh"
+    script.write_bytes((PROJECT / "spark-submit.sh").read_bytes())
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/.venv/bin/python not found; run 'make setup' first\n"

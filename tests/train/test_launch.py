@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dssm.config import Settings
+from dssm.errors import UserError
+from dssm.manifest import MANIFEST, read_manifest, write_manifest
+from dssm.model.export import LoadedTower
+from dssm.model.manifest import ModelManifest, read_model_manifest
+from dssm.paths import RunPaths
+from dssm.train.launch import train
+from tests.datasets import make_rows, write_run
+
+pytestmark = pytest.mark.horovod
+
+
+def _trained(settings: Settings) -> ModelManifest:
+    train(settings)
+    return read_model_manifest(RunPaths(settings.run_folder).model)
+
+
+def _with_rows(settings: Settings, seed: int) -> Settings:
+    return settings.model_copy(update={"seed": seed})
+
+
+def test_the_same_settings_give_the_same_bits_twice_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    settings = write_run(tmp_path, epochs=2)
+    first = _trained(settings)
+    shown = capsys.readouterr().out
+    again = _trained(settings)
+    assert first.model_version == again.model_version
+    assert (first.loss, first.auc) == (again.loss, again.auc)
+    assert (first.steps, first.rows_per_epoch, first.ranks, first.samples_build) == (18, 36, 1, "tiny")
+    assert first.loss[1] < first.loss[0]
+    assert re.search(rf"epoch 2/2  loss {first.loss[1]:.4f}  .* samples/s  AUC {first.auc[1]:.4f}", shown)
+    assert first.model_version in shown
+
+    other = _trained(_with_rows(settings, seed=1))
+    assert other.model_version != first.model_version
+
+
+def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=2)
+    model = _trained(settings)
+    shown = capsys.readouterr().out
+    assert (model.ranks, model.steps, len(model.loss)) == (2, 10, 2)
+    assert "36 rows in 4 files, 2 rank(s) by horovodrun" in shown
+    for epoch, (loss, auc) in enumerate(zip(model.loss, model.auc, strict=True), start=1):
+        assert re.search(rf"epoch {epoch}/2  loss {loss:.4f}  .* samples/s  AUC {auc:.4f}", shown)
+    tower = LoadedTower(f"{RunPaths(settings.run_folder).model}/item_tower")
+    vectors = tower.vectors(make_rows(settings, 5))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+
+
+def test_fewer_files_than_ranks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    settings = write_run(tmp_path, train_rows=(5,), launch="horovodrun", ranks=2)
+    monkeypatch.setattr("dssm.train.launch._by_horovodrun", lambda *_: pytest.skip)
+    with pytest.raises(Exception, match="validation"):
+        train(settings)
+    assert "1 sample files for 2 ranks" in capsys.readouterr().out
+
+
+def test_test_samples_without_rows_leave_the_auc_out(tmp_path: Path):
+    model = _trained(write_run(tmp_path, test_rows=(0,)))
+    assert model.auc == [None]
+    assert np.isfinite(model.loss).all()
+
+
+def test_training_samples_without_rows_are_an_error(tmp_path: Path):
+    with pytest.raises(UserError, match=r"samples/train: no rows"):
+        train(write_run(tmp_path, train_rows=(0, 0)))
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate(tmp_path: Path):
+    settings = write_run(tmp_path, loss="weighted_bce", learning_rate=0.25, optimizer="adagrad")
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"temperature": 1e-39})})
+    with pytest.raises(UserError, match=r"not finite at step \d+ of epoch 1; lower train.learning_rate \(0.25\)"):
+        train(settings)
+
+
+def test_samples_of_other_settings_are_refused(tmp_path: Path):
+    settings = write_run(tmp_path)
+    folder = RunPaths(settings.run_folder).part("train")
+    manifest = read_manifest(folder, "build_samples")
+    columns = {name: spec for name, spec in manifest.columns.items() if name != "liked__weight"}
+    write_manifest(folder, manifest.model_copy(update={"columns": columns}))
+    with pytest.raises(UserError, match="column 'liked__weight': found none, the settings expect float32"):
+        train(settings)
+
+
+def test_samples_that_are_not_finished_are_refused(tmp_path: Path):
+    settings = write_run(tmp_path)
+    Path(RunPaths(settings.run_folder).part("test"), MANIFEST).unlink()
+    with pytest.raises(UserError, match="run build_samples for this date first"):
+        train(settings)
+
+
+def test_the_curves_are_written_for_tensorboard(tmp_path: Path):
+    settings = write_run(tmp_path, epochs=2)
+    model = _trained(settings)
+    curves: dict[str, list[float]] = {}
+    (events,) = Path(RunPaths(settings.run_folder).logs).glob("events.*")
+    for event in tf.compat.v1.train.summary_iterator(str(events)):
+        for value in event.summary.value:
+            curves.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    np.testing.assert_allclose(curves["test_auc"], model.auc, rtol=1e-6)
+    assert curves["loss"][-1] == pytest.approx(model.loss[-1], rel=1e-6)
+    assert min(curves["samples_per_s"]) > 0

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dssm.train.progress import MARK, Report, ReportListener, ReportStream, as_line, reporter
+
+FIRST = Report(epoch=1, epochs=2, step=3, steps=9, rows_per_s=1234.5, loss=0.25, seconds=1.5)
+LAST = Report(epoch=2, epochs=2, step=9, steps=9, rows_per_s=1e6, loss=1e-7, seconds=60.0, auc=0.75)
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 10**9)
+reports = st.builds(Report, counts, counts, counts, counts, numbers, numbers, numbers, st.none() | numbers)
+
+
+def _shown(*chunks: str) -> tuple[list[Report], str]:
+    """What a stream shows of text written in these chunks, and what it passes on."""
+    shown: list[Report] = []
+    passed = io.StringIO()
+    stream = ReportStream(shown.append, passed)
+    assert sum(stream.write(chunk) for chunk in chunks) == sum(map(len, chunks))
+    return shown, passed.getvalue()
+
+
+@given(report=reports)
+@settings(deadline=None)
+def test_a_report_is_one_line_that_gives_it_back(report: Report):
+    line = as_line(report)
+    assert "\n" not in line
+    assert json.loads(line.removeprefix(MARK))["loss"] == report.loss
+    assert _shown(line + "\n") == ([report], "")
+
+
+@given(cuts=st.lists(st.integers(0, 400), max_size=12))
+@settings(deadline=None)
+def test_reports_survive_any_cutting_and_other_lines_are_passed_on(cuts):
+    text = f"[0]<stdout>:loading\n[0]<stdout>:{as_line(FIRST)}\n\n   \n[1]<stderr>:a warning\n{as_line(LAST)}\nend\n"
+    places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    chunks = [text[start:end] for start, end in zip(places, places[1:], strict=False)]
+    assert _shown(*chunks) == ([FIRST, LAST], "[0]<stdout>:loading\n[1]<stderr>:a warning\nend\n")
+
+
+@pytest.mark.parametrize("garbled", [f"{MARK}{{garbled", f"{MARK}3", f'{MARK}{{"epoch": 1}}', as_line(FIRST) + "Traceback"])
+def test_a_report_that_other_output_ran_into_is_passed_on_as_text(garbled: str):
+    assert _shown(f"{garbled}\n", as_line(LAST) + "\n") == ([LAST], f"{garbled}\n")
+
+
+def _wait_for(shown: list[Report]) -> None:
+    deadline = time.monotonic() + 10
+    while not shown and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_listener_has_shown_every_report_when_it_ends_and_leaves_no_thread():
+    threads = set(threading.enumerate())
+    shown: list[Report] = []
+    with ReportListener(shown.append, "127.0.0.1") as listener:
+        show = reporter(listener.address)
+        show(FIRST)
+        _wait_for(shown)
+        for _ in range(199):
+            show(FIRST)
+        show(LAST)
+        del show  # the rank's process ends
+    assert shown == [FIRST] * 200 + [LAST]
+    assert set(threading.enumerate()) == threads
+
+
+def test_a_listener_without_ranks_ends():
+    threads = set(threading.enumerate())
+    with ReportListener(pytest.fail, "127.0.0.1"):
+        pass
+    assert set(threading.enumerate()) == threads
+
+
+def test_who_does_not_know_the_token_is_not_listened_to():
+    shown: list[Report] = []
+    with ReportListener(shown.append, "127.0.0.1") as listener:
+        host, port, token = listener.address.split(":")
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(f"{token[:-1]}\n{as_line(FIRST)}\n".encode())
+        show = reporter(listener.address)
+        show(LAST)
+        _wait_for(shown)
+        del show
+    assert shown == [LAST]
+
+
+def test_reports_go_to_the_output_where_nobody_listens(capsys: pytest.CaptureFixture[str]):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    reporter(f"127.0.0.1:{port}:token")(FIRST)
+    reporter(None)(LAST)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"progress: no answer from 127.0.0.1:{port}")
+    assert lines[1:] == [as_line(FIRST), as_line(LAST)]
