@@ -29,7 +29,12 @@ MINIMAL: dict[str, Any] = {
     "features": {
         "client_id": {"kind": "SparseFeat", "side": "user"},
         "topic_id": {"kind": "SparseFeat", "side": "item"},
-        "all_topic_fav_7": {"kind": "VarLenSparseFeat", "side": "user", "weighted": True, "share_embedding": "topic_id"},
+        "all_topic_fav_7": {
+            "kind": "VarLenSparseFeat",
+            "side": "user",
+            "weighted": True,
+            "share_embedding": "topic_id",
+        },
         "clicked": {"kind": "VarLenSparseFeat", "side": "user", "column": "clicks"},
         "post_embed": {"kind": "DenseFeat", "side": "item", "column": "post_id", "pre_embed": "post"},
     },
@@ -244,7 +249,10 @@ SINGLE_KEYS = {
         {"name": "a/b"},
         ["name: found 'a/b': string should match pattern '^[A-Za-z0-9_-]+$'"],
     ),
-    "not a date": ({"date": "someday"}, ["date: found 'someday': input should be a valid date or datetime, input is too short"]),
+    "not a date": (
+        {"date": "someday"},
+        ["date: found 'someday': input should be a valid date or datetime, input is too short"],
+    ),
     "sources as a list": ({"sources": ["feed"]}, ["sources: found ['feed']: input should be a valid dictionary"]),
 }
 

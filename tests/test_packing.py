@@ -54,7 +54,9 @@ def test_a_null_is_an_error() -> None:
 
 def test_a_column_beyond_two_gibibytes_is_refused() -> None:
     wide = np.lib.stride_tricks.as_strided(np.zeros(1, np.int32), shape=(2**20, 2**9), strides=(0, 0))
-    with pytest.raises(ValueError, match="1048576 rows of 2048 bytes do not fit one binary column; use smaller batches"):
+    with pytest.raises(
+        ValueError, match="1048576 rows of 2048 bytes do not fit one binary column; use smaller batches"
+    ):
         pack(wide)
 
 

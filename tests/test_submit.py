@@ -71,7 +71,9 @@ def test_training_without_spark_starts_without_it(launch: str) -> None:
 
 
 def test_the_settings_go_over_the_defaults() -> None:
-    line = command("train", [], demo("spark.conf={spark.driver.memory: 9g, spark.task.maxFailures: 3, spark.x: true}"), {})
+    line = command(
+        "train", [], demo("spark.conf={spark.driver.memory: 9g, spark.task.maxFailures: 3, spark.x: true}"), {}
+    )
     conf = conf_of(line)
     assert conf["spark.driver.memory"] == "9g"
     assert conf["spark.task.maxFailures"] == "3"
@@ -141,7 +143,8 @@ TWICE = GOOD + "seed: 1\n"
         (
             TYPO,
             [],
-            "x.yaml: features.follow_topic_id.share_embedding: no feature is named 'topicid' (did you mean 'topic_id'?)",
+            "x.yaml: features.follow_topic_id.share_embedding: no feature is named 'topicid' "
+            "(did you mean 'topic_id'?)",
         ),
         (GOOD, ["--set", "train.epoch=2"], "x.yaml: train: unknown key 'epoch' (did you mean 'epochs'?)"),
         (GOOD, ["--date", "2024-02-30"], "--date 2024-02-30: not a date; expected YYYY-MM-DD"),
@@ -176,6 +179,8 @@ def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> No
 def test_the_script_without_an_environment(tmp_path: Path) -> None:
     script = tmp_path / "spark-submit.sh"
     script.write_bytes((PROJECT / "spark-submit.sh").read_bytes())
-    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
+    done = subprocess.run(
+        ["bash", str(script)], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"}
+    )
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path}/.venv/bin/python not found; run 'make setup' first\n"

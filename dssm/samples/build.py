@@ -204,10 +204,8 @@ class DatasetWriter:
 
     def finish(self) -> None:
         settings = self._settings
-        content = settings.model_dump_json(
-            include={"seed": True, "window": True, "sources": True, "features": True, "histories": True, "vectors": True}
-            | {"samples": {"train_rows", "rows_per_file"}}
-        )
+        whole = dict.fromkeys(("seed", "window", "sources", "features", "histories", "vectors"), True)
+        content = settings.model_dump_json(include={**whole, "samples": {"train_rows", "rows_per_file"}})
         files = repr({part: files for part, (_, files) in self._parts.items()})
         vocabularies = repr(sorted((name, spec.digest) for name, spec in self._vocabularies.items()))
         # The item table's version is named after the build: another catalogue must give another build.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -21,6 +23,8 @@ from dssm.spark import counts_by, explained, matches
 CORRUPT = "_corrupt_record"
 REASON = "__reason"
 ID = "row__id"  # id of a user or an item, beside its table's own columns
+DAMAGE_CLASSES = ("java.io.", "java.util.zip.", "org.apache.parquet.")
+DAMAGE_TEXTS = ("is not a Parquet file", "CSV header does not conform")
 LATEST_TIME_MS = 4_102_444_800_000  # 2100-01-01: later times are mistaken units
 
 
@@ -45,7 +49,8 @@ class Quarantine:
         Raises: UserError where the unreadable share is above the limit, or no row is left.
         """
         checked = table.withColumn(REASON, reason).persist(StorageLevel.DISK_ONLY)
-        found = counts_by(checked.withColumn(REASON, F.coalesce(REASON, F.lit(""))), REASON)
+        with _damage_explained(name, place):
+            found = counts_by(checked.withColumn(REASON, F.coalesce(REASON, F.lit(""))), REASON)
         used = found.pop("", 0)
         total = used + sum(found.values())
         if found:
@@ -79,6 +84,23 @@ class Quarantine:
         storage.remove(scratch)
 
 
+@contextlib.contextmanager
+def _damage_explained(name: str, place: str) -> Iterator[None]:
+    """Turns Spark's failure over a damaged file, which comes when the file is read, into a UserError."""
+    try:
+        yield
+    except Py4JJavaError as error:
+        cause = error.java_exception
+        while cause.getCause() is not None:
+            cause = cause.getCause()
+        reason = " ".join(str(cause.getMessage()).split())
+        if not cause.getClass().getName().startswith(DAMAGE_CLASSES) and not any(
+            text in reason for text in DAMAGE_TEXTS
+        ):
+            raise
+        raise UserError(f"{name}: {place} can't be read: {reason}") from error
+
+
 def read_table(
     spark: SparkSession, settings: Settings, name: str, table: Table, daily: bool = False
 ) -> tuple[DataFrame, str, list[str]]:
@@ -106,7 +128,7 @@ def read_table(
             if pattern not in paths
         ]
     )
-    with explained(f"{name}.path"):
+    with explained(f"{name}.path"), _damage_explained(name, _shown(patterns)):
         if table.format == "parquet":
             frame = spark.read.parquet(*paths)
         elif table.format == "json":
@@ -309,7 +331,7 @@ def read_vectors(
     path = storage.absolute(settings.expand(table.path)[0])
     if not matches(spark, path):
         raise UserError(f"{key}.path: nothing found at {path}; expected {table.format} files")
-    with explained(f"{key}.path"):
+    with explained(f"{key}.path"), _damage_explained(key, path):
         if table.format == "parquet":
             frame = spark.read.parquet(path)
             need_columns(key, frame, {"key": table.key, "values": table.values})

@@ -16,6 +16,7 @@ from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
 from dssm.train.progress import ProgressView, ReportListener, ReportStream
+from dssm.train.result import TrainResult
 
 
 def train(settings: Settings) -> None:
@@ -35,15 +36,14 @@ def train(settings: Settings) -> None:
         )
     with ProgressView() as view:
         if chosen.launch == "spark":
-            result = _by_spark(settings, view)
+            model = _by_spark(settings, view)
         elif chosen.launch == "horovodrun":
-            result = _by_horovodrun(settings, view)
+            model = _by_horovodrun(settings, view)
         else:
             from dssm.train.worker import train_here
 
-            result = train_here(settings, view.show)
-    model = ModelManifest.model_validate_json(result)
-    out.print(f"  model {model.model_version}, AUC {model.auc[-1]}, {model.rows_per_s:,.0f} samples/s: {paths.model}")
+            model = train_here(settings, view.show)
+    out.print(f"  model {model.model_version}, {model.rows_per_s:,.0f} samples/s: {paths.model}")
     out.print(f"  [dim]tensorboard --logdir {paths.logs}[/dim]")
 
 
@@ -59,7 +59,7 @@ def _environment(settings: Settings, report_to: str) -> dict[str, str]:
     }
 
 
-def _by_spark(settings: Settings, view: ProgressView) -> str:
+def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
     import horovod.spark
     from pyspark import SparkContext
 
@@ -87,10 +87,10 @@ def _by_spark(settings: Settings, view: ProgressView) -> str:
             verbose=0,
             prefix_output_with_timestamp=False,
         )
-    return str(results[0])
+    return TrainResult.model_validate_json(results[0]).unwrap()
 
 
-def _by_horovodrun(settings: Settings, view: ProgressView) -> str:
+def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
     with tempfile.TemporaryDirectory() as scratch:
         given, made = Path(scratch, "settings.json"), Path(scratch, "result.json")
         given.write_text(settings.model_dump_json(), encoding="utf-8")
@@ -117,4 +117,4 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> str:
                 stream.write(line)
         if process.returncode != 0:
             raise RuntimeError(f"horovodrun ended with exit code {process.returncode}; its output is above")
-        return made.read_text(encoding="utf-8")
+        return TrainResult.model_validate_json(made.read_text(encoding="utf-8")).unwrap()

@@ -33,28 +33,32 @@ from dssm.paths import RunPaths
 from dssm.stream.batches import as_dataset, rank_batches
 from dssm.stream.plan import plan_epoch
 from dssm.train.progress import Report, reporter
+from dssm.train.result import TrainResult
 from dssm.train.step import STEP_COLUMNS, Batch, make_optimizer, make_step, tower_vectors
 
-REPORT_EVERY_S = 0.5
+LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
 REPORT_TO = "DSSM_REPORT_TO"  # where the launcher listens for reports
 
 
 def train_worker(settings_json: str) -> str:
     """Trains as one of Horovod's ranks.
 
-    Returns: the ModelManifest as JSON.
+    Returns: a TrainResult as JSON. A fault of the user's is found by all ranks at the same step, and is returned:
+      an exception would reach the launcher as the death of a rank.
     """
     settings = Settings.model_validate_json(settings_json)
     hvd.init()
     _use_device(settings)
     try:
         show = reporter(os.environ.get(REPORT_TO)) if hvd.rank() == 0 else _silent
-        return _Trainer(settings).run(show)
+        return TrainResult(model=_Trainer(settings).run(show)).model_dump_json()
+    except UserError as error:
+        return TrainResult(error=str(error)).model_dump_json()
     finally:
         hvd.shutdown()
 
 
-def train_here(settings: Settings, show: Callable[[Report], None]) -> str:
+def train_here(settings: Settings, show: Callable[[Report], None]) -> ModelManifest:
     """Trains in this process, as the only rank."""
     hvd.init()
     _use_device(settings)
@@ -109,7 +113,7 @@ class _Trainer:
         self.optimizer = make_optimizer(settings.train)
         self.step = make_step(settings.model, settings.train, self.towers, self.optimizer)
 
-    def run(self, show: Callable[[Report], None]) -> str:
+    def run(self, show: Callable[[Report], None]) -> ModelManifest:
         train = self.settings.train
         hvd.broadcast_variables([*self.towers.variables, *self.optimizer.variables], root_rank=0)
         is_first = hvd.rank() == 0
@@ -132,10 +136,12 @@ class _Trainer:
                 tf.summary.scalar("test_auc", aucs[-1], step=done)
             if is_first:
                 show(Report(**{**last.__dict__, "auc": aucs[-1]}))
-        result = self._finish(done, seconds, losses, aucs) if is_first else ""
-        return str(hvd.broadcast_object(result, root_rank=0))  # no rank leaves before the model is saved
+        saved = self._save(done, seconds, losses, aucs).model_dump_json() if is_first else None
+        # Nobody leaves before the model is saved.
+        return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
 
-    def _finish(self, steps: int, seconds: float, losses: list[float], aucs: list[float]) -> str:
+    def _save(self, steps: int, seconds: float, losses: list[float], aucs: list[float]) -> ModelManifest:
+        """Writes model/, the manifest last."""
         settings = self.settings
         manifest = ModelManifest(
             model_version=weights_digest(self.towers.variables),
@@ -153,8 +159,12 @@ class _Trainer:
             loss=losses,
             auc=[None if np.isnan(value) else value for value in aucs],
         )
-        self._save(manifest)
-        return manifest.model_dump_json()
+        with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
+            for name, tower in (("user_tower", self.towers.user), ("item_tower", self.towers.item)):
+                save_tower(tower, f"{scratch}/{name}")
+                storage.put_folder(f"{scratch}/{name}", f"{folder}/{name}")
+            storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
+        return manifest
 
     def _batches(self, part: str, manifest: Manifest, epoch: int, shuffle: bool) -> tuple[int, Iterator[Batch]]:
         train, seed = self.settings.train, self.settings.seed
@@ -172,23 +182,21 @@ class _Trainer:
         """
         steps, batches = self._batches("train", self.train, epoch, shuffle=True)
         pending: list[tf.Tensor] = []
-        all_losses: list[float] = []
-        reported = started
+        losses: list[float] = []
         for number, batch in enumerate(batches, start=1):
             pending.append(self.step(batch))
-            now = time.monotonic()
-            if now - reported < REPORT_EVERY_S and number < steps:
+            if number % LOOK_EVERY and number < steps:
                 continue
             fresh = [float(loss) for loss in pending]
-            if not np.isfinite(fresh).all():
-                raise UserError(
-                    f"train: the loss is not finite at step {number} of epoch {epoch + 1}; "
-                    f"lower train.learning_rate ({self.settings.train.learning_rate})"
-                )
-            all_losses += fresh
             pending.clear()
-            reported = now
-            mean = float(np.mean(all_losses if number == steps else fresh))
+            if not np.isfinite(fresh).all():
+                step = number - len(fresh) + 1 + int(np.argmin(np.isfinite(fresh)))
+                raise UserError(
+                    f"train: the loss is {fresh[step - number - 1]} at step {step} of epoch {epoch + 1}; "
+                    f"expected a finite number: lower train.learning_rate ({self.settings.train.learning_rate})"
+                )
+            losses += fresh
+            mean = float(np.mean(losses if number == steps else fresh))
             seconds = time.monotonic() - started
             speed = self.train.rows * number / steps / seconds
             yield Report(epoch + 1, self.settings.train.epochs, number, steps, speed, mean, seconds)
@@ -210,13 +218,6 @@ class _Trainer:
     @tf.function
     def _score(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         return tower_vectors(self.towers, batch, training=False)
-
-    def _save(self, manifest: ModelManifest) -> None:
-        with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
-            for name, tower in (("user_tower", self.towers.user), ("item_tower", self.towers.item)):
-                save_tower(tower, f"{scratch}/{name}")
-                storage.put_folder(f"{scratch}/{name}", f"{folder}/{name}")
-            storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
 
 
 if __name__ == "__main__":  # started by horovodrun: the settings' file, then the file for rank 0's result

@@ -81,7 +81,8 @@ def test_padding_and_its_weights_never_count(towers: TwoTowers):
     changed = {**rows, "liked__weight": np.where(rows["liked"] == 0, np.float32(7), rows["liked__weight"])}
     user = towers.user
     np.testing.assert_array_equal(
-        user({n: rows[n] for n in user.input}, training=False), user({n: changed[n] for n in user.input}, training=False)
+        user({n: rows[n] for n in user.input}, training=False),
+        user({n: changed[n] for n in user.input}, training=False),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import gzip
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,7 +252,3 @@ def read_part(feed: TinyFeed, part: str) -> list[dict[str, Any]]:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Returns the bytes of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())

@@ -73,7 +73,14 @@ def ids(vocabulary: dict[str, int], tokens: str, width: int) -> list[int]:
 
 
 PROFILE = {
-    "007": {"client_id": 2, "client_type": 2, "age": math.log(8), "follow": [2, 3], "fav": [2, 1], "fav__weight": [0.5, 2]},
+    "007": {
+        "client_id": 2,
+        "client_type": 2,
+        "age": math.log(8),
+        "follow": [2, 3],
+        "fav": [2, 1],
+        "fav__weight": [0.5, 2],
+    },
     "7": {"client_id": 1, "client_type": 3, "age": 0, "follow": [0, 0], "fav": [0, 0], "fav__weight": [0, 0]},
     "ユ": {"client_id": 1, "client_type": 2, "age": 0, "follow": [3, 1], "fav": [3, 0], "fav__weight": [1, 0]},
     "new": {"client_id": 1, "client_type": 1, "age": 0, "follow": [0, 0], "fav": [0, 0], "fav__weight": [0, 0]},
@@ -148,7 +155,9 @@ def test_items_are_the_whole_catalogue_in_the_order_of_their_ids(built: TinyFeed
 def test_items_are_encoded_as_in_the_samples(built: TinyFeed) -> None:
     items = {row[ITEM_ID]: row for row in read_part(built, "items")}
     for row in read_part(built, "train"):
-        assert {name: row[name] for name in ITEM_FEATURES} == {name: items[row[ITEM_ID]][name] for name in ITEM_FEATURES}
+        assert {name: row[name] for name in ITEM_FEATURES} == {
+            name: items[row[ITEM_ID]][name] for name in ITEM_FEATURES
+        }
 
 
 def test_users_are_those_with_a_positive_in_the_test_window_as_of_its_start(built: TinyFeed) -> None:

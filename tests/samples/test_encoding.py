@@ -90,7 +90,15 @@ def test_a_list_of_ids(values: list[list[str] | None], cut: tuple[int, int], as_
         (pa.nulls(2, pa.string()), [[0, 0, 0], [0, 0, 0]]),
         (pa.nulls(2, pa.list_(pa.string())), [[0, 0, 0], [0, 0, 0]]),
     ],
-    ids=["nulls in a list", "large list", "numbers in a list", "longer than maxlen", "one number", "null", "null lists"],
+    ids=[
+        "nulls in a list",
+        "large list",
+        "numbers in a list",
+        "longer than maxlen",
+        "one number",
+        "null",
+        "null lists",
+    ],
 )
 def test_lists_of_every_kind(column: pa.Array, expected: list[list[int]]) -> None:
     assert encode(LIST, column)["f"].tolist() == expected

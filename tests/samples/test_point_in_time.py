@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -37,7 +38,7 @@ def to_batches(events: Sequence[Event], cuts: Sequence[int] = (), empty: bool = 
         }
     )
     bounds = [0, *sorted(min(cut, len(events)) for cut in cuts), len(events)]
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         if end > begin or empty:
             yield whole.slice(begin, end - begin)
 

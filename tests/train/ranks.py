@@ -81,7 +81,9 @@ def train_on_joint_batches(name: str) -> Rows:
         of_part = list(zip(variables, gradients(part), strict=True))
         for variable, gradient in of_part:
             found[f"{name}/gradient/{number}/{variable.name}"] = tf.convert_to_tensor(gradient).numpy()
-        found[f"{name}/sparse"] = np.array([v.name for v, gradient in of_part if isinstance(gradient, tf.IndexedSlices)])
+        found[f"{name}/sparse"] = np.array(
+            [v.name for v, gradient in of_part if isinstance(gradient, tf.IndexedSlices)]
+        )
     if name == "softmax":
         with_reduce_scatter = step_module.gather_candidates
         step_module.gather_candidates = lambda vectors: hvd.allgather(vectors, name="plain_candidates")

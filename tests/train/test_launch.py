@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,9 +60,9 @@ def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_fewer_files_than_ranks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
     settings = write_run(tmp_path, train_rows=(5,), launch="horovodrun", ranks=2)
-    monkeypatch.setattr("dssm.train.launch._by_horovodrun", lambda *_: pytest.skip)
-    with pytest.raises(Exception, match="validation"):
-        train(settings)
+    model = SimpleNamespace(model_version="0", rows_per_s=1.0)
+    monkeypatch.setattr("dssm.train.launch._by_horovodrun", lambda *_: model)
+    train(settings)
     assert "1 sample files for 2 ranks" in capsys.readouterr().out
 
 
@@ -79,7 +80,9 @@ def test_training_samples_without_rows_are_an_error(tmp_path: Path):
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate(tmp_path: Path):
     settings = write_run(tmp_path, loss="weighted_bce", learning_rate=0.25, optimizer="adagrad")
     settings = settings.model_copy(update={"model": settings.model.model_copy(update={"temperature": 1e-39})})
-    with pytest.raises(UserError, match=r"not finite at step \d+ of epoch 1; lower train.learning_rate \(0.25\)"):
+    with pytest.raises(
+        UserError, match=r"the loss is (nan|inf) at step \d+ of epoch 1; .* lower train.learning_rate \(0.25\)"
+    ):
         train(settings)
 
 

@@ -20,7 +20,12 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
     started = time.monotonic()
     done = launch(
-        2, "tests.train.losing", str(tmp_path / "settings.json"), how, limit_s=90, **_environment(settings, report_to="")
+        2,
+        "tests.train.losing",
+        str(tmp_path / "settings.json"),
+        how,
+        limit_s=90,
+        **_environment(settings, report_to=""),
     )
     assert time.monotonic() - started < 75
     assert done.code != 0

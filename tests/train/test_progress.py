@@ -47,7 +47,9 @@ def test_reports_survive_any_cutting_and_other_lines_are_passed_on(cuts):
     assert _shown(*chunks) == ([FIRST, LAST], "[0]<stdout>:loading\n[1]<stderr>:a warning\nend\n")
 
 
-@pytest.mark.parametrize("garbled", [f"{MARK}{{garbled", f"{MARK}3", f'{MARK}{{"epoch": 1}}', as_line(FIRST) + "Traceback"])
+@pytest.mark.parametrize(
+    "garbled", [f"{MARK}{{garbled", f"{MARK}3", f'{MARK}{{"epoch": 1}}', as_line(FIRST) + "Traceback"]
+)
 def test_a_report_that_other_output_ran_into_is_passed_on_as_text(garbled: str):
     assert _shown(f"{garbled}\n", as_line(LAST) + "\n") == ([LAST], f"{garbled}\n")
 

@@ -13,9 +13,9 @@ import pytest
 from dssm.config import Settings
 from dssm.manifest import LABEL, data_files, read_manifest
 from dssm.model.export import LoadedTower
-from dssm.model.manifest import ModelManifest
 from dssm.packing import unpack
 from dssm.paths import RunPaths
+from dssm.train.result import TrainResult
 from tests.datasets import write_run
 from tests.train.conftest import launch
 from tests.train.ranks import CASES
@@ -86,7 +86,7 @@ def test_the_saved_model_is_the_trained_one(found_by, ranks: int):
     found = found_by(ranks)
     manifests = {str(rank["manifest"]) for rank in found}
     assert len(manifests) == 1
-    manifest = ModelManifest.model_validate_json(manifests.pop())
+    manifest = TrainResult.model_validate_json(manifests.pop()).unwrap()
     assert {str(rank["run/digest"]) for rank in found} == {manifest.model_version}
     assert (manifest.ranks, manifest.epochs, manifest.steps) == (ranks, EPOCHS, EPOCHS * STEPS[ranks])
     assert manifest.rows_per_epoch == sum(ROWS)
@@ -157,5 +157,5 @@ def test_the_reported_auc_is_that_of_the_saved_towers(found_by):
         labels.append(columns[LABEL])
     score, label = np.concatenate(scores), np.concatenate(labels)
     pairs = [(p > n) + (p == n) / 2 for p in score[label > 0] for n in score[label <= 0]]
-    reported = ModelManifest.model_validate_json(str(first["manifest"])).auc[-1]
+    reported = TrainResult.model_validate_json(str(first["manifest"])).unwrap().auc[-1]
     assert reported == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)

@@ -43,7 +43,9 @@ def _expected(users: np.ndarray, items: np.ndarray, rows: Rows, temperature: flo
     """Σ weight · loss / Σ weight over the rows that are targets."""
     if train.loss == "weighted_bce":
         scores = (users.astype(float) * items).sum(axis=1) / temperature
-        losses = [reference.bce(s, y, train.positive_weight) for s, y in zip(scores, rows[LABEL].astype(float), strict=True)]
+        losses = [
+            reference.bce(s, y, train.positive_weight) for s, y in zip(scores, rows[LABEL].astype(float), strict=True)
+        ]
         weights = rows[WEIGHT].astype(float)
     else:
         targets = (rows[LABEL] > 0) & (rows[WEIGHT] > 0)
@@ -131,7 +133,11 @@ def test_negatives_are_neither_targets_nor_candidates_of_the_softmax():
     assert 0 < positive.sum() < 8
     whole = row_losses(settings.model, settings.train, _batch(rows), users, items)
     alone = row_losses(
-        settings.model, settings.train, _batch({n: a[positive] for n, a in rows.items()}), users[positive], items[positive]
+        settings.model,
+        settings.train,
+        _batch({n: a[positive] for n, a in rows.items()}),
+        users[positive],
+        items[positive],
     )
     for found, expected in zip(whole, alone, strict=True):
         np.testing.assert_allclose(found.numpy()[positive], expected, rtol=1e-6)
