@@ -278,6 +278,12 @@ def _column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, 
     """Returns what makes a row's value unreadable for a feature, each with its reason."""
     column, place = quoted(feature.source_column), f"'{feature.source_column}'"
     kind = frame.schema[feature.source_column].dataType
+    takes_list = isinstance(feature, VarLenSparseFeat) or getattr(feature, "reduce_type", "none") != "none"
+    if isinstance(kind, T.ArrayType) and not takes_list:
+        raise UserError(
+            f"features.{feature.name}.column: {place} holds lists, a {feature.kind} takes one value a row; "
+            "expected a VarLenSparseFeat, or a DenseFeat with pre_embed and a reduce_type"
+        )
     if isinstance(feature, DenseFeat) and feature.pre_embed is None:
         plain = isinstance(kind, (T.NumericType, T.BooleanType))
         readable = _is_finite(column) if plain else _is_number(column.cast("string"))

@@ -161,6 +161,16 @@ def test_ids_that_stand_twice(reader: Reader) -> None:
     )
 
 
+def test_a_list_for_a_feature_of_one_value(reader: Reader) -> None:
+    table = {"post_id": ["p1"], "topic_id": [["5", "6"]], "length": [1.5]}
+    pq.write_table(pa.table(table), reader.feed.folder / "posts.parquet")
+    reader.feed.config["catalogue"] |= {"path": "{data}/posts.parquet", "format": "parquet"}
+    reader.feed.config["features"]["topic_id"] = {"kind": "SparseFeat", "side": "item"}
+    assert re.match(
+        r"features\.topic_id\.column: 'topic_id' holds lists, a SparseFeat takes one value", message(reader.catalogue)
+    )
+
+
 def test_numbers_of_parquet_columns(reader: Reader) -> None:
     table = {"post_id": [1, 2, 3, 4], "topic_id": [5, 6, 7, 8], "length": [1.5, None, float("nan"), 1e300]}
     pq.write_table(pa.table(table), reader.feed.folder / "posts.parquet")
