@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import tempfile
@@ -55,6 +56,7 @@ def train_worker(settings_json: str) -> str:
     except UserError as error:
         return TrainResult(error=str(error)).model_dump_json()
     finally:
+        faulthandler.cancel_dump_traceback_later()
         hvd.shutdown()
 
 
@@ -100,6 +102,8 @@ class _Trainer:
         self.columns = {**STEP_COLUMNS, **self.user_columns, **self.item_columns}
         for part, manifest in (("train", self.train), ("test", self.test)):
             check_columns(manifest, self.columns, self.paths.part(part))
+        if self.train.rows == 0:
+            raise UserError(f"{self.paths.part('train')}: no rows; expected positives in the training window")
         for feature in embedded(settings.features):
             if feature.vocabulary not in self.train.vocabularies:
                 raise UserError(
@@ -136,6 +140,7 @@ class _Trainer:
                 tf.summary.scalar("test_auc", aucs[-1], step=done)
             if is_first:
                 show(Report(**{**last.__dict__, "auc": aucs[-1]}))
+        faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
         saved = self._save(done, seconds, losses, aucs).model_dump_json() if is_first else None
         # Nobody leaves before the model is saved.
         return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
@@ -185,6 +190,7 @@ class _Trainer:
         losses: list[float] = []
         for number, batch in enumerate(batches, start=1):
             pending.append(self.step(batch))
+            self._expect_progress()
             if number % LOOK_EVERY and number < steps:
                 continue
             fresh = [float(loss) for loss in pending]
@@ -201,12 +207,23 @@ class _Trainer:
             speed = self.train.rows * number / steps / seconds
             yield Report(epoch + 1, self.settings.train.epochs, number, steps, speed, mean, seconds)
 
+    def _expect_progress(self) -> None:
+        """Ends this rank, and so the job, unless it is called again in time: another rank may have fallen silent.
+
+        Horovod's stall inspector is there for this, but in 0.28.1 under Gloo it does not end the job (measured).
+        """
+        if hvd.size() > 1:
+            faulthandler.dump_traceback_later(self.settings.train.stall_shutdown_s, exit=True)
+
     def _test_auc(self) -> float:
-        """AUC of the test samples of all ranks, as one process computes it."""
+        """AUC of the test samples of all ranks, as one process computes it; NaN where there are none."""
+        if self.test.rows == 0:
+            return float("nan")
         _, batches = self._batches("test", self.test, epoch=0, shuffle=False)
         scores, labels = [], []
         for batch in batches:
             users, items = self._score(batch)
+            self._expect_progress()
             real = batch[WEIGHT].numpy() > 0
             scores.append(tf.reduce_sum(users * items, axis=1).numpy()[real])
             labels.append(batch[LABEL].numpy()[real])

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,10 +24,6 @@ def _trained(settings: Settings) -> ModelManifest:
     return read_model_manifest(RunPaths(settings.run_folder).model)
 
 
-def _with_rows(settings: Settings, seed: int) -> Settings:
-    return settings.model_copy(update={"seed": seed})
-
-
 def test_the_same_settings_give_the_same_bits_twice_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     settings = write_run(tmp_path, epochs=2)
     first = _trained(settings)
@@ -41,7 +36,7 @@ def test_the_same_settings_give_the_same_bits_twice_in_one_process(tmp_path: Pat
     assert re.search(rf"epoch 2/2  loss {first.loss[1]:.4f}  .* samples/s  AUC {first.auc[1]:.4f}", shown)
     assert first.model_version in shown
 
-    other = _trained(_with_rows(settings, seed=1))
+    other = _trained(settings.model_copy(update={"seed": 1}))
     assert other.model_version != first.model_version
 
 
@@ -59,11 +54,13 @@ def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_fewer_files_than_ranks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
-    settings = write_run(tmp_path, train_rows=(5,), launch="horovodrun", ranks=2)
-    model = SimpleNamespace(model_version="0", rows_per_s=1.0)
-    monkeypatch.setattr("dssm.train.launch._by_horovodrun", lambda *_: model)
-    train(settings)
-    assert "1 sample files for 2 ranks" in capsys.readouterr().out
+    def not_started(*_: object) -> None:
+        raise UserError("not started")
+
+    monkeypatch.setattr("dssm.train.launch._by_horovodrun", not_started)
+    with pytest.raises(UserError, match="not started"):
+        train(write_run(tmp_path, train_rows=(5,), launch="horovodrun", ranks=2))
+    assert "1 sample files for 2 ranks: some ranks have nothing to read" in capsys.readouterr().out
 
 
 def test_test_samples_without_rows_leave_the_auc_out(tmp_path: Path):

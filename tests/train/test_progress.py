@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -43,7 +44,7 @@ def test_a_report_is_one_line_that_gives_it_back(report: Report):
 def test_reports_survive_any_cutting_and_other_lines_are_passed_on(cuts):
     text = f"[0]<stdout>:loading\n[0]<stdout>:{as_line(FIRST)}\n\n   \n[1]<stderr>:a warning\n{as_line(LAST)}\nend\n"
     places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
-    chunks = [text[start:end] for start, end in zip(places, places[1:], strict=False)]
+    chunks = [text[start:end] for start, end in pairwise(places)]
     assert _shown(*chunks) == ([FIRST, LAST], "[0]<stdout>:loading\n[1]<stderr>:a warning\nend\n")
 
 
