@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import fsspec
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, Feature, StrictModel, VarLenSparseFeat, embedded, of_side
@@ -26,8 +27,8 @@ DAY = dt.timedelta(days=1)
 class Window(StrictModel):
     """Days relative to the run's date D: train on [D − train_days, D), test on [D, D + test_days)."""
 
-    train_days: int = Field(30, ge=1)
-    test_days: int = Field(1, ge=1)
+    train_days: int = Field(30, ge=1, le=3660)
+    test_days: int = Field(1, ge=1, le=3660)
 
 
 class Table(StrictModel):
@@ -96,7 +97,7 @@ class VectorTable(StrictModel):
 class History(StrictModel):
     """The items that a user acted on strictly before the event, newest first: a column to build features on."""
 
-    sources: tuple[str, ...] = Field(description="Event sources that it is taken from.")
+    sources: tuple[str, ...] = Field(min_length=1, description="Event sources that it is taken from.")
     last: int = Field(50, ge=1, description="Items kept, the newest.")
     positives: bool = Field(True, description="Only events with a label above 0.")
     then: str | None = Field(
@@ -111,23 +112,23 @@ class Samples(StrictModel):
         description="Rows of the training window that become samples; in-batch losses need positives only.",
     )
     rows_per_file: int = Field(16384, ge=1, description="Rows of a sample file, which is one row group.")
-    max_quarantine_share: float = Field(
+    max_quarantine_share: FiniteFloat = Field(
         0.01, ge=0, le=1, description="Share of a source's rows that may be unreadable before the job stops."
     )
     shuffle_partitions: int = Field(8, ge=1, description="Tasks of each Spark shuffle.")
 
 
 class Tower(StrictModel):
-    layers: tuple[int, ...] = Field((256, 128), description="Widths of the hidden layers.")
+    layers: tuple[PositiveInt, ...] = Field((256, 128), description="Widths of the hidden layers.")
     activation: Literal["relu", "tanh", "elu", "gelu", "swish"] = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1, description="Share of each hidden layer that is dropped in training.")
+    dropout: FiniteFloat = Field(0.0, ge=0, lt=1, description="Share of each hidden layer that is dropped in training.")
 
 
 class Model(StrictModel):
     user_tower: Tower = Tower()
     item_tower: Tower = Tower()
     vector_dim: int = Field(64, ge=1, description="Width of both towers' vectors.")
-    temperature: float = Field(0.1, gt=0, description="τ of s = ⟨u, v⟩ / τ; the vectors have unit norm.")
+    temperature: FiniteFloat = Field(0.1, gt=0, description="τ of s = ⟨u, v⟩ / τ; the vectors have unit norm.")
 
 
 class Train(StrictModel):
@@ -137,7 +138,7 @@ class Train(StrictModel):
     ranks: int = Field(1, ge=1, description="Processes that train together; `single` takes 1.")
     hosts: str | None = Field(None, description="Hosts for horovodrun, as host:slots,…; default: this machine.")
     loss: Literal["in_batch_softmax", "weighted_bce"] = "in_batch_softmax"
-    positive_weight: float = Field(1.0, gt=0, description="w₊ of weighted_bce.")
+    positive_weight: FiniteFloat = Field(1.0, gt=0, description="w₊ of weighted_bce.")
     candidates: Literal["all_ranks", "rank"] = Field(
         "all_ranks", description="Whose items are the in-batch candidates."
     )
@@ -146,7 +147,7 @@ class Train(StrictModel):
         description="Sampling probability q of the correction: the item's share of the training rows, "
         "its share of the batch, or no correction.",
     )
-    logq_strength: float = Field(
+    logq_strength: FiniteFloat = Field(
         1.0, ge=0, le=1, description="Factor on log q; below 1, popular items are pushed down."
     )
     mask_accidental_hits: bool = Field(
@@ -157,7 +158,7 @@ class Train(StrictModel):
     optimizer: Literal["adam", "adagrad"] = Field(
         "adam", description="Adam moves the whole embedding tables every step; Adagrad only the rows of the batch."
     )
-    learning_rate: float = Field(0.001, gt=0)
+    learning_rate: FiniteFloat = Field(0.001, gt=0)
     reader_threads: int = Field(2, ge=1, le=16, description="Petastorm's reader threads of each rank.")
     prefetch: int = Field(4, ge=1, description="Batches made ahead of the step.")
     threads: int | None = Field(None, ge=1, description="TensorFlow's threads a rank; default: cores / ranks.")
@@ -166,7 +167,7 @@ class Train(StrictModel):
 
 
 class Evaluate(StrictModel):
-    cutoffs: tuple[int, ...] = Field((10, 50, 100), min_length=1, description="K of the metrics.")
+    cutoffs: tuple[PositiveInt, ...] = Field((10, 50, 100), min_length=1, description="K of the metrics.")
     users_per_block: int = Field(512, ge=1, description="Users scored against the catalogue at once.")
     itemcf_neighbours: int = Field(200, ge=1, description="Most similar items of each item that ItemCF adds up.")
     itemcf_max_interactions: int = Field(
@@ -193,7 +194,7 @@ class ItemTable(StrictModel):
         "{root}/metastore_db", description="Folder of the embedded Derby metastore; null: the cluster's own Hive."
     )
     gate: Gate = Gate()
-    norm_tolerance: float = Field(1e-3, gt=0, description="How far a vector's norm may be from 1.")
+    norm_tolerance: FiniteFloat = Field(1e-3, gt=0, description="How far a vector's norm may be from 1.")
 
 
 class Spark(StrictModel):
@@ -207,6 +208,12 @@ class Spark(StrictModel):
     def _as_text(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
+        for key, given in value.items():
+            if given is None or isinstance(given, (Mapping, list)):
+                raise ValueError(
+                    f"'{key}' holds {given!r}; expected a text, a number, true or false, "
+                    "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"
+                )
         return {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
 
 
@@ -218,7 +225,7 @@ class Settings(StrictModel):
     root: str = Field("runs", description="Folder of the runs: any that Spark can write.")
     data: str = Field("data", description="What {data} stands for in paths.")
     timezone: str = Field("UTC", description="Time zone of the days.")
-    seed: int = Field(0, description="Seed of every random choice.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice.")
     window: Window = Window()
     sources: dict[str, EventSource] = Field(min_length=1)
     profiles: dict[str, ProfileTable] = Field(default_factory=dict)
@@ -242,6 +249,17 @@ class Settings(StrictModel):
             raise ValueError(f"'{value}' is no time zone; expected a name such as UTC or Asia/Shanghai") from error
         return value
 
+    @field_validator("root")
+    @classmethod
+    def _known_file_system(cls, value: str) -> str:
+        scheme, url, _ = value.partition("://")
+        if url:
+            try:
+                fsspec.get_filesystem_class(scheme)
+            except (ValueError, ImportError) as error:
+                raise ValueError(f"'{value}' is on no known file system ({error})") from error
+        return value
+
     @field_validator("features", mode="before")
     @classmethod
     def _name_features(cls, value: Any) -> Any:
@@ -251,6 +269,8 @@ class Settings(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Settings:
+        for section in ("sources", "profiles", "vectors", "histories", "features"):
+            _check_names(section, getattr(self, section))
         _check_features(self.features, self.vectors, self.histories)
         self._check_placeholders()
         for name, history in self.histories.items():
@@ -266,6 +286,10 @@ class Settings(StrictModel):
         if self.train.launch == "single" and self.train.ranks != 1:
             raise UserError(
                 f"train.ranks: {self.train.ranks} ranks with launch: single; expected 1, or launch: spark or horovodrun"
+            )
+        if self.train.hosts is not None and self.train.launch != "horovodrun":
+            raise UserError(
+                f"train.hosts: '{self.train.hosts}' with launch: {self.train.launch}; remove it, or set launch: horovodrun"
             )
         if self.train.loss == "weighted_bce" and self.samples.train_rows == "positives":
             raise UserError(
@@ -338,6 +362,25 @@ class Settings(StrictModel):
         return [path.format(data=self.data, date=day) for day in days]
 
 
+def _check_names(section: str, names: Iterable[str]) -> None:
+    """Checks the names that become parts of columns and files.
+
+    Raises: UserError that names the key.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name:
+            hint = " (the log's own column name goes into 'column')" if section == "features" else ""
+            raise UserError(
+                f"{section}.{name}: not a name; expected letters, digits and single underscores, a letter first{hint}"
+            )
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise UserError(
+                f"{section}.{name}: differs from '{other}' only by case, which Spark's columns don't know; rename one"
+            )
+
+
 def _check_features(
     features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable], histories: Mapping[str, History]
 ) -> None:
@@ -345,12 +388,10 @@ def _check_features(
 
     Raises: UserError that names the key, what was found and what would fit.
     """
-    for name in features:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name or name == "row":
-            raise UserError(
-                f"features.{name}: not a name for a feature; expected letters, digits and single underscores, "
-                "a letter first, and not 'row' (the log's own column name goes into 'column')"
-            )
+    if "row" in features:
+        raise UserError(
+            "features.row: the name is taken; expected another (the log's own column name goes into 'column')"
+        )
     with_table = {feature.name: feature for feature in embedded(features)}
     for feature in with_table.values():
         key = f"features.{feature.name}.share_embedding"
@@ -400,6 +441,12 @@ def _check_features(
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error: the first would be lost silently."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # what only looks like a date or a number: PyYAML lets it through
+            raise yaml.constructor.ConstructorError(None, None, f"'{node.value}': {error}", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -454,8 +501,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: malformed value: {' '.join(str(error).split())}") from error
-    *parents, last = key.strip().split(".")
+        quote = "" if '"' in text else f"; a text with braces or brackets needs quotes: --set '{key}=\"{text}\"'"
+        raise UserError(f"--set {override}: malformed value: {' '.join(str(error).split())}{quote}") from error
+    *parents, last = _key_parts(key.strip())
     section = values
     for depth, parent in enumerate(parents):
         if section.get(parent) is None:
@@ -464,6 +512,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise UserError(f"--set {override}: '{'.'.join(parents[: depth + 1])}' is not a section")
     section[last] = value
+
+
+def _key_parts(key: str) -> list[str]:
+    """Splits a dotted key; the keys of Spark's own settings hold dots themselves."""
+    conf = "spark.conf."
+    return ["spark", "conf", key.removeprefix(conf)] if key.startswith(conf) else key.split(".")
 
 
 _FEATURE_KINDS = ("SparseFeat", "VarLenSparseFeat", "DenseFeat")

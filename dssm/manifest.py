@@ -88,6 +88,9 @@ class Manifest(_Frozen):
         return sum(file.rows for file in self.files)
 
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
 def write_manifest(folder: str, manifest: Manifest) -> None:
     storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
 
@@ -100,21 +103,28 @@ def read_manifest(folder: str, made_by: str) -> Manifest:
       made_by: name of the job that writes it, for the message.
     Raises: UserError where there is none, or one of another schema.
     """
+    return load_versioned(Manifest, folder, "a finished dataset", made_by)
+
+
+def load_versioned(model: type[_Model], folder: str, what: str, made_by: str) -> _Model:
+    """Reads a folder's manifest.json as a model that has a schema_version.
+
+    Args:
+      what: what the folder should hold, and `made_by`: the job that writes it, for the message.
+    Raises: UserError where there is none, or one of another schema.
+    """
     path = f"{folder}/{MANIFEST}"
     if not storage.exists(path):
-        raise UserError(f"{path}: not found; expected a finished dataset: run {made_by} for this date first")
+        raise UserError(f"{path}: not found; expected {what}: run {made_by} for this date first")
     content = storage.read_bytes(path)
     version = _parsed(_Version, content, path, made_by).schema_version  # first: another version may have other keys
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run {made_by} again")
-    return _parsed(Manifest, content, path, made_by)
+    return _parsed(model, content, path, made_by)
 
 
 class _Version(BaseModel):
     schema_version: int = SCHEMA_VERSION
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _parsed(model: type[_Model], content: bytes, path: str, made_by: str) -> _Model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -31,17 +32,23 @@ def spark_session(settings: Settings, job: str, hive: bool = False) -> Iterator[
         builder = builder.enableHiveSupport()
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
-    for key, value in {
-        "spark.sql.session.timeZone": settings.timezone,
-        "spark.sql.shuffle.partitions": str(settings.samples.shuffle_partitions),
-        "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
-        "spark.sql.csv.parser.columnPruning.enabled": "false",  # else rows with too many or few fields go unnoticed
-    }.items():
+    for key, value in session_conf(settings).items():
         session.conf.set(key, value)
     try:
         yield session
     finally:
         session.stop()
+
+
+def session_conf(settings: Settings) -> dict[str, str]:
+    """Returns what every session is set to; the user's own Spark settings go first."""
+    conf = {
+        "spark.sql.session.timeZone": settings.timezone,
+        "spark.sql.shuffle.partitions": str(settings.samples.shuffle_partitions),
+        "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
+        "spark.sql.csv.parser.columnPruning.enabled": "false",  # else rows with too many or few fields go unnoticed
+    }
+    return {key: settings.spark.conf.get(key, value) for key, value in conf.items()}
 
 
 def needs_hive(settings: Settings) -> bool:
@@ -50,12 +57,19 @@ def needs_hive(settings: Settings) -> bool:
     return any(table.table is not None for table in tables)
 
 
-def matches(spark: SparkSession, pattern: str) -> bool:
-    """Whether a path or glob names at least one existing file or folder, on any file system of Hadoop's."""
+def matches(spark: SparkSession, key: str, pattern: str) -> bool:
+    """Whether a path or glob names at least one existing file or folder, on any file system of Hadoop's.
+
+    Raises: UserError that names `key` where the glob is malformed or the file system can't be asked.
+    """
     jvm = spark._jvm
     assert jvm is not None
-    path = jvm.org.apache.hadoop.fs.Path(pattern)
-    found = path.getFileSystem(spark._jsc.hadoopConfiguration()).globStatus(path)
+    try:
+        path = jvm.org.apache.hadoop.fs.Path(pattern)
+        found = path.getFileSystem(spark._jsc.hadoopConfiguration()).globStatus(path)
+    except Py4JJavaError as error:
+        reason = " ".join(str(error.java_exception.getMessage()).split())
+        raise UserError(f"{key}: {pattern} can't be looked up: {reason}") from error
     return found is not None and len(found) > 0
 
 

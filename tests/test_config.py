@@ -126,13 +126,44 @@ CROSS_CHECKS = {
     ),
     "a feature's name with two underscores": (
         {"features": {**MINIMAL["features"], "a__b": FEATURE}},
-        "features.a__b: not a name for a feature; expected letters, digits and single underscores, a letter first, "
-        "and not 'row' (the log's own column name goes into 'column')",
+        "features.a__b: not a name; expected letters, digits and single underscores, a letter first "
+        "(the log's own column name goes into 'column')",
     ),
     "a feature named row": (
         {"features": {**MINIMAL["features"], "row": FEATURE}},
-        "features.row: not a name for a feature; expected letters, digits and single underscores, a letter first, "
-        "and not 'row' (the log's own column name goes into 'column')",
+        "features.row: the name is taken; expected another (the log's own column name goes into 'column')",
+    ),
+    "features whose names differ by case": (
+        {"features": {**MINIMAL["features"], "Topic_ID": FEATURE}},
+        "features.Topic_ID: differs from 'topic_id' only by case, which Spark's columns don't know; rename one",
+    ),
+    "a source's name with a slash": (
+        {"sources": {**MINIMAL["sources"], "a/b": MINIMAL["sources"]["feed"]}},
+        "sources.a/b: not a name; expected letters, digits and single underscores, a letter first",
+    ),
+    "a profile's name with a dot": (
+        {"profiles": {"a.b": MINIMAL["profiles"]["clients"]}},
+        "profiles.a.b: not a name; expected letters, digits and single underscores, a letter first",
+    ),
+    "vectors whose name starts with a digit": (
+        {"vectors": {**MINIMAL["vectors"], "2d": MINIMAL["vectors"]["post"]}},
+        "vectors.2d: not a name; expected letters, digits and single underscores, a letter first",
+    ),
+    "a history's name with an accent": (
+        {"histories": {**MINIMAL["histories"], "é": MINIMAL["histories"]["clicks"]}},
+        "histories.é: not a name; expected letters, digits and single underscores, a letter first",
+    ),
+    "histories whose names differ by case": (
+        {"histories": {**MINIMAL["histories"], "Clicks": MINIMAL["histories"]["clicks"]}},
+        "histories.Clicks: differs from 'clicks' only by case, which Spark's columns don't know; rename one",
+    ),
+    "a root on an unknown file system": (
+        {"root": "foo://x"},
+        "root: 'foo://x' is on no known file system (Protocol not known: foo)",
+    ),
+    "hosts without horovodrun": (
+        {"train__hosts": "a:2,b:2"},
+        "train.hosts: 'a:2,b:2' with launch: spark; remove it, or set launch: horovodrun",
     ),
     "no item feature": (
         {"features": {"client_id": FEATURE, "client_type": FEATURE}},
@@ -253,6 +284,45 @@ SINGLE_KEYS = {
         {"date": "someday"},
         ["date: found 'someday': input should be a valid date or datetime, input is too short"],
     ),
+    "a day that is not in the calendar, as text": (
+        {"date": "2024-02-30"},
+        ["date: found '2024-02-30': input should be a valid date or datetime, day value is outside expected range"],
+    ),
+    "a negative seed": ({"seed": -1}, ["seed: found -1: input should be greater than or equal to 0"]),
+    "a cutoff of zero": (
+        {"evaluate__cutoffs": [0, 50]},
+        ["evaluate.cutoffs.0: found 0: input should be greater than 0"],
+    ),
+    "a layer of no width": (
+        {"model__user_tower": {"layers": [64, 0]}},
+        ["model.user_tower.layers.1: found 0: input should be greater than 0"],
+    ),
+    "an infinite learning rate": (
+        {"train__learning_rate": float("inf")},
+        ["train.learning_rate: found inf: input should be a finite number"],
+    ),
+    "a temperature that is no number": (
+        {"model__temperature": float("nan")},
+        ["model.temperature: found nan: input should be a finite number"],
+    ),
+    "a history of no source": (
+        {"histories__clicks__sources": []},
+        ["histories.clicks.sources: found []: tuple should have at least 1 item after validation, not 0"],
+    ),
+    "windows longer than ten years": (
+        {"window": {"train_days": 3661, "test_days": 3661}},
+        [
+            f"window.{key}: found 3661: input should be less than or equal to 3660"
+            for key in ("train_days", "test_days")
+        ],
+    ),
+    "Spark's settings as sections": (
+        {"spark__conf": {"spark": {"ui.enabled": False}}},
+        [
+            "spark.conf: 'spark' holds {'ui.enabled': False}; expected a text, a number, true or false, "
+            "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"
+        ],
+    ),
     "sources as a list": ({"sources": ["feed"]}, ["sources: found ['feed']: input should be a valid dictionary"]),
 }
 
@@ -271,10 +341,21 @@ def test_faults_of_one_key(tmp_path: Path, changes: dict[str, Any], messages: li
         ("\tname: a\n", r"malformed YAML: .*cannot start any token.*line 1, column 1"),
         ("? [a, b]\n: c\n", r"malformed YAML: .*unhashable key.*line 1, column 3"),
         ("name: !!python/object/apply:os.system [true]\n", r"malformed YAML: .*could not determine a constructor"),
+        ("name: a\ndate: 2024-02-30\n", r"malformed YAML: '2024-02-30': day .* line 2, column 7"),
         ("- a\n", r"found list, expected a mapping of settings"),
         ("", r"found NoneType, expected a mapping of settings"),
     ],
-    ids=["a key twice", "a nested key twice", "open bracket", "tab", "a list as key", "code", "a list", "empty"],
+    ids=[
+        "a key twice",
+        "a nested key twice",
+        "open bracket",
+        "tab",
+        "a list as key",
+        "code",
+        "no such day",
+        "a list",
+        "empty",
+    ],
 )
 def test_files_that_are_no_settings(tmp_path: Path, text: str, message: str) -> None:
     (line,) = faults(tmp_path, text)
@@ -359,13 +440,46 @@ def test_overrides_go_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         ("train.epochs", "--set train.epochs: expected key=value, such as train.epochs=2"),
         ("=2", "--set =2: expected key=value, such as train.epochs=2"),
         ("name.x=2", "--set name.x=2: 'name' is not a section"),
-        ("train.epochs=[", "--set train.epochs=[: malformed value: "),
+        ("train.epochs=[", "--set train.epochs=[: malformed value: .*"),
+        ("date=2024-02-30", "--set date=2024-02-30: malformed value: '2024-02-30': day .*"),
+        (
+            "catalogue.path={data}/x.csv",
+            "--set catalogue.path={data}/x.csv: malformed value: .*; a text with braces or brackets needs quotes: "
+            "--set 'catalogue.path=\"{data}/x.csv\"'",
+        ),
     ],
 )
 def test_overrides_that_cannot_be_read(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(tmp_path, MINIMAL, override)
-    assert str(caught.value).startswith(message)
+    begin, _, end = message.partition(".*")
+    said = str(caught.value)
+    assert said.startswith(begin)
+    assert said.endswith(end)
+
+
+def test_an_override_with_braces_in_quotes(tmp_path: Path) -> None:
+    settings = load(tmp_path, MINIMAL, 'catalogue.path="{data}/x.csv"')
+    assert settings.expand(settings.catalogue.path or "") == ["in/x.csv"]
+
+
+def test_an_override_of_one_of_sparks_settings(tmp_path: Path) -> None:
+    overrides = ["spark.conf.spark.sql.ansi.enabled=true", "spark.conf.spark.a=7", "spark.master=local[1]"]
+    settings = load(tmp_path, changed(spark__conf={"spark.a": 1, "spark.b": "x"}), *overrides)
+    assert settings.spark.conf == {"spark.a": "7", "spark.b": "x", "spark.sql.ansi.enabled": "true"}
+    assert settings.spark.master == "local[1]"
+
+
+def test_sparks_settings_go_over_those_of_the_session(tmp_path: Path) -> None:
+    from dssm.spark import session_conf
+
+    conf = {"spark.sql.shuffle.partitions": 99, "spark.sql.session.timeZone": "Asia/Tokyo", "spark.a": 1}
+    usual = session_conf(load(tmp_path, MINIMAL))
+    assert (usual["spark.sql.shuffle.partitions"], usual["spark.sql.session.timeZone"]) == ("8", "UTC")
+    assert session_conf(load(tmp_path, changed(spark__conf=conf))) == usual | {
+        "spark.sql.shuffle.partitions": "99",
+        "spark.sql.session.timeZone": "Asia/Tokyo",
+    }
 
 
 def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:

@@ -106,6 +106,18 @@ def test_a_gate_refuses_a_model_that_is_no_better(demo: Pipeline) -> None:
     assert demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))[0]["row_count"] == 400
 
 
+def test_an_evaluation_of_other_samples_does_not_open_the_gate(demo: Pipeline) -> None:
+    evaluation = demo.run_folder(DATE) / "evaluation.json"
+    good = evaluation.read_text()
+    evaluation.write_text(json.dumps({**json.loads(good), "samples_build": "0" * 16}))
+    try:
+        refused = demo.run("score_items")
+    finally:
+        evaluation.write_text(good)
+    assert refused.returncode == 2
+    assert "of other samples than" in said(refused)
+
+
 def test_samples_of_other_vocabularies_are_refused(demo: Pipeline, tmp_path: Path) -> None:
     manifest = demo.run_folder(DATE) / "samples/items/manifest.json"
     good = manifest.read_text()

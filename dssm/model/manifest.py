@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from dssm import storage
-from dssm.errors import UserError
-from dssm.manifest import MANIFEST, SCHEMA_VERSION, ColumnSpec, VocabularySpec
+from dssm.manifest import SCHEMA_VERSION, ColumnSpec, VocabularySpec, load_versioned
 
 
 class ModelManifest(BaseModel):
@@ -32,8 +30,5 @@ class ModelManifest(BaseModel):
 
 
 def read_model_manifest(folder: str) -> ModelManifest:
-    """Raises: UserError where no finished model is there."""
-    path = f"{folder}/{MANIFEST}"
-    if not storage.exists(path):
-        raise UserError(f"{path}: not found; expected a trained model: run train for this date first")
-    return ModelManifest.model_validate_json(storage.read_text(path))
+    """Raises: UserError where no finished model is there, or one of another schema."""
+    return load_versioned(ModelManifest, folder, "a trained model", "train")

@@ -104,6 +104,7 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
         remarks.append(f"{found['users']:,} users")
     result = {
         "model_version": model.model_version,
+        "samples_build": manifests["items"].build,
         "date": settings.date.isoformat(),
         "items": len(items[ITEM_ID]),
         **found,

@@ -55,6 +55,7 @@ from dssm.samples.rows import (
     feature_columns,
     feature_token_counts,
     user_columns,
+    with_item_index,
     with_user_features,
 )
 from dssm.samples.sources import Quarantine, read_keyed, read_vectors
@@ -93,9 +94,11 @@ def build_samples(spark: SparkSession, settings: Settings) -> None:
     clicked in the window; `interactions` the distinct (user, item) pairs before the window.
     """
     paths = RunPaths(settings.run_folder)
-    with storage.committed_folder(paths.samples) as folder:
-        _build(spark, settings, folder)
-    spark.catalog.clearCache()
+    try:
+        with storage.committed_folder(paths.samples) as folder:
+            _build(spark, settings, folder)
+    finally:
+        spark.catalog.clearCache()  # also after a failure: a second try must read the files anew
 
 
 def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
@@ -118,6 +121,7 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
             spark, settings, "catalogue", settings.catalogue, settings.catalogue.key, item_features, quarantine
         )
         check_item_columns(catalogue, item_features)
+        catalogue = with_item_index(catalogue)
         providers = user_columns(settings, profiles)
         for name, table in settings.vectors.items():
             vectors = read_vectors(spark, settings, name, table, quarantine)
@@ -151,7 +155,7 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
 
     writer = DatasetWriter(settings, folder, vocabularies, quarantine.counts)
     with step("catalogue, encoded") as remarks:
-        items = encoded_items(catalogue, train_events, train_rows, item_features, lookups, settings)
+        items = encoded_items(catalogue, train_events, item_features, lookups, settings)
         rows = quarantine.counts["catalogue"].used["read"]
         files = writer.write("items", items, rows, ITEM_COLUMNS, item_features)
         items = spark.read.parquet(*[f"{folder}/items/{file.name}" for file in files])

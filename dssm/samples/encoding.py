@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy.sparse as sp
 
 from dssm.features import FIRST_TOKEN_ID, PADDING_ID, UNKNOWN_ID, AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 from dssm.packing import pack
@@ -121,14 +122,16 @@ def _look_up_vectors(feature: DenseFeat, column: pa.Array, vectors: Vectors) -> 
         lists = split_lists(column, feature.separator)
     places = pc.index_in(lists.values, value_set=vectors.ids, skip_nulls=True)
     known = places.is_valid().to_numpy(zero_copy_only=False)
-    rows = lists.row_of_value()[known]
-    found = vectors.matrix[pc.fill_null(places, 0).to_numpy()[known]]
-    total = np.zeros((len(lists.counts), vectors.matrix.shape[1]), np.float32)
-    if len(rows):
-        starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
-        total[rows[starts]] = np.add.reduceat(found, starts, axis=0)
+    counts = np.bincount(lists.row_of_value()[known], minlength=len(lists.counts))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    ones = np.ones(offsets[-1], np.float32)
+    # As a sparse product: entries × width numbers are never laid out, a gigabyte where vectors are 768 wide.
+    chosen = sp.csr_matrix(
+        (ones, pc.fill_null(places, 0).to_numpy()[known], offsets), shape=(len(counts), len(vectors.matrix))
+    )
+    total = np.asarray(chosen @ vectors.matrix, np.float32)
     if feature.reduce_type == "mean":
-        total /= np.maximum(np.bincount(rows, minlength=len(total)), 1).astype(np.float32)[:, None]
+        total /= np.maximum(counts, 1).astype(np.float32)[:, None]
     return total
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from dssm.config import Settings
@@ -37,8 +37,7 @@ def all_events(spark: SparkSession, settings: Settings, catalogue: DataFrame, qu
     IN_LOG whether it counts as something the user did (for histories, seen items, baselines).
     """
     logs = [read_events(spark, settings, name, source, quarantine) for name, source in settings.sources.items()]
-    index = F.row_number().over(Window.orderBy(ID)) - 1
-    known = catalogue.select(F.col(ID).alias(ITEM_ID), index.cast("int").alias(ITEM_INDEX))
+    known = catalogue.select(F.col(ID).alias(ITEM_ID), ITEM_INDEX)
     events = reduce(DataFrame.unionByName, logs).join(known, ITEM_ID, "left")
     return (
         events.withColumn(FATE, _fate(settings))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 import pyarrow as pa
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -114,20 +115,30 @@ def feature_token_counts(
     return counts
 
 
+def with_item_index(catalogue: DataFrame) -> DataFrame:
+    """Adds ITEM_INDEX, the place of each item by id. Only the ids pass through the one task that numbers them."""
+    place = (F.row_number().over(Window.orderBy(ID)) - 1).cast("int")
+    return catalogue.join(catalogue.select(ID, place.alias(ITEM_INDEX)), ID).persist(StorageLevel.DISK_ONLY)
+
+
 def encoded_items(
     catalogue: DataFrame,
     train_events: DataFrame,
-    train_rows: int,
     features: Sequence[AnyFeature],
     lookups: Lookups,
     settings: Settings,
 ) -> DataFrame:
-    """Grain: one row a catalogue item, encoded, with its place by id and its share of the training rows."""
-    drawn = train_events.groupBy(F.col(ITEM_ID).alias(ID)).agg(F.count("*").alias("__rows"))
-    share = (F.coalesce("__rows", F.lit(0)) / train_rows).cast("float")
+    """Encodes the catalogue.
+
+    Grain: one row an item, with its place by id and its share of the training rows that an in-batch
+    candidate can come from: positives of a weight above 0.
+    """
+    candidates = train_events.filter((F.col(LABEL) > 0) & (F.col(WEIGHT) > 0))
+    drawn = candidates.groupBy(F.col(ITEM_ID).alias(ID)).agg(F.count("*").alias("__rows"))
+    share = (F.coalesce("__rows", F.lit(0)) / max(candidates.count(), 1)).cast("float")
     raw = catalogue.join(drawn, ID, "left").select(
         F.col(ID).alias(ITEM_ID),
-        (F.row_number().over(Window.orderBy(ID)) - 1).cast("int").alias(ITEM_INDEX),
+        ITEM_INDEX,
         F.xxhash64(ID).alias(ITEM_KEY),
         share.alias(ITEM_PROBABILITY),
         *_raw(features),

@@ -23,7 +23,12 @@ from dssm.spark import counts_by, explained, matches
 CORRUPT = "_corrupt_record"
 REASON = "__reason"
 ID = "row__id"  # id of a user or an item, beside its table's own columns
-DAMAGE_CLASSES = ("java.io.", "java.util.zip.", "org.apache.parquet.")
+DAMAGE_CLASSES = (
+    "java.io.",
+    "java.util.zip.",
+    "org.apache.parquet.",
+    "org.apache.spark.sql.execution.datasources.SchemaColumnConvertNotSupportedException",
+)
 DAMAGE_TEXTS = ("is not a Parquet file", "CSV header does not conform")
 LATEST_TIME_MS = 4_102_444_800_000  # 2100-01-01: later times are mistaken units
 
@@ -116,7 +121,7 @@ def read_table(
             return spark.table(table.table), table.place, []
     assert table.path is not None
     patterns = [storage.absolute(path) for path in settings.expand(table.path, daily)]
-    paths = [pattern for pattern in patterns if matches(spark, pattern)]
+    paths = [pattern for pattern in patterns if matches(spark, f"{name}.path", pattern)]
     if not paths:
         raise UserError(f"{name}.path: nothing found at {_shown(patterns)}; expected {table.format} files")
     missing = (
@@ -169,6 +174,22 @@ def need_columns(name: str, frame: DataFrame, wanted: Mapping[str, str]) -> None
             raise UserError(f"{name}.{setting}: no column is named '{column}'" + did_you_mean(column, known))
 
 
+def _need_ids(name: str, frame: DataFrame, columns: Mapping[str, str]) -> None:
+    """Checks that ids have one spelling: as a float, 7 would be '7.0' and match nothing.
+
+    Args:
+      columns: the id's column that each setting of the table names.
+    """
+    for setting, column in columns.items():
+        kind = frame.schema[column].dataType
+        whole = isinstance(kind, T.DecimalType) and kind.scale == 0
+        if not isinstance(kind, (T.StringType, T.IntegralType, T.BinaryType)) and not whole:
+            hint = " (pandas writes integers with nulls as floats)" if isinstance(kind, T.FractionalType) else ""
+            raise UserError(
+                f"{name}.{setting}: '{column}' holds {kind.simpleString()}; expected text or integers{hint}"
+            )
+
+
 def _first_reason(*checks: tuple[Column, str]) -> Column:
     """Returns the text of the first check that holds, else null."""
     return F.coalesce(*[F.when(F.coalesce(check, F.lit(False)), F.lit(text)) for check, text in checks])
@@ -199,35 +220,34 @@ def read_events(
     """Reads one event log.
 
     Grain: one row a readable event, as (user_id, item_id, event_time in Unix ms, source, label, weight, kept),
-    `kept` false where the source's `where` leaves the row out.
+    `kept` false where the source's `where` leaves the row out: of those, all other values may be null or unfit.
     """
     key = f"sources.{name}"
     frame, place, missing = read_table(spark, settings, key, source, daily=True)
     need_columns(key, frame, {"user": source.user, "item": source.item, "time": source.time})
-    time = quoted(source.time)
-    times = {
-        "ms": time.cast("string").cast("bigint"),
-        "s": (time.cast("string").cast("double") * 1000).cast("bigint"),
-        "iso": F.unix_millis(F.to_timestamp(time)),
-    }
+    _need_ids(key, frame, {"user": source.user, "item": source.item})
     columns = frame.drop(CORRUPT)
-    frame = frame.withColumn("__time", times[source.time_unit])
-    for setting, expression in (("label", source.label), ("weight", source.weight), ("where", source.where or "true")):
+    with explained(f"{key}.time: '{source.time}'"):
+        time = _unix_ms(quoted(source.time), frame.schema[source.time].dataType, source.time_unit)
+        frame = frame.withColumn("__time", F.when(time.between(0, LATEST_TIME_MS), time))
+    for setting, expression in (("label", source.label), ("weight", source.weight)):
         with explained(f"{key}.{setting}: {expression!r}", columns):
-            if setting == "where":
-                columns.filter(expression)  # analysed, not run: a number is no condition
-            frame = frame.withColumn(f"__{setting}", F.expr(expression))
-    label, weight = F.col("__label").cast("float"), F.col("__weight").cast("float")
+            frame = frame.withColumn(f"__{setting}", F.expr(expression).cast("float"))
+    where = source.where or "true"
+    with explained(f"{key}.where: {where!r}", columns):
+        columns.filter(where)  # analysed, not run: a number is no condition
+        frame = frame.withColumn("__where", F.coalesce(F.expr(where), F.lit(False)))
+    kept, label, weight = F.col("__where"), F.col("__label"), F.col("__weight")
     reason = _first_reason(
         (_malformed(frame), "malformed row"),
-        (_is_blank(quoted(source.user)), f"no user in '{source.user}'"),
-        (_is_blank(quoted(source.item)), f"no item in '{source.item}'"),
+        (kept & _is_blank(quoted(source.user)), f"no user in '{source.user}'"),
+        (kept & _is_blank(quoted(source.item)), f"no item in '{source.item}'"),
         (
-            F.col("__time").isNull() | ~F.col("__time").between(0, LATEST_TIME_MS),
+            kept & F.col("__time").isNull(),
             f"bad time in '{source.time}' (expected {source.time_unit}, 1970 to 2100)",
         ),
-        (~_is_finite(label), "label is not a number"),
-        (~_is_finite(weight) | (weight < 0), "weight is not a number of at least 0"),
+        (kept & ~_is_finite(label), "label is not a number"),
+        (kept & (~_is_finite(weight) | (weight < 0)), "weight is not a number of at least 0"),
     )
     readable = quarantine.split(key, frame, reason, place, missing)
     return readable.select(
@@ -237,8 +257,17 @@ def read_events(
         F.lit(name).alias(SOURCE),
         label.alias(LABEL),
         weight.alias(WEIGHT),
-        F.coalesce("__where", F.lit(False)).alias("kept"),
+        kept.alias("kept"),
     )
+
+
+def _unix_ms(time: Column, kind: T.DataType, unit: str) -> Column:
+    """Returns Unix milliseconds, null for what is no time."""
+    if unit == "iso":
+        return F.unix_millis(F.to_timestamp(time))
+    number = time if isinstance(kind, T.NumericType) else time.cast("string")
+    whole = number.cast("bigint") if unit == "ms" else (number.cast("double") * 1000).cast("bigint")
+    return F.when(_is_finite(number), whole)  # as a bigint, NaN would be 1970
 
 
 def read_keyed(
@@ -261,6 +290,7 @@ def read_keyed(
     """
     frame, place, missing = read_table(spark, settings, name, table)
     need_columns(name, frame, {"key": key})
+    _need_ids(name, frame, {"key": key})
     checks = [(_malformed(frame), "malformed row"), (_is_blank(quoted(key)), f"no id in '{key}'")]
     for feature in features:
         if feature.source_column in frame.columns:
@@ -335,12 +365,18 @@ def read_vectors(
     """Reads pretrained vectors. Grain: one row an id, as (id, values: array<float> of the stated width)."""
     key = f"vectors.{name}"
     path = storage.absolute(settings.expand(table.path)[0])
-    if not matches(spark, path):
+    if not matches(spark, f"{key}.path", path):
         raise UserError(f"{key}.path: nothing found at {path}; expected {table.format} files")
     with explained(f"{key}.path"), _damage_explained(key, path):
         if table.format == "parquet":
             frame = spark.read.parquet(path)
             need_columns(key, frame, {"key": table.key, "values": table.values})
+            _need_ids(key, frame, {"key": table.key})
+            kind = frame.schema[table.values].dataType
+            if not isinstance(kind, T.ArrayType) or not isinstance(kind.elementType, T.NumericType):
+                raise UserError(
+                    f"{key}.values: '{table.values}' holds {kind.simpleString()}; expected lists of numbers"
+                )
         else:
             types = {table.key: "string", table.values: "array<float>", CORRUPT: "string"}
             schema = ", ".join(f"`{column}` {kind}" for column, kind in types.items())

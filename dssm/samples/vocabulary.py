@@ -69,7 +69,6 @@ def write_vocabularies(
     )
     specs = {}
     for name in limits:
-        load_tokens.cache_clear()
         tokens = load_tokens(f"{folder}/{name}.parquet")
         content = "\n".join(tokens.to_pylist())
         specs[name] = VocabularySpec(size=len(tokens) + FIRST_TOKEN_ID, digest=storage.digest(content))

@@ -52,7 +52,7 @@ def score_items(spark: SparkSession, settings: Settings) -> None:
     model = read_model_manifest(paths.model)
     items = read_manifest(paths.part("items"), "build_samples")
     check_model_fits(model, items, model.item_columns, paths.part("items"))
-    _check_gate(settings, paths, model)
+    _check_gate(settings, paths, model, items)
     date = settings.date.isoformat()
     version = storage.digest(date, model.model_version, items.build)
     folder = storage.absolute(f"{settings.table_location}/dt={date}/version={version}")
@@ -131,7 +131,7 @@ def _check_version(rows: DataFrame, expected: int, vector_dim: int, settings: Se
         )
 
 
-def _check_gate(settings: Settings, paths: RunPaths, model: ModelManifest) -> None:
+def _check_gate(settings: Settings, paths: RunPaths, model: ModelManifest, items: Manifest) -> None:
     """Raises: GateError where the model's recall is not above the baseline's, seen items kept."""
     gate = settings.item_table.gate
     if gate.better_than == "none":
@@ -141,11 +141,13 @@ def _check_gate(settings: Settings, paths: RunPaths, model: ModelManifest) -> No
             f"{paths.evaluation}: not found; run evaluate first, or set item_table.gate.better_than to none"
         )
     evaluation = json.loads(storage.read_text(paths.evaluation))
-    if evaluation["model_version"] != model.model_version:
+    if evaluation.get("model_version") != model.model_version:
         raise UserError(
-            f"{paths.evaluation}: of model {evaluation['model_version']}, but {paths.model} holds "
+            f"{paths.evaluation}: of model {evaluation.get('model_version')}, but {paths.model} holds "
             f"{model.model_version}; run evaluate again"
         )
+    if evaluation.get("samples_build") != items.build:
+        raise UserError(f"{paths.evaluation}: of other samples than {paths.samples}; run evaluate again")
     kept = evaluation["seen_kept"]
     if gate.better_than not in kept:
         raise UserError(

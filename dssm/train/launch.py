@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from dssm import storage
 from dssm.config import Settings
 from dssm.console import out
 from dssm.errors import UserError
 from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
-from dssm.train.progress import ProgressView, ReportListener, ReportStream
+from dssm.train.progress import REPORT_TO, ProgressView, ReportListener, ReportStream
 from dssm.train.result import TrainResult
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+LOOPBACK = "127.0.0.1"
+SLOTS_LIMIT_S = 60
 
 
 def train(settings: Settings) -> None:
     """Trains the run's model and writes model/ (both towers as SavedModels, manifest last)."""
+    # The ranks run in other folders, and on other hosts: a relative root means this process's.
+    settings = settings.model_copy(update={"root": storage.absolute(settings.root)})
     paths = RunPaths(settings.run_folder)
     samples = read_manifest(paths.part("train"), "build_samples")
     chosen = settings.train
@@ -55,7 +67,7 @@ def _environment(settings: Settings, report_to: str) -> dict[str, str]:
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.train.stall_shutdown_s),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONHASHSEED": "0",
-        "DSSM_REPORT_TO": report_to,
+        REPORT_TO: report_to,
     }
 
 
@@ -66,21 +78,15 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
     from dssm.train.worker import train_worker
 
     context = SparkContext.getOrCreate()
-    ranks, slots = settings.train.ranks, context.defaultParallelism
-    if ranks > slots:
-        raise UserError(
-            f"train.ranks: {ranks} ranks, but Spark's master {context.master} has {slots} slots; "
-            f"expected at most {slots}, or more cores: each rank waits for all others to start"
-        )
-    host = context.getConf().get("spark.driver.host") or "127.0.0.1"
+    _wait_for_slots(context, settings.train.ranks)
     stream = ReportStream(view.show)
-    with ReportListener(view.show, host) as listener:
+    with _listener(view, context.getConf().get("spark.driver.host") or LOOPBACK) as address:
         results = horovod.spark.run(
             train_worker,
             args=(settings.model_dump_json(),),
-            num_proc=ranks,
+            num_proc=settings.train.ranks,
             start_timeout=settings.train.start_timeout_s,
-            env={**os.environ, **_environment(settings, listener.address)},
+            env={**os.environ, **_environment(settings, address)},
             stdout=stream,
             stderr=stream,
             use_gloo=True,
@@ -90,31 +96,65 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
     return TrainResult.model_validate_json(results[0]).unwrap()
 
 
+def _wait_for_slots(context: SparkContext, ranks: int) -> None:
+    """Waits until Spark can run all ranks at once: executors register some seconds after the session starts.
+
+    Raises: UserError where there are too few after a minute; with a local master, at once.
+    """
+    scala = context._jsc.sc()
+    limit = time.monotonic() + (0 if str(context.master).startswith("local") else SLOTS_LIMIT_S)
+    while True:
+        slots = int(scala.maxNumConcurrentTasks(scala.resourceProfileManager().defaultResourceProfile()))
+        if slots >= ranks:
+            return
+        if time.monotonic() >= limit:
+            raise UserError(
+                f"train.ranks: {ranks} ranks, but Spark's master {context.master} has {slots} slots; "
+                f"expected at most {slots}, or more cores: each rank waits for all others to start"
+            )
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def _listener(view: ProgressView, host: str) -> Iterator[str]:
+    """Yields the address for rank 0's reports, or nothing where this machine can't listen there."""
+    try:
+        listener = ReportListener(view.show, host)
+    except OSError as error:
+        out.print(f"  [yellow]no live progress: {host} can't be listened at ({error})[/yellow]")
+        yield ""
+        return
+    with listener:
+        yield listener.address
+
+
 def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
-    with tempfile.TemporaryDirectory() as scratch:
-        given, made = Path(scratch, "settings.json"), Path(scratch, "result.json")
-        given.write_text(settings.model_dump_json(), encoding="utf-8")
-        command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(settings.train.ranks), "--gloo"]
-        command += ["--start-timeout", str(settings.train.start_timeout_s)]
-        if settings.train.hosts:
-            command += ["-H", settings.train.hosts]
-        command += [sys.executable, "-m", "dssm.train.worker", str(given), str(made)]
-        stream = ReportStream(view.show)
-        host = socket.gethostname() if settings.train.hosts else "127.0.0.1"
-        with (
-            ReportListener(view.show, host) as listener,
-            subprocess.Popen(
-                command,
-                env={**os.environ, **_environment(settings, listener.address)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            ) as process,
-        ):
-            assert process.stdout is not None
-            for line in process.stdout:
-                stream.write(line)
-        if process.returncode != 0:
-            raise RuntimeError(f"horovodrun ended with exit code {process.returncode}; its output is above")
-        return TrainResult.model_validate_json(made.read_text(encoding="utf-8")).unwrap()
+    folder = f"{RunPaths(settings.run_folder).folder}/.launch"  # hosts share the runs' folder, not the driver's /tmp
+    given, made = f"{folder}/settings.json", f"{folder}/result.json"
+    storage.remove(folder)
+    storage.write_text(given, settings.model_dump_json())
+    command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(settings.train.ranks), "--gloo"]
+    command += ["--start-timeout", str(settings.train.start_timeout_s)]
+    if settings.train.hosts:
+        command += ["-H", settings.train.hosts]
+    command += [sys.executable, "-m", "dssm.train.worker", given, made]
+    stream = ReportStream(view.show)
+    with (
+        _listener(view, socket.getfqdn() if settings.train.hosts else LOOPBACK) as address,
+        subprocess.Popen(
+            command,
+            env={**os.environ, **_environment(settings, address)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            stream.write(line)
+    if process.returncode != 0:
+        raise RuntimeError(f"horovodrun ended with exit code {process.returncode}; its output is above")
+    result = TrainResult.model_validate_json(storage.read_text(made))
+    storage.remove(folder)
+    return result.unwrap()

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from dssm.console import out
 
 MARK = "@dssm-progress "
+REPORT_TO = "DSSM_REPORT_TO"  # environment: where the launcher listens for reports
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -33,12 +32,11 @@ from dssm.model.towers import TwoTowers, build_towers, tower_columns
 from dssm.paths import RunPaths
 from dssm.stream.batches import as_dataset, rank_batches
 from dssm.stream.plan import plan_epoch
-from dssm.train.progress import Report, reporter
+from dssm.train.progress import REPORT_TO, Report, reporter
 from dssm.train.result import TrainResult
 from dssm.train.step import STEP_COLUMNS, Batch, make_optimizer, make_step, tower_vectors
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
-REPORT_TO = "DSSM_REPORT_TO"  # where the launcher listens for reports
 
 
 def train_worker(settings_json: str) -> str:
@@ -121,6 +119,8 @@ class _Trainer:
         train = self.settings.train
         hvd.broadcast_variables([*self.towers.variables, *self.optimizer.variables], root_rank=0)
         is_first = hvd.rank() == 0
+        if is_first:
+            storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
         losses, aucs, seconds, done = [], [], 0.0, 0
         for epoch in range(train.epochs):
@@ -141,6 +141,12 @@ class _Trainer:
             if is_first:
                 show(Report(**{**last.__dict__, "auc": aucs[-1]}))
         faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
+        for variable in self.towers.variables:  # equal on all ranks: all stop here, or none
+            if not np.isfinite(variable.numpy()).all():
+                raise UserError(
+                    f"train: {variable.name} holds NaN or infinity after the last step; "
+                    f"lower train.learning_rate ({self.settings.train.learning_rate})"
+                )
         saved = self._save(done, seconds, losses, aucs).model_dump_json() if is_first else None
         # Nobody leaves before the model is saved.
         return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
@@ -238,6 +244,6 @@ class _Trainer:
 
 
 if __name__ == "__main__":  # started by horovodrun: the settings' file, then the file for rank 0's result
-    result = train_worker(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    result = train_worker(storage.read_text(sys.argv[1]))
     if os.environ.get("HOROVOD_RANK", "0") == "0":
         storage.write_text(sys.argv[2], result)

@@ -8,7 +8,7 @@ import pytest
 
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, USER_ID
-from tests.samples.feed import HEADER, TinyFeed, ms
+from tests.samples.feed import HEADER, TinyFeed, build, ms, read_part
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -29,6 +29,7 @@ v,p3,{ms(11, 0)},1,0,home
 
 def read(spark: SparkSession, feed: TinyFeed, text: str = LOG) -> tuple[DataFrame, Quarantine]:
     from dssm.samples.events import all_events
+    from dssm.samples.rows import with_item_index
     from dssm.samples.sources import ID, Quarantine
 
     feed.write("log.csv", HEADER + text)
@@ -38,7 +39,7 @@ def read(spark: SparkSession, feed: TinyFeed, text: str = LOG) -> tuple[DataFram
     spark.conf.set("spark.sql.session.timeZone", settings.timezone)
     catalogue = spark.createDataFrame([("p1",), ("p2",), ("p3",)], f"`{ID}` string")
     quarantine = Quarantine(f"{feed.folder}/quarantine", 0)
-    return all_events(spark, settings, catalogue, quarantine), quarantine
+    return all_events(spark, settings, with_item_index(catalogue), quarantine), quarantine
 
 
 @pytest.mark.parametrize("train_rows", ["positives", "all"])
@@ -60,6 +61,43 @@ def test_fates_at_the_edges_of_the_windows(spark: SparkSession, tiny_feed: TinyF
     counts = quarantine.counts["sources.feed"]
     assert counts.used == {"test": 2, "train": 2 if train_rows == "all" else 1}
     assert counts.rows_read == 6 == sum(counts.used.values()) + sum(counts.filtered.values())
+
+
+LEFT_OUT = f"""\
+u,p1,yesterday,1,0,ad
+u,p1,{ms(7, 1) * 1000},1,0,ad
+u,p2,{ms(8, 0)},yes,0,ad
+,p2,{ms(8, 0)},1,0,ad
+u,,{ms(8, 0)},1,0,ad
+u,p2,{ms(8, 0)},1,-2,ad
+u,p2,{ms(8, 0)},1,0,
+"""
+
+
+def test_rows_that_where_leaves_out_are_filtered_whatever_they_hold(spark: SparkSession, tiny_feed: TinyFeed) -> None:
+    from dssm.samples.events import FATE, IN_LOG, count_fates
+
+    # `read` allows no quarantined row at all.
+    events, quarantine = read(spark, tiny_feed, LOG + LEFT_OUT)
+    left_out = events.filter(events[FATE] == "left out by where").collect()
+    assert [row[IN_LOG] for row in left_out] == [False] * 7
+    count_fates(events, quarantine)
+    counts = quarantine.counts["sources.feed"]
+    assert counts.filtered["left out by where"] == 7
+    assert counts.quarantined == {}
+    assert counts.rows_read == 13 == sum(counts.used.values()) + sum(counts.filtered.values())
+
+
+def test_rows_that_where_leaves_out_change_no_sample(spark: SparkSession, tiny_feed: TinyFeed) -> None:
+    tiny_feed.config["sources"]["feed"]["path"] = "{data}/log.csv"
+    parts = ("train", "test", "users", "interactions")
+    built = []
+    for text in (LOG, LOG + LEFT_OUT):
+        tiny_feed.write("log.csv", HEADER + text)
+        build(spark, tiny_feed)
+        built.append({part: read_part(tiny_feed, part) for part in parts})
+    assert built[0] == built[1]
+    assert [row[USER_ID] for row in built[0]["train"]] == ["u"]
 
 
 @pytest.mark.parametrize(

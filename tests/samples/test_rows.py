@@ -75,3 +75,17 @@ def test_a_column_that_the_catalogue_lacks(tiny_feed: TinyFeed) -> None:
     assert str(caught.value) == (
         "features.topic_id.column: the catalogue has no column 'topic_id' (did you mean 'topicid'?)"
     )
+
+
+@pytest.mark.spark
+def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(spark: Any, tiny_feed: TinyFeed) -> None:
+    from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_PROBABILITY, LABEL, WEIGHT
+    from dssm.samples.lookups import Lookups
+    from dssm.samples.rows import encoded_items, with_item_index
+
+    rows = [("b", 1.0, 1.0)] * 3 + [("a", 2.0, 0.5), ("a", 0.0, 1.0), ("c", 1.0, 0.0), ("c", 0.0, 1.0)]
+    trained = spark.createDataFrame(rows, f"{ITEM_ID} string, {LABEL} float, {WEIGHT} float")
+    catalogue = with_item_index(spark.createDataFrame([("c",), ("b",), ("a",)], "row__id string"))
+    items = encoded_items(catalogue, trained, [], Lookups({}, {}), tiny_feed.settings()).collect()
+    found = {(row[ITEM_ID], row[ITEM_INDEX], row[ITEM_PROBABILITY]) for row in items}
+    assert found == {("a", 0, 0.25), ("b", 1, 0.75), ("c", 2, 0.0)}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from dssm.manifest import MANIFEST, read_manifest, write_manifest
 from dssm.model.export import LoadedTower
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
+from dssm.train import launch
 from dssm.train.launch import train
+from dssm.train.progress import ProgressView
 from tests.datasets import make_rows, write_run
 
 pytestmark = pytest.mark.horovod
@@ -111,3 +114,49 @@ def test_the_curves_are_written_for_tensorboard(tmp_path: Path):
     np.testing.assert_allclose(curves["test_auc"], model.auc, rtol=1e-6)
     assert curves["loss"][-1] == pytest.approx(model.loss[-1], rel=1e-6)
     assert min(curves["samples_per_s"]) > 0
+
+
+class _Context:
+    """A Spark context whose executors register one after the other."""
+
+    def __init__(self, master: str, slots: list[int]) -> None:
+        self.master, self._slots = master, slots
+        scala = SimpleNamespace(
+            maxNumConcurrentTasks=lambda _: self._slots.pop(0) if len(self._slots) > 1 else self._slots[0],
+            resourceProfileManager=lambda: SimpleNamespace(defaultResourceProfile=lambda: None),
+        )
+        self._jsc = SimpleNamespace(sc=lambda: scala)
+
+
+def test_ranks_wait_for_executors_to_register(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dssm.train.launch.time.sleep", lambda _: None)
+    context = _Context("spark://127.0.0.1:7077", [0, 1, 3])
+    launch._wait_for_slots(context, 3)
+    assert context._slots == [3]
+
+
+def test_too_few_slots_are_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("dssm.train.launch.SLOTS_LIMIT_S", 0)
+    for master in ("local[2]", "spark://127.0.0.1:7077"):
+        with pytest.raises(UserError, match=r"train.ranks: 3 ranks, but Spark's master .* has 2 slots"):
+            launch._wait_for_slots(_Context(master, [2]), 3)
+
+
+def test_a_training_goes_on_without_live_progress(capsys: pytest.CaptureFixture[str]):
+    with launch._listener(ProgressView(), "192.0.2.1") as address:
+        assert address == ""
+    assert "no live progress: 192.0.2.1" in capsys.readouterr().out
+
+
+def test_a_relative_root_is_this_process_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2)
+    given: list[Settings] = []
+
+    def launched(passed: Settings, _: ProgressView) -> SimpleNamespace:
+        given.append(passed)
+        return SimpleNamespace(model_version="0", rows_per_s=1.0)
+
+    monkeypatch.setattr("dssm.train.launch._by_horovodrun", launched)
+    monkeypatch.chdir(tmp_path)
+    train(settings.model_copy(update={"root": str(Path(settings.root).relative_to(tmp_path))}))
+    assert given[0].root == str(Path(settings.root).absolute())
