@@ -62,7 +62,9 @@ class EventSource(Table):
     )
     label: str = Field("1", description="SQL expression of the label: above 0 is a positive.")
     weight: str = Field("1", description="SQL expression of the sample weight, at least 0.")
-    where: str | None = Field(None, description="SQL condition; the other rows are filtered, and counted.")
+    where: str | None = Field(
+        None, description="SQL condition; the other rows are filtered, whatever they hold, and counted."
+    )
     roles: tuple[Literal["train", "test"], ...] = Field(
         ("train", "test"),
         description="What its rows may become. With none they still feed histories, seen items and baselines.",
@@ -186,8 +188,10 @@ class Gate(StrictModel):
 
 
 class ItemTable(StrictModel):
-    name: str = Field(
-        "dssm_items", pattern=r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$", description="Hive table, as [database.]table."
+    name: str | None = Field(
+        None,
+        pattern=r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$",
+        description="Hive table, as [database.]table; default: the pipeline's name and _items.",
     )
     location: str = Field("{root}/{name}/item_table", description="Folder of the table's immutable versions.")
     metastore: str | None = Field(
@@ -249,17 +253,6 @@ class Settings(StrictModel):
             raise ValueError(f"'{value}' is no time zone; expected a name such as UTC or Asia/Shanghai") from error
         return value
 
-    @field_validator("root")
-    @classmethod
-    def _known_file_system(cls, value: str) -> str:
-        scheme, url, _ = value.partition("://")
-        if url:
-            try:
-                fsspec.get_filesystem_class(scheme)
-            except (ValueError, ImportError) as error:
-                raise ValueError(f"'{value}' is on no known file system ({error})") from error
-        return value
-
     @field_validator("features", mode="before")
     @classmethod
     def _name_features(cls, value: Any) -> Any:
@@ -273,6 +266,8 @@ class Settings(StrictModel):
             _check_names(section, getattr(self, section))
         _check_features(self.features, self.vectors, self.histories)
         self._check_placeholders()
+        _check_file_system("root", self.root)
+        _check_file_system("item_table.location", self.table_location)
         for name, history in self.histories.items():
             for source in history.sources:
                 if source not in self.sources:
@@ -289,7 +284,8 @@ class Settings(StrictModel):
             )
         if self.train.hosts is not None and self.train.launch != "horovodrun":
             raise UserError(
-                f"train.hosts: '{self.train.hosts}' with launch: {self.train.launch}; remove it, or set launch: horovodrun"
+                f"train.hosts: '{self.train.hosts}' with launch: {self.train.launch}; "
+                "remove it, or set launch: horovodrun"
             )
         if self.train.loss == "weighted_bce" and self.samples.train_rows == "positives":
             raise UserError(
@@ -329,6 +325,10 @@ class Settings(StrictModel):
         return f"{self.root}/{self.name}/{self.date.isoformat()}"
 
     @property
+    def table_name(self) -> str:
+        return self.item_table.name or f"{self.name.replace('-', '_')}_items"
+
+    @property
     def table_location(self) -> str:
         return self._in_root(self.item_table.location)
 
@@ -360,6 +360,16 @@ class Settings(StrictModel):
         """
         days = self.window_days() if daily and "{date" in path else [self.date]
         return [path.format(data=self.data, date=day) for day in days]
+
+
+def _check_file_system(key: str, path: str) -> None:
+    """Checks that the job's own files can be written with fsspec; Spark's inputs may lie anywhere."""
+    scheme, is_url, _ = path.partition("://")
+    if is_url:
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"{key}: '{path}' is on no known file system ({error})") from error
 
 
 def _check_names(section: str, names: Iterable[str]) -> None:
@@ -501,7 +511,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        quote = "" if '"' in text else f"; a text with braces or brackets needs quotes: --set '{key}=\"{text}\"'"
+        braces = text.startswith(("{", "[")) and '"' not in text
+        quote = f"; a text with braces or brackets needs quotes: --set '{key}=\"{text}\"'" if braces else ""
         raise UserError(f"--set {override}: malformed value: {' '.join(str(error).split())}{quote}") from error
     *parents, last = _key_parts(key.strip())
     section = values

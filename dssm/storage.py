@@ -14,6 +14,8 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from dssm.errors import UserError
+
 
 def absolute(path: str) -> str:
     """Returns a local path as an absolute one, and a URL as it is."""
@@ -47,8 +49,8 @@ def read_text(path: str) -> str:
 
 def write_text(path: str, text: str) -> None:
     """Writes a file under a temporary name and renames it, so that nobody reads half of it."""
+    make_folder(posixpath.dirname(absolute(path)))
     system, place = filesystem(path)
-    system.makedirs(posixpath.dirname(place), exist_ok=True)
     temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.tmp"
     system.pipe_file(temporary, text.encode("utf-8"))
     _rename(system, temporary, place)
@@ -62,8 +64,12 @@ def file_names(folder: str, suffix: str) -> list[str]:
 
 
 def make_folder(path: str) -> None:
+    """Makes a folder and those above it. Raises: UserError where that is not allowed."""
     system, place = filesystem(path)
-    system.makedirs(place, exist_ok=True)
+    try:
+        system.makedirs(place, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't be made ({error.strerror or error}); expected a folder to write in") from error
 
 
 def remove(path: str) -> None:

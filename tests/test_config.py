@@ -161,6 +161,10 @@ CROSS_CHECKS = {
         {"root": "foo://x"},
         "root: 'foo://x' is on no known file system (Protocol not known: foo)",
     ),
+    "an item table on an unknown file system": (
+        {"item_table__location": "foo://x"},
+        "item_table.location: 'foo://x' is on no known file system (Protocol not known: foo)",
+    ),
     "hosts without horovodrun": (
         {"train__hosts": "a:2,b:2"},
         "train.hosts: 'a:2,b:2' with launch: spark; remove it, or set launch: horovodrun",
@@ -441,7 +445,7 @@ def test_overrides_go_over_the_file_and_are_yaml(tmp_path: Path) -> None:
         ("=2", "--set =2: expected key=value, such as train.epochs=2"),
         ("name.x=2", "--set name.x=2: 'name' is not a section"),
         ("train.epochs=[", "--set train.epochs=[: malformed value: .*"),
-        ("date=2024-02-30", "--set date=2024-02-30: malformed value: '2024-02-30': day .*"),
+        ("date=2024-02-30", "--set date=2024-02-30: malformed value: '2024-02-30': day .*2024-02-30 ^"),
         (
             "catalogue.path={data}/x.csv",
             "--set catalogue.path={data}/x.csv: malformed value: .*; a text with braces or brackets needs quotes: "

@@ -18,7 +18,7 @@ from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said, write_small_demo
 pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(1200)]
 
 DATE = "2024-01-15"
-TABLE = "dssm_demo_items"
+TABLE = "demo_items"
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm import storage
+from dssm.errors import UserError
 
 
 @pytest.fixture
@@ -206,3 +207,14 @@ def test_a_folders_digest_is_that_of_names_and_bytes(tmp_path: Path) -> None:
     assert made("2", {"b/c": "y", "a": "x"}) == whole
     assert made("3", {"a": "x", "b/d": "y"}) != whole
     assert made("4", {"a": "x", "b/c": "z"}) != whole
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/runs: can't be made \(Not a directory\)"):
+        storage.make_folder(str(tmp_path / "file/runs"))
+    with (
+        pytest.raises(UserError, match=r"can't be made"),
+        storage.committed_folder(str(tmp_path / "file/runs/samples")),
+    ):
+        pass

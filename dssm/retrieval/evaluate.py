@@ -37,7 +37,7 @@ from dssm.packing import unpack_all
 from dssm.paths import RunPaths
 from dssm.retrieval.baselines import item_cf_scores, item_similarity
 from dssm.retrieval.search import top_items
-from dssm.scoring.vectors import VECTOR, check_model_fits, load_tower, with_vectors
+from dssm.scoring.vectors import VECTOR, check_model_fits, load_tower, task_threads, with_vectors
 
 SEEN, SEEN_POSITIVE = "seen", "seen_positive"
 KEPT, FILTERED = "seen_kept", "seen_filtered"
@@ -210,7 +210,7 @@ def _per_user(
         F.collect_list(F.when(F.col(POSITIVE) > 0, F.col(ITEM_INDEX))).alias(SEEN_POSITIVE),
     )
     rows = users.select(USER_ID, WARM, CLICKED, *model.user_columns).join(lists, USER_ID, "left")
-    shared = spark.sparkContext.broadcast(rankers)
+    shared, threads = spark.sparkContext.broadcast(rankers), task_threads(spark)
     tower, version, columns = f"{paths.model}/user_tower", model.model_version, model.user_columns
     cutoffs, block_size = settings.evaluate.cutoffs, settings.evaluate.users_per_block
 
@@ -220,7 +220,7 @@ def _per_user(
                 block = batch.slice(start, block_size)
                 block = block.filter(pa.compute.equal(block.column(WARM), 1))
                 if block.num_rows:
-                    vectors = load_tower(tower, version).vectors(unpack_all(block, columns))
+                    vectors = load_tower(tower, version, threads).vectors(unpack_all(block, columns))
                     yield _rank_block(block, vectors, shared.value, cutoffs)
 
     fields = [T.StructField(USER_ID, T.StringType()), T.StructField("unseen", T.IntegerType())]

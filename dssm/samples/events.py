@@ -97,11 +97,12 @@ def check_windows(settings: Settings, events: DataFrame, train_rows: int, test_r
             )
             .first()
         )
+        assert log is not None  # an aggregate over no rows is a row of nulls
         days = settings.window_days()
         begin_day, end_day = days[begin - first], days[end - first - 1]
         raise UserError(
             f"window.{part}_days: no row becomes a {part} sample from {begin_day} to {end_day}; "
-            f"the logs span {log['min'] if log else '?'} to {log['max'] if log else '?'}; "
+            f"the logs span {log['min'] or '?'} to {log['max'] or '?'}; "
             "expected rows there: check --date, window and the sources' roles and labels"
         )
 

@@ -62,7 +62,7 @@ def score_items(spark: SparkSession, settings: Settings) -> None:
         with step("vectors") as remarks, storage.committed_folder(folder) as temporary:
             rows = _write_version(spark, paths, items, model, f"{temporary}/data")
             manifest = ScoredManifest(
-                table=settings.item_table.name,
+                table=settings.table_name,
                 version=version,
                 date=date,
                 model_version=model.model_version,
@@ -73,15 +73,13 @@ def score_items(spark: SparkSession, settings: Settings) -> None:
             _check_version(spark.read.parquet(f"{temporary}/data"), items.rows, model.vector_dim, settings)
             storage.write_text(f"{temporary}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
             remarks.append(f"{rows:,} items")
-    with step(f"partition dt={date} of {settings.item_table.name}") as remarks:
+    with step(f"partition dt={date} of {settings.table_name}") as remarks:
         _publish(spark, settings, f"{folder}/data")
-        published = spark.table(settings.item_table.name).filter(F.col("dt") == date).count()
+        published = spark.table(settings.table_name).filter(F.col("dt") == date).count()
         if published != items.rows:
-            raise RuntimeError(
-                f"{settings.item_table.name} dt={date}: {published:,} rows read back, {items.rows:,} written"
-            )
+            raise RuntimeError(f"{settings.table_name} dt={date}: {published:,} rows read back, {items.rows:,} written")
         remarks.append(f"{published:,} rows read back")
-    out.print(f"  {settings.item_table.name} dt={date} → {folder}/data")
+    out.print(f"  {settings.table_name} dt={date} → {folder}/data")
 
 
 def _write_version(spark: SparkSession, paths: RunPaths, items: Manifest, model: ModelManifest, folder: str) -> int:
@@ -166,7 +164,7 @@ def _check_gate(settings: Settings, paths: RunPaths, model: ModelManifest, items
 
 def _publish(spark: SparkSession, settings: Settings, data: str) -> None:
     """Points the partition at the folder: one metastore call, whether it is new or not."""
-    name, date = settings.item_table.name, settings.date.isoformat()
+    name, date = settings.table_name, settings.date.isoformat()
     location = storage.url(settings.table_location)
     if "." in name:
         spark.sql(f"CREATE DATABASE IF NOT EXISTS {name.split('.')[0]}")

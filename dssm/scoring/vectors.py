@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 VECTOR = "vector"
 
 
+def task_threads(spark: SparkSession) -> int:
+    """Returns the threads that a Spark task may use."""
+    return int(spark.conf.get("spark.task.cpus", "1") or 1)
+
+
 @functools.lru_cache(maxsize=2)
-def load_tower(folder: str, version: str, threads: int = 1) -> LoadedTower:
+def load_tower(folder: str, version: str, threads: int) -> LoadedTower:
     """Loads a tower once for each Python worker process.
 
     Args:
@@ -80,7 +85,7 @@ def with_vectors(
     """
     rows = spark.read.parquet(*data_files(folder, manifest)).select(*kept, *columns)
     fields = [field for field in rows.schema.fields if field.name in kept]
-    threads = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    threads = task_threads(spark)
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -21,7 +21,7 @@ def test_the_demo_runs_on_the_cluster(spark_master: str, tmp_path: Path) -> None
         demo.succeed(job)
     kept = demo.evaluation("2024-01-15")["seen_kept"]
     assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
-    (facts,) = demo.table(TABLE_FACTS.format(table="dssm_demo_items", date="2024-01-15"))
+    (facts,) = demo.table(TABLE_FACTS.format(table="demo_items", date="2024-01-15"))
     assert (facts["row_count"], facts["items"]) == (400, 400)
 
 

@@ -115,8 +115,8 @@ COLUMNS = "client_id, post_id, time, act, dwell, channel"
         ),
     ],
     ids=[
-        "user column", "time column", "unknown column", "syntax", "aggregate", "list as label", "list as weight", "where",
-        "no condition", "no file", "no day", "unknown file system", "malformed glob", "no table", "no Parquet",
+        "user column", "time column", "unknown column", "syntax", "aggregate", "list as label", "list as weight",
+        "where", "no condition", "no file", "no day", "unknown file system", "malformed glob", "no table", "no Parquet",
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_the_log(reader: Reader, change: dict[str, Any], expected: str) -> None:
