@@ -24,6 +24,11 @@ from dssm.features import AnyFeature, DenseFeat, Feature, StrictModel, VarLenSpa
 DAY = dt.timedelta(days=1)
 
 
+def day_start_ms(day: dt.date, timezone: str) -> int:
+    """Unix milliseconds at which a day starts in a time zone."""
+    return int(dt.datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone)).timestamp()) * 1000
+
+
 class Window(StrictModel):
     """Days relative to the run's date D: train on [D − train_days, D), test on [D, D + test_days)."""
 
@@ -345,8 +350,7 @@ class Settings(StrictModel):
 
     def day_start_ms(self, offset_days: int) -> int:
         """Unix milliseconds at which the day `date + offset_days` starts in the settings' time zone."""
-        day = self.date + offset_days * DAY
-        return int(dt.datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(self.timezone)).timestamp() * 1000)
+        return day_start_ms(self.date + offset_days * DAY, self.timezone)
 
     def window_days(self) -> list[dt.date]:
         """Every day from the first of training to the last of the test."""

@@ -16,19 +16,21 @@ from hypothesis import strategies as st
 from pyarrow import csv
 from scipy import stats
 
-from dssm import demo
 from dssm.config import load_settings
-from dssm.demo import (
-    CUTOFF,
+from dssm.demo.__main__ import main
+from dssm.demo.feed import (
+    BACKGROUND,
+    CLIENT_TYPES,
+    COLD_CLIENTS,
+    HOURLY,
+    SLOTS,
     Events,
     Feed,
-    best_reachable_recall,
     draw_events,
-    make_feed,
     plant_tastes,
-    popularity_recall,
-    write_feed,
 )
+from dssm.demo.files import make_feed, write_feed
+from dssm.demo.recall import CUTOFF, best_reachable_recall, popularity_recall
 from dssm.errors import UserError
 
 CONFIG = str(Path(__file__).parents[1] / "conf" / "demo.yaml")
@@ -93,7 +95,7 @@ def test_log_has_the_asked_events_in_order_of_time_within_each_day(log: dict[str
         assert midnight <= time[0]
         assert time[-1] < midnight + 86_400_000
         assert set(np.unique(day["act"])) == {0, 1}
-        assert (pc.min(day["position"]).as_py(), pc.max(day["position"]).as_py()) == (1, demo.SLOTS)
+        assert (pc.min(day["position"]).as_py(), pc.max(day["position"]).as_py()) == (1, SLOTS)
     acts = np.concatenate([day["act"] for day in log.values()])
     assert acts.mean() == pytest.approx(0.3, abs=0.03)
 
@@ -101,7 +103,7 @@ def test_log_has_the_asked_events_in_order_of_time_within_each_day(log: dict[str
 def test_evenings_are_busier_than_nights_by_the_daily_curve(log: dict[str, pa.Table]) -> None:
     time = np.concatenate([day["time"].to_numpy() for day in log.values()])
     by_hour = np.bincount(time // 3_600_000 % 24, minlength=24)
-    expected = np.array(demo.HOURLY) / sum(demo.HOURLY) * len(time)
+    expected = np.array(HOURLY) / sum(HOURLY) * len(time)
     assert np.abs(by_hour - expected).max() <= SMALL.days + 1  # stratified: at most one event a day and border
 
 
@@ -117,7 +119,7 @@ def test_profiles_parse_and_know_only_the_feeds_ids(folder: Path, log: dict[str,
     clients, reads, posts = (_text_table(folder / f"{name}.csv") for name in ("clients", "reads", "posts"))
     topics, post_ids, client_ids = set(posts["topic_id"]), set(posts["post_id"]), set(clients["client_id"])
     assert (len(client_ids), len(post_ids), len(topics)) == (SMALL.clients, SMALL.posts, SMALL.topics)
-    assert set(clients["client_type"]) == set(demo.CLIENT_TYPES)
+    assert set(clients["client_type"]) == set(CLIENT_TYPES)
     for day in log.values():
         assert {str(x) for x in day["client_id"].to_pylist()} <= client_ids
         assert {str(x) for x in day["post_id"].to_pylist()} <= post_ids
@@ -127,7 +129,7 @@ def test_profiles_parse_and_know_only_the_feeds_ids(folder: Path, log: dict[str,
     assert all(set(ids) <= topics and len(set(ids)) == len(ids) for ids in followed)
 
     with_favourites = [text for text in clients["all_topic_fav_7"] if text]
-    assert len(with_favourites) == SMALL.clients - round(demo.COLD_CLIENTS * SMALL.clients)
+    assert len(with_favourites) == SMALL.clients - round(COLD_CLIENTS * SMALL.clients)
     for text in with_favourites:
         pairs = [entry.split(":") for entry in text.split(",")]
         ids, weights = [id_ for id_, _ in pairs], [float(weight) for _, weight in pairs]
@@ -265,7 +267,7 @@ def test_clicks_on_each_post_are_as_many_as_the_oracle_expects(folder: Path) -> 
 def test_many_clicks_of_one_client_follow_its_row_of_the_oracle(client: int) -> None:
     tastes, draws = plant_tastes(SMALL), 500_000
     source_u, topic_u, post_u = np.random.default_rng(client).random((3, draws))
-    posts = tastes.draw_posts(np.full(draws, client), source_u < demo.BACKGROUND, topic_u, post_u)
+    posts = tastes.draw_posts(np.full(draws, client), source_u < BACKGROUND, topic_u, post_u)
     expected = tastes.post_values() @ tastes.client_values()[client] * draws
     observed = np.bincount(posts, minlength=SMALL.posts)
     assert expected.min() > 5
@@ -344,7 +346,7 @@ def test_settings_of_the_demo_read_what_the_demo_writes(folder: Path) -> None:
 
 def _run(folder: Path, *options: str) -> int:
     sizes = ("--events", "3000", "--clients", "60", "--posts", "50", "--topics", "6")
-    return demo.main(["--config", CONFIG, "--output", str(folder), *sizes, *options])
+    return main(["--config", CONFIG, "--output", str(folder), *sizes, *options])
 
 
 def test_command_covers_the_windows_of_the_settings_and_prints_both_recalls(
@@ -408,7 +410,7 @@ def test_failure_keeps_what_stood_there(
     def full_disk(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(demo, "_write_vectors", full_disk)
+    monkeypatch.setattr("dssm.demo.files._write_vectors", full_disk)
     assert _run(folder, "--seed", "1") == 2
     assert capsys.readouterr().err == f"--output {folder}: No space left on device\n"
     assert _bytes(folder) == before
