@@ -75,7 +75,7 @@ lock: setup ## requirements/*.lock anew from requirements/*.in
 	@.venv/bin/python scripts/lock.py
 
 bench-%: setup ## runs benchmarks/NAME.py: make bench-NAME
-	@$(with_java) .venv/bin/python -m benchmarks.$(subst -,_,$*)
+	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.$(subst -,_,$*)
 
 .PHONY: clean
 clean: ## removes runs, caches and build output; leaves .venv
