@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,16 +93,26 @@ def test_a_rerun_publishes_the_same_version(demo: Pipeline) -> None:
     assert demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))[0]["row_count"] == 400
 
 
-def test_a_gate_refuses_a_model_that_is_no_better(demo: Pipeline) -> None:
-    evaluation = demo.run_folder(DATE) / "evaluation.json"
-    good = evaluation.read_text()
-    worse = json.loads(good)
-    worse["seen_kept"]["model"]["recall@50"] = worse["seen_kept"]["popularity"]["recall@50"]
-    evaluation.write_text(json.dumps(worse))
+@contextmanager
+def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """Changes a JSON file for as long as the block runs."""
+    good = path.read_text()
+    content = json.loads(good)
+    change(content)
+    path.write_text(json.dumps(content))
     try:
-        refused = demo.run("score_items")
+        yield
     finally:
-        evaluation.write_text(good)
+        path.write_text(good)
+
+
+def test_a_gate_refuses_a_model_that_is_no_better(demo: Pipeline) -> None:
+    def lower(evaluation: dict[str, Any]) -> None:
+        kept = evaluation["seen_kept"]
+        kept["model"]["recall@50"] = kept["popularity"]["recall@50"]
+
+    with changed(demo.run_folder(DATE) / "evaluation.json", lower):
+        refused = demo.run("score_items")
     assert refused.returncode == 3
     assert "gate: the model's recall@50 is" in said(refused)
     assert "Traceback" not in said(refused)
@@ -107,27 +120,18 @@ def test_a_gate_refuses_a_model_that_is_no_better(demo: Pipeline) -> None:
 
 
 def test_an_evaluation_of_other_samples_does_not_open_the_gate(demo: Pipeline) -> None:
-    evaluation = demo.run_folder(DATE) / "evaluation.json"
-    good = evaluation.read_text()
-    evaluation.write_text(json.dumps({**json.loads(good), "samples_build": "0" * 16}))
-    try:
+    with changed(demo.run_folder(DATE) / "evaluation.json", lambda found: found.update(samples_build="0" * 16)):
         refused = demo.run("score_items")
-    finally:
-        evaluation.write_text(good)
     assert refused.returncode == 2
     assert "of other samples than" in said(refused)
 
 
-def test_samples_of_other_vocabularies_are_refused(demo: Pipeline, tmp_path: Path) -> None:
-    manifest = demo.run_folder(DATE) / "samples/items/manifest.json"
-    good = manifest.read_text()
-    other = json.loads(good)
-    other["vocabularies"]["topic_id"]["digest"] = "0" * 16
-    manifest.write_text(json.dumps(other))
-    try:
+def test_samples_of_other_vocabularies_are_refused(demo: Pipeline) -> None:
+    def renumber(manifest: dict[str, Any]) -> None:
+        manifest["vocabularies"]["topic_id"]["digest"] = "0" * 16
+
+    with changed(demo.run_folder(DATE) / "samples/items/manifest.json", renumber):
         refused = demo.run("evaluate")
-    finally:
-        manifest.write_text(good)
     assert refused.returncode == 2
     assert "vocabulary 'topic_id' is not the one" in said(refused)
     assert "Traceback" not in said(refused)
