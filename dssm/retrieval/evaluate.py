@@ -45,7 +45,7 @@ KEPT, FILTERED = "seen_kept", "seen_filtered"
 
 @dataclass(frozen=True)
 class Block:
-    """Users to rank for: `seen` and `positive` (users, items) of 0 and 1, vectors of the towers and the oracle."""
+    """Users to rank for: ids, the user tower's `vectors`, `seen` and `positive` items as (users, items) of 0 and 1."""
 
     users: pa.Array
     vectors: np.ndarray
