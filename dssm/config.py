@@ -11,15 +11,42 @@ import datetime as dt
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import fsspec
 import yaml
-from pydantic import Field, FiniteFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dssm.errors import UserError, did_you_mean
-from dssm.features import AnyFeature, DenseFeat, Feature, StrictModel, VarLenSparseFeat, embedded, of_side
+from dssm.features import (
+    AnyFeature,
+    DenseFeat,
+    Feature,
+    SparseFeat,
+    StrictModel,
+    TextFeat,
+    VarLenSparseFeat,
+    embedded,
+    of_side,
+)
+from dssm.sections import (
+    Catalogue,
+    Counter,
+    Evaluate,
+    EventSource,
+    History,
+    ItemTable,
+    Model,
+    ProfileTable,
+    Samples,
+    Spark,
+    Target,
+    Train,
+    UnclickedNegatives,
+    VectorTable,
+    Window,
+)
 
 DAY = dt.timedelta(days=1)
 
@@ -27,203 +54,6 @@ DAY = dt.timedelta(days=1)
 def day_start_ms(day: dt.date, timezone: str) -> int:
     """Unix milliseconds at which a day starts in a time zone."""
     return int(dt.datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone)).timestamp()) * 1000
-
-
-class Window(StrictModel):
-    """Days relative to the run's date D: train on [D − train_days, D), test on [D, D + test_days)."""
-
-    train_days: int = Field(30, ge=1, le=3660)
-    test_days: int = Field(1, ge=1, le=3660)
-
-
-class Table(StrictModel):
-    """Where rows come from: files (`path`) or a Hive table (`table`)."""
-
-    path: str | None = Field(None, description="A path or a glob, which may hold {data} and {date}.")
-    table: str | None = Field(None, description="A Hive table, as database.table.")
-    format: Literal["csv", "json", "parquet"] = Field(
-        "csv", description="csv has a header and may be gzipped; json is JSON lines."
-    )
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Table:
-        if (self.path is None) == (self.table is None):
-            raise ValueError("give one of 'path' and 'table'")
-        return self
-
-    @property
-    def place(self) -> str:
-        return self.path or f"table {self.table}"
-
-
-class EventSource(Table):
-    """One event log. Ids are read as text; the SQL expressions see the log's own columns."""
-
-    user: str = Field(description="Column of the user id.")
-    item: str = Field(description="Column of the item id.")
-    time: str = Field(description="Column of the time of the event.")
-    time_unit: Literal["ms", "s", "iso"] = Field(
-        "ms", description="Unix milliseconds, Unix seconds, or text such as 2022-04-25 10:00:00."
-    )
-    label: str = Field("1", description="SQL expression of the label: above 0 is a positive.")
-    weight: str = Field("1", description="SQL expression of the sample weight, at least 0.")
-    where: str | None = Field(
-        None, description="SQL condition; the other rows are filtered, whatever they hold, and counted."
-    )
-    roles: tuple[Literal["train", "test"], ...] = Field(
-        ("train", "test"),
-        description="What its rows may become. With none they still feed histories, seen items and baselines.",
-    )
-
-
-class ProfileTable(Table):
-    """Columns of the users: one row a user."""
-
-    key: str = Field(description="Column of the user id.")
-    available_from: dt.date | None = Field(
-        None, description="Events before this day do not see the table: it was taken then."
-    )
-
-
-class Catalogue(Table):
-    """Columns of the items: one row an item. What is scored and recommended."""
-
-    key: str = Field(description="Column of the item id.")
-
-
-class VectorTable(StrictModel):
-    """Pretrained vectors: JSON lines `{key: id, values: [...]}` or Parquet with the same columns."""
-
-    path: str
-    format: Literal["json", "parquet"] = "json"
-    key: str = Field("post_id", description="Column of the id.")
-    values: str = Field("values", description="Column of the numbers.")
-    width: int = Field(ge=1, description="Numbers in each vector; a row of another width is quarantined.")
-
-
-class History(StrictModel):
-    """The items that a user acted on strictly before the event, newest first: a column to build features on."""
-
-    sources: tuple[str, ...] = Field(min_length=1, description="Event sources that it is taken from.")
-    last: int = Field(50, ge=1, description="Items kept, the newest.")
-    positives: bool = Field(True, description="Only events with a label above 0.")
-    then: str | None = Field(
-        None, description="A profile's column with an older list (newest first), put after the log's items."
-    )
-    separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of `then`.")
-
-
-class Samples(StrictModel):
-    train_rows: Literal["positives", "all"] = Field(
-        "positives",
-        description="Rows of the training window that become samples; in-batch losses need positives only.",
-    )
-    rows_per_file: int = Field(16384, ge=1, description="Rows of a sample file, which is one row group.")
-    max_quarantine_share: FiniteFloat = Field(
-        0.01, ge=0, le=1, description="Share of a source's rows that may be unreadable before the job stops."
-    )
-    shuffle_partitions: int = Field(8, ge=1, description="Tasks of each Spark shuffle.")
-
-
-class Tower(StrictModel):
-    layers: tuple[PositiveInt, ...] = Field((256, 128), description="Widths of the hidden layers.")
-    activation: Literal["relu", "tanh", "elu", "gelu", "swish"] = "relu"
-    dropout: FiniteFloat = Field(0.0, ge=0, lt=1, description="Share of each hidden layer that is dropped in training.")
-
-
-class Model(StrictModel):
-    user_tower: Tower = Tower()
-    item_tower: Tower = Tower()
-    vector_dim: int = Field(64, ge=1, description="Width of both towers' vectors.")
-    temperature: FiniteFloat = Field(0.1, gt=0, description="τ of s = ⟨u, v⟩ / τ; the vectors have unit norm.")
-
-
-class Train(StrictModel):
-    launch: Literal["spark", "horovodrun", "single"] = Field(
-        "spark", description="horovod.spark.run inside the Spark job, horovodrun, or one process."
-    )
-    ranks: int = Field(1, ge=1, description="Processes that train together; `single` takes 1.")
-    hosts: str | None = Field(None, description="Hosts for horovodrun, as host:slots,…; default: this machine.")
-    loss: Literal["in_batch_softmax", "weighted_bce"] = "in_batch_softmax"
-    positive_weight: FiniteFloat = Field(1.0, gt=0, description="w₊ of weighted_bce.")
-    candidates: Literal["all_ranks", "rank"] = Field(
-        "all_ranks", description="Whose items are the in-batch candidates."
-    )
-    logq: Literal["frequency", "batch", "off"] = Field(
-        "frequency",
-        description="Sampling probability q of the correction: the item's share of the training rows, "
-        "its share of the batch, or no correction.",
-    )
-    logq_strength: FiniteFloat = Field(
-        1.0, ge=0, le=1, description="Factor on log q; below 1, popular items are pushed down."
-    )
-    mask_accidental_hits: bool = Field(
-        True, description="Leave out candidates that are the row's own item again, or another positive of its user."
-    )
-    batch_size: int = Field(1024, ge=1, description="Rows a rank and step.")
-    epochs: int = Field(3, ge=1)
-    optimizer: Literal["adam", "adagrad"] = Field(
-        "adam", description="Adam moves the whole embedding tables every step; Adagrad only the rows of the batch."
-    )
-    learning_rate: FiniteFloat = Field(0.001, gt=0)
-    reader_threads: int = Field(2, ge=1, le=16, description="Petastorm's reader threads of each rank.")
-    prefetch: int = Field(4, ge=1, description="Batches made ahead of the step.")
-    threads: int | None = Field(None, ge=1, description="TensorFlow's threads a rank; default: cores / ranks.")
-    start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")
-    stall_shutdown_s: int = Field(120, ge=1, description="A rank that is silent for so long ends the job.")
-
-
-class Evaluate(StrictModel):
-    cutoffs: tuple[PositiveInt, ...] = Field((10, 50, 100), min_length=1, description="K of the metrics.")
-    users_per_block: int = Field(512, ge=1, description="Users scored against the catalogue at once.")
-    itemcf_neighbours: int = Field(200, ge=1, description="Most similar items of each item that ItemCF adds up.")
-    itemcf_max_interactions: int = Field(
-        20_000_000, ge=0, description="Above so many training interactions ItemCF is left out, and the output says so."
-    )
-    oracle: str | None = Field(
-        None, description="Folder with a generated feed's planted tastes: adds the best reachable row."
-    )
-
-
-class Gate(StrictModel):
-    """What `evaluate` must have found before the table moves; exit code 3 otherwise."""
-
-    metric: str = Field("recall@50", description="A metric of evaluation.json, seen items kept.")
-    better_than: Literal["popularity", "itemcf", "none"] = "popularity"
-
-
-class ItemTable(StrictModel):
-    name: str | None = Field(
-        None,
-        pattern=r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$",
-        description="Hive table, as [database.]table; default: the pipeline's name and _items.",
-    )
-    location: str = Field("{root}/{name}/item_table", description="Folder of the table's immutable versions.")
-    metastore: str | None = Field(
-        "{root}/metastore_db", description="Folder of the embedded Derby metastore; null: the cluster's own Hive."
-    )
-    gate: Gate = Gate()
-    norm_tolerance: FiniteFloat = Field(1e-3, gt=0, description="How far a vector's norm may be from 1.")
-
-
-class Spark(StrictModel):
-    master: str | None = Field(
-        None, description="Spark master; the environment's MASTER goes first; default local[*], all cores."
-    )
-    conf: dict[str, str] = Field(default_factory=dict, description="Further Spark settings, for every job.")
-
-    @field_validator("conf", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        for key, given in value.items():
-            if given is None or isinstance(given, (Mapping, list)):
-                raise ValueError(
-                    f"'{key}' holds {given!r}; expected a text, a number, true or false, "
-                    "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"
-                )
-        return {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
 
 
 class Settings(StrictModel):
@@ -239,8 +69,10 @@ class Settings(StrictModel):
     sources: dict[str, EventSource] = Field(min_length=1)
     profiles: dict[str, ProfileTable] = Field(default_factory=dict)
     catalogue: Catalogue
+    targets: dict[str, Target] = Field(default_factory=dict)
     vectors: dict[str, VectorTable] = Field(default_factory=dict)
     histories: dict[str, History] = Field(default_factory=dict)
+    counters: dict[str, Counter] = Field(default_factory=dict)
     features: dict[str, Feature] = Field(min_length=2)
     samples: Samples = Samples()
     model: Model = Model()
@@ -267,19 +99,16 @@ class Settings(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Settings:
-        for section in ("sources", "profiles", "vectors", "histories", "features"):
+        for section in ("sources", "profiles", "vectors", "histories", "counters", "targets", "features"):
             _check_names(section, getattr(self, section))
-        _check_features(self.features, self.vectors, self.histories)
+        _check_names("samples.negatives", self.samples.negatives)
+        _check_features(self.features, self.vectors)
+        self._check_log_columns()
+        self._check_targets()
+        self._check_samples()
         self._check_placeholders()
         _check_file_system("root", self.root)
         _check_file_system("item_table.location", self.table_location)
-        for name, history in self.histories.items():
-            for source in history.sources:
-                if source not in self.sources:
-                    raise UserError(
-                        f"histories.{name}.sources: no event source is named '{source}'"
-                        + did_you_mean(source, self.sources)
-                    )
         for role in ("train", "test"):
             if not any(role in source.roles for source in self.sources.values()):
                 raise UserError(f"sources: none has '{role}' in its roles; add it to the roles of one source")
@@ -292,10 +121,11 @@ class Settings(StrictModel):
                 f"train.hosts: '{self.train.hosts}' with launch: {self.train.launch}; "
                 "remove it, or set launch: horovodrun"
             )
-        if self.train.loss == "weighted_bce" and self.samples.train_rows == "positives":
+        negatives = self.samples.negatives
+        if self.train.loss == "weighted_bce" and self.samples.train_rows == "positives" and not negatives:
             raise UserError(
                 "samples.train_rows: 'positives' leaves weighted_bce without negatives; expected 'all', "
-                "or train.loss: in_batch_softmax"
+                "samples.negatives, or train.loss: in_batch_softmax"
             )
         gate = self.item_table.gate
         metrics = [f"{m}@{k}" for m in ("recall", "precision", "hitrate", "ndcg") for k in self.evaluate.cutoffs]
@@ -304,6 +134,65 @@ class Settings(StrictModel):
                 f"item_table.gate.metric: no metric is named '{gate.metric}'" + did_you_mean(gate.metric, metrics)
             )
         return self
+
+    def _check_log_columns(self) -> None:
+        """Checks the sources of histories and counters, and the features that read them."""
+        known = {
+            **{f"histories.{name}": history.sources for name, history in self.histories.items()},
+            **{f"counters.{name}": counter.sources for name, counter in self.counters.items()},
+            **{
+                f"samples.negatives.{name}": negatives.sources
+                for name, negatives in self.samples.negatives.items()
+                if isinstance(negatives, UnclickedNegatives)
+            },
+        }
+        for key, sources in known.items():
+            for source in sources:
+                if source not in self.sources:
+                    raise UserError(
+                        f"{key}.sources: no event source is named '{source}'" + did_you_mean(source, self.sources)
+                    )
+        for name in self.counters:
+            if name in self.histories:
+                raise UserError(f"counters.{name}: a history has this name; rename one of them")
+        for feature in self.features.values():
+            if feature.source_column in self.histories:
+                _check_of_history(feature, self.features)
+            elif feature.source_column in self.counters:
+                _check_of_counter(feature, self.counters[feature.source_column])
+            elif isinstance(feature, VarLenSparseFeat) and feature.of is not None:
+                raise UserError(
+                    f"features.{feature.name}.of: goes with a history only, and '{feature.source_column}' is none"
+                    + did_you_mean(feature.source_column, self.histories)
+                )
+
+    def _check_targets(self) -> None:
+        given = {name for source in self.sources.values() for name in source.targets}
+        for name in self.targets:
+            if name not in given:
+                raise UserError(f"targets.{name}: no source has it in its targets" + did_you_mean(name, given))
+        for key, source in self.sources.items():
+            _check_names(f"sources.{key}.targets", source.targets)
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of the further labels, in the order of the sources."""
+        return list(dict.fromkeys(name for source in self.sources.values() for name in source.targets))
+
+    def _check_samples(self) -> None:
+        samples = self.samples
+        if samples.unclicked_share < 1 and samples.train_rows == "positives":
+            raise UserError("samples.unclicked_share: goes with samples.train_rows: all; set it, or remove the share")
+        if samples.negatives and self.train.loss != "weighted_bce":
+            raise UserError(
+                f"samples.negatives: train.loss {self.train.loss} draws its candidates from the batch and does not "
+                "read them; expected train.loss: weighted_bce, or no negatives"
+            )
+        if samples.vocabularies.grow and samples.vocabularies.run is None:
+            raise UserError("samples.vocabularies.grow: grows another run's; name that in samples.vocabularies.run")
+        needing = [f.name for f in self.features.values() if isinstance(f, DenseFeat) and f.time is not None]
+        if needing and self.catalogue.upload_time is None:
+            raise UserError(f"features.{needing[0]}.time: needs catalogue.upload_time; name the column there")
 
     def _check_placeholders(self) -> None:
         inputs = {f"sources.{name}.path": table.path for name, table in self.sources.items()}
@@ -395,10 +284,8 @@ def _check_names(section: str, names: Iterable[str]) -> None:
             )
 
 
-def _check_features(
-    features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable], histories: Mapping[str, History]
-) -> None:
-    """Checks the references between features, vectors and histories.
+def _check_features(features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable]) -> None:
+    """Checks the references between features and vectors.
 
     Raises: UserError that names the key, what was found and what would fit.
     """
@@ -423,6 +310,12 @@ def _check_features(
             raise UserError(f"{key}: names the feature itself; remove it")
         if owner.share_embedding is not None:
             raise UserError(f"{key}: '{owner.name}' itself shares '{owner.share_embedding}'; name that one")
+        if feature.hash_buckets is not None and not isinstance(feature, TextFeat):
+            raise UserError(f"features.{feature.name}.hash_buckets: the table of '{owner.name}' has its own; remove it")
+        if isinstance(owner, SparseFeat) and (owner.is_bucketised or owner.time is not None):
+            raise UserError(f"{key}: the ids of '{owner.name}' are buckets; name a feature of ids")
+        if isinstance(feature, TextFeat) != isinstance(owner, TextFeat):
+            raise UserError(f"{key}: trigrams and ids share no table; name another {feature.kind}")
         if feature.dim != owner.dim:
             raise UserError(
                 f"features.{feature.name}.dim: {feature.dim}, but the table of '{owner.name}' is {owner.dim} wide; "
@@ -434,20 +327,57 @@ def _check_features(
                 f"features.{given.name}.pre_embed: no vectors are named '{given.pre_embed}'"
                 + did_you_mean(given.pre_embed, vectors)
             )
-        if given.source_column in histories:
-            if given.side != "user":
-                raise UserError(f"features.{given.name}.side: a history is the user's; expected 'user'")
-            is_list = isinstance(given, VarLenSparseFeat) or (
-                isinstance(given, DenseFeat) and given.pre_embed is not None and given.reduce_type != "none"
+        if not isinstance(given, DenseFeat) or given.pre_embed is None or given.reduce_type == "none":
+            continue
+        if vectors[given.pre_embed].storage == "table" and given.maxlen is None:
+            raise UserError(
+                f"features.{given.name}.maxlen: vectors '{given.pre_embed}' are of storage: table, so that samples "
+                "hold lists of row numbers; expected the entries to keep, such as 50"
             )
-            if not is_list or getattr(given, "weighted", False):
-                raise UserError(
-                    f"features.{given.name}.column: '{given.source_column}' is a history, a list without weights; "
-                    "expected a VarLenSparseFeat without weights, or a DenseFeat with pre_embed and a reduce_type"
-                )
     for side in ("user", "item"):
         if not of_side(features, side):
             raise UserError(f"features: the {side} tower has none; give at least one feature with side: {side}")
+
+
+def _check_of_history(feature: AnyFeature, features: Mapping[str, AnyFeature]) -> None:
+    key = f"features.{feature.name}"
+    if feature.side != "user":
+        raise UserError(f"{key}.side: a history is the user's; expected 'user'")
+    if isinstance(feature, VarLenSparseFeat) and feature.of is not None:
+        counted = features.get(feature.of)
+        if counted is None or counted.side != "item":
+            items = [f.name for f in of_side(features, "item")]
+            raise UserError(f"{key}.of: no item feature is named '{feature.of}'" + did_you_mean(feature.of, items))
+        if isinstance(counted, (DenseFeat, TextFeat)):
+            raise UserError(f"{key}.of: '{feature.of}' is a {counted.kind} and has no ids to list")
+        if feature.share_embedding != counted.vocabulary:
+            raise UserError(
+                f"{key}.share_embedding: found {feature.share_embedding!r}, but the ids are those of '{feature.of}'; "
+                f"set it to {counted.vocabulary}"
+            )
+        return
+    is_list = isinstance(feature, VarLenSparseFeat) or (
+        isinstance(feature, DenseFeat) and feature.pre_embed is not None and feature.reduce_type != "none"
+    )
+    if not is_list or isinstance(feature, TextFeat) or getattr(feature, "weighted", False):
+        raise UserError(
+            f"{key}.column: '{feature.source_column}' is a history, a list without weights; "
+            "expected a VarLenSparseFeat without weights or with 'of', or a DenseFeat with pre_embed and a reduce_type"
+        )
+    if getattr(feature, "keep", "first") != "first":
+        raise UserError(f"{key}.keep: a history is newest first; expected keep: first")
+
+
+def _check_of_counter(feature: AnyFeature, counter: Counter) -> None:
+    key = f"features.{feature.name}"
+    if feature.side != counter.side:
+        raise UserError(f"{key}.side: the counter '{feature.source_column}' is the {counter.side}'s; set it to that")
+    is_number = isinstance(feature, DenseFeat) and feature.is_number and feature.time is None
+    if not is_number or getattr(feature, "transform", "") in ("minmax", "standard"):
+        raise UserError(
+            f"{key}.column: '{feature.source_column}' is a counter, a number that changes with each event; "
+            "expected a DenseFeat with transform raw or log1p"
+        )
 
 
 # Reading ---------------------------------------------------------------------------------------------
@@ -535,7 +465,8 @@ def _key_parts(key: str) -> list[str]:
     return ["spark", "conf", key.removeprefix(conf)] if key.startswith(conf) else key.split(".")
 
 
-_FEATURE_KINDS = ("SparseFeat", "VarLenSparseFeat", "DenseFeat")
+_FEATURE_KINDS = ("SparseFeat", "VarLenSparseFeat", "TextFeat", "DenseFeat")
+_NEGATIVE_KINDS = ("uniform", "popularity", "suppressed", "group", "unclicked", "hard")
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
@@ -546,7 +477,10 @@ def _explain(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         if fault["type"] == "extra_forbidden" and fault["loc"][:-1] in unknown:
             continue
-        place = ".".join(str(part) for part in fault["loc"] if part not in _FEATURE_KINDS) or "settings"
+        loc = tuple(str(part) for part in fault["loc"])
+        kinds = _NEGATIVE_KINDS if loc[:2] == ("samples", "negatives") else _FEATURE_KINDS
+        tag = 3 if kinds is _NEGATIVE_KINDS else 2  # where pydantic puts the kind behind the name
+        place = ".".join(part for n, part in enumerate(loc) if n != tag or part not in kinds) or "settings"
         message = re.sub(r"^(Value error|Assertion failed), ", "", fault["msg"])
         if fault["type"] == "missing":
             yield f"{place}: required, but not given"
@@ -554,8 +488,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"{place}: {message}"
         elif fault["type"] in ("union_tag_not_found", "union_tag_invalid"):
             found = fault["input"].get("kind") if isinstance(fault["input"], Mapping) else None
-            hint = did_you_mean(str(found), _FEATURE_KINDS) if found else f" (known: {', '.join(_FEATURE_KINDS)})"
-            yield f"{place}.kind: found {found!r}, expected the kind of the feature{hint}"
+            hint = did_you_mean(str(found), kinds) if found else f" (known: {', '.join(kinds)})"
+            what = "feature" if kinds is _FEATURE_KINDS else "negatives"
+            yield f"{place}.kind: found {found!r}, expected the kind of the {what}{hint}"
         else:
             yield f"{place}: found {fault['input']!r}: {message[:1].lower()}{message[1:]}"
 

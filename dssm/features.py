@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from dssm.errors import did_you_mean
 
@@ -58,6 +58,11 @@ class _Embedded(_Feature):
     max_size: int | None = Field(
         None, ge=1, description="At most this many tokens, the most frequent first; ties by token."
     )
+    hash_buckets: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens are hashed into so many ids instead: nothing is unknown, and some tokens share an id.",
+    )
 
     @property
     def vocabulary(self) -> str:
@@ -66,21 +71,63 @@ class _Embedded(_Feature):
 
 
 class SparseFeat(_Embedded):
-    """One id, a string or an integer. Stored as one int32; null and unknown are 1."""
+    """One id, a string or an integer. Stored as one int32; null and unknown are 1.
+
+    With `boundaries` or `quantiles` the column is a number, and the id says between which boundaries it lies:
+    value x has the id 2 + (number of boundaries ≤ x). With `time` it is the event's hour or weekday.
+    """
 
     kind: Literal["SparseFeat"] = "SparseFeat"
+    boundaries: tuple[FiniteFloat, ...] | None = Field(
+        None, min_length=1, description="Of the buckets of a number, ascending."
+    )
+    quantiles: int | None = Field(
+        None, ge=2, le=1000, description="Buckets of a number with equally many training events each."
+    )
+    time: Literal["hour", "weekday"] | None = Field(
+        None, description="Of the event, in the settings' time zone: hour 0…23, weekday 0 (Monday)…6."
+    )
+
+    @property
+    def is_bucketised(self) -> bool:
+        return self.boundaries is not None or self.quantiles is not None
+
+    @model_validator(mode="after")
+    def _one_kind_of_id(self) -> SparseFeat:
+        given = [
+            name
+            for name in ("hash_buckets", "boundaries", "quantiles", "time", "share_embedding")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: give one of them; each says by itself what the ids are")
+        if self.boundaries is not None and list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError("boundaries: expected ascending numbers, each once")
+        if self.time is not None and self.side != "user":
+            raise ValueError("time: the hour and weekday are the request's; expected side: user")
+        return self
 
 
 class VarLenSparseFeat(_Embedded):
     """A list of ids, each with a weight if `weighted`. Stored as `maxlen` int32, padded with 0.
 
-    The source is text (`572,92,62`, or `502:0.3443,278:0.0868` if weighted) or an array of ids.
-    A list longer than `maxlen` keeps its first entries; histories are newest first.
+    The source is text (`572,92,62`, or `502:0.3443,278:0.0868` if weighted) or an array of ids. Over a history,
+    `of` names an item feature whose ids are listed instead of the items' own: with `weighted`, each id once
+    with its share of all of them, the largest first, which is a user's favourites.
     """
 
     kind: Literal["VarLenSparseFeat"] = "VarLenSparseFeat"
     maxlen: int = Field(20, ge=1, description="Entries kept of each list.")
     weighted: bool = Field(False, description="Entries are `id:weight`; a weight scales its embedding.")
+    weight_column: str | None = Field(
+        None, description="Column with the weights, a list as long as the ids'; the ids then stand alone."
+    )
+    keep: Literal["first", "last", "heaviest"] = Field(
+        "first",
+        description="Entries of a list longer than maxlen that stay: the first (the newest of a history), the last "
+        "(the newest of a list that grew at its end), or those of the largest weights.",
+    )
+    of: str | None = Field(None, description="Item feature whose ids a history is turned into.")
     separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of a text.")
     combiner: Literal["sum", "mean", "sqrtn", "max"] = Field(
         "mean", description="How the embeddings become one: sum, sum/Σw, sum/√Σw², or the maximum."
@@ -91,23 +138,64 @@ class VarLenSparseFeat(_Embedded):
         """Name of the encoded column that holds the weights."""
         return f"{self.name}__weight"
 
+    @model_validator(mode="after")
+    def _weights_fit(self) -> VarLenSparseFeat:
+        if self.weight_column is not None and not self.weighted:
+            raise ValueError("weight_column goes with weighted: true; set it")
+        if self.keep == "heaviest" and not self.weighted:
+            raise ValueError("keep: heaviest goes with weighted: true; set it, or keep: first")
+        if self.of is not None and self.weight_column is not None:
+            raise ValueError("of counts a history's ids itself; remove weight_column")
+        return self
+
+
+class TextFeat(VarLenSparseFeat):
+    """Words as letter trigrams, hashed into buckets, with counts as weights (Huang et al., CIKM 2013).
+
+    `cat` is `#cat#`, which has the trigrams `#ca`, `cat`, `at#`. Words are what stands between white space,
+    in lower case; one of a single letter is the trigram `#a#`. Encoded as a weighted VarLenSparseFeat.
+    """
+
+    kind: Literal["TextFeat"] = "TextFeat"  # type: ignore[assignment]
+    maxlen: int = Field(64, ge=1, description="Different trigrams kept of each text.")
+    weighted: Literal[True] = True
+    hash_buckets: int = Field(30_000, ge=1, description="Ids that the trigrams are hashed into.")
+    combiner: Literal["sum", "mean", "sqrtn", "max"] = "sum"
+
 
 class DenseFeat(_Feature):
     """A number; or, with `pre_embed`, the pretrained vector of an id or of a list of ids.
 
-    Null is 0. An id without a vector counts as the zero vector and, under `mean`, is left out of
-    the divisor, so that missing vectors do not shrink the mean of the others.
+    An id without a vector counts as the zero vector and, under `mean`, is left out of the divisor, so that
+    missing vectors do not shrink the mean of the others.
     """
 
     kind: Literal["DenseFeat"] = "DenseFeat"
-    transform: Literal["raw", "log1p"] = Field(
-        "raw", description="raw, or sign(x)·log(1+|x|) for counts with a long tail."
+    transform: Literal["raw", "log1p", "minmax", "standard"] = Field(
+        "raw",
+        description="raw; sign(x)·log(1+|x|) for counts with a long tail; (x − min) / (max − min), clipped to 0…1; or "
+        "(x − mean) / deviation. The statistics are those of the training window's events.",
+    )
+    null: FiniteFloat | None = Field(
+        None, description="Stands for null before the transform; default: 0, and the mean for minmax and standard."
+    )
+    time: Literal["days_since_upload"] | None = Field(
+        None, description="The event's time less catalogue.upload_time, in days; null where that is."
     )
     pre_embed: str | None = Field(None, description="Name of the vectors (a key of `vectors`) to look up.")
     reduce_type: Literal["none", "mean", "sum"] = Field(
         "none", description="How a list's vectors become one; none where the column holds one id."
     )
+    maxlen: int | None = Field(
+        None,
+        ge=1,
+        description="Entries of a list that are looked up, the first; null: all. Vectors of storage: table need it.",
+    )
     separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of a text.")
+
+    @property
+    def is_number(self) -> bool:
+        return self.pre_embed is None
 
     @model_validator(mode="after")
     def _options_fit(self) -> DenseFeat:
@@ -115,10 +203,16 @@ class DenseFeat(_Feature):
             raise ValueError("reduce_type goes with pre_embed only; remove it, or name the vectors in pre_embed")
         if self.pre_embed is not None and self.transform != "raw":
             raise ValueError("transform goes with plain numbers only; remove it, or remove pre_embed")
+        if self.time is not None and (self.pre_embed is not None or self.side != "item"):
+            raise ValueError("time: days_since_upload is a plain number of the item; expected side: item, no pre_embed")
+        if self.time is not None and self.transform in ("minmax", "standard"):
+            raise ValueError(
+                f"transform: {self.transform} needs statistics, which the event's time has not; expected raw or log1p"
+            )
         return self
 
 
-Feature = Annotated[SparseFeat | VarLenSparseFeat | DenseFeat, Field(discriminator="kind")]
+Feature = Annotated[SparseFeat | VarLenSparseFeat | TextFeat | DenseFeat, Field(discriminator="kind")]
 AnyFeature = SparseFeat | VarLenSparseFeat | DenseFeat
 EmbeddedFeature = SparseFeat | VarLenSparseFeat
 

@@ -5,7 +5,7 @@ A folder without `manifest.json` is not a dataset: the manifest is written last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dssm import storage
 from dssm.errors import UserError
-from dssm.features import AnyFeature, SparseFeat, VarLenSparseFeat
+from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
+from dssm.sections import Negatives, VectorTable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 # Columns of the rows beside the features; no feature can have such a name. The keys are 64-bit
@@ -27,8 +28,24 @@ ITEM_INDEX = "row__item_index"  # place of the item in the catalogue, by item id
 ITEM_PROBABILITY = "row__item_probability"  # the item's share of the training rows
 WARM = "row__warm"  # 1 where the user has an event before the test window
 CLICKED = "row__clicked"  # item indexes of the user's positives in the test window
-POSITIVE, LAST_TIME = "row__positive", "row__last_time"
-TARGETS = "row__targets"  # positives of the sources that are tested on: popularity counts what is to be predicted
+SEEN = "row__seen"  # item indexes that the user has an event with before the test window, ascending
+POSITIVE, LAST_TIME = "row__positive", "row__last_time"  # beside SEEN: whether one had a positive label; the newest
+NEGATIVES = "row__negatives"  # item indexes of the positive's sampled negatives, kind after kind; −1: none was found
+NEGATIVE_PROBABILITY = "row__negative_probability"  # chance of each to be drawn; 0 where none was
+TARGETS = "row__targets"  # beside SEEN: positives of the tested sources: popularity is of what is to be predicted
+
+
+NO_ITEM = -1
+
+
+def target_column(name: str) -> str:
+    """Name of the column of a further label, scaled to 0…1; NaN where it is not known."""
+    return f"row__target_{name}"
+
+
+def negatives_column(name: str) -> str:
+    """Name of the column with the sampled negatives' values of an item feature that changes with the event's time."""
+    return f"{name}__negatives"
 
 
 class _Frozen(BaseModel):
@@ -52,8 +69,22 @@ class ColumnSpec(_Frozen):
 
 
 class VocabularySpec(_Frozen):
+    """The ids of a feature: tokens in a file, hash buckets, a number's buckets, or hours and weekdays."""
+
     size: int = Field(description="Number of ids, padding and unknown included.")
     digest: str
+    rule: Literal["tokens", "hash", "buckets", "time"] = "tokens"
+
+
+class Statistics(_Frozen):
+    """Of a number over the training window's events that have one."""
+
+    events: int
+    mean: float
+    deviation: float
+    minimum: float
+    maximum: float
+    boundaries: tuple[float, ...] = Field((), description="Of its quantiles, where a SparseFeat asks for them.")
 
 
 class FileSpec(_Frozen):
@@ -72,6 +103,14 @@ class SourceCounts(_Frozen):
     missing_days: list[str] = Field(default_factory=list)
 
 
+class JoinCounts(_Frozen):
+    """What a join did: every row of `rows` stays, `matched` of them found a partner."""
+
+    name: str
+    rows: int
+    matched: int
+
+
 class Manifest(_Frozen):
     schema_version: int = SCHEMA_VERSION
     kind: str
@@ -80,8 +119,10 @@ class Manifest(_Frozen):
     seed: int
     columns: dict[str, ColumnSpec] = Field(default_factory=dict)
     vocabularies: dict[str, VocabularySpec] = Field(default_factory=dict)
+    statistics: dict[str, Statistics] = Field(default_factory=dict, description="By feature.")
     files: list[FileSpec] = Field(default_factory=list)
     sources: dict[str, SourceCounts] = Field(default_factory=dict)
+    joins: list[JoinCounts] = Field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -136,12 +177,12 @@ def _parsed(model: type[_Model], content: bytes, path: str, made_by: str) -> _Mo
         raise UserError(f"{path}: {place or 'content'}: {first['msg']}; run {made_by} again") from error
 
 
-def encoded_columns(feature: AnyFeature, vector_widths: Mapping[str, int]) -> dict[str, ColumnSpec]:
+def encoded_columns(feature: AnyFeature, vectors: Mapping[str, VectorTable]) -> dict[str, ColumnSpec]:
     """Returns the columns that a feature is stored in.
 
     Args:
       feature: the feature.
-      vector_widths: width of each table of pretrained vectors.
+      vectors: the tables of pretrained vectors, by name.
     """
     if isinstance(feature, SparseFeat):
         return {feature.name: ColumnSpec(dtype="int32")}
@@ -150,10 +191,41 @@ def encoded_columns(feature: AnyFeature, vector_widths: Mapping[str, int]) -> di
         if feature.weighted:
             columns[feature.weight_name] = ColumnSpec(dtype="float32", shape=(feature.maxlen,), encoding="packed")
         return columns
-    if feature.pre_embed is not None:
-        width = vector_widths[feature.pre_embed]
-        return {feature.name: ColumnSpec(dtype="float32", shape=(width,), encoding="packed")}
-    return {feature.name: ColumnSpec(dtype="float32")}
+    if feature.pre_embed is None:
+        return {feature.name: ColumnSpec(dtype="float32")}
+    table = vectors[feature.pre_embed]
+    if table.storage == "inline":
+        return {feature.name: ColumnSpec(dtype="float32", shape=(table.width,), encoding="packed")}
+    # Row numbers of the frozen table, from 1; 0 is no vector.
+    if feature.reduce_type == "none":
+        return {feature.name: ColumnSpec(dtype="int32")}
+    assert feature.maxlen is not None  # the settings' checks ask for it
+    return {feature.name: ColumnSpec(dtype="int32", shape=(feature.maxlen,), encoding="packed")}
+
+
+def negative_columns(
+    negatives: Mapping[str, Negatives], features: Mapping[str, AnyFeature], counters: Container[str]
+) -> dict[str, ColumnSpec]:
+    """Returns the columns of the sampled negatives of a training row.
+
+    An item feature that changes with the event's time (an item's counter, the days since its upload) has its
+    values for the negatives beside the row; the others are looked up in the encoded catalogue.
+    """
+    count = sum(kind.count for kind in negatives.values())
+    if count == 0:
+        return {}
+    packed = ColumnSpec(dtype="float32", shape=(count,), encoding="packed")
+    columns = {NEGATIVES: packed.model_copy(update={"dtype": "int32"}), NEGATIVE_PROBABILITY: packed}
+    return columns | {negatives_column(f.name): packed for f in changing_item_features(features, counters)}
+
+
+def changing_item_features(features: Mapping[str, AnyFeature], counters: Container[str]) -> list[DenseFeat]:
+    """Returns the item features that depend on the event's time, in the order of the settings."""
+    return [
+        f
+        for f in features.values()
+        if isinstance(f, DenseFeat) and f.side == "item" and (f.time is not None or f.source_column in counters)
+    ]
 
 
 def data_files(folder: str, manifest: Manifest) -> list[str]:

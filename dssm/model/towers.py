@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from dssm.config import Model, Tower
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, embedded, of_side
 from dssm.manifest import ColumnSpec, encoded_columns
 from dssm.model.layers import Pooling, UnitNorm
+from dssm.sections import Model, Tower
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from dssm import storage
-from dssm.config import EventSource, Settings, Table, VectorTable
+from dssm.config import Settings
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, VarLenSparseFeat
 from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, SourceCounts
+from dssm.sections import EventSource, Table, VectorTable
 from dssm.spark import counts_by, explained, matches
 
 CORRUPT = "_corrupt_record"

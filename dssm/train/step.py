@@ -7,10 +7,10 @@ from collections.abc import Callable
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from dssm.config import Model, Train
 from dssm.manifest import ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, ColumnSpec
 from dssm.model import losses
 from dssm.model.towers import TwoTowers
+from dssm.sections import Model, Train
 from dssm.train.collectives import gather, gather_candidates, sum_gradients, total
 
 # What the losses need beside the features.
