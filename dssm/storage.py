@@ -157,6 +157,12 @@ def folder_digest(folder: str) -> str:
     return _digest(part for path in paths for part in (posixpath.relpath(path, place), bytes(system.cat_file(path))))
 
 
+def folder_size(folder: str) -> int:
+    """Returns the bytes of all files below a folder."""
+    system, place = filesystem(folder)
+    return int(system.du(place))
+
+
 def put_folder(local: str, folder: str) -> None:
     """Copies a local folder to `folder`, which must not exist."""
     system, place = filesystem(folder)

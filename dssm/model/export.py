@@ -39,5 +39,8 @@ class LoadedTower:
 
 
 def weights_digest(variables: list[tf.Variable]) -> str:
-    """Returns a digest of the values of variables, in their order: the version of a model."""
+    """Returns a digest of the values of variables, in their order: the version of a model.
+
+    Of a model with frozen vectors these belong to it: with other vectors the same weights give other results.
+    """
     return storage.digest(*[np.ascontiguousarray(variable.numpy()).tobytes() for variable in variables])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dssm.features import PADDING_ID
@@ -13,7 +14,8 @@ from dssm.features import PADDING_ID
 class Pooling(tf.keras.layers.Layer):
     """Combines the embeddings of a list into one; padding never counts.
 
-    With entries' weights w (1 where none are given) and embeddings e: sum is Σwe; mean is Σwe / Σw;
+    With entries' weights w (1 where none are given) and embeddings e (or pretrained vectors, whose code 0 is
+    padding as well): sum is Σwe; mean is Σwe / Σw;
     sqrtn is Σwe / √Σw²; max is the largest we in each dimension. An empty list gives zeros.
     """
 
@@ -39,6 +41,36 @@ class Pooling(tf.keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "combiner": self.combiner}
+
+
+@tf.keras.utils.register_keras_serializable("dssm")
+class FrozenVectors(tf.keras.layers.Layer):
+    """A table of pretrained vectors that training never changes: code 0 is no vector, code r + 1 is its row r.
+
+    A variable and not a constant: a SavedModel's graph, with the constants in it, holds at most 2 GB.
+    """
+
+    def __init__(self, rows: int, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows, self.width = rows, width
+        self.table = self.add_weight(
+            f"{self.name}/table", shape=(rows + 1, width), dtype=tf.float32, initializer="zeros", trainable=False
+        )
+
+    @classmethod
+    def of(cls, matrix: np.ndarray, **kwargs: Any) -> FrozenVectors:
+        """Returns a layer that holds the matrix, (rows, width)."""
+        rows, width = matrix.shape
+        layer = cls(rows, width, **kwargs)
+        layer.table[1:].assign(matrix)
+        return layer
+
+    def call(self, codes: tf.Tensor) -> tf.Tensor:
+        """Args: codes (batch, …) int32, 0…rows. Returns: (batch, …, width)."""
+        return tf.gather(self.table, codes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rows": self.rows, "width": self.width}
 
 
 @tf.keras.utils.register_keras_serializable("dssm")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dssm.manifest import SCHEMA_VERSION, ColumnSpec, VocabularySpec, load_versioned
 
@@ -17,6 +17,10 @@ class ModelManifest(BaseModel):
     date: str
     samples_build: str
     vocabularies: dict[str, VocabularySpec]
+    frozen_vectors: list[str] = Field(
+        default_factory=list,
+        description="Vectors that the towers hold: their inputs are row numbers of the tables of samples_build.",
+    )
     user_columns: dict[str, ColumnSpec]
     item_columns: dict[str, ColumnSpec]
     vector_dim: int

@@ -24,6 +24,7 @@ from dssm.manifest import (
     ITEM_ID,
     ITEM_INDEX,
     POSITIVE,
+    SEEN,
     TARGETS,
     USER_ID,
     WARM,
@@ -39,7 +40,7 @@ from dssm.retrieval.baselines import item_cf_scores, item_similarity
 from dssm.retrieval.search import top_items
 from dssm.scoring.vectors import VECTOR, check_model_fits, load_tower, task_threads, with_vectors
 
-SEEN, SEEN_POSITIVE = "seen", "seen_positive"
+SEEN_POSITIVE = "seen_positive"
 KEPT, FILTERED = "seen_kept", "seen_filtered"
 
 
@@ -133,30 +134,44 @@ def _rankers(
     spark: SparkSession, settings: Settings, paths: RunPaths, interactions: Manifest, items: Mapping[str, np.ndarray]
 ) -> Rankers:
     folder, count = paths.part("interactions"), len(items[ITEM_ID])
+    users = spark.read.parquet(*data_files(folder, interactions))
     popularity = np.zeros(count, np.float32)
-    pairs = spark.read.parquet(*data_files(folder, interactions))
-    for row in pairs.groupBy(ITEM_INDEX).agg(F.sum(TARGETS).alias("targets")).collect():
+    for row in _pairs(users, TARGETS).groupBy(ITEM_INDEX).agg(F.sum(TARGETS).alias("targets")).collect():
         popularity[row[ITEM_INDEX]] = row["targets"]
     similarity = {}
     limit = settings.evaluate.itemcf_max_interactions
-    if interactions.rows > limit:
+    total = users.agg(F.sum(F.size(SEEN)).alias("pairs")).first()
+    pairs = (total and total["pairs"]) or 0
+    if pairs > limit:
         out.print(
-            f"  [yellow]ItemCF left out: {interactions.rows:,} interactions are above "
+            f"  [yellow]ItemCF left out: {pairs:,} interactions are above "
             f"evaluate.itemcf_max_interactions ({limit:,})[/yellow]"
         )
     else:
-        rows: Any = pairs.select(F.xxhash64(USER_ID).alias("key"), ITEM_INDEX, POSITIVE).toPandas()
-        users = np.unique(rows["key"].to_numpy(), return_inverse=True)[1]
-        shape = (int(users.max(initial=-1)) + 1, count)
-        places, liked = rows[ITEM_INDEX].to_numpy(), rows[POSITIVE].to_numpy() > 0
-        seen = sp.csr_matrix((np.ones(len(rows), np.float32), (users, places)), shape=shape)
-        positive = sp.csr_matrix((np.ones(liked.sum(), np.float32), (users[liked], places[liked])), shape=shape)
+        seen, positive = _interaction_matrices(users, count)
         neighbours = settings.evaluate.itemcf_neighbours
         similarity["itemcf"] = item_similarity(positive, neighbours)
         if positive.nnz < seen.nnz:
             similarity["itemcf_impressions"] = item_similarity(seen, neighbours)
     oracle = _oracle(settings, items[ITEM_ID]) if settings.evaluate.oracle else {}
     return Rankers(items[VECTOR], popularity, similarity, **oracle)
+
+
+def _pairs(users: DataFrame, *beside: str) -> DataFrame:
+    """Grain: one row a user and an item of SEEN, as (the user's key, ITEM_INDEX, what stands `beside` it)."""
+    exploded = users.select(F.xxhash64(USER_ID).alias("key"), F.explode(F.arrays_zip(SEEN, *beside)).alias("pair"))
+    return exploded.select("key", F.col("pair")[SEEN].alias(ITEM_INDEX), *[F.col("pair")[c].alias(c) for c in beside])
+
+
+def _interaction_matrices(users: DataFrame, items: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Returns all interactions and the positive ones, each (users, items) of 0 and 1."""
+    rows: Any = _pairs(users, POSITIVE).toPandas()
+    numbers = np.unique(rows["key"].to_numpy(), return_inverse=True)[1]
+    shape = (int(numbers.max(initial=-1)) + 1, items)
+    places, liked = rows[ITEM_INDEX].to_numpy(), rows[POSITIVE].to_numpy() > 0
+    seen = sp.csr_matrix((np.ones(len(rows), np.float32), (numbers, places)), shape=shape)
+    positive = sp.csr_matrix((np.ones(liked.sum(), np.float32), (numbers[liked], places[liked])), shape=shape)
+    return seen, positive
 
 
 def _oracle(settings: Settings, item_ids: np.ndarray) -> dict[str, Any]:
@@ -204,11 +219,9 @@ def _per_user(
     laid end to end.
     """
     users = spark.read.parquet(*data_files(paths.part("users"), manifests["users"]))
-    pairs = spark.read.parquet(*data_files(paths.part("interactions"), manifests["interactions"]))
-    lists = pairs.groupBy(USER_ID).agg(
-        F.collect_list(ITEM_INDEX).alias(SEEN),
-        F.collect_list(F.when(F.col(POSITIVE) > 0, F.col(ITEM_INDEX))).alias(SEEN_POSITIVE),
-    )
+    interactions = spark.read.parquet(*data_files(paths.part("interactions"), manifests["interactions"]))
+    positive = F.filter(F.arrays_zip(SEEN, POSITIVE), lambda pair: pair[POSITIVE] > 0)
+    lists = interactions.select(USER_ID, SEEN, F.transform(positive, lambda pair: pair[SEEN]).alias(SEEN_POSITIVE))
     rows = users.select(USER_ID, WARM, CLICKED, *model.user_columns).join(lists, USER_ID, "left")
     shared, threads = spark.sparkContext.broadcast(rankers), task_threads(spark)
     tower, version, columns = f"{paths.model}/user_tower", model.model_version, model.user_columns

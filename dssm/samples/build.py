@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from pyspark import StorageLevel
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step
-from dssm.features import AnyFeature, embedded, of_side
+from dssm.features import embedded, of_side
 from dssm.manifest import (
     CLICKED,
     EVENT_TIME,
@@ -22,6 +24,7 @@ from dssm.manifest import (
     LABEL,
     LAST_TIME,
     POSITIVE,
+    SEEN,
     SOURCE,
     TARGETS,
     USER_ID,
@@ -30,9 +33,14 @@ from dssm.manifest import (
     WEIGHT,
     ColumnSpec,
     FileSpec,
+    JoinCounts,
     Manifest,
     SourceCounts,
-    VocabularySpec,
+    Statistics,
+    changing_item_features,
+    negative_columns,
+    read_manifest,
+    target_column,
     write_manifest,
 )
 from dssm.paths import RunPaths
@@ -42,25 +50,58 @@ from dssm.samples.events import (
     TRAIN,
     all_events,
     check_windows,
-    clicked_in_test,
     count_fates,
-    interactions_before_test,
+    count_read,
+    read_logs,
+    with_final_fates,
 )
+from dssm.samples.files import WRITTEN, Encoder, FileMaker, arrow_schema, counter_column, write_file
 from dssm.samples.lookups import Lookups
 from dssm.samples.rows import (
-    QUERY,
-    Profile,
+    USER,
+    TrainingWindow,
     check_item_columns,
     encoded_items,
+    encoded_profile,
     feature_columns,
-    feature_token_counts,
+    item_columns,
+    item_days,
+    pass_columns,
+    profile_encoder,
+    provided_features,
+    raw_item_features,
+    universe_features,
     user_columns,
     with_item_index,
-    with_user_features,
 )
-from dssm.samples.sources import Quarantine, read_keyed, read_vectors
-from dssm.samples.vocabulary import write_vocabularies
+from dssm.samples.sources import ID, Quarantine, read_catalogue, read_profile, read_vectors
+from dssm.samples.user_pass import (
+    EVENT,
+    FATE_CODE,
+    IN_LOG,
+    KIND,
+    NO_SAMPLE,
+    TASK,
+    TEST_ROW,
+    TRAIN_ROW,
+    WORDS,
+    Router,
+    UserPass,
+    output_fields,
+)
+from dssm.samples.vocabulary import (
+    fixed_vocabularies,
+    frozen_files,
+    shared_hash_buckets,
+    token_owners,
+    write_vocabularies,
+)
+from dssm.samples.words import Words
 from dssm.samples.writing import write_parts, write_shuffled
+
+SETTINGS = "settings.json"
+PARTS = ("train", "test", "users", "interactions")  # those that the user pass makes
+ROWS_PER_FILE_TASK = 131_072  # of the last shuffle: a task's rows are in memory at once, a few hundred bytes each
 
 NUMBER, TEXT = ColumnSpec(dtype="float32"), ColumnSpec(dtype="string", encoding="text")
 KEY = ColumnSpec(dtype="int64")
@@ -76,161 +117,361 @@ SAMPLE_COLUMNS = {
     WEIGHT: NUMBER,
     ITEM_PROBABILITY: NUMBER,
 }
-ITEM_COLUMNS = {ITEM_ID: TEXT, ITEM_INDEX: ColumnSpec(dtype="int32"), ITEM_KEY: KEY, ITEM_PROBABILITY: NUMBER}
 USER_COLUMNS = {USER_ID: TEXT, WARM: ColumnSpec(dtype="int32"), CLICKED: INDEX_LIST}
 INTERACTION_COLUMNS = {
     USER_ID: TEXT,
-    ITEM_INDEX: ColumnSpec(dtype="int32"),
-    POSITIVE: ColumnSpec(dtype="int32"),
-    TARGETS: ColumnSpec(dtype="int32"),
-    LAST_TIME: KEY,
+    SEEN: INDEX_LIST,
+    POSITIVE: INDEX_LIST,
+    TARGETS: INDEX_LIST,
+    LAST_TIME: ColumnSpec(dtype="int64", encoding="list"),
 }
 
 
 def build_samples(spark: SparkSession, settings: Settings) -> None:
     """Writes samples/{train,test,users,items,interactions} of the run, committed by one rename.
 
-    `users` holds each user with a positive in the test window as of the window's start, and what it
-    clicked in the window; `interactions` the distinct (user, item) pairs before the window.
+    `users` holds each user with a positive in the test window as of its start, and what it clicked in the
+    window; `interactions` what each user has an event with before the window, one row a user.
     """
     paths = RunPaths(settings.run_folder)
     try:
         with storage.committed_folder(paths.samples) as folder:
-            _build(spark, settings, folder)
+            _Build(spark, settings, folder).run()
     finally:
         spark.catalog.clearCache()  # also after a failure: a second try must read the files anew
 
 
-def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
-    quarantine = Quarantine(f"{folder}/quarantine", settings.samples.max_quarantine_share)
-    features = list(settings.features.values())
+class _Build:
+    """One run of build_samples, step by step."""
 
-    with step("profiles, catalogue and vectors") as remarks:
-        user_features, item_features = of_side(settings.features, "user"), of_side(settings.features, "item")
-        profiles = {
-            name: Profile(
-                read_keyed(spark, settings, f"profiles.{name}", table, table.key, user_features, quarantine),
-                table.key,
-                0
-                if table.available_from is None
-                else settings.day_start_ms((table.available_from - settings.date).days),
-            )
-            for name, table in settings.profiles.items()
+    def __init__(self, spark: SparkSession, settings: Settings, folder: str) -> None:
+        self.spark, self.settings, self.folder = spark, settings, folder
+        self.quarantine = Quarantine(f"{folder}/quarantine", settings.samples.max_quarantine_share)
+        self.joins: list[JoinCounts] = []
+        self.datasets: dict[str, tuple[Mapping[str, ColumnSpec], list[FileSpec]]] = {}
+
+    def run(self) -> None:
+        self._read_tables()
+        self._read_events()
+        self._freeze()
+        self._encode_items()
+        self._make_samples()
+        self._write_manifests()
+        report(self.quarantine.counts)
+
+    # Reading -------------------------------------------------------------------------------------------
+
+    def _read_tables(self) -> None:
+        settings, spark = self.settings, self.spark
+        with step("profiles, catalogue and vectors") as remarks:
+            users = of_side(settings.features, "user")
+            self.profiles = {
+                name: read_profile(spark, settings, name, users, self.quarantine) for name in settings.profiles
+            }
+            catalogue = read_catalogue(spark, settings, raw_item_features(settings), self.quarantine)
+            check_item_columns(settings, catalogue)
+            self.catalogue = with_item_index(catalogue)
+            self.providers = user_columns(settings, self.profiles)
+            for name, table in settings.vectors.items():
+                vectors = read_vectors(spark, settings, name, table, self.quarantine)
+                drawn = vectors.withColumn("__table", F.lit(name)).withColumn("__order", F.col("id"))
+                write_parts(drawn, self._vectors_folder(name), "__table", ["__order"], {name: "vectors.parquet"})
+            counts = self.quarantine.counts
+            remarks += [f"{name} {c.used['read']:,}" for name, c in counts.items()]
+
+    def _vectors_folder(self, name: str) -> str:
+        return f"{self.folder}/vectors/{name}"
+
+    def _read_events(self) -> None:
+        settings, counts = self.settings, self.quarantine.counts
+        with step("event logs") as remarks:
+            logs = read_logs(self.spark, settings)
+            events = all_events(settings, logs, self.catalogue)
+            count_read(events, logs, self.quarantine)
+            self.events = with_final_fates(events, settings)
+            count_fates(self.events, logs, self.quarantine)
+            used = [counts[log.name].used for log in logs]
+            self.train_rows, self.test_rows = (sum(u.get(fate, 0) for u in used) for fate in (TRAIN, TEST))
+            check_windows(settings, self.events, self.train_rows, self.test_rows)
+            for log in logs:
+                filtered = counts[log.name].filtered
+                rows = sum(counts[log.name].used.values()) + sum(filtered.values())
+                rows -= filtered.get("left out by where", 0)
+                missing = filtered.get("item not in the catalogue", 0)
+                self.joins.append(JoinCounts(name=f"{log.name} ⋈ catalogue", rows=rows, matched=rows - missing))
+            remarks += [f"train {self.train_rows:,}", f"test {self.test_rows:,}"]
+        self.train_events = self.events.filter(F.col(FATE) == TRAIN)
+
+    # Freezing ------------------------------------------------------------------------------------------
+
+    def _freeze(self) -> None:
+        """Writes what the training window says of tokens and numbers, or takes an earlier run's."""
+        settings = self.settings
+        with step("vocabularies") as remarks:
+            window = TrainingWindow(settings, self.train_events, self.catalogue, self.profiles, self.providers)
+            owners = token_owners(settings.features)
+            frozen: dict[str, str] = {}
+            self.statistics: dict[str, Statistics] = {}
+            if settings.samples.vocabularies.run is not None:
+                earlier = frozen_run(settings)
+                manifest = read_manifest(earlier, "build_samples")
+                frozen = frozen_files(manifest, earlier, owners)
+                self.statistics = dict(manifest.statistics)
+            if missing := [n for n in window.statistics_needed() if n not in self.statistics]:
+                found = window.statistics()
+                self.statistics |= {name: found[name] for name in missing}
+            counted = {}
+            if owners:
+                grow = settings.samples.vocabularies.grow
+                counts = window.token_counts()
+                counted = write_vocabularies(counts, owners, f"{self.folder}/vocabularies", frozen, grow)
+            fixed = fixed_vocabularies(settings.features, self.statistics)
+            both = {**counted, **fixed}
+            self.vocabularies = {f.name: both[f.name] for f in embedded(settings.features) if f.name in both}
+            remarks += [f"{name} {spec.size:,}" for name, spec in self.vocabularies.items()]
+            for name, spec in counted.items():
+                if spec.size == 2:
+                    out.print(f"[yellow]features.{name}: no token in the training window; every id is unknown[/yellow]")
+        self.lookups = Lookups(
+            vocabularies={name: f"{self.folder}/vocabularies/{name}.parquet" for name in counted},
+            buckets=shared_hash_buckets(settings.features),
+            statistics=self.statistics,
+            vectors={name: f"{self._vectors_folder(name)}/vectors.parquet" for name in settings.vectors},
+            storage={name: table.storage for name, table in settings.vectors.items()},
+            negatives=settings.samples.negatives,
+            mapped_mb=settings.samples.broadcast_mb,
+        )
+
+    # Items ---------------------------------------------------------------------------------------------
+
+    def _encode_items(self) -> None:
+        settings = self.settings
+        with step("catalogue, encoded") as remarks:
+            days = {}
+            for name, counter in settings.counters.items():
+                if counter.side == "item":
+                    found = item_days(self.events, counter, settings).withColumn("__table", F.lit(name))
+                    place = f"{self.folder}/.lookups/{name}"
+                    write_parts(found, place, "__table", [ITEM_INDEX, "day"], {name: "days.parquet"})
+                    days[name] = f"{place}/days.parquet"
+            lookups = self.lookups.with_days(days)
+            columns = item_columns(settings)
+            items = encoded_items(self.catalogue, self.train_events, lookups, settings).select(*columns)
+            rows = self.quarantine.counts["catalogue"].used["read"]
+            size = settings.samples.rows_per_file
+            files = write_shuffled(items, f"{self.folder}/items", rows, size, settings.seed)
+            self.datasets["items"] = (columns, files)
+            self.item_paths = [f"{self.folder}/items/{file.name}" for file in files]
+            self.lookups = lookups.with_items(tuple(self.item_paths), columns)
+            for name in settings.vectors:
+                known = self.spark.read.parquet(self._vectors_folder(name)).select(F.col("id").alias(ID))
+                matched = self.catalogue.select(ID).join(known, ID, "left_semi").count()
+                self.joins.append(JoinCounts(name=f"catalogue ⋈ vectors.{name}", rows=rows, matched=matched))
+            remarks.append(f"{rows:,} items")
+
+    # Samples -------------------------------------------------------------------------------------------
+
+    def _make_samples(self) -> None:
+        settings = self.settings
+        columns = self._dataset_columns()
+        counts = {
+            "train": self.train_rows,
+            "test": self.test_rows,
+            "users": self.test_rows // 4,  # about: known when they are written
+            "interactions": (self.train_rows + self.test_rows) // 8,
         }
-        catalogue = read_keyed(
-            spark, settings, "catalogue", settings.catalogue, settings.catalogue.key, item_features, quarantine
+        size = settings.samples.rows_per_file
+        files = {part: max(1, math.ceil(counts[part] / size)) for part in PARTS}
+        names = tuple((part, f"part-{number:05d}.parquet") for part in PARTS for number in range(files[part]))
+        with step("samples, users and interactions") as remarks:
+            tasks = min(len(names), max(self._parallelism, math.ceil(sum(counts.values()) / ROWS_PER_FILE_TASK)))
+            keys = self._task_keys(tasks)
+            router = Router(files, tuple(keys[number % tasks] for number in range(len(names))))
+            plan = self._user_pass(router)
+            maker = self._file_maker(plan, names, columns)
+            rows = self._pass_rows(plan).repartition(self._pass_tasks(), USER_ID)
+            made = rows.mapInArrow(plan.run, _spark_schema(output_fields(plan)))
+            if maker.with_items:
+                own = set(columns["train"]) - {ITEM_INDEX, *made.columns}
+                items = self.spark.read.parquet(*self.item_paths)
+                items = items.select(ITEM_INDEX, *[name for name in items.columns if name in own])
+                made = made.join(items, ITEM_INDEX, "left")
+            for part in PARTS:
+                storage.make_folder(f"{self.folder}/{part}")
+            written = made.repartition(tasks, TASK).mapInArrow(maker.run, _spark_schema(list(WRITTEN))).collect()
+            rows_of = {row["file"]: row["rows"] for row in written}
+            for number, (part, name) in enumerate(names):
+                if number not in rows_of:
+                    write_file(f"{self.folder}/{part}/{name}", arrow_schema(columns[part]).empty_table(), columns[part])
+            for part in PARTS:
+                first = router.first(part)
+                specs = [
+                    FileSpec(name=names[number][1], rows=rows_of.get(number, 0))
+                    for number in range(first, first + files[part])
+                ]
+                self.datasets[part] = (columns[part], specs)
+            for part, expected in ((TRAIN, self.train_rows), (TEST, self.test_rows)):
+                if (found := self._rows(part)) != expected:
+                    raise RuntimeError(f"{part}: {found} rows written, {expected} counted")
+            for place, profile in enumerate(settings.profiles):
+                matched = sum(row["matched"][place] for row in written if len(row["matched"]) > place)
+                total = self.train_rows + self.test_rows
+                self.joins.append(JoinCounts(name=f"samples ⋈ profiles.{profile}", rows=total, matched=matched))
+            remarks += [f"{part} {self._rows(part):,}" for part in PARTS]
+        storage.remove(f"{self.folder}/.lookups")
+
+    def _rows(self, part: str) -> int:
+        return sum(file.rows for file in self.datasets[part][1])
+
+    @property
+    def _parallelism(self) -> int:
+        return int(self.spark.sparkContext.defaultParallelism)
+
+    def _pass_tasks(self) -> int:
+        """Tasks of the user pass: its rows are ordered in memory."""
+        rows = sum(counts.rows_read for counts in self.quarantine.counts.values())
+        tasks = math.ceil(rows / self.settings.samples.rows_per_task)
+        return max(1, math.ceil(tasks / self._parallelism)) * self._parallelism
+
+    def _task_keys(self, tasks: int) -> list[int]:
+        """Returns a number for each task that Spark's partitioning by hash sends there: as many rows to each."""
+        numbers = self.spark.range(64 * tasks).select(F.col("id").cast("int").alias("key"))
+        place = F.expr(f"pmod(hash(key), {tasks})").alias("place")
+        rows = numbers.groupBy(place).agg(F.min("key").alias("key")).collect()
+        keys = {row["place"]: row["key"] for row in rows}
+        return [keys.get(task, task) for task in range(tasks)]
+
+    def _dataset_columns(self) -> dict[str, dict[str, ColumnSpec]]:
+        settings = self.settings
+        users = feature_columns(settings, of_side(settings.features, "user"))
+        features = feature_columns(settings, list(settings.features.values()))
+        targets = {target_column(name): NUMBER for name in settings.target_names}
+        samples = {**SAMPLE_COLUMNS, **targets, **features}
+        drawn = negative_columns(settings.samples.negatives, settings.features, settings.counters)
+        return {
+            "train": {**samples, **drawn},
+            "test": samples,
+            "users": {**USER_COLUMNS, **users},
+            "interactions": INTERACTION_COLUMNS,
+        }
+
+    def _user_pass(self, router: Router) -> UserPass:
+        settings = self.settings
+        of_id = provided_features(settings, self.providers, USER)
+        return UserPass(
+            sources=tuple(settings.sources),
+            targets=tuple(settings.target_names),
+            histories=settings.histories,
+            counters={name: c for name, c in settings.counters.items() if c.side == "user"},
+            profiles=tuple(profile_encoder(settings, self.providers, name, self.lookups) for name in settings.profiles),
+            user_id_features=tuple(of_id),
+            user_id_words=Words(feature_columns(settings, of_id)),
+            negatives=settings.samples.negatives,
+            tested=tuple(name for name, source in settings.sources.items() if TEST in source.roles),
+            train_start=settings.day_start_ms(-settings.window.train_days),
+            test_start=settings.day_start_ms(0),
+            by_user=settings.samples.split.kind == "leave_last_out",
+            unclicked_weight=settings.samples.unclicked_weight,
+            seed=settings.seed,
+            router=router,
+            lookups=self.lookups,
         )
-        check_item_columns(catalogue, item_features)
-        catalogue = with_item_index(catalogue)
-        providers = user_columns(settings, profiles)
-        for name, table in settings.vectors.items():
-            vectors = read_vectors(spark, settings, name, table, quarantine)
-            drawn = vectors.withColumn("__table", F.lit(name)).withColumn("__order", F.col("id"))
-            write_parts(drawn, f"{folder}/vectors/{name}", "__table", ["__order"], {name: "vectors.parquet"})
-        remarks += [f"{name} {counts.rows_read:,}" for name, counts in quarantine.counts.items()]
 
-    with step("event logs") as remarks:
-        events = all_events(spark, settings, catalogue, quarantine)
-        count_fates(events, quarantine)
-        train_rows, test_rows = (
-            sum(c.used.get(fate, 0) for n, c in quarantine.counts.items() if n.startswith("sources."))
-            for fate in (TRAIN, TEST)
+    def _file_maker(
+        self, plan: UserPass, names: tuple[tuple[str, str], ...], columns: Mapping[str, Mapping[str, ColumnSpec]]
+    ) -> FileMaker:
+        settings = self.settings
+        words: dict[str, ColumnSpec] = {}
+        for profile in plan.profiles:
+            words |= profile.words.columns
+        words |= plan.user_id_words.columns
+        words |= {counter_column(name): NUMBER for name in plan.counters}
+        size = storage.folder_size(f"{self.folder}/items")
+        return FileMaker(
+            folder=self.folder,
+            names=names,
+            columns=columns,
+            encoder=Encoder(
+                features=settings.features,
+                histories=tuple(settings.histories),
+                counters=settings.counters,
+                timezone=settings.timezone,
+                lookups=self.lookups,
+                universe=universe_features(settings),
+            ),
+            words=Words(words),
+            targets=tuple(settings.target_names),
+            profiles=tuple(settings.profiles),
+            sources=tuple(settings.sources),
+            changing=tuple(changing_item_features(settings.features, settings.counters)),
+            with_items=size > settings.samples.broadcast_mb * 2**20,
         )
-        check_windows(settings, events, train_rows, test_rows)
-        remarks += [f"train {train_rows:,}", f"test {test_rows:,}"]
 
-    train_events = events.filter(F.col(FATE) == TRAIN)
-    with step("vocabularies") as remarks:
-        counts = feature_token_counts(settings, train_events, profiles, catalogue, providers)
-        owners = [f for f in embedded(settings.features) if f.share_embedding is None]
-        vocabularies = write_vocabularies(counts, owners, f"{folder}/vocabularies") if owners else {}
-        remarks += [f"{name} {spec.size:,}" for name, spec in vocabularies.items()]
-        for name, spec in vocabularies.items():
-            if spec.size == 2:
-                out.print(f"[yellow]features.{name}: no token in the training window; every id is unknown[/yellow]")
-    lookups = Lookups(
-        {name: f"{folder}/vocabularies/{name}.parquet" for name in vocabularies},
-        {name: f"{folder}/vectors/{name}/vectors.parquet" for name in settings.vectors},
-    )
+    def _pass_rows(self, plan: UserPass) -> DataFrame:
+        """Grain: one row an event that is a sample or may be known to one, and one a profile's row."""
+        codes = {TRAIN: TRAIN_ROW, TEST: TEST_ROW}
+        code = F.lit(NO_SAMPLE)
+        for fate, number in codes.items():
+            code = F.when(F.col(FATE) == fate, number).otherwise(code)
+        end = self.settings.day_start_ms(max(self.settings.window.test_days, 0))
+        wanted = F.col(FATE).isin(*codes) | (F.col(IN_LOG) & (F.col(EVENT_TIME) < end))
+        events = self.events.filter(wanted)
+        events = events.withColumns({KIND: F.lit(EVENT), FATE_CODE: code, WORDS: F.lit(None).cast("binary")})
+        kinds = pass_columns(plan.targets)
+        rows = events.select(*[F.col(name).cast(kind).alias(name) for name, kind in kinds.items()])
+        for number, (name, encoder) in enumerate(zip(self.settings.profiles, plan.profiles, strict=True)):
+            rows = rows.unionByName(encoded_profile(self.profiles[name], number, encoder, plan.targets))
+        return rows
 
-    writer = DatasetWriter(settings, folder, vocabularies, quarantine.counts)
-    with step("catalogue, encoded") as remarks:
-        items = encoded_items(catalogue, train_events, item_features, lookups, settings)
-        rows = quarantine.counts["catalogue"].used["read"]
-        files = writer.write("items", items, rows, ITEM_COLUMNS, item_features)
-        items = spark.read.parquet(*[f"{folder}/items/{file.name}" for file in files])
-        remarks.append(f"{rows:,} items")
+    # Manifests -----------------------------------------------------------------------------------------
 
-    with step("histories and users, encoded"):
-        rows_of_users = with_user_features(settings, events, profiles, providers, user_features, lookups).persist(
-            StorageLevel.DISK_ONLY
-        )
-        rows_of_users.count()
-    for part, rows in ((TRAIN, train_rows), (TEST, test_rows)):
-        with step(f"{part} samples") as remarks:
-            samples = rows_of_users.filter(F.col(FATE) == part).join(items.drop(ITEM_INDEX), ITEM_ID)
-            written = writer.write(part, samples, rows, SAMPLE_COLUMNS, features)
-            remarks.append(f"{sum(f.rows for f in written):,} rows in {len(written)} files")
-            if sum(f.rows for f in written) != rows:
-                raise RuntimeError(f"{part}: {sum(f.rows for f in written)} rows written, {rows} counted")
-    with step("users and interactions") as remarks:
-        queries = rows_of_users.filter(F.col(FATE) == QUERY).join(clicked_in_test(events, settings), USER_ID)
-        users = writer.write("users", queries, test_rows // 4, USER_COLUMNS, user_features)
-        pairs = interactions_before_test(events, settings)
-        seen = writer.write("interactions", pairs, train_rows, INTERACTION_COLUMNS, [])
-        remarks += [f"{sum(f.rows for f in users):,} users", f"{sum(f.rows for f in seen):,} pairs"]
-    writer.finish()
-    _report(quarantine.counts)
-
-
-class DatasetWriter:
-    """Writes the run's datasets, then all their manifests, which share one build digest."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        folder: str,
-        vocabularies: Mapping[str, VocabularySpec],
-        counts: Mapping[str, SourceCounts],
-    ) -> None:
-        self._settings, self._folder, self._vocabularies, self._counts = settings, folder, vocabularies, counts
-        self._parts: dict[str, tuple[dict[str, ColumnSpec], list[FileSpec]]] = {}
-
-    def write(
-        self, part: str, rows: DataFrame, count: int, columns: Mapping[str, ColumnSpec], features: Sequence[AnyFeature]
-    ) -> list[FileSpec]:
-        """Writes one dataset of about `count` rows; the manifest comes with `finish`."""
-        specs = {**columns, **feature_columns(self._settings, features)}
-        seed, size = self._settings.seed, self._settings.samples.rows_per_file
-        files = write_shuffled(rows.select(*specs), f"{self._folder}/{part}", count, size, seed)
-        self._parts[part] = (specs, files)
-        return files
-
-    def finish(self) -> None:
-        settings = self._settings
-        whole = dict.fromkeys(("seed", "window", "sources", "features", "histories", "vectors"), True)
-        content = settings.model_dump_json(include={**whole, "samples": {"train_rows", "rows_per_file"}})
-        files = repr({part: files for part, (_, files) in self._parts.items()})
-        vocabularies = repr(sorted((name, spec.digest) for name, spec in self._vocabularies.items()))
+    def _write_manifests(self) -> None:
+        settings = self.settings
+        sections = ("seed", "window", "sources", "targets", "features", "histories", "counters", "vectors", "samples")
+        content = settings.model_dump_json(include=set(sections))
+        files = repr({part: files for part, (_, files) in self.datasets.items()})
+        vocabularies = repr(sorted((name, spec.digest) for name, spec in self.vocabularies.items()))
         # The item table's version is named after the build: another catalogue must give another build.
-        items = storage.folder_digest(f"{self._folder}/items")
+        items = storage.folder_digest(f"{self.folder}/items")
         build = storage.digest(settings.date.isoformat(), content, files, vocabularies, items)
         common = Manifest(
             kind="samples",
             date=settings.date.isoformat(),
             build=build,
             seed=settings.seed,
-            vocabularies=dict(self._vocabularies),
-            sources=dict(self._counts),
+            vocabularies=self.vocabularies,
+            statistics=self.statistics,
+            sources=dict(self.quarantine.counts),
+            joins=self.joins,
         )
-        for part, (columns, written) in self._parts.items():
-            write_manifest(
-                f"{self._folder}/{part}", common.model_copy(update={"kind": part, "columns": columns, "files": written})
-            )
-        write_manifest(self._folder, common)
+        storage.write_text(f"{self.folder}/{SETTINGS}", settings.model_dump_json(indent=1) + "\n")
+        for part, (columns, written) in self.datasets.items():
+            manifest = common.model_copy(update={"kind": part, "columns": dict(columns), "files": written})
+            write_manifest(f"{self.folder}/{part}", manifest)
+        write_manifest(self.folder, common)
 
 
-def _report(counts: Mapping[str, SourceCounts]) -> None:
+def frozen_run(settings: Settings) -> str:
+    """Returns the samples' folder of the run whose vocabularies are used: its folder, or NAME/DATE below root."""
+    run = settings.samples.vocabularies.run
+    assert run is not None
+    inside = f"{settings.root}/{run}"
+    return RunPaths(inside if storage.exists(f"{inside}/samples") else run).samples
+
+
+def _spark_schema(fields: Sequence[tuple[str, pa.DataType]]) -> T.StructType:
+    kinds = {
+        pa.int32(): T.IntegerType(),
+        pa.int64(): T.LongType(),
+        pa.float32(): T.FloatType(),
+        pa.string(): T.StringType(),
+        pa.binary(): T.BinaryType(),
+        pa.list_(pa.int64()): T.ArrayType(T.LongType()),
+    }
+    return T.StructType([T.StructField(name, kinds[kind]) for name, kind in fields])
+
+
+def report(counts: Mapping[str, SourceCounts]) -> None:
     """Says what was left out: nothing is dropped silently."""
     for name, count in counts.items():
         for what, reasons in (("filtered", count.filtered), ("quarantined", count.quarantined)):

@@ -2,93 +2,217 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import (
-    CLICKED,
     EVENT_TIME,
     ITEM_ID,
     ITEM_INDEX,
     LABEL,
-    LAST_TIME,
-    POSITIVE,
+    NO_ITEM,
     SOURCE,
-    TARGETS,
+    UPLOAD_TIME,
     USER_ID,
-    WARM,
+    USER_KEY,
+    WEIGHT,
+    target_column,
 )
-from dssm.samples.sources import ID, Quarantine, read_events
+from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, damage_explained, quoted, read_events
+from dssm.samples.user_pass import HASH, IN_LOG
 
 TRAIN, TEST = "train", "test"
-FATE = "__fate"  # train, test, or why the row is no sample
-IN_LOG = "__in_log"  # whether the row counts as something the user did
+FATE = "__fate"  # train, test, or why the row is no sample; null where it is unreadable
 
 
-def all_events(spark: SparkSession, settings: Settings, catalogue: DataFrame, quarantine: Quarantine) -> DataFrame:
-    """Reads all logs and says what becomes of each row.
+def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
+    return [read_events(spark, settings, name, source) for name, source in settings.sources.items()]
 
-    Grain: one row a readable event; FATE is train, test, or the reason why it is no sample;
-    IN_LOG whether it counts as something the user did (for histories, seen items, baselines).
+
+def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFrame) -> DataFrame:
+    """Joins all logs with the catalogue and says what becomes of each row.
+
+    Grain: one row a row of the logs. SOURCE is the source's number; REASON why the row is unreadable, else null;
+    FATE train, test, or why a readable row is no sample; IN_LOG whether it counts as something the user did (for
+    histories, counters, seen items, baselines); HASH 64 bits that its contents and the seed decide.
     """
-    logs = [read_events(spark, settings, name, source, quarantine) for name, source in settings.sources.items()]
-    known = catalogue.select(F.col(ID).alias(ITEM_ID), ITEM_INDEX)
-    events = reduce(DataFrame.unionByName, logs).join(known, ITEM_ID, "left")
-    return (
-        events.withColumn(FATE, _fate(settings))
-        .withColumn(IN_LOG, F.col("kept") & F.col(ITEM_INDEX).isNotNull())
-        .persist(StorageLevel.DISK_ONLY)
-    )
+    targets = settings.target_names
+    rows = reduce(DataFrame.unionByName, [log.normal(code, targets) for code, log in enumerate(logs)])
+    known = catalogue.select(F.col(ID).alias(ITEM_ID), ITEM_INDEX, UPLOAD_TIME)
+    rows = rows.join(known, ITEM_ID, "left").withColumn(ITEM_INDEX, F.coalesce(ITEM_INDEX, F.lit(NO_ITEM)))
+    checked = [code for code, source in enumerate(settings.sources.values()) if source.check_upload]
+    too_early = F.col(SOURCE).isin(checked) & (F.col(UPLOAD_TIME) > F.col(EVENT_TIME))
+    identity = [USER_ID, ITEM_ID, EVENT_TIME, SOURCE, LABEL, WEIGHT, *map(target_column, targets)]
+    columns = {
+        HASH: F.xxhash64(F.lit(settings.seed), *identity),
+        USER_KEY: F.xxhash64(USER_ID),
+        IN_LOG: F.col(REASON).isNull()
+        & F.col(KEPT)
+        & (F.col(ITEM_INDEX) != NO_ITEM)
+        & ~F.coalesce(too_early, F.lit(False)),
+    }
+    rows = rows.withColumns(columns).withColumn(FATE, _fate(settings, too_early))
+    return rows.drop(ITEM_ID, KEPT, UPLOAD_TIME).persist(StorageLevel.DISK_ONLY)
 
 
-def _fate(settings: Settings) -> Column:
+def _fate(settings: Settings, too_early: Column) -> Column:
     train_start, test_start = settings.day_start_ms(-settings.window.train_days), settings.day_start_ms(0)
-    test_end = settings.day_start_ms(settings.window.test_days)
-    time = F.col(EVENT_TIME)
-
-    def has_role(role: str) -> Column:
-        return F.col(SOURCE).isin([name for name, source in settings.sources.items() if role in source.roles])
-
-    may_train = F.lit(True) if settings.samples.train_rows == "all" else F.col(LABEL) > 0
+    by_time = settings.samples.split.kind == "time"
+    test_end = settings.day_start_ms(settings.window.test_days) if by_time else test_start
+    time, positive = F.col(EVENT_TIME), F.col(LABEL) > 0
+    may_train = F.lit(True) if settings.samples.train_rows == "all" else positive
+    unclicked = ~positive & (uniform("unclicked") >= settings.samples.unclicked_share)
     return (
-        F.when(~F.col("kept"), "left out by where")
-        .when(F.col(ITEM_INDEX).isNull(), "item not in the catalogue")
+        F.when(F.col(REASON).isNotNull(), F.lit(None))
+        .when(~F.col(KEPT), "left out by where")
+        .when(F.col(ITEM_INDEX) == NO_ITEM, "item not in the catalogue")
+        .when(too_early, "item uploaded after the event")
         .when((time < train_start) | (time >= test_end), "outside the windows")
-        .when((time < test_start) & ~has_role(TRAIN), "source has no train role")
-        .when((time >= test_start) & ~has_role(TEST), "source has no test role")
+        .when((time < test_start) & ~_has_role(settings, TRAIN), "source has no train role")
+        .when((time >= test_start) & ~_has_role(settings, TEST), "source has no test role")
         .when(time >= test_start, TEST)
-        .when(may_train, TRAIN)
-        .otherwise("negative, and train_rows is positives")
+        .when(~may_train, "negative, and train_rows is positives")
+        .when(unclicked, "negative, left out by unclicked_share")
+        .otherwise(TRAIN)
     )
 
 
-def count_fates(events: DataFrame, quarantine: Quarantine) -> None:
-    """Splits each source's readable rows, in the counts, into used and filtered."""
-    fates: dict[str, dict[str, int]] = {}
-    for row in events.groupBy(SOURCE, FATE).count().collect():
-        fates.setdefault(f"sources.{row[SOURCE]}", {})[row[FATE]] = row["count"]
-    for name, found in fates.items():
+def uniform(stream: str) -> Column:
+    """Returns a number in [0, 1) that the row's contents, the seed and the stream's name decide."""
+    return F.shiftrightunsigned(F.xxhash64(F.lit(stream), HASH), 11) / F.lit(float(2**53))
+
+
+def _has_role(settings: Settings, role: str) -> Column:
+    return F.col(SOURCE).isin([code for code, source in enumerate(settings.sources.values()) if role in source.roles])
+
+
+def count_read(events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine) -> None:
+    """Counts each log's rows, and writes the unreadable ones.
+
+    Raises: UserError where too many are unreadable, or a log has none.
+    """
+    with damage_explained("sources", ", ".join(log.place for log in logs)):
+        rows = events.groupBy(SOURCE, REASON).count().collect()
+    for code, log in enumerate(logs):
+        of_log = {row[REASON]: row["count"] for row in rows if row[SOURCE] == code}
+        readable = of_log.pop(None, 0)
+        raw = log.rows.select(REASON, *map(quoted, log.own))
+        quarantine.account(log.name, log.place, readable, dict(sorted(of_log.items())), raw, log.missing_days)
+
+
+def count_fates(events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine) -> None:
+    """Splits each log's readable rows, in the counts, into used and filtered."""
+    rows = events.filter(F.col(REASON).isNull()).groupBy(SOURCE, FATE).count().collect()
+    for code, log in enumerate(logs):
+        found = {row[FATE]: row["count"] for row in rows if row[SOURCE] == code}
         used = {fate: found[fate] for fate in (TRAIN, TEST) if fate in found}
         filtered = {fate: found[fate] for fate in sorted(found) if fate not in used}
-        counts = quarantine.counts[name]
-        quarantine.counts[name] = counts.model_copy(update={"used": used, "filtered": filtered})
+        counts = quarantine.counts[log.name]
+        quarantine.counts[log.name] = counts.model_copy(update={"used": used, "filtered": filtered})
         total = sum(found.values()) + sum(counts.quarantined.values())
         if total != counts.rows_read:
-            raise RuntimeError(f"{name}: {counts.rows_read} rows read, {total} accounted for")
+            raise RuntimeError(f"{log.name}: {counts.rows_read} rows read, {total} accounted for")
+
+
+def with_final_fates(events: DataFrame, settings: Settings) -> DataFrame:
+    """Applies the split and the sampling that need to know other rows; the frame itself where none is asked for.
+
+    Every row stays, and only FATE changes: what is left out here still counts as something the user did.
+    """
+    samples = settings.samples
+    steps = []
+    if samples.split.kind == "leave_last_out":
+        steps.append(_leave_last_out)
+    if samples.popular_threshold is not None:
+        steps.append(_without_popular)
+    if samples.max_positives_per_user is not None:
+        steps.append(_with_capped_users)
+    if samples.split.drop_cold:
+        steps.append(_without_cold)
+    if not steps:
+        return events
+    return reduce(lambda rows, step: step(rows, settings), steps, events).persist(StorageLevel.DISK_ONLY)
+
+
+def _leave_last_out(events: DataFrame, settings: Settings) -> DataFrame:
+    """Each user's last positives become test rows; what the user did from then on is left out of training."""
+    rows = settings.samples.split.rows
+    in_play, positive = F.col(FATE) == TRAIN, F.col(LABEL) > 0
+    newest = Window.partitionBy(USER_ID, "__asked").orderBy(F.desc(EVENT_TIME), HASH)
+    user = Window.partitionBy(USER_ID)
+    ranked = (
+        events.withColumn("__asked", F.coalesce(in_play & positive & _has_role(settings, TEST), F.lit(False)))
+        .withColumn("__rank", F.when(F.col("__asked"), F.row_number().over(newest)))
+        .withColumn("__positives", F.sum(F.when(in_play & positive, 1)).over(user))
+    )
+    is_test = F.col("__asked") & (F.col("__rank") <= F.least(F.lit(rows), F.col("__positives") - 1))
+    split = ranked.withColumn("__test", F.coalesce(is_test, F.lit(False)))
+    split = split.withColumn("__first", F.min(F.when(F.col("__test"), F.col(EVENT_TIME))).over(user))
+    late = in_play & (F.col(EVENT_TIME) >= F.col("__first"))
+    fate = F.when(F.col("__test"), TEST).when(late, "not before the user's test row").otherwise(F.col(FATE))
+    return split.withColumn(FATE, fate).drop("__asked", "__rank", "__positives", "__test", "__first")
+
+
+def _is_target() -> Column:
+    return (F.col(FATE) == TRAIN) & (F.col(LABEL) > 0)
+
+
+def _without_popular(events: DataFrame, settings: Settings) -> DataFrame:
+    """Keeps a positive of an item with share f with probability min(1, √(t/f) + t/f) (Mikolov et al., 2013)."""
+    counts = events.filter(_is_target()).groupBy(ITEM_INDEX).agg(F.count("*").alias("__count"))
+    total = counts.agg(F.sum("__count").alias("__total"))
+    shares = counts.crossJoin(F.broadcast(total)).select(
+        ITEM_INDEX, (F.lit(settings.samples.popular_threshold) * F.col("__total") / F.col("__count")).alias("__ratio")
+    )
+    dropped = _is_target() & (uniform("popular") >= F.sqrt("__ratio") + F.col("__ratio"))
+    fate = F.when(F.coalesce(dropped, F.lit(False)), "popular item, left out by popular_threshold").otherwise(
+        F.col(FATE)
+    )
+    return events.join(shares, ITEM_INDEX, "left").withColumn(FATE, fate).drop("__ratio")
+
+
+def _with_capped_users(events: DataFrame, settings: Settings) -> DataFrame:
+    drawn = Window.partitionBy(USER_ID, "__target").orderBy(F.xxhash64(F.lit("capped"), HASH), HASH)
+    ranked = events.withColumn("__target", F.coalesce(_is_target(), F.lit(False)))
+    most = F.lit(settings.samples.max_positives_per_user)
+    beyond = F.col("__target") & (F.row_number().over(drawn) > most)
+    fate = F.when(beyond, "positive beyond max_positives_per_user").otherwise(F.col(FATE))
+    return ranked.withColumn(FATE, fate).drop("__target")
+
+
+def _without_cold(events: DataFrame, settings: Settings) -> DataFrame:
+    for side, column in (("users", USER_ID), ("items", ITEM_INDEX)):
+        if side in settings.samples.split.drop_cold:
+            trained = events.filter(F.col(FATE) == TRAIN).select(column).distinct().withColumn("__warm", F.lit(True))
+            cold = (F.col(FATE) == TEST) & F.col("__warm").isNull()
+            fate = F.when(cold, f"cold {side.removesuffix('s')}").otherwise(F.col(FATE))
+            events = events.join(trained, column, "left").withColumn(FATE, fate).drop("__warm")
+    return events
 
 
 def check_windows(settings: Settings, events: DataFrame, train_rows: int, test_rows: int) -> None:
+    """Checks that there is something to train on and to test on.
+
+    Raises: UserError with the days that the logs span.
+    """
     first, split, last = -settings.window.train_days, 0, settings.window.test_days
-    for part, rows, begin, end in ((TRAIN, train_rows, first, split), (TEST, test_rows, split, last)):
+    if settings.samples.split.kind != "time":
+        last = split
+    for part, rows, begin, end in (
+        (TRAIN, train_rows, first, split),
+        (TEST, test_rows, split if last > split else first, last),
+    ):
         if rows:
             continue
+        readable = events.filter(F.col(REASON).isNull())
         log = (
-            events.agg(F.min(EVENT_TIME), F.max(EVENT_TIME))
+            readable.agg(F.min(EVENT_TIME), F.max(EVENT_TIME))
             .select(
                 *[
                     F.date_format(F.timestamp_millis(F.col(f"{f}({EVENT_TIME})")), "yyyy-MM-dd").alias(f)
@@ -103,31 +227,5 @@ def check_windows(settings: Settings, events: DataFrame, train_rows: int, test_r
         raise UserError(
             f"window.{part}_days: no row becomes a {part} sample from {begin_day} to {end_day}; "
             f"the logs span {log['min'] or '?'} to {log['max'] or '?'}; "
-            "expected rows there: check --date, window and the sources' roles and labels"
+            "expected rows there: check --date, window, samples.split and the sources' roles and labels"
         )
-
-
-def clicked_in_test(events: DataFrame, settings: Settings) -> DataFrame:
-    """What to find for each user.
-
-    Grain: one row a user with a positive in the test window, as (USER_ID, CLICKED: item indexes, ascending,
-    WARM: 1 if it has any event before the window).
-    """
-    start = settings.day_start_ms(0)
-    found = events.filter((F.col(FATE) == TEST) & (F.col(LABEL) > 0)).groupBy(USER_ID)
-    clicked = found.agg(F.array_sort(F.collect_set(ITEM_INDEX)).alias(CLICKED))
-    before = events.filter(F.col(IN_LOG) & (F.col(EVENT_TIME) < start)).select(USER_ID).distinct()
-    warm = F.col("before").isNotNull().cast("int").alias(WARM)
-    return clicked.join(before.withColumn("before", F.lit(1)), USER_ID, "left").select(USER_ID, CLICKED, warm)
-
-
-def interactions_before_test(events: DataFrame, settings: Settings) -> DataFrame:
-    """Grain: one row a (user, item) with an event before the test window; POSITIVE is 1 if one had a label above 0."""
-    before = events.filter(F.col(IN_LOG) & (F.col(EVENT_TIME) < settings.day_start_ms(0)))
-    positive = (F.col(LABEL) > 0).cast("int")
-    tested = F.col(SOURCE).isin([name for name, source in settings.sources.items() if TEST in source.roles])
-    return before.groupBy(USER_ID, ITEM_INDEX).agg(
-        F.max(positive).alias(POSITIVE),
-        F.sum(positive * tested.cast("int")).cast("int").alias(TARGETS),
-        F.max(EVENT_TIME).alias(LAST_TIME),
-    )

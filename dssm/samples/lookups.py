@@ -1,36 +1,122 @@
-"""Vocabularies and pretrained vectors as files, loaded once by each Python worker."""
+"""What a build looks rows up in, as files: loaded once by each Python worker, or mapped where they are large."""
 
 from __future__ import annotations
 
 import functools
+import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dssm import storage
-from dssm.samples.encoding import Vectors
+from dssm.features import AnyFeature
+from dssm.manifest import (
+    ITEM_ID,
+    ITEM_INDEX,
+    ITEM_POSITIVES,
+    UPLOAD_TIME,
+    ColumnSpec,
+    Statistics,
+)
+from dssm.packing import unpack
+from dssm.samples.encoding import ItemCodes, Tables, Vectors, item_codes
+from dssm.samples.negatives import CatalogueForSampling
+from dssm.sections import GroupNegatives, HardNegatives, Negatives
+
+DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN = "day", "events", "positives"
+
+
+def group_column(negatives: str) -> str:
+    """Name of the catalogue's column with the hashes of the groups that negatives are drawn from; 0: none."""
+    return f"row__group_{negatives}"
 
 
 @dataclass(frozen=True)
 class Lookups:
-    """Where the lookup tables lie: `vocabularies` and `vectors`, name → Parquet file.
+    """Where the lookup tables lie.
 
-    `attempt` tells one build from another in the same folder: Python workers outlive a build.
+    Attributes:
+      vocabularies: those of tokens, name → Parquet file.
+      buckets: those that are hashed, name → number of buckets.
+      statistics: by feature.
+      vectors: name → Parquet file; `storage`: name → inline or table.
+      item_files, item_columns: of the encoded catalogue.
+      day_counts: an item counter's name → Parquet file of (item index, day, events, positives).
+      mapped_mb: a larger table of vectors is mapped from a local file instead of held in memory.
+      attempt: tells one build from another in the same folder: Python workers outlive a build.
     """
 
-    vocabularies: Mapping[str, str]
-    vectors: Mapping[str, str]
+    vocabularies: Mapping[str, str] = field(default_factory=dict)
+    buckets: Mapping[str, int] = field(default_factory=dict)
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    vectors: Mapping[str, str] = field(default_factory=dict)
+    storage: Mapping[str, str] = field(default_factory=dict)
+    item_files: tuple[str, ...] = ()
+    item_columns: Mapping[str, ColumnSpec] = field(default_factory=dict)
+    day_counts: Mapping[str, str] = field(default_factory=dict)
+    negatives: Mapping[str, Negatives] = field(default_factory=dict)
+    mapped_mb: int = 256
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def load(self) -> tuple[dict[str, pa.StringArray], dict[str, Vectors]]:
-        return (
-            {name: _cached_tokens(path, self.attempt) for name, path in self.vocabularies.items()},
-            {name: _cached_vectors(path, self.attempt) for name, path in self.vectors.items()},
+    def with_days(self, day_counts: Mapping[str, str]) -> Lookups:
+        return replace(self, day_counts=day_counts)
+
+    def with_items(self, files: tuple[str, ...], columns: Mapping[str, ColumnSpec]) -> Lookups:
+        numbers = {name: spec for name, spec in columns.items() if spec.encoding != "text"}
+        return replace(self, item_files=files, item_columns=numbers)
+
+    def tables(self) -> Tables:
+        return Tables(
+            vocabularies={name: _cached_tokens(path, self.attempt) for name, path in self.vocabularies.items()},
+            buckets=self.buckets,
+            statistics=self.statistics,
+            vectors={name: _cached_vectors(path, self.mapped_mb, self.attempt) for name, path in self.vectors.items()},
+            storage=self.storage,
         )
+
+    def item_column(self, name: str) -> np.ndarray:
+        """Returns a column of the encoded catalogue in the order of the item indexes, (items, *shape)."""
+        return _cached_item_column(self.item_files, name, self.item_columns[name], self.attempt)
+
+    def item_ids(self) -> pa.StringArray:
+        return _cached_item_ids(self.item_files, self.attempt)
+
+    def universe(self, features: tuple[AnyFeature, ...]) -> pa.StringArray:
+        """Returns the catalogue's ids, then others that the features' vocabularies or vectors know.
+
+        A list of the profile that a history goes on with may name items that have left the catalogue.
+        """
+        return _cached_universe(_Key(self), features)
+
+    def codes(self, feature: AnyFeature, universe: tuple[AnyFeature, ...]) -> ItemCodes:
+        return _cached_codes(_Key(self), feature, universe)
+
+    def catalogue_for_sampling(self) -> CatalogueForSampling:
+        return _cached_sampling(_Key(self))
+
+    def item_days(self, counter: str) -> ItemDays:
+        return _cached_days(self.day_counts[counter], self.attempt)
+
+    def published(self, negatives: str) -> Published:
+        kind = self.negatives[negatives]
+        assert isinstance(kind, HardNegatives)
+        return _cached_published(_Key(self), kind)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Lookups as a key of a cache: one build, one key."""
+
+    lookups: Lookups = field(compare=False)
+    attempt: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attempt", self.lookups.attempt)
 
 
 def load_tokens(path: str) -> pa.StringArray:
@@ -38,11 +124,67 @@ def load_tokens(path: str) -> pa.StringArray:
     return _read(path, "token")["token"].combine_chunks()
 
 
-def load_vectors(path: str) -> Vectors:
-    table = _read(path, "id", "values")
-    values = table["values"].combine_chunks()
-    matrix = np.asarray(values.flatten(), np.float32).reshape(table.num_rows, -1)
-    return Vectors(ids=table["id"].combine_chunks(), matrix=matrix)
+def load_vectors(path: str, mapped_mb: int = 2**20) -> Vectors:
+    """Returns the vectors of a file, mapped from a local file where they take more than `mapped_mb`."""
+    system, place = storage.filesystem(path)
+    with system.open(place, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        ids = parquet.read(columns=["id"])["id"].combine_chunks()
+        count, matrix = 0, np.zeros((0, 0), np.float32)
+        scratch = None
+        for batch in parquet.iter_batches(columns=["values"]):
+            values = np.asarray(batch.column(0).flatten(), np.float32).reshape(batch.num_rows, -1)
+            if count == 0:
+                size = len(ids) * values.shape[1]
+                if size * 4 > mapped_mb * 2**20:
+                    # Unlinked at once: the pages live as long as the map, and no file is left behind.
+                    scratch = tempfile.NamedTemporaryFile(prefix="dssm-vectors-")  # noqa: SIM115
+                    matrix = np.memmap(scratch, np.float32, "w+", shape=(len(ids), values.shape[1]))
+                else:
+                    matrix = np.empty((len(ids), values.shape[1]), np.float32)
+            matrix[count : count + len(values)] = values
+            count += len(values)
+        if scratch is not None:
+            scratch.close()
+    return Vectors(ids=ids, matrix=matrix)
+
+
+@dataclass(frozen=True)
+class ItemDays:
+    """Events and positives of each item and day, summed up over the days before.
+
+    `keys`: item index · 2^20 + day, ascending; `events`, `positives`: sums over all keys up to and with each one.
+    """
+
+    keys: np.ndarray
+    events: np.ndarray
+    positives: np.ndarray
+
+    def between(self, items: np.ndarray, first: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the events and positives of items on the days first ≤ day < end; 0 for item −1."""
+        base = items.astype(np.int64) << 20
+        low = np.searchsorted(self.keys, base + np.maximum(first, 0))
+        high = np.searchsorted(self.keys, base + np.maximum(end, 0))
+        known = items >= 0
+        return tuple(np.where(known, sums[high] - sums[low], 0) for sums in (self.events, self.positives))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A previous model's vectors: `items` (items, d) in the order of the item indexes, `has` (items,) who has one."""
+
+    items: np.ndarray
+    has: np.ndarray
+    user_ids: pa.StringArray
+    users: np.ndarray
+
+    def users_of(self, ids: pa.StringArray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the vectors of ids[asked], (n, d), zeros where there is none, and who has one, (n,)."""
+        found = pc.index_in(ids.take(pa.array(asked)), value_set=self.user_ids)
+        has = found.is_valid().to_numpy(zero_copy_only=False)
+        vectors = np.zeros((len(asked), self.items.shape[1]), np.float32)
+        vectors[has] = self.users[found.drop_null().to_numpy()]
+        return vectors, has
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,8 +193,97 @@ def _cached_tokens(path: str, _attempt: str) -> pa.StringArray:
 
 
 @functools.lru_cache(maxsize=8)
-def _cached_vectors(path: str, _attempt: str) -> Vectors:
-    return load_vectors(path)
+def _cached_vectors(path: str, mapped_mb: int, _attempt: str) -> Vectors:
+    return load_vectors(path, mapped_mb)
+
+
+@functools.lru_cache(maxsize=1)
+def _item_order(files: tuple[str, ...], _attempt: str) -> np.ndarray:
+    return np.argsort(_read_all(files, ITEM_INDEX).to_numpy(), kind="stable")
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_item_column(files: tuple[str, ...], name: str, spec: ColumnSpec, attempt: str) -> np.ndarray:
+    return unpack(_read_all(files, name), spec)[_item_order(files, attempt)]
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_item_ids(files: tuple[str, ...], attempt: str) -> pa.StringArray:
+    return _read_all(files, ITEM_ID).take(pa.array(_item_order(files, attempt)))
+
+
+@functools.lru_cache(maxsize=8)
+def _cached_universe(key: _Key, features: tuple[AnyFeature, ...]) -> pa.StringArray:
+    lookups = key.lookups
+    tables, ids = lookups.tables(), lookups.item_ids()
+    others: list[pa.Array] = []
+    for feature in features:
+        pre_embed = getattr(feature, "pre_embed", None)
+        if pre_embed is not None:
+            others.append(tables.vectors[pre_embed].ids)
+        elif getattr(feature, "vocabulary", None) in tables.vocabularies:
+            others.append(tables.vocabularies[feature.vocabulary])  # type: ignore[union-attr]
+    if not others:
+        return ids
+    known = pc.unique(pa.chunked_array(others).combine_chunks())
+    return pa.concat_arrays([ids, known.filter(pc.invert(pc.is_in(known, value_set=ids)))])
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_codes(key: _Key, feature: AnyFeature, universe: tuple[AnyFeature, ...]) -> ItemCodes:
+    lookups = key.lookups
+    of = getattr(feature, "of", None)
+    encoded = {of: lookups.item_column(of)} if of is not None else {}
+    return item_codes(feature, lookups.universe(universe), lookups.tables(), encoded)
+
+
+@functools.lru_cache(maxsize=2)
+def _cached_sampling(key: _Key) -> CatalogueForSampling:
+    lookups = key.lookups
+    groups = {
+        name: np.unique(lookups.item_column(group_column(name)), return_inverse=True)
+        for name, kind in lookups.negatives.items()
+        if isinstance(kind, GroupNegatives)
+    }
+    # The hash 0 stands for no group.
+    codes = {name: np.where(values[place] == 0, -1, place).astype(np.int32) for name, (values, place) in groups.items()}
+    return CatalogueForSampling.build(
+        lookups.negatives, lookups.item_column(ITEM_POSITIVES), lookups.item_column(UPLOAD_TIME), codes
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_days(path: str, _attempt: str) -> ItemDays:
+    rows = _read(path, ITEM_INDEX, DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN)
+    keys = (rows[ITEM_INDEX].to_numpy().astype(np.int64) << 20) + rows[DAYS_COLUMN].to_numpy()
+    order = np.argsort(keys)
+    sums = [np.concatenate([[0], np.cumsum(rows[c].to_numpy()[order])]) for c in (EVENTS_COLUMN, POSITIVES_COLUMN)]
+    return ItemDays(keys[order], *sums)
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_published(key: _Key, kind: HardNegatives) -> Published:
+    ids = key.lookups.item_ids()
+    item_ids, vectors = _published_table(kind.items, kind.id, kind.values)
+    place = pc.index_in(ids, value_set=item_ids)
+    has = place.is_valid().to_numpy(zero_copy_only=False)
+    items = np.zeros((len(ids), vectors.shape[1]), np.float32)
+    items[has] = vectors[place.drop_null().to_numpy()]
+    if kind.users is None:
+        return Published(items, has, pa.array([], pa.string()), np.zeros((0, vectors.shape[1]), np.float32))
+    return Published(items, has, *_published_table(kind.users, kind.user_id, kind.values))
+
+
+def _published_table(folder: str, key: str, values: str) -> tuple[pa.StringArray, np.ndarray]:
+    system, place = storage.filesystem(folder)
+    files = sorted(path for path in system.find(place) if path.endswith(".parquet"))
+    rows = pa.concat_tables([pq.read_table(system.open(path, "rb"), columns=[key, values]) for path in files])
+    vectors = np.asarray(rows[values].combine_chunks().flatten(), np.float32).reshape(rows.num_rows, -1)
+    return rows[key].cast(pa.string()).combine_chunks(), vectors
+
+
+def _read_all(files: tuple[str, ...], column: str) -> pa.Array:
+    return pa.concat_tables([_read(file, column) for file in files])[column].combine_chunks()
 
 
 def _read(path: str, *columns: str) -> pa.Table:

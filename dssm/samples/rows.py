@@ -1,11 +1,10 @@
-"""Raw columns to encoded ones in Spark: where each comes from, joins, histories, vocabularies' counts."""
+"""Where each raw column comes from, and the rows of items and profiles, encoded once each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Window
@@ -14,105 +13,201 @@ from pyspark.sql import types as T
 
 from dssm.config import Settings
 from dssm.errors import UserError, did_you_mean
-from dssm.features import AnyFeature, DenseFeat, VarLenSparseFeat, embedded, of_side
+from dssm.features import (
+    AnyFeature,
+    DenseFeat,
+    SparseFeat,
+    TextFeat,
+    VarLenSparseFeat,
+    embedded,
+    of_side,
+)
 from dssm.manifest import (
     EVENT_TIME,
     ITEM_ID,
     ITEM_INDEX,
     ITEM_KEY,
+    ITEM_POSITIVES,
     ITEM_PROBABILITY,
     LABEL,
     SOURCE,
+    UPLOAD_TIME,
     USER_ID,
     USER_KEY,
     WEIGHT,
     ColumnSpec,
+    Statistics,
+    changing_item_features,
     encoded_columns,
+    target_column,
 )
-from dssm.samples.encoding import encode_features
-from dssm.samples.events import FATE, IN_LOG, TEST, TRAIN
-from dssm.samples.lookups import Lookups
-from dssm.samples.point_in_time import EMIT, flag_column, with_histories
-from dssm.samples.sources import ID, list_entries, quoted
-from dssm.samples.vocabulary import token_counts
+from dssm.packing import pack
+from dssm.samples.days import local_days
+from dssm.samples.encoding import encode_features, encode_numbers
+from dssm.samples.files import days_since_upload
+from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN, Lookups, group_column
+from dssm.samples.profiles import OlderList, ProfileEncoder
+from dssm.samples.sources import ID, VALID_FROM, need_columns, quoted
+from dssm.samples.user_pass import FATE_CODE, HASH, IN_LOG, KIND, WORDS, counted
+from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statistics, token_counts
+from dssm.sections import Counter, GroupNegatives
 
 RAW = "raw__"  # prefix of raw columns between join and encoding: they can't clash with our own
-QUERY = "query"  # fate of the rows that stand for a user at the test window's start
+EVENTS = "__events"
+HISTORY, COUNTER, USER, TIME = "history", "counter", "user", "time"  # providers of columns beside the profiles
 
 
-@dataclass(frozen=True)
-class Profile:
-    """A readable profile table: `frame` one row a user, with `ID`; seen by events from `from_ms` on."""
-
-    frame: DataFrame
-    key: str
-    from_ms: int
+# Where columns come from --------------------------------------------------------------------------------
 
 
-def check_item_columns(catalogue: DataFrame, features: Sequence[AnyFeature]) -> None:
-    for feature in features:
-        if feature.source_column not in catalogue.columns:
-            known = [column for column in catalogue.columns if column != ID]
+def user_columns(settings: Settings, profiles: Mapping[str, DataFrame]) -> dict[str, str]:
+    """Finds where each column that the user features and histories read comes from.
+
+    Returns: column → `profiles.NAME`, or `history`, `counter`, or `user` for the user id itself.
+    Raises: UserError where nothing has the column, or two tables have it.
+    """
+    ids = {source.user for source in settings.sources.values()} | {table.key for table in settings.profiles.values()}
+    of_user = [f for f in of_side(settings.features, "user") if getattr(f, "time", None) is None]
+    wanted = {f"features.{f.name}.column": f.source_column for f in of_user}
+    wanted |= {f"histories.{name}.then": h.then for name, h in settings.histories.items() if h.then is not None}
+    providers = {}
+    for key, column in wanted.items():
+        found = [f"profiles.{name}" for name, profile in profiles.items() if column in profile.columns]
+        if column in settings.histories:
+            found = [*found, HISTORY]
+        if column in settings.counters:
+            found = [*found, COUNTER]
+        if column in ids:
+            found = [USER]
+        if len(found) > 1:
+            raise UserError(f"{key}: column '{column}' stands in {' and '.join(found)}; rename it in one of them")
+        if not found:
+            ours = (ID, VALID_FROM)
+            known = {*settings.histories, *settings.counters, *ids}
+            known |= {c for p in profiles.values() for c in p.columns if c not in ours}
+            raise UserError(f"{key}: no profile or history has a column '{column}'" + did_you_mean(column, known))
+        providers[column] = found[0]
+    return providers
+
+
+def check_item_columns(settings: Settings, catalogue: DataFrame) -> None:
+    """Checks that the catalogue has what the item features and the grouped negatives read.
+
+    Raises: UserError that names the key.
+    """
+    known = [column for column in catalogue.columns if column not in (ID, UPLOAD_TIME)]
+    for feature in raw_item_features(settings):
+        if feature.source_column not in known:
             raise UserError(
                 f"features.{feature.name}.column: the catalogue has no column '{feature.source_column}'"
                 + did_you_mean(feature.source_column, known)
             )
+    for name, kind in settings.samples.negatives.items():
+        if isinstance(kind, GroupNegatives):
+            need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": kind.column})
 
 
-def user_columns(settings: Settings, profiles: Mapping[str, Profile]) -> dict[str, str]:
-    """Finds where each column that the user features and histories read comes from.
-
-    Returns: column → name of a profile, or `history`, or `user` for the user id itself.
-    Raises: UserError where nothing has the column, or two tables have it.
-    """
-    ids = {source.user for source in settings.sources.values()} | {profile.key for profile in profiles.values()}
-    wanted = {f"features.{f.name}.column": f.source_column for f in of_side(settings.features, "user")}
-    wanted |= {f"histories.{name}.then": h.then for name, h in settings.histories.items() if h.then is not None}
-    providers = {}
-    for key, column in wanted.items():
-        found = [f"profiles.{name}" for name, profile in profiles.items() if column in profile.frame.columns]
-        if column in settings.histories:
-            found = [*found, "history"]
-        if column in ids:
-            found = ["user"]
-        if len(found) > 1:
-            raise UserError(f"{key}: column '{column}' stands in {' and '.join(found)}; rename it in one of them")
-        if not found:
-            known = {*settings.histories, *ids, *(c for p in profiles.values() for c in p.frame.columns if c != ID)}
-            raise UserError(f"{key}: no profile or history has a column '{column}'" + did_you_mean(column, known))
-        providers[column] = found[0].removeprefix("profiles.")
-    return providers
+def raw_item_features(settings: Settings) -> list[AnyFeature]:
+    """Returns the item features that are read from the catalogue: the others change with the event's time."""
+    changing = {feature.name for feature in changing_item_features(settings.features, settings.counters)}
+    return [feature for feature in of_side(settings.features, "item") if feature.name not in changing]
 
 
-def feature_token_counts(
-    settings: Settings,
-    train_events: DataFrame,
-    profiles: Mapping[str, Profile],
-    catalogue: DataFrame,
-    providers: Mapping[str, str],
-) -> list[DataFrame]:
-    """Counts, for each feature with an embedding, the training events that carry each token."""
-    by_item = train_events.groupBy(F.col(ITEM_ID).alias(ID)).agg(F.count("*").alias("__events")).cache()
-    by_user = train_events.groupBy(F.col(USER_ID).alias(ID)).agg(F.count("*").alias("__events")).cache()
-    counts = []
-    for feature in embedded(settings.features):
-        column = feature.source_column
-        provider = "catalogue" if feature.side == "item" else providers[column]
-        if provider == "catalogue":
-            frame = catalogue.join(by_item, ID)
-        elif provider == "user":
-            frame = by_user.withColumn(column, F.col(ID))
-        elif provider == "history":
-            if feature.share_embedding is not None:
+def provided_features(settings: Settings, providers: Mapping[str, str], provider: str) -> list[AnyFeature]:
+    """Returns the user features whose column comes from one provider."""
+    return [
+        f
+        for f in of_side(settings.features, "user")
+        if getattr(f, "time", None) is None and providers[f.source_column] == provider
+    ]
+
+
+def feature_columns(settings: Settings, features: Sequence[AnyFeature]) -> dict[str, ColumnSpec]:
+    return {name: spec for f in features for name, spec in encoded_columns(f, settings.vectors).items()}
+
+
+def _raw_names(features: Sequence[AnyFeature]) -> list[str]:
+    columns = [f.source_column for f in features]
+    columns += [f.weight_column for f in features if isinstance(f, VarLenSparseFeat) and f.weight_column is not None]
+    return list(dict.fromkeys(columns))
+
+
+# What the training window says --------------------------------------------------------------------------
+
+
+class TrainingWindow:
+    """Tables and columns weighted by the training events that carry them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        train_events: DataFrame,
+        catalogue: DataFrame,
+        profiles: Mapping[str, DataFrame],
+        providers: Mapping[str, str],
+    ) -> None:
+        self._settings, self._providers = settings, providers
+        by_index = train_events.groupBy(ITEM_INDEX).agg(F.count("*").alias(EVENTS))
+        self._by_item = catalogue.select(ID, ITEM_INDEX).join(by_index, ITEM_INDEX).select(ID, EVENTS).cache()
+        by_user = train_events.groupBy(F.col(USER_ID).alias(ID))
+        self._by_user = by_user.agg(F.count("*").alias(EVENTS), F.max(EVENT_TIME).alias("__last")).cache()
+        self._train_events = train_events
+        self._frames: dict[str, DataFrame] = {"catalogue": catalogue.join(self._by_item, ID)}
+        for name, profile in profiles.items():
+            self._frames[f"profiles.{name}"] = self._of_profile(name, profile)
+
+    def _of_profile(self, name: str, profile: DataFrame) -> DataFrame:
+        """A user's events count for its newest snapshot among those that its events see."""
+        if self._settings.profiles[name].has_snapshots:
+            seen = profile.join(self._by_user, ID).filter(F.col(VALID_FROM) <= F.col("__last"))
+            newest = Window.partitionBy(ID).orderBy(F.desc(VALID_FROM))
+            return seen.withColumn("__rank", F.row_number().over(newest)).filter("__rank = 1").drop("__rank")
+        if self._settings.profiles[name].available_from is None:
+            return profile.join(self._by_user, ID)
+        rows = profile.select(ID, VALID_FROM).join(self._train_events.withColumnRenamed(USER_ID, ID), ID)
+        counts = rows.filter(F.col(EVENT_TIME) >= F.col(VALID_FROM)).groupBy(ID).agg(F.count("*").alias(EVENTS))
+        return profile.join(counts, ID)
+
+    def _frame(self, feature: AnyFeature) -> DataFrame:
+        if feature.side == "item":
+            return self._frames["catalogue"]
+        provider = self._providers[feature.source_column]
+        if provider == USER:
+            return self._by_user.withColumn(feature.source_column, F.col(ID))
+        if provider == HISTORY:
+            return self._by_item.withColumn(feature.source_column, F.col(ID))
+        return self._frames[provider]
+
+    def token_counts(self) -> list[DataFrame]:
+        """Counts, for each feature with tokens, the training events that carry each token."""
+        counts = []
+        owners = {feature.name: feature for feature in embedded(self._settings.features)}
+        for feature in embedded(self._settings.features):
+            if not has_tokens(feature) or not has_tokens(owners[feature.vocabulary]):
+                continue
+            of_history = feature.side == "user" and self._providers.get(feature.source_column) == HISTORY
+            if of_history and feature.share_embedding is not None:
                 continue  # its tokens are events themselves: the table's owner counts them
-            frame = by_item.withColumn(column, F.col(ID))
-        else:
-            profile = profiles[provider]
-            seen = train_events.filter(F.col(EVENT_TIME) >= profile.from_ms).groupBy(F.col(USER_ID).alias(ID))
-            events = by_user if profile.from_ms == 0 else seen.agg(F.count("*").alias("__events"))
-            frame = profile.frame.join(events, ID)
-        counts.append(token_counts(frame, feature, "__events"))
-    return counts
+            counts.append(token_counts(self._frame(feature), feature, EVENTS))
+        return counts
+
+    def statistics_needed(self) -> list[str]:
+        return [feature.name for feature in self._settings.features.values() if needs_statistics(feature)]
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Returns the statistics of the numbers whose features ask for them."""
+        asked: dict[str, list[AnyFeature]] = {}
+        for feature in self._settings.features.values():
+            if needs_statistics(feature):
+                provider = "catalogue" if feature.side == "item" else self._providers[feature.source_column]
+                asked.setdefault(provider, []).append(feature)
+        found: dict[str, Statistics] = {}
+        for features in asked.values():
+            found |= number_statistics(self._frame(features[0]), features, EVENTS)
+        return {name: found[name] for name in self._settings.features if name in found}
+
+
+# Items --------------------------------------------------------------------------------------------------
 
 
 def with_item_index(catalogue: DataFrame) -> DataFrame:
@@ -121,111 +216,163 @@ def with_item_index(catalogue: DataFrame) -> DataFrame:
     return catalogue.join(catalogue.select(ID, place.alias(ITEM_INDEX)), ID).persist(StorageLevel.DISK_ONLY)
 
 
-def encoded_items(
-    catalogue: DataFrame,
-    train_events: DataFrame,
-    features: Sequence[AnyFeature],
-    lookups: Lookups,
-    settings: Settings,
-) -> DataFrame:
+def item_days(events: DataFrame, counter: Counter, settings: Settings) -> DataFrame:
+    """Grain: one row an item and local day with events of the counter's sources."""
+    sources = [list(settings.sources).index(name) for name in counter.sources]
+    rows = events.filter(F.col(IN_LOG) & F.col(SOURCE).isin(sources))
+    day = F.datediff(F.to_date(F.timestamp_millis(EVENT_TIME)), F.lit("1970-01-01")).alias(DAYS_COLUMN)
+    positives = F.sum((F.col(LABEL) > 0).cast("long")).alias(POSITIVES_COLUMN)
+    return rows.groupBy(ITEM_INDEX, day).agg(F.count("*").alias(EVENTS_COLUMN), positives)
+
+
+def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
+    """Returns the columns of the items' dataset."""
+    number, key = ColumnSpec(dtype="float32"), ColumnSpec(dtype="int64")
+    groups = [name for name, kind in settings.samples.negatives.items() if isinstance(kind, GroupNegatives)]
+    return {
+        ITEM_ID: ColumnSpec(dtype="string", encoding="text"),
+        ITEM_INDEX: ColumnSpec(dtype="int32"),
+        ITEM_KEY: key,
+        ITEM_PROBABILITY: number,
+        ITEM_POSITIVES: key,
+        UPLOAD_TIME: key,
+        **{group_column(name): key for name in groups},
+        **feature_columns(settings, of_side(settings.features, "item")),
+    }
+
+
+def encoded_items(catalogue: DataFrame, train_events: DataFrame, lookups: Lookups, settings: Settings) -> DataFrame:
     """Encodes the catalogue.
 
     Grain: one row an item, with its place by id and its share of the training rows that an in-batch
-    candidate can come from: positives of a weight above 0.
+    candidate can come from: positives of a weight above 0. Features that change with the event's time
+    are as of the start of the run's date.
     """
     candidates = train_events.filter((F.col(LABEL) > 0) & (F.col(WEIGHT) > 0))
-    drawn = candidates.groupBy(F.col(ITEM_ID).alias(ID)).agg(F.count("*").alias("__rows"))
-    share = (F.coalesce("__rows", F.lit(0)) / max(candidates.count(), 1)).cast("float")
-    raw = catalogue.join(drawn, ID, "left").select(
+    drawn = candidates.groupBy(ITEM_INDEX).agg(F.count("*").alias("__rows"))
+    positives = F.coalesce("__rows", F.lit(0)).cast("long")
+    total = max(drawn.agg(F.sum("__rows")).first()[0] or 0, 1)  # type: ignore[index]
+    groups = {
+        group_column(name): F.when(
+            F.trim(quoted(kind.column).cast("string")) != "", F.xxhash64(F.trim(quoted(kind.column).cast("string")))
+        ).otherwise(0)
+        for name, kind in settings.samples.negatives.items()
+        if isinstance(kind, GroupNegatives)
+    }
+    features = raw_item_features(settings)
+    raw = catalogue.join(drawn, ITEM_INDEX, "left").select(
         F.col(ID).alias(ITEM_ID),
         ITEM_INDEX,
         F.xxhash64(ID).alias(ITEM_KEY),
-        share.alias(ITEM_PROBABILITY),
+        (positives / total).cast("float").alias(ITEM_PROBABILITY),
+        positives.alias(ITEM_POSITIVES),
+        UPLOAD_TIME,
+        *[column.alias(name) for name, column in groups.items()],
         *_raw(features),
     )
-    return _encode(raw, features, lookups, settings)
+    changing = changing_item_features(settings.features, settings.counters)
+    counters, timezone, moment = settings.counters, settings.timezone, settings.day_start_ms(0)
+
+    def as_of_start(batch: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+        columns = {}
+        upload, items = batch[UPLOAD_TIME].to_numpy(), batch[ITEM_INDEX].to_numpy()
+        times = np.full(len(items), moment)
+        for feature in changing:
+            if feature.time is not None:
+                columns[feature.name] = pa.array(days_since_upload(feature, upload, times))
+                continue
+            counter, day = counters[feature.source_column], local_days(times, timezone)
+            found = lookups.item_days(feature.source_column).between(items, day - counter.days, day)
+            columns[feature.name] = pa.array(encode_numbers(feature, counted(counter, *found).astype(float), None))
+        return columns
+
+    specs = {name: spec for name, spec in item_columns(settings).items() if name not in raw.columns}
+    return _encoded(raw, features, specs, lookups, as_of_start)
 
 
-def with_user_features(
-    settings: Settings,
-    events: DataFrame,
-    profiles: Mapping[str, Profile],
-    providers: Mapping[str, str],
-    features: Sequence[AnyFeature],
-    lookups: Lookups,
-) -> DataFrame:
-    """Grain: one row a train or test sample, and one a user to recommend for (fate query, at the window's start)."""
-    start = settings.day_start_ms(0)
-    queries = events.filter((F.col(FATE) == TEST) & (F.col(LABEL) > 0)).select(USER_ID).distinct()
-    columns = [USER_ID, ITEM_ID, EVENT_TIME, SOURCE, LABEL, WEIGHT, FATE, IN_LOG]
-    asked = queries.select(
-        USER_ID,
-        F.lit(None).cast("string").alias(ITEM_ID),
-        F.lit(start).alias(EVENT_TIME),
-        F.lit("").alias(SOURCE),
-        F.lit(0.0).cast("float").alias(LABEL),
-        F.lit(0.0).cast("float").alias(WEIGHT),
-        F.lit(QUERY).alias(FATE),
-        F.lit(False).alias(IN_LOG),
-    )
-    rows = events.select(columns).unionByName(asked).withColumn(EMIT, F.col(FATE).isin(TRAIN, TEST, QUERY))
-    flags = {
-        flag_column(f"{RAW}{name}"): F.col(IN_LOG)
-        & F.col(SOURCE).isin(list(history.sources))
-        & ((F.col(LABEL) > 0) if history.positives else F.lit(True))
-        for name, history in settings.histories.items()
+# Profiles -----------------------------------------------------------------------------------------------
+
+
+def universe_features(settings: Settings) -> tuple[AnyFeature, ...]:
+    """Returns the features of histories that go on with a profile's list: its items may lack in the catalogue."""
+    longer = [name for name, history in settings.histories.items() if history.then is not None]
+    return tuple(f for f in settings.features.values() if f.source_column in longer and getattr(f, "of", None) is None)
+
+
+def profile_encoder(settings: Settings, providers: Mapping[str, str], name: str, lookups: Lookups) -> ProfileEncoder:
+    features = provided_features(settings, providers, f"profiles.{name}")
+    lists = {
+        history: OlderList(options.then, options.separator, options.last)
+        for history, options in settings.histories.items()
+        if options.then is not None and providers[options.then] == f"profiles.{name}"
     }
-    rows = (
-        rows.withColumns(flags)
-        .drop(IN_LOG)
-        .filter(reduce(lambda either, other: either | other, map(F.col, flags), F.col(EMIT)))
+    columns = feature_columns(settings, features)
+    return ProfileEncoder(name, tuple(features), columns, lists, lookups, universe_features(settings))
+
+
+def encoded_profile(frame: DataFrame, number: int, encoder: ProfileEncoder, targets: Sequence[str]) -> DataFrame:
+    """Grain: one row a user and snapshot, in the columns of `pass_columns`; KIND is the profile's number."""
+    columns = encoder.raw_columns
+    raw = frame.select(ID, VALID_FROM, *[quoted(column).alias(f"{RAW}{column}") for column in columns])
+    raw = _ids_as_text(raw, encoder.features)
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            values = {column: batch.column(f"{RAW}{column}") for column in columns}
+            words = pack(encoder.encode(values, batch.num_rows))
+            given = [batch.column(ID), batch.column(VALID_FROM), words]
+            yield pa.RecordBatch.from_arrays(given, names=[ID, VALID_FROM, WORDS])
+
+    rows = raw.mapInArrow(run, f"`{ID}` string, `{VALID_FROM}` bigint, `{WORDS}` binary")
+    given = {
+        USER_ID: F.col(ID),
+        USER_KEY: F.xxhash64(ID),
+        KIND: F.lit(number),
+        EVENT_TIME: F.col(VALID_FROM),
+        WORDS: F.col(WORDS),
+    }
+    nothing = F.lit(None)
+    return rows.select(
+        *[given.get(name, nothing).cast(kind).alias(name) for name, kind in pass_columns(targets).items()]
     )
-    rows = _add_histories(rows, {f"{RAW}{name}": history.last for name, history in settings.histories.items()})
-    for name, profile in profiles.items():
-        wanted = [column for column, provider in providers.items() if provider == name]
-        if wanted:
-            visible = F.col(EVENT_TIME) >= profile.from_ms
-            chosen = profile.frame.select(F.col(ID).alias(USER_ID), *[quoted(c).alias(f"{RAW}{c}") for c in wanted])
-            rows = rows.join(chosen, USER_ID, "left")
-            rows = rows.withColumns({f"{RAW}{c}": F.when(visible, F.col(f"`{RAW}{c}`")) for c in wanted})
-    rows = rows.withColumns({f"{RAW}{c}": F.col(USER_ID) for c, provider in providers.items() if provider == "user"})
-    for name, history in settings.histories.items():
-        if history.then is not None:
-            kind = rows.schema[f"{RAW}{history.then}"].dataType
-            then = list_entries(quoted(f"{RAW}{history.then}"), kind, history.separator)
-            both = F.concat(f"{RAW}{name}", F.coalesce(then, F.array().cast("array<string>")))
-            rows = rows.withColumn(f"{RAW}{name}", F.slice(both, 1, history.last))
-    raw = rows.select(
-        USER_ID, ITEM_ID, EVENT_TIME, SOURCE, F.xxhash64(USER_ID).alias(USER_KEY), LABEL, WEIGHT, FATE,
-        *[F.col(f"`{RAW}{column}`") for column in dict.fromkeys(f.source_column for f in features)],
-    )  # fmt: skip
-    return _encode(raw, features, lookups, settings)
 
 
-def _add_histories(rows: DataFrame, lengths: Mapping[str, int]) -> DataFrame:
-    """Runs `with_histories` on each user's rows, sorted by time; other columns order equal times."""
-    flags = [flag_column(name) for name in lengths]
-    order = [USER_ID, EVENT_TIME, ITEM_ID, SOURCE, LABEL, WEIGHT, FATE]
-    ordered = rows.repartition(USER_ID).sortWithinPartitions(*order)
-    kept = [field for field in rows.schema.fields if field.name not in (EMIT, *flags)]
-    lists = [T.StructField(name, T.ArrayType(T.StringType())) for name in lengths]
-    return ordered.mapInArrow(lambda batches: with_histories(batches, lengths), T.StructType([*kept, *lists]))
+def pass_columns(targets: Sequence[str]) -> dict[str, str]:
+    """Returns the columns of the rows that the user pass takes, with Spark's names of their types."""
+    columns = {USER_ID: "string", USER_KEY: "bigint", KIND: "int", ITEM_INDEX: "int", EVENT_TIME: "bigint"}
+    columns |= {SOURCE: "int", LABEL: "float", WEIGHT: "float", **{target_column(t): "float" for t in targets}}
+    return {**columns, FATE_CODE: "int", IN_LOG: "boolean", HASH: "bigint", WORDS: "binary"}
+
+
+# Encoding -----------------------------------------------------------------------------------------------
 
 
 def _raw(features: Sequence[AnyFeature]) -> list[Column]:
-    columns = dict.fromkeys(feature.source_column for feature in features)
-    return [quoted(column).alias(f"{RAW}{column}") for column in columns]
+    return [quoted(column).alias(f"{RAW}{column}") for column in _raw_names(features)]
 
 
-def _encode(rows: DataFrame, features: Sequence[AnyFeature], lookups: Lookups, settings: Settings) -> DataFrame:
-    """Replaces the raw columns by the features' encoded ones."""
-    kinds = {"int32": T.IntegerType(), "float32": T.FloatType()}
-    specs = feature_columns(settings, features)
-    sparse = [f.source_column for f in features if not isinstance(f, (VarLenSparseFeat, DenseFeat))]
-    sparse += [
-        f.source_column for f in features if isinstance(f, DenseFeat) and f.reduce_type == "none" and f.pre_embed
+def _ids_as_text(rows: DataFrame, features: Sequence[AnyFeature]) -> DataFrame:
+    """Casts the columns of single ids and texts, which may be numbers."""
+    ids = [
+        f.source_column
+        for f in features
+        if (isinstance(f, SparseFeat) and not f.is_bucketised)
+        or isinstance(f, TextFeat)
+        or (isinstance(f, DenseFeat) and not f.is_number and f.reduce_type == "none")
     ]
-    rows = rows.withColumns({f"{RAW}{c}": F.col(f"`{RAW}{c}`").cast("string") for c in dict.fromkeys(sparse)})
+    return rows.withColumns({f"{RAW}{c}": F.col(f"`{RAW}{c}`").cast("string") for c in dict.fromkeys(ids)})
+
+
+def _encoded(
+    rows: DataFrame,
+    features: Sequence[AnyFeature],
+    specs: Mapping[str, ColumnSpec],
+    lookups: Lookups,
+    more: Callable[[Mapping[str, pa.Array]], Mapping[str, pa.Array]],
+) -> DataFrame:
+    """Replaces the raw columns by those of `specs`; `more` makes the ones that are no feature of a raw column."""
+    kinds = {"int32": T.IntegerType(), "float32": T.FloatType()}
+    rows = _ids_as_text(rows, features)
     kept = [field for field in rows.schema.fields if not field.name.startswith(RAW)]
     encoded = [
         T.StructField(name, T.BinaryType() if spec.encoding == "packed" else kinds[spec.dtype])
@@ -233,19 +380,13 @@ def _encode(rows: DataFrame, features: Sequence[AnyFeature], lookups: Lookups, s
     ]
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        vocabularies, vectors = lookups.load()
         for batch in batches:
             columns = {name: batch.column(name) for name in batch.schema.names}
             raw = {name.removeprefix(RAW): column for name, column in columns.items() if name.startswith(RAW)}
-            arrays = encode_features(raw, features, vocabularies, vectors)
+            arrays = {**encode_features(raw, features, lookups.tables()), **more(columns)}
             yield pa.RecordBatch.from_arrays(
                 [columns[field.name] for field in kept] + [arrays[name] for name in specs],
                 names=[field.name for field in kept] + list(specs),
             )
 
     return rows.mapInArrow(run, T.StructType([*kept, *encoded]))
-
-
-def feature_columns(settings: Settings, features: Sequence[AnyFeature]) -> dict[str, ColumnSpec]:
-    widths = {name: table.width for name, table in settings.vectors.items()}
-    return {name: spec for feature in features for name, spec in encoded_columns(feature, widths).items()}

@@ -5,24 +5,37 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from dssm import storage
-from dssm.config import Settings
+from dssm.config import DAY, Settings
 from dssm.errors import UserError, did_you_mean
-from dssm.features import AnyFeature, DenseFeat, VarLenSparseFeat
-from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, SourceCounts
-from dssm.sections import EventSource, Table, VectorTable
+from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
+from dssm.manifest import (
+    ALWAYS,
+    EVENT_TIME,
+    ITEM_ID,
+    LABEL,
+    SOURCE,
+    UPLOAD_TIME,
+    USER_ID,
+    WEIGHT,
+    SourceCounts,
+    target_column,
+)
+from dssm.sections import EventSource, KeyedTable, ProfileTable, Table, Target, VectorTable
 from dssm.spark import counts_by, explained, matches
 
 CORRUPT = "_corrupt_record"
-REASON = "__reason"
+VALID_FROM = "row__valid_from"  # Unix ms from which events see a profile's row
+REASON, KEPT = "__reason", "__kept"
 ID = "row__id"  # id of a user or an item, beside its table's own columns
 DAMAGE_CLASSES = (
     "java.io.",
@@ -43,7 +56,13 @@ class Quarantine:
     counts: dict[str, SourceCounts] = field(default_factory=dict)
 
     def split(
-        self, name: str, table: DataFrame, reason: Column, place: str, missing_days: Sequence[str] = ()
+        self,
+        name: str,
+        table: DataFrame,
+        reason: Column,
+        place: str,
+        missing_days: Sequence[str] = (),
+        ours: Sequence[str] = (),
     ) -> DataFrame:
         """Returns the readable rows of a table; writes and counts the others.
 
@@ -52,34 +71,55 @@ class Quarantine:
           table: the rows as read.
           reason: text column: why a row is unreadable, null where it is not.
           place: where the table lies, for messages and the manifest.
+          ours: columns that the reader has added, which are no part of a quarantined row.
         Raises: UserError where the unreadable share is above the limit, or no row is left.
         """
         checked = table.withColumn(REASON, reason).persist(StorageLevel.DISK_ONLY)
-        with _damage_explained(name, place):
+        with damage_explained(name, place):
             found = counts_by(checked.withColumn(REASON, F.coalesce(REASON, F.lit(""))), REASON)
         used = found.pop("", 0)
-        total = used + sum(found.values())
-        if found:
-            rows = checked.filter(F.col(REASON).isNotNull())
-            own = [quoted(column) for column in table.columns if not column.startswith("__")]
-            raw = F.to_json(F.struct(*own))
-            self._write(name, rows.select(F.col(REASON).alias("reason"), raw.alias("row")))
+        own = [column for column in table.columns if column not in ours]
+        self.account(name, place, used, found, checked.select(REASON, *map(quoted, own)), missing_days)
+        self.counts[name] = self.counts[name].model_copy(update={"used": {"read": used}})
+        return checked.filter(F.col(REASON).isNull()).drop(REASON, CORRUPT)
+
+    def account(
+        self,
+        name: str,
+        place: str,
+        readable: int,
+        bad: Mapping[str, int],
+        rows: DataFrame,
+        missing_days: Sequence[str] = (),
+    ) -> None:
+        """Counts a table's rows, and writes the unreadable ones.
+
+        Args:
+          readable: number of rows without a reason.
+          bad: number of rows by reason.
+          rows: REASON and the table's own columns.
+        Raises: UserError where the unreadable share is above the limit, or no row is left.
+        """
+        total = readable + sum(bad.values())
+        if bad:
+            own = [quoted(column) for column in rows.columns if column != REASON]
+            unreadable = rows.filter(F.col(REASON).isNotNull())
+            self._write(name, unreadable.select(F.col(REASON).alias("reason"), F.to_json(F.struct(*own)).alias("row")))
         self.counts[name] = SourceCounts(
-            place=place, rows_read=total, used={"read": used}, quarantined=found, missing_days=list(missing_days)
+            place=place, rows_read=total, quarantined=dict(bad), missing_days=list(missing_days)
         )
-        bad = total - used
-        if bad > self.max_share * total:
-            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in sorted(found.items(), key=lambda x: -x[1]))
-            example = checked.filter(F.col(REASON).isNotNull()).drop(REASON).first()
+        if total - readable > self.max_share * total:
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in sorted(bad.items(), key=lambda x: -x[1]))
+            example = rows.filter(F.col(REASON).isNotNull()).drop(REASON).first()
             values = example.asDict() if example else {}
-            shown = {k: v for k, v in values.items() if v is not None and not k.startswith("__")}
+            shown = {k: v for k, v in values.items() if v is not None}
+            share = (total - readable) / total
             raise UserError(
-                f"{name}: {bad:,} of {total:,} rows of {place} can't be read ({bad / total:.1%}; "
+                f"{name}: {total - readable:,} of {total:,} rows of {place} can't be read ({share:.1%}; "
                 f"samples.max_quarantine_share allows {self.max_share:.1%}): {reasons}. One of them: {str(shown)[:300]}"
             )
-        if used == 0:
-            raise UserError(f"{name}: {place} holds no rows; expected at least one")
-        return checked.filter(F.col(REASON).isNull()).drop(REASON, CORRUPT)
+        if readable == 0:
+            raise UserError(f"{name}: {place} holds no {'readable ' if total else ''}rows; expected at least one")
 
     def _write(self, name: str, rows: DataFrame) -> None:
         """Writes one file, `NAME.json.gz`, in an order that only the rows decide."""
@@ -91,7 +131,7 @@ class Quarantine:
 
 
 @contextlib.contextmanager
-def _damage_explained(name: str, place: str) -> Iterator[None]:
+def damage_explained(name: str, place: str) -> Iterator[None]:
     """Turns Spark's failure over a damaged file, which comes when the file is read, into a UserError."""
     try:
         yield
@@ -134,7 +174,7 @@ def read_table(
             if pattern not in paths
         ]
     )
-    with explained(f"{name}.path"), _damage_explained(name, _shown(patterns)):
+    with explained(f"{name}.path"), damage_explained(name, _shown(patterns)):
         if table.format == "parquet":
             frame = spark.read.parquet(*paths)
         elif table.format == "json":
@@ -215,54 +255,97 @@ def quoted(column: str) -> Column:
     return F.col("`" + column.replace("`", "``") + "`")
 
 
-def read_events(
-    spark: SparkSession, settings: Settings, name: str, source: EventSource, quarantine: Quarantine
-) -> DataFrame:
+@dataclass(frozen=True)
+class EventLog:
+    """One log as it is read.
+
+    Attributes:
+      rows: one row a row of the log: its own columns, and those of `NORMAL` beside REASON (why it is unreadable).
+      own: the log's own columns.
+    """
+
+    name: str
+    place: str
+    missing_days: Sequence[str]
+    rows: DataFrame
+    own: Sequence[str]
+
+    def normal(self, code: int, targets: Sequence[str]) -> DataFrame:
+        """Grain: one row a row of the log, in the columns that all logs have; SOURCE is `code`."""
+        given = [column for column in self.rows.columns if column in {target_column(name) for name in targets}]
+        return self.rows.select(
+            REASON,
+            USER_ID,
+            ITEM_ID,
+            EVENT_TIME,
+            F.lit(code).alias(SOURCE),
+            LABEL,
+            WEIGHT,
+            KEPT,
+            *[
+                F.col(column) if column in given else F.lit(float("nan")).cast("float").alias(column)
+                for column in map(target_column, targets)
+            ],
+        )
+
+
+def read_events(spark: SparkSession, settings: Settings, name: str, source: EventSource) -> EventLog:
     """Reads one event log.
 
-    Grain: one row a readable event, as (user_id, item_id, event_time in Unix ms, source, label, weight, kept),
-    `kept` false where the source's `where` leaves the row out: of those, all other values may be null or unfit.
+    KEPT is false where the source's `where` leaves the row out: of those, all other values may be null or unfit.
     """
     key = f"sources.{name}"
     frame, place, missing = read_table(spark, settings, key, source, daily=True)
     need_columns(key, frame, {"user": source.user, "item": source.item, "time": source.time})
     _need_ids(key, frame, {"user": source.user, "item": source.item})
+    own = frame.columns
     columns = frame.drop(CORRUPT)
     with explained(f"{key}.time: '{source.time}'"):
-        time = _unix_ms(quoted(source.time), frame.schema[source.time].dataType, source.time_unit)
-        frame = frame.withColumn("__time", F.when(time.between(0, LATEST_TIME_MS), time))
-    for setting, expression in (("label", source.label), ("weight", source.weight)):
+        time = unix_ms(quoted(source.time), frame.schema[source.time].dataType, source.time_unit)
+        frame = frame.withColumn(EVENT_TIME, F.when(time.between(0, LATEST_TIME_MS), time))
+    for column, setting, expression in ((LABEL, "label", source.label), (WEIGHT, "weight", source.weight)):
         with explained(f"{key}.{setting}: {expression!r}", columns):
-            frame = frame.withColumn(f"__{setting}", F.expr(expression).cast("float"))
+            frame = frame.withColumn(column, F.expr(expression).cast("float"))
+    target_checks = []
+    for target, expression in source.targets.items():
+        scale = settings.targets.get(target, Target())
+        with explained(f"{key}.targets.{target}: {expression!r}", columns):
+            value = F.expr(expression).cast("double")
+            frame = frame.withColumn(
+                target_column(target), ((value - scale.low) / (scale.high - scale.low)).cast("float")
+            )
+        value = F.col(target_column(target))
+        outside = value.isNotNull() & (F.isnan(value) | (value < 0) | (value > 1))
+        target_checks.append((F.col(KEPT) & outside, f"target {target} is not in {scale.low:g}…{scale.high:g}"))
     where = source.where or "true"
     with explained(f"{key}.where: {where!r}", columns):
         columns.filter(where)  # analysed, not run: a number is no condition
-        frame = frame.withColumn("__where", F.coalesce(F.expr(where), F.lit(False)))
-    kept, label, weight = F.col("__where"), F.col("__label"), F.col("__weight")
+        frame = frame.withColumn(KEPT, F.coalesce(F.expr(where), F.lit(False)))
+    kept, label, weight = F.col(KEPT), F.col(LABEL), F.col(WEIGHT)
     reason = _first_reason(
         (_malformed(frame), "malformed row"),
         (kept & _is_blank(quoted(source.user)), f"no user in '{source.user}'"),
         (kept & _is_blank(quoted(source.item)), f"no item in '{source.item}'"),
         (
-            kept & F.col("__time").isNull(),
+            kept & F.col(EVENT_TIME).isNull(),
             f"bad time in '{source.time}' (expected {source.time_unit}, 1970 to 2100)",
         ),
         (kept & ~_is_finite(label), "label is not a number"),
         (kept & (~_is_finite(weight) | (weight < 0)), "weight is not a number of at least 0"),
+        *target_checks,
     )
-    readable = quarantine.split(key, frame, reason, place, missing)
-    return readable.select(
-        quoted(source.user).cast("string").alias(USER_ID),
-        quoted(source.item).cast("string").alias(ITEM_ID),
-        F.col("__time").alias(EVENT_TIME),
-        F.lit(name).alias(SOURCE),
-        label.alias(LABEL),
-        weight.alias(WEIGHT),
-        kept.alias("kept"),
+    rows = frame.withColumns(
+        {
+            REASON: reason,
+            USER_ID: quoted(source.user).cast("string"),
+            ITEM_ID: quoted(source.item).cast("string"),
+            **{target_column(name): F.coalesce(target_column(name), F.lit(float("nan"))) for name in source.targets},
+        }
     )
+    return EventLog(key, place, missing, rows, own)
 
 
-def _unix_ms(time: Column, kind: T.DataType, unit: str) -> Column:
+def unix_ms(time: Column, kind: T.DataType, unit: str) -> Column:
     """Returns Unix milliseconds, null for what is no time."""
     if unit == "iso":
         return F.unix_millis(F.to_timestamp(time))
@@ -271,33 +354,134 @@ def _unix_ms(time: Column, kind: T.DataType, unit: str) -> Column:
     return F.when(_is_finite(number), whole)  # as a bigint, NaN would be 1970
 
 
-def read_keyed(
+def read_profile(
     spark: SparkSession,
     settings: Settings,
     name: str,
-    table: Table,
-    key: str,
     features: Sequence[AnyFeature],
     quarantine: Quarantine,
 ) -> DataFrame:
-    """Reads a profile table or the catalogue.
+    """Reads a profile table.
 
     Args:
-      name: its key in the settings.
-      key: column of the id.
-      features: all features of the table's side; those whose column is here are checked.
-    Returns: one row an id, as (`ID`, the columns as they are). Lists come as lists of strings.
+      name: its key in `profiles`.
+      features: all features of the users; those whose column is here are checked.
+    Grain: one row a user and snapshot, as (`ID`, `VALID_FROM`: Unix ms from which events see it, the columns as
+      they are). Lists come as lists of strings.
+    Raises: UserError where an id stands twice, in one snapshot.
+    """
+    table = settings.profiles[name]
+    key = f"profiles.{name}"
+    if table.as_of is None and table.has_snapshots:
+        frame, place, missing = _read_days(spark, settings, key, table)
+    else:
+        frame, place, missing = read_table(spark, settings, key, table)
+        frame = frame.withColumn(VALID_FROM, F.lit(_available_from(settings, table)).cast("bigint"))
+    if table.as_of is not None:
+        need_columns(key, frame, {"as_of": table.as_of})
+        with explained(f"{key}.as_of: '{table.as_of}'"):
+            taken = unix_ms(quoted(table.as_of), frame.schema[table.as_of].dataType, table.as_of_unit)
+            # Strictly before the event: a row taken at the same millisecond is not seen.
+            frame = frame.withColumn(VALID_FROM, F.when(taken.between(0, LATEST_TIME_MS), taken + 1))
+        bad_time = f"bad time in '{table.as_of}' (expected {table.as_of_unit}, 1970 to 2100)"
+    else:
+        bad_time = "no day"
+    checks = [(F.col(VALID_FROM).isNull(), bad_time)]
+    return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM])
+
+
+def _available_from(settings: Settings, table: ProfileTable) -> int:
+    if table.available_from is None:
+        return 0
+    return settings.day_start_ms((table.available_from - settings.date).days)
+
+
+def _read_days(
+    spark: SparkSession, settings: Settings, key: str, table: ProfileTable
+) -> tuple[DataFrame, str, list[str]]:
+    """Reads one snapshot a day; each is seen from the next day's start."""
+    days, frames, missing = [settings.window_days()[0] - DAY, *settings.window_days()], [], []
+    assert table.path is not None
+    for day in days:
+        of_day = settings.for_date(day)
+        pattern = storage.absolute(of_day.expand(table.path)[0])
+        if not matches(spark, f"{key}.path", pattern):
+            missing.append(day.isoformat())
+            continue
+        frame, _, _ = read_table(spark, of_day, key, table)
+        frames.append(frame.withColumn(VALID_FROM, F.lit(of_day.day_start_ms(1)).cast("bigint")))
+    place = f"{storage.absolute(table.path)} ({len(days)} days)"
+    if not frames:
+        raise UserError(f"{key}.path: nothing found at {place}; expected {table.format} files")
+    columns = {frozenset(frame.columns) for frame in frames}
+    if len(columns) > 1:
+        raise UserError(f"{key}.path: the days' files differ in their columns; expected the same in each")
+    return reduce(DataFrame.unionByName, frames), place, missing
+
+
+def read_catalogue(
+    spark: SparkSession, settings: Settings, features: Sequence[AnyFeature], quarantine: Quarantine
+) -> DataFrame:
+    """Reads the catalogue.
+
+    Grain: one row an item, as (`ID`, UPLOAD_TIME: Unix ms or `ALWAYS`, the columns as they are).
     Raises: UserError where an id stands twice.
     """
-    frame, place, missing = read_table(spark, settings, name, table)
+    table = settings.catalogue
+    frame, place, missing = read_table(spark, settings, "catalogue", table)
+    checks: list[tuple[Column, str]] = []
+    if table.upload_time is None:
+        frame = frame.withColumn(UPLOAD_TIME, F.lit(ALWAYS))
+    else:
+        need_columns("catalogue", frame, {"upload_time": table.upload_time})
+        given = quoted(table.upload_time)
+        with explained(f"catalogue.upload_time: '{table.upload_time}'"):
+            time = unix_ms(given, frame.schema[table.upload_time].dataType, table.upload_unit)
+            time = F.when(time.between(0, LATEST_TIME_MS), time)
+            frame = frame.withColumn(UPLOAD_TIME, F.when(_is_blank(given), F.lit(ALWAYS)).otherwise(time))
+        bad = f"bad time in '{table.upload_time}' (expected {table.upload_unit}, 1970 to 2100)"
+        checks.append((F.col(UPLOAD_TIME).isNull(), bad))
+    return _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME])
+
+
+def _keyed(
+    name: str,
+    table: KeyedTable,
+    frame: DataFrame,
+    place: str,
+    missing: Sequence[str],
+    features: Sequence[AnyFeature],
+    checks: Sequence[tuple[Column, str]],
+    quarantine: Quarantine,
+    ours: Sequence[str],
+) -> DataFrame:
+    """Checks and quarantines the rows of a table by id; see `read_profile` and `read_catalogue`.
+
+    Args:
+      ours: columns that the reader has added.
+    """
+    key = table.key
     need_columns(name, frame, {"key": key})
     _need_ids(name, frame, {"key": key})
-    checks = [(_malformed(frame), "malformed row"), (_is_blank(quoted(key)), f"no id in '{key}'")]
+    all_checks = [(_malformed(frame), "malformed row"), (_is_blank(quoted(key)), f"no id in '{key}'"), *checks]
     for feature in features:
         if feature.source_column in frame.columns:
-            checks += _column_checks(frame, feature)
-    readable = quarantine.split(name, frame, _first_reason(*checks), place, missing)
-    _check_unique(name, key, readable)
+            all_checks += _column_checks(frame, feature)
+    readable = quarantine.split(name, frame, _first_reason(*all_checks), place, missing, ours)
+    snapshot = [VALID_FROM] if VALID_FROM in ours else []
+    if table.latest_by is not None:
+        need_columns(name, readable, {"latest_by": table.latest_by})
+        value = quoted(table.latest_by)
+        newest = Window.partitionBy(quoted(key).cast("string"), *snapshot).orderBy(
+            F.desc_nulls_last(value.cast("double")), F.desc_nulls_last(value.cast("string"))
+        )
+        latest = readable.withColumn("__rank", F.rank().over(newest)).filter("__rank = 1").drop("__rank")
+        counts = quarantine.counts[name]
+        kept = latest.count()
+        older = {"an older row of its id": counts.used["read"] - kept} if kept < counts.used["read"] else {}
+        quarantine.counts[name] = counts.model_copy(update={"used": {"read": kept}, "filtered": older})
+        readable = latest
+    _check_unique(name, key, readable, snapshot)
     columns = [
         (quoted(c.name).cast("array<string>") if isinstance(c.dataType, T.ArrayType) else quoted(c.name)).alias(c.name)
         for c in readable.schema.fields
@@ -310,16 +494,32 @@ def _column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, 
     column, place = quoted(feature.source_column), f"'{feature.source_column}'"
     kind = frame.schema[feature.source_column].dataType
     takes_list = isinstance(feature, VarLenSparseFeat) or getattr(feature, "reduce_type", "none") != "none"
-    if isinstance(kind, T.ArrayType) and not takes_list:
+    if isinstance(kind, T.ArrayType) and (not takes_list or isinstance(feature, TextFeat)):
         raise UserError(
             f"features.{feature.name}.column: {place} holds lists, a {feature.kind} takes one value a row; "
             "expected a VarLenSparseFeat, or a DenseFeat with pre_embed and a reduce_type"
         )
-    if isinstance(feature, DenseFeat) and feature.pre_embed is None:
+    is_number = isinstance(feature, DenseFeat) and feature.is_number
+    if is_number or (isinstance(feature, SparseFeat) and feature.is_bucketised):
         plain = isinstance(kind, (T.NumericType, T.BooleanType))
         readable = _is_finite(column) if plain else _is_number(column.cast("string"))
         return [(~_is_blank(column) & ~readable, f"{place} is not a number")]
-    if isinstance(feature, VarLenSparseFeat) and feature.weighted:
+    if isinstance(feature, VarLenSparseFeat) and feature.weight_column is not None:
+        if feature.weight_column not in frame.columns:
+            raise UserError(
+                f"features.{feature.name}.weight_column: no column is named '{feature.weight_column}'"
+                + did_you_mean(feature.weight_column, frame.columns)
+            )
+        of_weights = frame.schema[feature.weight_column].dataType
+        # Blank entries count here: an id and its weight stand at the same place.
+        ids = _raw_entries(column, kind, feature.separator)
+        weights = _raw_entries(quoted(feature.weight_column), of_weights, feature.separator)
+        name = f"'{feature.weight_column}'"
+        return [
+            (F.size(ids) != F.size(weights), f"{place} and {name} differ in length"),
+            (F.exists(weights, lambda weight: ~_is_number(weight)), f"{name} holds what is not a number"),
+        ]
+    if isinstance(feature, VarLenSparseFeat) and feature.weighted and not isinstance(feature, TextFeat):
         return [
             (
                 F.exists(list_entries(column, kind, feature.separator), lambda entry: ~_is_weighted(entry)),
@@ -327,6 +527,14 @@ def _column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, 
             )
         ]
     return []
+
+
+def _raw_entries(column: Column, kind: T.DataType, separator: str) -> Column:
+    """Returns the entries of a list as texts, blank ones included; null is an empty list."""
+    empty = F.array().cast("array<string>")
+    if isinstance(kind, T.ArrayType):
+        return F.coalesce(F.transform(column.cast("array<string>"), lambda e: F.coalesce(e, F.lit(""))), empty)
+    return F.when(_is_blank(column), empty).otherwise(F.split(column.cast("string"), f"\\Q{separator}\\E"))
 
 
 def list_entries(column: Column, kind: T.DataType, separator: str) -> Column:
@@ -349,14 +557,15 @@ def _is_number(text: Column) -> Column:
     return text.rlike(number) & _is_finite(text)
 
 
-def _check_unique(name: str, key: str, frame: DataFrame) -> None:
-    repeated = frame.groupBy(quoted(key).cast("string").alias(ID)).count().filter("count > 1")
+def _check_unique(name: str, key: str, frame: DataFrame, within: Sequence[str] = ()) -> None:
+    repeated = frame.groupBy(quoted(key).cast("string").alias(ID), *within).count().filter("count > 1")
     worst = repeated.orderBy(F.desc("count"), ID).limit(3).collect()
     if worst:
         shown = ", ".join(f"'{row[ID]}' ({row['count']} rows)" for row in worst)
+        fix = "" if name.startswith("vectors.") else ", or latest_by: the column that says which row is newest"
         raise UserError(
-            f"{name}.key: {repeated.count():,} values of '{key}' stand in more than one row: {shown}; "
-            "expected one row an id"
+            f"{name}.key: {repeated.count():,} values of '{key}' stand in more than one row"
+            f"{' of a snapshot' if within else ''}: {shown}; expected one row an id{fix}"
         )
 
 
@@ -368,7 +577,7 @@ def read_vectors(
     path = storage.absolute(settings.expand(table.path)[0])
     if not matches(spark, f"{key}.path", path):
         raise UserError(f"{key}.path: nothing found at {path}; expected {table.format} files")
-    with explained(f"{key}.path"), _damage_explained(key, path):
+    with explained(f"{key}.path"), damage_explained(key, path):
         if table.format == "parquet":
             frame = spark.read.parquet(path)
             need_columns(key, frame, {"key": table.key, "values": table.values})

@@ -1,20 +1,78 @@
-"""Vocabularies: the tokens of the training window, the most frequent first, frozen."""
+"""Vocabularies and statistics: what the training window says of tokens and numbers, frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame, Window
+import numpy as np
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from dssm import storage
-from dssm.features import FIRST_TOKEN_ID, EmbeddedFeature, VarLenSparseFeat
-from dssm.manifest import VocabularySpec
+from dssm.errors import UserError, did_you_mean
+from dssm.features import (
+    FIRST_TOKEN_ID,
+    AnyFeature,
+    DenseFeat,
+    EmbeddedFeature,
+    SparseFeat,
+    TextFeat,
+    VarLenSparseFeat,
+    embedded,
+)
+from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.samples.lookups import load_tokens
 from dssm.samples.sources import list_entries
 from dssm.samples.writing import write_parts
+
+HOURS, WEEKDAYS = 24, 7
+
+
+def has_tokens(feature: EmbeddedFeature) -> bool:
+    """Whether the feature's ids are those of tokens, which are counted: not hashed, nor buckets, nor of the time."""
+    if isinstance(feature, SparseFeat) and (feature.is_bucketised or feature.time is not None):
+        return False
+    return feature.hash_buckets is None
+
+
+def token_owners(features: Mapping[str, AnyFeature]) -> list[EmbeddedFeature]:
+    """Returns the features that a vocabulary of tokens is named after."""
+    return [f for f in embedded(features) if f.share_embedding is None and has_tokens(f)]
+
+
+def fixed_vocabularies(
+    features: Mapping[str, AnyFeature], statistics: Mapping[str, Statistics]
+) -> dict[str, VocabularySpec]:
+    """Returns the vocabularies that need no tokens: hash buckets, buckets of numbers, hours and weekdays."""
+    specs = {}
+    for feature in embedded(features):
+        if feature.share_embedding is not None:
+            continue
+        if feature.hash_buckets is not None:
+            kind = "trigrams" if isinstance(feature, TextFeat) else "tokens"
+            digest = storage.digest(f"{kind} hashed into {feature.hash_buckets}")
+            size = feature.hash_buckets + FIRST_TOKEN_ID
+            specs[feature.name] = VocabularySpec(size=size, digest=digest, rule="hash")
+        elif isinstance(feature, SparseFeat) and feature.time is not None:
+            size = (HOURS if feature.time == "hour" else WEEKDAYS) + FIRST_TOKEN_ID
+            specs[feature.name] = VocabularySpec(size=size, digest=storage.digest(feature.time), rule="time")
+        elif isinstance(feature, SparseFeat) and feature.is_bucketised:
+            boundaries = feature.boundaries or statistics[feature.name].boundaries
+            digest = storage.digest(repr(boundaries))
+            size = len(boundaries) + 1 + FIRST_TOKEN_ID
+            specs[feature.name] = VocabularySpec(size=size, digest=digest, rule="buckets")
+    return specs
+
+
+def shared_hash_buckets(features: Mapping[str, AnyFeature]) -> dict[str, int]:
+    """Returns the hash buckets of each vocabulary that has them."""
+    owners = (f for f in embedded(features) if f.share_embedding is None)
+    return {f.name: f.hash_buckets for f in owners if f.hash_buckets is not None}
+
+
+# Tokens ----------------------------------------------------------------------------------------------
 
 
 def tokens_of(feature: EmbeddedFeature, column: Column, kind: T.DataType) -> Column:
@@ -22,7 +80,7 @@ def tokens_of(feature: EmbeddedFeature, column: Column, kind: T.DataType) -> Col
     if not isinstance(feature, VarLenSparseFeat):
         return F.array(column.cast("string"))
     entries = list_entries(column, kind, feature.separator)
-    if not feature.weighted:
+    if not feature.weighted or feature.weight_column is not None:
         return entries
     return F.transform(entries, lambda entry: F.regexp_replace(entry, r"(?U)\s*:[^:]*$", ""))
 
@@ -43,33 +101,128 @@ def token_counts(frame: DataFrame, feature: EmbeddedFeature, count: str) -> Data
 
 
 def write_vocabularies(
-    counts: Sequence[DataFrame], owners: Sequence[EmbeddedFeature], folder: str
+    counts: Sequence[DataFrame],
+    owners: Sequence[EmbeddedFeature],
+    folder: str,
+    frozen: Mapping[str, str] | None = None,
+    grow: bool = False,
 ) -> dict[str, VocabularySpec]:
-    """Writes one file a vocabulary: (token, events), ordered by events descending, then token.
+    """Writes one file a vocabulary: (token, events, id), in the order of the ids.
+
+    New tokens are ordered by events descending, then by token.
 
     Args:
       counts: frames of (vocabulary, token, events).
-      owners: the feature that each vocabulary is named after; its min_count and max_size hold.
+      owners: the feature that each vocabulary is named after; its min_count and max_size hold for new tokens.
       folder: where `NAME.parquet` go.
+      frozen: files of an earlier run's vocabularies, whose tokens keep their ids.
+      grow: whether new tokens go behind those.
     """
-    limits: Mapping[str, tuple[int, int]] = {f.name: (f.min_count, f.max_size or 2**31 - 1) for f in owners}
-    of = {
-        place: F.create_map(*[F.lit(x) for name, limit in limits.items() for x in (name, limit[place])])
-        for place in (0, 1)
-    }
+    limits: Mapping[str, tuple[int, int]] = {f.name: (f.min_count, f.max_size or 2**31 - 4) for f in owners}
     total = reduce(DataFrame.unionByName, counts).groupBy("vocabulary", "token").agg(F.sum("events").alias("events"))
-    place = F.row_number().over(Window.partitionBy("vocabulary").orderBy(F.desc("events"), "token"))
-    ranked = (
-        total.filter(F.col("events") >= of[0][F.col("vocabulary")])
-        .withColumn("__place", place)
-        .filter(F.col("__place") <= of[1][F.col("vocabulary")])
-    )
-    write_parts(
-        ranked, folder, part="vocabulary", order=["__place"], names={name: f"{name}.parquet" for name in limits}
-    )
+    spark = total.sparkSession
+    known = _frozen_tokens(spark, frozen or {})
+    rows = total.join(known, ["vocabulary", "token"], "outer").fillna(0, ["events"])
+    # First the known tokens in their old order, then the others.
+    new = F.col("known").isNull()
+    least, most = _limit(limits, 0), _limit(limits, 1)
+    allowed = (F.col("events") >= least) & F.lit(grow or not frozen)
+    order = [F.asc_nulls_last("known"), F.desc("events"), F.col("token")]
+    place = F.row_number().over(Window.partitionBy("vocabulary").orderBy(*order))
+    ranked = rows.filter(~new | allowed).withColumn("__place", place).filter(~new | (F.col("__place") <= most))
+    names = {name: f"{name}.parquet" for name in limits}
+    ranked = ranked.withColumn("id", F.col("__place") + F.lit(FIRST_TOKEN_ID - 1)).drop("known")
+    write_parts(ranked, folder, part="vocabulary", order=["__place"], names=names)
     specs = {}
     for name in limits:
         tokens = load_tokens(f"{folder}/{name}.parquet")
-        content = "\n".join(tokens.to_pylist())
-        specs[name] = VocabularySpec(size=len(tokens) + FIRST_TOKEN_ID, digest=storage.digest(content))
+        content = [buffer.to_pybytes() for buffer in tokens.buffers() if buffer is not None]
+        specs[name] = VocabularySpec(size=len(tokens) + FIRST_TOKEN_ID, digest=storage.digest(*content))
     return specs
+
+
+def _limit(limits: Mapping[str, tuple[int, int]], place: int) -> Column:
+    pairs = [F.lit(value) for name, limit in limits.items() for value in (name, limit[place])]
+    return F.create_map(*pairs)[F.col("vocabulary")]
+
+
+def _frozen_tokens(spark: SparkSession, files: Mapping[str, str]) -> DataFrame:
+    """Grain: one row a known token, as (vocabulary, token, known: its place)."""
+    frames = [
+        spark.read.parquet(path).select(F.lit(name).alias("vocabulary"), "token", F.col("id").alias("known"))
+        for name, path in files.items()
+    ]
+    empty = spark.createDataFrame([], "vocabulary string, token string, known int")
+    return reduce(DataFrame.unionByName, frames, empty)
+
+
+def frozen_files(manifest: Manifest, folder: str, owners: Sequence[EmbeddedFeature]) -> dict[str, str]:
+    """Returns the files of an earlier run's vocabularies.
+
+    Raises: UserError where it lacks one.
+    """
+    known = [name for name, spec in manifest.vocabularies.items() if spec.rule == "tokens"]
+    for feature in owners:
+        if feature.name not in known:
+            raise UserError(
+                f"samples.vocabularies.run: {folder} has no vocabulary '{feature.name}'"
+                + did_you_mean(feature.name, known)
+            )
+    return {feature.name: f"{folder}/vocabularies/{feature.name}.parquet" for feature in owners}
+
+
+# Numbers ---------------------------------------------------------------------------------------------
+
+
+def needs_statistics(feature: AnyFeature) -> bool:
+    if isinstance(feature, SparseFeat):
+        return feature.quantiles is not None
+    return isinstance(feature, DenseFeat) and feature.transform in ("minmax", "standard")
+
+
+def number_statistics(frame: DataFrame, features: Sequence[AnyFeature], count: str) -> dict[str, Statistics]:
+    """Returns the statistics of features over the training window's events.
+
+    Args:
+      frame: one row a user or item, with the features' source columns and a column of event counts.
+      count: name of the latter.
+    """
+    values = {f.name: F.col(f"`{f.source_column}`").cast("double") for f in features}
+    rows = frame.select(F.col(count).alias("__events"), *[column.alias(name) for name, column in values.items()])
+    first = []
+    for feature in features:
+        weight = F.when(F.col(feature.name).isNotNull(), F.col("__events"))
+        first += [
+            F.sum(weight).alias(f"{feature.name}__events"),
+            (F.sum(weight * F.col(feature.name)) / F.sum(weight)).alias(f"{feature.name}__mean"),
+            F.min(feature.name).alias(f"{feature.name}__minimum"),
+            F.max(feature.name).alias(f"{feature.name}__maximum"),
+        ]
+        if isinstance(feature, SparseFeat) and feature.quantiles is not None:
+            shares = ", ".join(repr(n / feature.quantiles) for n in range(1, feature.quantiles))
+            first.append(
+                F.expr(f"percentile(`{feature.name}`, array({shares}), __events)").alias(f"{feature.name}__boundaries")
+            )
+    found = rows.agg(*first).first()
+    assert found is not None  # an aggregate over no rows is a row of nulls
+    means = {f.name: found[f"{f.name}__mean"] or 0.0 for f in features}
+    # Around the mean: the mean square less the squared mean loses all digits of a large number's deviation.
+    second = []
+    for name, mean in means.items():
+        weight = F.when(F.col(name).isNotNull(), F.col("__events"))
+        second.append(F.sqrt(F.sum(weight * (F.col(name) - F.lit(mean)) ** 2) / F.sum(weight)).alias(name))
+    deviations = rows.agg(*second).first()
+    assert deviations is not None
+    statistics = {}
+    for feature in features:
+        name = feature.name
+        boundaries = found.asDict().get(f"{name}__boundaries")
+        statistics[name] = Statistics(
+            events=found[f"{name}__events"] or 0,
+            mean=means[name],
+            deviation=deviations[name] or 0.0,
+            minimum=found[f"{name}__minimum"] or 0.0,
+            maximum=found[f"{name}__maximum"] or 0.0,
+            boundaries=tuple(np.unique(boundaries or []).tolist()),
+        )
+    return statistics

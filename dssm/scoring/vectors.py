@@ -52,7 +52,7 @@ def load_tower(folder: str, version: str, threads: int) -> LoadedTower:
 def check_model_fits(model: ModelManifest, samples: Manifest, columns: Mapping[str, ColumnSpec], folder: str) -> None:
     """Checks that rows are encoded as the model was trained.
 
-    Raises: UserError that names the first vocabulary or column that differs.
+    Raises: UserError that names the first vocabulary, table of vectors or column that differs.
     """
     for name, spec in model.vocabularies.items():
         if samples.vocabularies.get(name) != spec:
@@ -60,6 +60,12 @@ def check_model_fits(model: ModelManifest, samples: Manifest, columns: Mapping[s
                 f"{folder}: vocabulary '{name}' is not the one that the model {model.model_version} was trained with; "
                 "run train again on these samples"
             )
+    if model.frozen_vectors and samples.build != model.samples_build:
+        raise UserError(
+            f"{folder}: build {samples.build} holds row numbers of its own table of vectors "
+            f"'{model.frozen_vectors[0]}', but the model {model.model_version} was trained on those of build "
+            f"{model.samples_build}; run train again on these samples"
+        )
     check_columns(samples, columns, folder)
 
 

@@ -11,6 +11,8 @@ from dssm.manifest import WEIGHT, ColumnSpec, Manifest
 from dssm.stream.plan import EpochPlan
 from dssm.stream.reader import Columns, read_files
 
+Batch = dict[str, tf.Tensor]  # what a step takes: each (batch, *column shape)
+
 
 def batches(
     files: Iterator[Columns], columns: Mapping[str, ColumnSpec], batch_size: int, steps: int

@@ -11,7 +11,9 @@ from dssm.manifest import ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, C
 from dssm.model import losses
 from dssm.model.towers import TwoTowers
 from dssm.sections import Model, Train
+from dssm.stream.batches import Batch
 from dssm.train.collectives import gather, gather_candidates, sum_gradients, total
+from dssm.train.negatives import SampledNegatives
 
 # What the losses need beside the features.
 STEP_COLUMNS = {
@@ -22,14 +24,28 @@ STEP_COLUMNS = {
     ITEM_PROBABILITY: ColumnSpec(dtype="float32"),
 }
 
-Batch = dict[str, tf.Tensor]
-
 
 def tower_vectors(towers: TwoTowers, batch: Batch, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the user and item vectors of a batch, each (batch, dim)."""
     users = towers.user({name: batch[name] for name in towers.user.input}, training=training)
     items = towers.item({name: batch[name] for name in towers.item.input}, training=training)
     return users, items
+
+
+def training_rows(
+    towers: TwoTowers, batch: Batch, negatives: SampledNegatives | None
+) -> tuple[Batch, tf.Tensor, tf.Tensor]:
+    """Returns the rows that a step trains on, and the user and item vector of each, (rows, dim).
+
+    Args:
+      batch: the columns of both towers, STEP_COLUMNS and, with negatives, what `SampledNegatives.appended` needs.
+      negatives: of the batch's positives; None: the batch's rows are all there are.
+    """
+    if negatives is None:
+        return batch, *tower_vectors(towers, batch, training=True)
+    rows, number = negatives.appended(batch)
+    users, items = tower_vectors(towers, {**batch, **rows}, training=True)
+    return rows, tf.gather(users, number), items
 
 
 def row_losses(
@@ -41,7 +57,7 @@ def row_losses(
     Padding (weight 0) is never a candidate.
 
     Args:
-      batch: STEP_COLUMNS, each (batch,).
+      batch: STEP_COLUMNS, each (batch,); LABEL and WEIGHT are enough for weighted_bce.
       users: (batch, dim).
       items: (batch, dim).
     Returns: losses (batch,) and weights (batch,).
@@ -81,7 +97,11 @@ def mean_loss(model: Model, train: Train, batch: Batch, users: tf.Tensor, items:
 
 
 def make_step(
-    model: Model, train: Train, towers: TwoTowers, optimizer: tf.keras.optimizers.Optimizer
+    model: Model,
+    train: Train,
+    towers: TwoTowers,
+    optimizer: tf.keras.optimizers.Optimizer,
+    negatives: SampledNegatives | None = None,
 ) -> Callable[[Batch], tf.Tensor]:
     """Returns the compiled step: a batch in, the mean loss over all ranks' rows out; the weights have moved."""
     variables = towers.trainable_variables
@@ -90,8 +110,8 @@ def make_step(
     @tf.function
     def step(batch: Batch) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            users, items = tower_vectors(towers, batch, training=True)
-            share = mean_loss(model, train, batch, users, items)
+            rows, users, items = training_rows(towers, batch, negatives)
+            share = mean_loss(model, train, rows, users, items)
         gradients = sum_gradients(tape.gradient(share, variables))
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return total(share, "loss")

@@ -28,13 +28,15 @@ from dssm.manifest import (
 from dssm.metrics import auc
 from dssm.model.export import save_tower, weights_digest
 from dssm.model.manifest import ModelManifest
-from dssm.model.towers import TwoTowers, build_towers, tower_columns
+from dssm.model.towers import TwoTowers, build_towers, frozen_tables, tower_columns
 from dssm.paths import RunPaths
-from dssm.stream.batches import as_dataset, rank_batches
+from dssm.samples.lookups import load_vectors
+from dssm.stream.batches import Batch, as_dataset, rank_batches
 from dssm.stream.plan import plan_epoch
+from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.progress import REPORT_TO, Report, reporter
 from dssm.train.result import TrainResult
-from dssm.train.step import STEP_COLUMNS, Batch, make_optimizer, make_step, tower_vectors
+from dssm.train.step import STEP_COLUMNS, make_optimizer, make_step, tower_vectors
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
 
@@ -85,6 +87,24 @@ def _use_device(settings: Settings) -> None:
         pass  # TensorFlow has run in this process already (a second date): its threads stay as they are
 
 
+def _frozen_matrices(settings: Settings, paths: RunPaths) -> dict[str, np.ndarray]:
+    """Loads the vectors that the towers hold themselves, (rows, width) each, from the run's samples.
+
+    Raises: UserError where a table's width is not that of the settings.
+    """
+    matrices = {}
+    for name in frozen_tables(settings.features, settings.vectors):
+        path = f"{paths.part('vectors')}/{name}/vectors.parquet"
+        matrix, width = load_vectors(path).matrix, settings.vectors[name].width
+        if len(matrix) and matrix.shape[1] != width:
+            raise UserError(
+                f"vectors.{name}.width: {width}, but {path} holds vectors of {matrix.shape[1]} numbers; "
+                "run build_samples again with these settings"
+            )
+        matrices[name] = matrix.reshape(-1, width)
+    return matrices
+
+
 class _Trainer:
     """One rank's training of one run."""
 
@@ -93,13 +113,14 @@ class _Trainer:
         self.paths = RunPaths(settings.run_folder)
         self.train = read_manifest(self.paths.part("train"), "build_samples")
         self.test = read_manifest(self.paths.part("test"), "build_samples")
-        widths = {name: table.width for name, table in settings.vectors.items()}
         self.user_columns, self.item_columns = (
-            tower_columns(settings.features, side, widths) for side in ("user", "item")
+            tower_columns(settings.features, side, settings.vectors) for side in ("user", "item")
         )
-        self.columns = {**STEP_COLUMNS, **self.user_columns, **self.item_columns}
+        columns = {**STEP_COLUMNS, **self.user_columns, **self.item_columns}
         for part, manifest in (("train", self.train), ("test", self.test)):
-            check_columns(manifest, self.columns, self.paths.part(part))
+            check_columns(manifest, columns, self.paths.part(part))
+        drawn = step_negative_columns(settings, self.train, self.paths.part("train"))
+        self.columns = {"train": {**columns, **drawn}, "test": columns}
         if self.train.rows == 0:
             raise UserError(f"{self.paths.part('train')}: no rows; expected positives in the training window")
         for feature in embedded(settings.features):
@@ -108,16 +129,19 @@ class _Trainer:
                     f"{self.paths.part('train')}: no vocabulary '{feature.vocabulary}'; run build_samples again"
                 )
         sizes = {name: spec.size for name, spec in self.train.vocabularies.items()}
+        matrices = _frozen_matrices(settings, self.paths)
+        negatives = load_negatives(settings, self.paths.part("items"), self.item_columns, self.train.build)
         tf.keras.backend.clear_session()
         tf.keras.utils.set_random_seed(settings.seed)
-        self.towers: TwoTowers = build_towers(settings.model, settings.features, sizes, widths)
+        self.towers: TwoTowers = build_towers(settings.model, settings.features, sizes, settings.vectors, matrices)
         tf.keras.utils.set_random_seed(settings.seed + 1 + hvd.rank())  # dropout differs between ranks
         self.optimizer = make_optimizer(settings.train)
-        self.step = make_step(settings.model, settings.train, self.towers, self.optimizer)
+        self.step = make_step(settings.model, settings.train, self.towers, self.optimizer, negatives)
 
     def run(self, show: Callable[[Report], None]) -> ModelManifest:
         train = self.settings.train
-        hvd.broadcast_variables([*self.towers.variables, *self.optimizer.variables], root_rank=0)
+        # The frozen tables are left out: each rank has read the same file.
+        hvd.broadcast_variables([*self.towers.trained_variables, *self.optimizer.variables], root_rank=0)
         is_first = hvd.rank() == 0
         if is_first:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
@@ -159,6 +183,7 @@ class _Trainer:
             date=settings.date.isoformat(),
             samples_build=self.train.build,
             vocabularies=self.train.vocabularies,
+            frozen_vectors=list(self.towers.frozen),
             item_columns=self.item_columns,
             user_columns=self.user_columns,
             vector_dim=settings.model.vector_dim,
@@ -181,10 +206,10 @@ class _Trainer:
         train, seed = self.settings.train, self.settings.seed
         plan = plan_epoch([file.rows for file in manifest.files], seed, epoch, hvd.size(), train.batch_size)
         made = rank_batches(
-            self.paths.part(part), manifest, self.columns, plan, hvd.rank(), train.batch_size,
+            self.paths.part(part), manifest, self.columns[part], plan, hvd.rank(), train.batch_size,
             (seed, epoch) if shuffle else None, train.reader_threads,
         )  # fmt: skip
-        return plan.steps, iter(as_dataset(made, self.columns, train.batch_size, train.prefetch))
+        return plan.steps, iter(as_dataset(made, self.columns[part], train.batch_size, train.prefetch))
 
     def _epoch(self, epoch: int, started: float) -> Iterator[Report]:
         """Steps through an epoch.

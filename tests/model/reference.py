@@ -13,6 +13,28 @@ def bce(score: float, label: float, positive_weight: float) -> float:
     return positive_weight * label * np.logaddexp(0.0, -score) + (1 - label) * np.logaddexp(0.0, score)
 
 
+def bce_with_negatives(
+    users: np.ndarray,
+    items: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    negatives: list[list[tuple[np.ndarray, float]]],
+    *,
+    temperature: float,
+    positive_weight: float,
+) -> float:
+    """Σ weight · loss / Σ weight over the rows and the negatives of each: (item vector, factor on the row's weight)."""
+    total = share = 0.0
+    for row in range(len(users)):
+        user, weight = users[row].astype(float), float(weights[row])
+        examples = [(items[row], float(labels[row]), weight)]
+        examples += [(vector, 0.0, weight * factor) for vector, factor in negatives[row]]
+        for vector, label, of_example in examples:
+            total += of_example * bce(float(np.dot(user, vector)) / temperature, label, positive_weight)
+            share += of_example
+    return total / share
+
+
 def in_batch_softmax(
     users: np.ndarray,
     items: np.ndarray,

@@ -11,10 +11,12 @@ import pytest
 import tensorflow as tf
 
 from dssm.model.export import LoadedTower, save_tower, weights_digest
-from dssm.model.towers import TwoTowers, build_towers
-from tests.datasets import SIZES, WIDTHS, Rows, make_rows, make_settings
+from dssm.model.towers import TwoTowers
+from tests.datasets import VECTORS, Rows, make_rows, make_settings
+from tests.model.tiny import make_towers
 
-SETTINGS = make_settings("unused")
+STORAGES = {storage: make_settings("unused", storage=storage) for storage in ("inline", "table")}
+SETTINGS = STORAGES["inline"]
 
 # What a server does: it has TensorFlow and the folder, or this project's own reader of it.
 SERVER = """
@@ -36,15 +38,14 @@ print(json.dumps({"alone": alone, "with_ours": sorted(sys.modules)}))
 """
 
 
-@pytest.fixture(scope="module")
-def towers() -> TwoTowers:
-    tf.keras.utils.set_random_seed(1)
-    return build_towers(SETTINGS.model, SETTINGS.features, SIZES, WIDTHS)
+@pytest.fixture(scope="module", params=list(STORAGES))
+def towers(request: pytest.FixtureRequest) -> TwoTowers:
+    return make_towers(STORAGES[request.param])
 
 
-def _inputs(tower: tf.keras.Model, count: int, seed: int) -> Rows:
-    rows = make_rows(SETTINGS, count, seed)
-    return {name: rows[name] for name in tower.input}
+def _inputs(towers: TwoTowers, side: str, count: int, seed: int) -> Rows:
+    rows = make_rows(STORAGES["table" if towers.frozen else "inline"], count, seed)
+    return {name: rows[name] for name in getattr(towers, side).input}
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
@@ -54,7 +55,7 @@ def test_a_loaded_tower_gives_the_trained_vectors_at_any_batch_size(towers: TwoT
     loaded = LoadedTower(f"{tmp_path}/tower")
     assert set(loaded.inputs) == set(tower.input)
     for count in (1, 4, 37):
-        inputs = _inputs(tower, count, seed=count)
+        inputs = _inputs(towers, side, count, seed=count)
         vectors = loaded.vectors(inputs)
         assert vectors.shape == (count, SETTINGS.model.vector_dim)
         np.testing.assert_allclose(vectors, tower(inputs, training=False), atol=1e-6)
@@ -62,7 +63,7 @@ def test_a_loaded_tower_gives_the_trained_vectors_at_any_batch_size(towers: TwoT
 
 def test_a_saved_tower_needs_tensorflow_alone(towers: TwoTowers, tmp_path: Path):
     save_tower(towers.user, f"{tmp_path}/tower")
-    inputs = _inputs(towers.user, 9, seed=8)
+    inputs = _inputs(towers, "user", 9, seed=8)
     np.savez(f"{tmp_path}/rows.npz", **inputs)
     done = subprocess.run(
         [sys.executable, "-c", SERVER, f"{tmp_path}/tower", f"{tmp_path}/rows.npz", f"{tmp_path}/vectors.npz"],
@@ -86,7 +87,7 @@ def test_a_saved_tower_needs_tensorflow_alone(towers: TwoTowers, tmp_path: Path)
 
 def test_a_missing_column_is_an_error_that_names_it(towers: TwoTowers, tmp_path: Path):
     save_tower(towers.item, f"{tmp_path}/tower")
-    inputs = _inputs(towers.item, 2, seed=0)
+    inputs = _inputs(towers, "item", 2, seed=0)
     del inputs["topic_id"]
     with pytest.raises(KeyError, match="topic_id"):
         LoadedTower(f"{tmp_path}/tower").vectors(inputs)
@@ -99,3 +100,11 @@ def test_the_digest_is_of_the_values_and_their_order():
     assert weights_digest([two, one]) != same
     two.assign([np.nextafter(np.float32(3), np.float32(4))])
     assert weights_digest([one, two]) != same
+
+
+def test_the_digest_of_a_model_changes_with_its_frozen_vectors():
+    towers = make_towers(STORAGES["table"])
+    assert weights_digest(towers.variables) == weights_digest(make_towers(STORAGES["table"]).variables)
+    before = weights_digest(towers.variables)
+    towers.frozen["post"].table[3].assign(VECTORS[2] + 1)
+    assert weights_digest(towers.variables) != before

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dssm.model.layers import Pooling, UnitNorm
+from dssm.model.layers import FrozenVectors, Pooling, UnitNorm
 from tests.model import reference
 
 IDS = np.array([[2, 3, 4, 5], [2, 2, 0, 0], [0, 0, 0, 0], [0, 4, 0, 3], [1, 0, 0, 0]], np.int32)
@@ -58,6 +58,47 @@ def test_the_maximum_of_negative_embeddings_is_not_the_padding():
 
 def test_pooling_is_rebuilt_from_its_config():
     assert Pooling.from_config(Pooling("sqrtn", name="p").get_config()).combiner == "sqrtn"
+
+
+MATRIX = np.array([[1.0, 2.0], [30.0, 40.0], [500.0, 600.0]], np.float32)
+
+
+def test_frozen_vectors_at_literal_codes():
+    layer = FrozenVectors.of(MATRIX, name="v")
+    found = layer(tf.constant([[1, 3], [0, 2]]))
+    np.testing.assert_array_equal(found, [[[1, 2], [500, 600]], [[0, 0], [30, 40]]])
+    np.testing.assert_array_equal(layer(tf.constant([2, 0])), [[30, 40], [0, 0]])
+
+
+def test_frozen_vectors_are_not_trained():
+    layer = FrozenVectors.of(MATRIX, name="v")
+    assert layer.trainable_weights == []
+    assert [variable.name for variable in layer.weights] == ["v/table:0"]
+    with tf.GradientTape() as tape:
+        found = layer(tf.constant([1, 2]))
+    assert tape.gradient(found, layer.table) is None
+
+
+def test_a_table_without_rows_has_the_code_0_alone():
+    layer = FrozenVectors.of(np.zeros((0, 3), np.float32))
+    np.testing.assert_array_equal(layer(tf.constant([0])), np.zeros((1, 3)))
+
+
+def test_frozen_vectors_are_rebuilt_from_config_and_weights():
+    layer = FrozenVectors.of(MATRIX)
+    again = FrozenVectors.from_config(layer.get_config())
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again(tf.constant([3])), [[500, 600]])
+
+
+@pytest.mark.parametrize(
+    ("reduce_type", "expected"),
+    [("sum", [[31, 42], [1000, 1200], [0, 0]]), ("mean", [[15.5, 21], [500, 600], [0, 0]])],
+)
+def test_an_id_without_a_vector_does_not_shrink_the_mean_of_the_others(reduce_type: str, expected: list[list[float]]):
+    codes = tf.constant([[1, 0, 2, 0], [3, 3, 0, 0], [0, 0, 0, 0]])
+    found = Pooling(reduce_type)(FrozenVectors.of(MATRIX)(codes), ids=codes)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_unit_norm():

@@ -17,16 +17,23 @@ import tensorflow as tf
 from dssm.config import Settings
 from dssm.manifest import LABEL, USER_KEY, WEIGHT
 from dssm.model.export import weights_digest
-from dssm.model.towers import TwoTowers, build_towers
+from dssm.model.towers import TwoTowers
 from dssm.train import step as step_module
 from dssm.train import worker
 from dssm.train.collectives import sum_gradients
-from dssm.train.step import Batch, make_optimizer, make_step, mean_loss, tower_vectors
-from tests.datasets import SIZES, WIDTHS, Rows, make_rows, make_settings
+from dssm.stream.batches import Batch
+from dssm.train.step import make_optimizer, make_step, mean_loss, training_rows
+from tests.datasets import NEGATIVE_KINDS, Rows, make_rows, make_settings
+from tests.model.tiny import make_towers
+from tests.train.tiny import make_negatives
 
 JOINT_ROWS = 12  # of the batch of all ranks: a multiple of 1, 2 and 3 ranks
 
-# Settings of `train` under which the ranks must do what one process does with the joint batch.
+WITH_NEGATIVES = {
+    "optimizer": "adagrad", "learning_rate": 0.05, "loss": "weighted_bce", "negatives": NEGATIVE_KINDS,
+}  # fmt: skip
+
+# Settings under which the ranks must do what one process does with the joint batch.
 CASES = {
     "softmax": {"optimizer": "adagrad", "learning_rate": 0.05},
     "batch_logq": {
@@ -34,6 +41,8 @@ CASES = {
         "logq": "batch", "logq_strength": 0.5, "mask_accidental_hits": False,
     },
     "bce": {"optimizer": "adam", "learning_rate": 0.01, "loss": "weighted_bce", "positive_weight": 2.0},
+    "negatives": WITH_NEGATIVES,
+    "frozen_table": {**WITH_NEGATIVES, "storage": "table"},
 }  # fmt: skip
 
 # Rows of each joint batch that are padding: none, one, all of the later ranks, some of each.
@@ -54,12 +63,13 @@ def joint_batches(settings: Settings) -> list[Rows]:
 
 def gradient_function(settings: Settings, towers: TwoTowers) -> Callable[[Batch], list[tf.Tensor | tf.IndexedSlices]]:
     """Returns a function from a rank's batch to the gradient over all ranks of each trainable variable."""
+    negatives = make_negatives(settings)
 
     @tf.function
     def gradients(batch: Batch) -> list[tf.Tensor | tf.IndexedSlices]:
         with tf.GradientTape() as tape:
-            users, items = tower_vectors(towers, batch, training=True)
-            share = mean_loss(settings.model, settings.train, batch, users, items)
+            rows, users, items = training_rows(towers, batch, negatives)
+            share = mean_loss(settings.model, settings.train, rows, users, items)
         return sum_gradients(tape.gradient(share, towers.trainable_variables))
 
     return gradients
@@ -68,8 +78,7 @@ def gradient_function(settings: Settings, towers: TwoTowers) -> Callable[[Batch]
 def train_on_joint_batches(name: str) -> Rows:
     """Returns gradients before the first step, the loss of each step and the weights after the last."""
     settings = make_settings("unused", **CASES[name])
-    tf.keras.utils.set_random_seed(3)
-    towers = build_towers(settings.model, settings.features, SIZES, WIDTHS)
+    towers = make_towers(settings, seed=3)
     share = JOINT_ROWS // hvd.size()
     own = slice(hvd.rank() * share, (hvd.rank() + 1) * share)
     parts = [{column: tf.constant(values[own]) for column, values in rows.items()} for rows in joint_batches(settings)]
@@ -91,9 +100,9 @@ def train_on_joint_batches(name: str) -> Rows:
             found[f"{name}/plain_allgather/{variable.name}"] = tf.convert_to_tensor(gradient).numpy()
         step_module.gather_candidates = with_reduce_scatter
 
-    step = make_step(settings.model, settings.train, towers, make_optimizer(settings.train))
+    step = make_step(settings.model, settings.train, towers, make_optimizer(settings.train), make_negatives(settings))
     found[f"{name}/losses"] = np.array([step(part).numpy() for part in parts * 2])
-    for variable in towers.variables:
+    for variable in towers.trained_variables:
         found[f"{name}/weights/{variable.name}"] = variable.numpy()
     return found
 
@@ -101,8 +110,8 @@ def train_on_joint_batches(name: str) -> Rows:
 def record_steps(seen: list[Batch], trained: list[TwoTowers]) -> None:
     """Lets the worker keep the batches that it steps over and the towers that it trains."""
 
-    def recording_make_step(model, train, towers, optimizer):
-        step = make_step(model, train, towers, optimizer)
+    def recording_make_step(model, train, towers, optimizer, negatives):
+        step = make_step(model, train, towers, optimizer, negatives)
         trained.append(towers)
 
         def recording_step(batch: Batch) -> tf.Tensor:

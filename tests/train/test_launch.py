@@ -3,11 +3,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST, read_manifest, write_manifest
@@ -17,7 +19,8 @@ from dssm.paths import RunPaths
 from dssm.train import launch
 from dssm.train.launch import train
 from dssm.train.progress import ProgressView
-from tests.datasets import make_rows, write_run
+from dssm.train.worker import _Trainer
+from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
 
 pytestmark = pytest.mark.horovod
 
@@ -101,6 +104,83 @@ def test_samples_that_are_not_finished_are_refused(tmp_path: Path):
     Path(RunPaths(settings.run_folder).part("test"), MANIFEST).unlink()
     with pytest.raises(UserError, match="run build_samples for this date first"):
         train(settings)
+
+
+def _weights(settings: Settings) -> dict[str, np.ndarray]:
+    trainer = _Trainer(settings)
+    trainer.run(lambda report: None)
+    return {variable.name: variable.numpy() for variable in trainer.towers.trained_variables}
+
+
+@pytest.mark.usefixtures("single_rank")
+@pytest.mark.parametrize("negatives", [{}, NEGATIVE_KINDS], ids=["without negatives", "with negatives"])
+def test_both_storages_of_vectors_train_to_the_same_weights(tmp_path: Path, negatives: dict[str, Any]):
+    how = {"negatives": negatives, "loss": "weighted_bce", "optimizer": "adagrad", "learning_rate": 0.05, "epochs": 2}
+    inline = _weights(write_run(tmp_path / "inline", storage="inline", **how))
+    table = _weights(write_run(tmp_path / "table", storage="table", **how))
+    assert list(table) == list(inline)
+    assert len(inline) == 11
+    for name, values in inline.items():
+        np.testing.assert_allclose(table[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.usefixtures("single_rank")
+def test_negatives_change_what_is_learnt(tmp_path: Path):
+    plain = _weights(write_run(tmp_path / "plain", loss="weighted_bce"))
+    drawn = _weights(write_run(tmp_path / "drawn", loss="weighted_bce", negatives=NEGATIVE_KINDS))
+    assert np.abs(plain["item_projection/kernel:0"] - drawn["item_projection/kernel:0"]).max() > 1e-3
+
+
+@pytest.mark.usefixtures("single_rank")
+def test_a_frozen_table_is_neither_broadcast_nor_given_to_the_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sent: list[tf.Variable] = []
+    monkeypatch.setattr("dssm.train.worker.hvd.broadcast_variables", lambda variables, root_rank: sent.extend(variables))
+    trainer = _Trainer(write_run(tmp_path, storage="table"))
+    model = trainer.run(lambda report: None)
+    table = trainer.towers.frozen["post"].table
+    assert len(sent) == 11 + len(trainer.optimizer.variables)
+    assert not any(variable is table for variable in sent)
+    assert all(tuple(variable.shape) != tuple(table.shape) for variable in trainer.optimizer.variables)
+    np.testing.assert_array_equal(table[1:], VECTORS)
+    assert model.frozen_vectors == ["post"]
+
+
+def test_saved_towers_hold_their_vectors(tmp_path: Path):
+    settings = write_run(tmp_path, storage="table")
+    model = _trained(settings)
+    paths = RunPaths(settings.run_folder)
+    rows = make_rows(settings, 20, seed=3)
+    before = LoadedTower(f"{paths.model}/item_tower").vectors(rows)
+    for part in ("vectors", "items", "train"):
+        storage.remove(paths.part(part))
+    tower = LoadedTower(f"{paths.model}/item_tower")
+    assert tower.inputs["image"].dtype == tf.int32
+    np.testing.assert_array_equal(tower.vectors(rows), before)
+    moved = tower.vectors({**rows, "image": np.where(rows["image"] == 1, 2, 1).astype(np.int32)})
+    assert np.abs(moved - before).max() > 1e-3
+    assert model.item_columns["image"].dtype == "int32"
+
+
+def test_vectors_of_another_width_are_refused(tmp_path: Path):
+    settings = write_run(tmp_path, storage="table")
+    write_vectors(settings, VECTORS[:, :3])
+    with pytest.raises(UserError, match=r"^vectors.post.width: 4, but .*/post/vectors.parquet holds vectors of 3 num"):
+        train(settings)
+
+
+def test_negatives_of_other_samples_are_refused(tmp_path: Path):
+    settings = write_run(tmp_path, negatives=NEGATIVE_KINDS, loss="weighted_bce")
+    folder = RunPaths(settings.run_folder).part("items")
+    storage.remove(folder)
+    write_items(settings, build="later")
+    with pytest.raises(UserError, match="samples/items: of build later, but the training samples are of build tiny"):
+        train(settings)
+    plain = write_run(tmp_path / "plain", loss="weighted_bce")
+    asking = plain.model_copy(update={"samples": settings.samples})
+    with pytest.raises(UserError, match=r"^samples.negatives: .* column 'row__negatives': found none"):
+        train(asking)
 
 
 def test_the_curves_are_written_for_tensorboard(tmp_path: Path):

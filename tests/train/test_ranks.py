@@ -16,7 +16,7 @@ from dssm.model.export import LoadedTower
 from dssm.packing import unpack
 from dssm.paths import RunPaths
 from dssm.train.result import TrainResult
-from tests.datasets import write_run
+from tests.datasets import NEGATIVE_KINDS, write_run
 from tests.train.conftest import launch
 from tests.train.ranks import CASES
 
@@ -37,8 +37,9 @@ def found_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Found]
     def launched(ranks: int) -> Found:
         folder: Path = tmp_path_factory.mktemp(f"ranks{ranks}")
         how = {"launch": "horovodrun", "ranks": ranks, "batch_size": BATCH, "epochs": EPOCHS}
-        for name, rows in (("run", ROWS), ("few", FEW_ROWS)):
-            settings = write_run(folder / name, train_rows=rows, **how)
+        drawn = {"negatives": NEGATIVE_KINDS, "loss": "weighted_bce", "storage": "table"}
+        for name, rows, more in (("run", ROWS, {}), ("few", FEW_ROWS, drawn)):
+            settings = write_run(folder / name, train_rows=rows, **how, **more)
             (folder / f"{name}.json").write_text(settings.model_dump_json())
         done = launch(ranks, "tests.train.ranks", str(folder))
         assert done.code == 0, done.output
@@ -102,6 +103,16 @@ def test_ranks_step_like_one_process_with_the_joint_batch(found_by, ranks: int, 
     for rank in found:
         for name in names:
             np.testing.assert_allclose(rank[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@every_size
+def test_a_frozen_table_trains_to_the_weights_that_inline_vectors_train_to(found_by, ranks: int):
+    for rank in found_by(ranks):
+        names = [name for name in rank if name.startswith("negatives/") and name != "negatives/sparse"]
+        assert len(names) == 12 + 4 * 11
+        for name in names:
+            of_table = rank[f"frozen_table/{name.removeprefix('negatives/')}"]
+            np.testing.assert_allclose(of_table, rank[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @several

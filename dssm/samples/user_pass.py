@@ -1,0 +1,386 @@
+"""One task's users: from their events and profiles to rows that wait to be encoded. Pure Arrow and NumPy.
+
+A task holds all rows of its users. It orders them once, and asks for each sample what was known strictly
+before it: histories, counters, profiles. Everything stays numbers: items are places in the catalogue, profiles
+are encoded already. A row leaves with a number that its contents decide, by which files are made later, so
+that the same rows give the same files however the users were spread over tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dssm.features import AnyFeature
+from dssm.manifest import (
+    EVENT_TIME,
+    ITEM_INDEX,
+    LABEL,
+    NO_ITEM,
+    SOURCE,
+    USER_ID,
+    USER_KEY,
+    WEIGHT,
+    ColumnSpec,
+    target_column,
+)
+from dssm.packing import pack, unpack
+from dssm.samples.encoding import Lists, encode_features
+from dssm.samples.lookups import Lookups
+from dssm.samples.negatives import Clicked, ItemLists, PositiveRows, sample_negatives, top_ranks
+from dssm.samples.negatives import _mixed as mixed
+from dssm.samples.profiles import NOTHING, ProfileEncoder
+from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first
+from dssm.samples.words import Words
+from dssm.sections import Counter, HardNegatives, History, Negatives, UnclickedNegatives
+
+# Columns of the rows that come in: an event, or (KIND ≥ 0) a row of that profile, seen from EVENT_TIME on.
+KIND, FATE_CODE, IN_LOG, HASH, WORDS = "__kind", "__fate_code", "__in_log", "__hash", "__words"
+EVENT = -1
+NO_SAMPLE, TRAIN_ROW, TEST_ROW = 0, 1, 2
+# Columns of the rows that go out, beside those of a sample.
+TASK, FILE, ORDER, WARM_USER = "__task", "__file", "__order", "__warm"
+DRAWN, PROBABILITY = "__negatives", "__negative_probability"
+CLICKED_ITEMS = "__clicked"
+SEEN_ITEMS, SEEN_POSITIVE, SEEN_TARGETS, SEEN_TIME = "__seen", "__seen_positive", "__seen_targets", "__seen_time"
+
+DAY_MS = 86_400_000
+USERS_STREAM, SEEN_STREAM = 0x75736572, 0x7365656E  # part a user's two rows' numbers from each other
+
+
+def history_column(name: str) -> str:
+    return f"__history_{name}"
+
+
+@dataclass(frozen=True)
+class Router:
+    """Which file a row goes to: `files` of each dataset, in this order; `tasks`: the key of each file's task."""
+
+    files: Mapping[str, int]
+    tasks: tuple[int, ...]
+
+    def first(self, dataset: str) -> int:
+        names = list(self.files)
+        return sum(self.files[name] for name in names[: names.index(dataset)])
+
+    def route(self, dataset: str, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the file and the task of rows with these order numbers, (n,) int32 each."""
+        files = self.first(dataset) + (mixed(order.astype(np.uint64)) % np.uint64(self.files[dataset])).astype(np.int64)
+        return files.astype(np.int32), np.asarray(self.tasks, np.int32)[files]
+
+
+@dataclass(frozen=True)
+class UserPass:
+    """What a task does with its rows: see `run`.
+
+    Attributes:
+      sources: names of the event sources, in the order of their codes.
+      train_start, test_start: of the windows, in ms.
+      by_user: whether each user's own first test row is its split (leave_last_out), instead of `test_start`.
+      tested: sources whose positives are what popularity counts.
+      user_id_features: features of the user id itself, and its column's name.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    histories: Mapping[str, History]
+    counters: Mapping[str, Counter]
+    profiles: tuple[ProfileEncoder, ...]
+    user_id_features: tuple[AnyFeature, ...]
+    user_id_words: Words
+    negatives: Mapping[str, Negatives]
+    tested: tuple[str, ...]
+    train_start: int
+    test_start: int
+    by_user: bool
+    unclicked_weight: float
+    seed: int
+    router: Router
+    lookups: Lookups
+
+    def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Args: batches: all rows of some users, in any order. Yields: their samples, queries and interactions."""
+        table = pa.Table.from_batches(list(batches)) if not isinstance(batches, pa.Table) else batches
+        if table.num_rows == 0:
+            return
+        yield from _Task(self, table.combine_chunks()).rows()
+
+
+def output_fields(plan: UserPass) -> list[tuple[str, pa.DataType]]:
+    """Returns the columns that `UserPass.run` yields."""
+    fields = [(TASK, pa.int32()), (FILE, pa.int32()), (ORDER, pa.int64()), (USER_ID, pa.string())]
+    fields += [(USER_KEY, pa.int64()), (ITEM_INDEX, pa.int32()), (EVENT_TIME, pa.int64()), (SOURCE, pa.int32())]
+    fields += [(LABEL, pa.float32()), (WEIGHT, pa.float32()), *((target_column(t), pa.float32()) for t in plan.targets)]
+    fields += [(WORDS, pa.binary()), *((history_column(name), pa.binary()) for name in plan.histories)]
+    fields += [(DRAWN, pa.binary()), (PROBABILITY, pa.binary()), (WARM_USER, pa.int32()), (CLICKED_ITEMS, pa.binary())]
+    return [*fields, *((c, pa.binary()) for c in (SEEN_ITEMS, SEEN_POSITIVE, SEEN_TARGETS, SEEN_TIME))]
+
+
+class _Task:
+    """The rows of one task's users, ordered."""
+
+    def __init__(self, plan: UserPass, table: pa.Table) -> None:
+        self.plan = plan
+        names = pc.dictionary_encode(table[USER_ID].combine_chunks())
+        self.user_ids, codes = names.dictionary, names.indices.to_numpy().astype(np.int64)
+        kind, times = _numbers(table[KIND]), _numbers(table[EVENT_TIME])
+        events = np.flatnonzero(kind == EVENT)
+        self.clock = Clock.over(len(self.user_ids), times, np.array([plan.test_start]))
+        item, hashes = _numbers(table[ITEM_INDEX])[events], _numbers(table[HASH])[events]
+        # Item and hash order equal times the same way in every build.
+        order = events[np.lexsort((hashes, item, self.clock.key(codes[events], times[events])))]
+        self.user, self.time = codes[order], times[order]
+        self.item = _numbers(table[ITEM_INDEX])[order]
+        self.source, self.hash = _numbers(table[SOURCE])[order], _numbers(table[HASH])[order]
+        self.label, self.weight = _numbers(table[LABEL])[order], _numbers(table[WEIGHT])[order]
+        self.targets = {name: _numbers(table[target_column(name)])[order] for name in plan.targets}
+        self.fate, self.in_log = _numbers(table[FATE_CODE])[order], _numbers(table[IN_LOG])[order]
+        self.user_key = np.zeros(len(self.user_ids), np.int64)
+        self.user_key[codes] = _numbers(table[USER_KEY])
+        self.key = self.clock.key(self.user, self.time)
+        self.positive = self.label > 0
+        unclicked = (self.fate == TRAIN_ROW) & ~self.positive
+        self.weight = np.where(unclicked, self.weight * np.float32(plan.unclicked_weight), self.weight)
+        self._profile_rows = [
+            self._profile(table, codes, times, np.flatnonzero(kind == number), profile.width)
+            for number, profile in enumerate(plan.profiles)
+        ]
+        self.split = self._splits()
+
+    def _profile(
+        self, table: pa.Table, codes: np.ndarray, times: np.ndarray, rows: np.ndarray, width: int
+    ) -> tuple[Entries, np.ndarray]:
+        """Returns one profile's rows, by user and time, and their words (rows, width)."""
+        keys = self.clock.key(codes[rows], times[rows])
+        order = np.argsort(keys, kind="stable")
+        words = table[WORDS].combine_chunks().take(pa.array(rows[order]))
+        spec = ColumnSpec(dtype="int32", shape=(width,), encoding="packed")
+        return Entries(self.clock, keys[order]), unpack(words, spec)
+
+    def _splits(self) -> np.ndarray:
+        """Returns, for each user, the time before which its events are known: (users,)."""
+        split = np.full(len(self.user_ids), self.plan.test_start)
+        if self.plan.by_user:
+            tested = self.fate == TEST_ROW
+            np.minimum.at(split, self.user[tested], self.time[tested])
+        return split
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        for fate, dataset in ((TRAIN_ROW, "train"), (TEST_ROW, "test")):
+            yield from self._samples(np.flatnonzero(self.fate == fate), dataset)
+        yield from self._queries()
+        yield from self._interactions()
+
+    # What is known at a moment -------------------------------------------------------------------------
+
+    def _known(self, moments: Moments) -> dict[str, pa.Array]:
+        plan = self.plan
+        profile_words = []
+        lists: dict[str, Lists] = {}
+        for profile, (entries, words) in zip(plan.profiles, self._profile_rows, strict=True):
+            begin, end = entries.before(moments, last=1, inclusive=True)
+            place = np.where(end > begin, end - 1, len(words))
+            found = np.concatenate([words, profile.default()[None]])[place]
+            profile_words.append(found[:, : profile.words.width])
+            for name, places in profile.places.items():
+                more = found[:, places]
+                lists[name] = Lists(np.append(0, np.cumsum((more != NOTHING).sum(axis=1))), more[more != NOTHING])
+        columns = {}
+        for name, history in plan.histories.items():
+            entries_of = self._entries(history.sources, history.positives)
+            span = history.days and history.days * DAY_MS
+            begin, end = Entries(self.clock, self.key[entries_of]).before(moments, history.last, span)
+            found_items = newest_first(self.item[entries_of], begin, end)
+            if name in lists:
+                found_items = appended(found_items, lists[name], history.last)
+            columns[history_column(name)] = _binary(found_items)
+        counted = [self._count(counter, moments) for counter in plan.counters.values()]
+        counters = np.stack(counted, axis=1) if counted else np.zeros((len(moments.users), 0), np.float32)
+        of_id = self._user_id_words[moments.users]
+        columns[WORDS] = pack(np.concatenate([*profile_words, of_id, counters.view(np.int32)], axis=1))
+        return columns
+
+    def _entries(self, sources: Sequence[str], positives: bool) -> np.ndarray:
+        """Returns the numbers of the log's rows of some sources."""
+        chosen = self.in_log & np.isin(self.source, [self.plan.sources.index(name) for name in sources])
+        return np.flatnonzero(chosen & self.positive if positives else chosen)
+
+    def _count(self, counter: Counter, moments: Moments) -> np.ndarray:
+        entries = self._entries(counter.sources, positives=False)
+        begin, end = Entries(self.clock, self.key[entries]).before(moments, span_ms=counter.days * DAY_MS)
+        clicks = np.concatenate([[0], np.cumsum(self.positive[entries])])
+        return counted(counter, end - begin, clicks[end] - clicks[begin])
+
+    @property
+    def _user_id_words(self) -> np.ndarray:
+        plan = self.plan
+        tables = plan.lookups.tables()
+        columns = {feature.source_column: self.user_ids for feature in plan.user_id_features}
+        encoded = encode_features(columns, plan.user_id_features, tables)
+        return plan.user_id_words.join(encoded, len(self.user_ids))
+
+    # Rows ----------------------------------------------------------------------------------------------
+
+    def _samples(self, rows: np.ndarray, dataset: str) -> Iterator[pa.RecordBatch]:
+        moments = Moments(self.user[rows], self.time[rows])
+        columns: dict[str, pa.Array] = {
+            ITEM_INDEX: pa.array(self.item[rows]),
+            EVENT_TIME: pa.array(self.time[rows]),
+            SOURCE: pa.array(self.source[rows]),
+            LABEL: pa.array(self.label[rows]),
+            WEIGHT: pa.array(self.weight[rows]),
+            **{target_column(name): pa.array(values[rows]) for name, values in self.targets.items()},
+            **self._known(moments),
+        }
+        if self.plan.negatives and dataset == "train":
+            items, probability = self._negatives(rows)
+            columns |= {DRAWN: pack(items), PROBABILITY: pack(probability)}
+        yield from self._routed(dataset, self.user[rows], self.hash[rows], columns)
+
+    def _negatives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the negatives of some rows.
+
+        Returns: items and their chances, (rows, K); a row that is no positive has none.
+        """
+        plan = self.plan
+        catalogue = plan.lookups.catalogue_for_sampling()
+        window = self.in_log & self.positive & (self.time >= plan.train_start) & (self.time < plan.test_start)
+        clicks = np.flatnonzero(window & (self.fate != TEST_ROW))
+        clicked = Clicked(self.user[clicks], self.item[clicks], len(catalogue.upload_ms))
+        targets = self.positive[rows]
+        chosen = rows[targets]
+        moments = Moments(self.user[chosen], self.time[chosen])
+        lists = {}
+        for name, kind in plan.negatives.items():
+            if isinstance(kind, UnclickedNegatives):
+                shown = self._entries(kind.sources or plan.sources, positives=False)
+                shown = shown[~self.positive[shown] & ~clicked.contains(self.user[shown], self.item[shown])]
+                begin, end = Entries(self.clock, self.key[shown]).before(moments, kind.pool, inclusive=True)
+                lists[name] = ItemLists.windows(self.item[shown], begin, end)
+            elif isinstance(kind, HardNegatives):
+                lists[name] = self._ranking(name, kind, moments.users, clicks)
+        positives = PositiveRows(moments.users, self.item[chosen], moments.times, self.hash[chosen], lists)
+        drawn, chance = sample_negatives(plan.negatives, positives, catalogue, clicked, plan.seed)
+        items = np.full((len(rows), drawn.shape[1]), NO_ITEM, np.int32)
+        probability = np.zeros(items.shape, np.float32)
+        items[targets], probability[targets] = drawn, chance
+        return items, probability
+
+    def _ranking(self, name: str, kind: HardNegatives, users: np.ndarray, clicks: np.ndarray) -> ItemLists:
+        """Returns ranks a…b of each row's user; none for a user without a vector and without clicks."""
+        vectors = self.plan.lookups.published(name)
+        asked, line = np.unique(users, return_inverse=True)
+        queries, has = vectors.users_of(self.user_ids, asked)
+        # The others: the mean vector of what they clicked in the window.
+        total = np.zeros(queries.shape)
+        counts = np.zeros(len(asked))
+        known = vectors.has[self.item[clicks]] & np.isin(self.user[clicks], asked)
+        place = np.searchsorted(asked, self.user[clicks][known])
+        np.add.at(total, place, vectors.items[self.item[clicks][known]])
+        np.add.at(counts, place, 1)
+        queries = np.where(has[:, None], queries, total / np.maximum(counts, 1)[:, None]).astype(np.float32)
+        with_query = has | (counts > 0)
+        ranked = np.full((len(asked), kind.ranks[1] - kind.ranks[0] + 1), NO_ITEM, np.int32)
+        ranked[with_query] = top_ranks(queries[with_query], vectors.items, kind.ranks, vectors.has)
+        return ItemLists.rankings(ranked, line)
+
+    def _queries(self) -> Iterator[pa.RecordBatch]:
+        """Each user with a positive in the test window, as of its split."""
+        found = (self.fate == TEST_ROW) & self.positive
+        users, lists = _distinct(self.user[found], self.item[found])
+        known = self.in_log & (self.time < self.split[self.user])
+        warm = np.zeros(len(self.user_ids), np.int32)
+        warm[self.user[known]] = 1
+        columns = {
+            EVENT_TIME: pa.array(self.split[users]),
+            WARM_USER: pa.array(warm[users]),
+            CLICKED_ITEMS: _binary(lists),
+            **self._known(Moments(users, self.split[users])),
+        }
+        yield from self._routed("users", users, _mixed(self.user_key[users], USERS_STREAM), columns)
+
+    def _interactions(self) -> Iterator[pa.RecordBatch]:
+        """What each user did before its split: distinct items, ascending."""
+        known = np.flatnonzero(self.in_log & (self.time < self.split[self.user]))
+        pair = self.user[known] * (int(self.item.max(initial=0)) + 1) + self.item[known]
+        order = np.argsort(pair, kind="stable")
+        known, pair = known[order], pair[order]
+        runs = group_runs(pair)
+        first = known[runs[:-1]]
+        if len(first) == 0:
+            return
+        positive = np.maximum.reduceat(self.positive[known].astype(np.int32), runs[:-1])
+        tested = self.positive & np.isin(self.source, [self.plan.sources.index(name) for name in self.plan.tested])
+        targets = np.add.reduceat(tested[known].astype(np.int32), runs[:-1])
+        newest = np.maximum.reduceat(self.time[known], runs[:-1])
+        offsets = group_runs(self.user[first])
+        users = self.user[first[offsets[:-1]]]
+        columns = {
+            SEEN_ITEMS: _binary(Lists(offsets, self.item[first].astype(np.int32))),
+            SEEN_POSITIVE: _binary(Lists(offsets, positive)),
+            SEEN_TARGETS: _binary(Lists(offsets, targets)),
+            SEEN_TIME: _binary(Lists(offsets, newest)),
+        }
+        yield from self._routed("interactions", users, _mixed(self.user_key[users], SEEN_STREAM), columns)
+
+    def _routed(
+        self, dataset: str, users: np.ndarray, order: np.ndarray, columns: Mapping[str, pa.Array]
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields rows with the file that they go to; columns that a dataset lacks are null."""
+        files, tasks = self.plan.router.route(dataset, order)
+        given = {
+            TASK: pa.array(tasks),
+            FILE: pa.array(files),
+            ORDER: pa.array(order.view(np.int64)),
+            USER_ID: self.user_ids.take(pa.array(users)),
+            USER_KEY: pa.array(self.user_key[users]),
+            **columns,
+        }
+        fields = output_fields(self.plan)
+        arrays = [given[name].cast(kind) if name in given else pa.nulls(len(users), kind) for name, kind in fields]
+        table = pa.Table.from_arrays(arrays, names=[name for name, _ in fields])
+        yield from table.to_batches(max_chunksize=BATCH_ROWS)
+
+
+BATCH_ROWS = 16384
+
+
+def counted(counter: Counter, events: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Returns a counter's value from its events and the positives among them, (n,) float32."""
+    if counter.count == "rate":
+        worth = np.maximum(events + counter.strength, 1e-12)
+        return ((positives + counter.prior * counter.strength) / worth).astype(np.float32)
+    return (events if counter.count == "events" else positives).astype(np.float32)
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column as numbers; null, where a row has no such column, is 0."""
+    filled = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if filled.null_count:
+        filled = pc.fill_null(filled, pa.scalar(0, filled.type) if filled.type != pa.bool_() else False)
+    return filled.to_numpy(zero_copy_only=False)
+
+
+def _binary(lists: Lists) -> pa.BinaryArray:
+    """Returns lists of numbers as binaries, each as long as its list."""
+    values = np.ascontiguousarray(lists.values)
+    offsets = (lists.offsets * values.itemsize).astype(np.int32)
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(values)]
+    )
+
+
+def _distinct(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, Lists]:
+    """Returns the users, ascending, and each one's items, ascending and each once."""
+    size = int(items.max(initial=0)) + 1
+    pairs = np.unique(users * size + items)
+    offsets = group_runs(pairs // size)
+    return pairs[offsets[:-1]] // size, Lists(offsets, (pairs % size).astype(np.int32))
+
+
+def _mixed(keys: np.ndarray, stream: int) -> np.ndarray:
+    return mixed(keys.view(np.uint64) ^ np.uint64(stream)).view(np.int64)

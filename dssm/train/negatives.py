@@ -1,0 +1,132 @@
+"""Sampled negatives: rows of label 0 behind a batch's rows, with their items' columns from the encoded catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from dssm.config import Settings
+from dssm.errors import UserError
+from dssm.manifest import (
+    ITEM_INDEX,
+    LABEL,
+    NEGATIVE_PROBABILITY,
+    NEGATIVES,
+    WEIGHT,
+    ColumnSpec,
+    Manifest,
+    changing_item_features,
+    check_columns,
+    negative_columns,
+    negatives_column,
+    read_manifest,
+)
+from dssm.stream.batches import Batch
+from dssm.stream.reader import Columns, read_files
+
+
+class SampledNegatives:
+    """Gives each positive of a batch the negatives that were drawn for it when the samples were built.
+
+    What stands in the catalogue is looked up there; the values of an item feature that changes with the
+    event's time stand beside the positive. The catalogue lies in each rank's main memory, 4 bytes for each
+    number of an item's encoded columns: 3 GB for a million items with an inline vector of 768 numbers, and
+    a few dozen MB with vectors of storage: table.
+
+    Args:
+      catalogue: encoded item columns in the order of the item indexes, each (items, *shape).
+      changing: names of the item features whose values stand beside the positive.
+      weights: (K,), of each place among a positive's K negatives: the factor on the positive's weight.
+    """
+
+    def __init__(self, catalogue: Mapping[str, np.ndarray], changing: Sequence[str], weights: Sequence[float]) -> None:
+        with tf.device("CPU:0"):  # a GPU's memory is for the tables; what a batch needs of the catalogue is small
+            self._catalogue = {name: tf.constant(values) for name, values in catalogue.items()}
+            self._weights = tf.constant(weights, tf.float32)
+        self._changing = tuple(changing)
+
+    def appended(self, batch: Batch) -> tuple[Batch, tf.Tensor]:
+        """Puts the negatives of a batch's positives behind its rows.
+
+        A place without a negative (−1) gives no row, nor does a row that is no positive or weighs nothing.
+
+        Args:
+          batch: item columns, LABEL and WEIGHT, each (batch, …); NEGATIVES and `negatives_column`s, (batch, K).
+        Returns: item columns, LABEL and WEIGHT of the batch's rows and then of the negatives; and the number of
+          the row in the batch that each of them belongs to. A negative has the label 0.
+        """
+        drawn = batch[NEGATIVES]
+        positive = tf.logical_and(batch[LABEL] > 0, batch[WEIGHT] > 0)
+        places = tf.where(tf.logical_and(positive[:, None], drawn >= 0))  # (negatives, 2): row, place among K
+        row, place = tf.unstack(places, axis=1)
+        items = tf.gather_nd(drawn, places)
+        with tf.device("CPU:0"):
+            columns = {name: tf.gather(values, items) for name, values in self._catalogue.items()}
+            factors = tf.gather(self._weights, place)
+        columns |= {name: tf.gather_nd(batch[negatives_column(name)], places) for name in self._changing}
+        columns[WEIGHT] = tf.gather(batch[WEIGHT], row) * factors
+        columns[LABEL] = tf.zeros_like(columns[WEIGHT])
+        joined = {name: tf.concat([batch[name], values], axis=0) for name, values in columns.items()}
+        return joined, tf.concat([tf.range(tf.shape(drawn, row.dtype)[0], dtype=row.dtype), row], axis=0)
+
+
+def step_negative_columns(settings: Settings, manifest: Manifest, folder: str) -> dict[str, ColumnSpec]:
+    """Returns the columns that the step reads of the sampled negatives; none where the settings have no negatives.
+
+    Raises: UserError where the training samples were built with other negatives.
+    """
+    expected = negative_columns(settings.samples.negatives, settings.features, settings.counters)
+    try:
+        check_columns(manifest, expected, folder)
+    except UserError as error:
+        raise UserError(f"samples.negatives: {error}") from error
+    return {name: spec for name, spec in expected.items() if name != NEGATIVE_PROBABILITY}
+
+
+def load_negatives(
+    settings: Settings, folder: str, item_columns: Mapping[str, ColumnSpec], build: str
+) -> SampledNegatives | None:
+    """Loads what the negatives need of the catalogue; None where the settings have no negatives.
+
+    Args:
+      folder: the encoded catalogue, samples/items.
+      item_columns: the inputs of the item tower.
+      build: of the training samples.
+    Raises: UserError where the catalogue is of another build, or does not fit the settings.
+    """
+    kinds = settings.samples.negatives.values()
+    if not kinds:
+        return None
+    manifest = read_manifest(folder, "build_samples")
+    if manifest.build != build:
+        raise UserError(
+            f"{folder}: of build {manifest.build}, but the training samples are of build {build}, whose negatives are "
+            "indexes of its own catalogue; run build_samples again"
+        )
+    changing = [feature.name for feature in changing_item_features(settings.features, settings.counters)]
+    fixed = {name: spec for name, spec in item_columns.items() if name not in changing}
+    weights = [kind.weight for kind in kinds for _ in range(kind.count)]
+    return SampledNegatives(read_catalogue(folder, manifest, fixed), changing, weights)
+
+
+def read_catalogue(folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> Columns:
+    """Reads columns of the encoded catalogue, in the order of the item indexes.
+
+    Returns: arrays of shape (items, *column shape).
+    Raises: UserError where the dataset has other columns, or its indexes are not 0…items − 1.
+    """
+    wanted = {ITEM_INDEX: ColumnSpec(dtype="int32"), **columns}
+    check_columns(manifest, wanted, folder)
+    found = {name: np.zeros((manifest.rows, *spec.shape), spec.dtype) for name, spec in columns.items()}
+    filled = np.zeros(manifest.rows, bool)
+    for part in read_files(folder, [file for file in manifest.files if file.rows], wanted):
+        index = part.pop(ITEM_INDEX)
+        known = (index >= 0) & (index < manifest.rows)
+        filled[index[known]] = True
+        for name, values in part.items():
+            found[name][index[known]] = values[known]
+    if not filled.all():
+        raise UserError(f"{folder}: the item indexes are not 0…{manifest.rows - 1}; run build_samples again")
+    return found

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dssm.errors import UserError
+from dssm.manifest import read_manifest
+from dssm.paths import RunPaths
+from dssm.scoring.vectors import check_model_fits
+from tests.datasets import make_settings, write_items
+from tests.model.tiny import write_model
+
+
+@pytest.mark.parametrize("storage", ["inline", "table"])
+def test_a_model_fits_the_samples_that_it_was_trained_on(tmp_path: Path, storage: str):
+    settings = make_settings(tmp_path, storage=storage)
+    write_items(settings)
+    folder = RunPaths(settings.run_folder).part("items")
+    model = write_model(settings)
+    check_model_fits(model, read_manifest(folder, "build_samples"), model.item_columns, folder)
+
+
+@pytest.mark.parametrize("storage", ["inline", "table"])
+def test_row_numbers_of_another_build_are_refused(tmp_path: Path, storage: str):
+    settings = make_settings(tmp_path, storage=storage)
+    write_items(settings, build="later")
+    folder = RunPaths(settings.run_folder).part("items")
+    model, samples = write_model(settings), read_manifest(folder, "build_samples")
+    if storage == "inline":  # the rows hold the vectors themselves
+        check_model_fits(model, samples, model.item_columns, folder)
+        return
+    with pytest.raises(UserError) as caught:
+        check_model_fits(model, samples, model.item_columns, folder)
+    assert str(caught.value) == (
+        f"{folder}: build later holds row numbers of its own table of vectors 'post', but the model "
+        f"{model.model_version} was trained on those of build tiny; run train again on these samples"
+    )
+
+
+def test_other_vocabularies_and_columns_are_refused(tmp_path: Path):
+    settings = make_settings(tmp_path)
+    write_items(settings)
+    folder = RunPaths(settings.run_folder).part("items")
+    model, samples = write_model(settings), read_manifest(folder, "build_samples")
+    topic = samples.vocabularies["topic_id"].model_copy(update={"digest": "other"})
+    other = samples.model_copy(update={"vocabularies": {**samples.vocabularies, "topic_id": topic}})
+    with pytest.raises(UserError, match=r"vocabulary 'topic_id' is not the one that the model .* was trained with"):
+        check_model_fits(model, other, model.item_columns, folder)
+    columns = {name: spec for name, spec in samples.columns.items() if name != "image"}
+    with pytest.raises(UserError, match=r"column 'image': found none, the settings expect float32\[4\] packed"):
+        check_model_fits(model, samples.model_copy(update={"columns": columns}), model.item_columns, folder)
