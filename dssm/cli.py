@@ -17,6 +17,12 @@ JOBS = {
     "evaluate": "search the whole catalogue for each user of the test window, beside baselines",
     "score_items": "publish a vector for every item of the catalogue in a table",
 }
+# These look at a run that is there: they take no config and start no Spark.
+VIEWS = {
+    "show": "print samples of a run in words",
+    "profile": "write the data report of a run: profile.html, and its numbers as profile.json",
+}
+PARTS = ("train", "test", "users", "items")
 
 
 def parser(job: str) -> argparse.ArgumentParser:
@@ -39,6 +45,29 @@ def parse_settings(argv: Sequence[str] | None, job: str) -> list[Settings]:
     settings = load_settings(arguments.config, arguments.set)
     dates = parse_dates(arguments.date, arguments.dates)
     return [settings.for_date(date) for date in dates or [settings.date]]
+
+
+def view_parser(view: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=f"./spark-submit.sh {view}", description=VIEWS[view] + ".")
+    made.add_argument("run", metavar="RUN", help="NAME/DATE, NAME (its newest date), or a run's folder")
+    made.add_argument("--root", default="runs", help="folder of the runs (default: %(default)s)")
+    if view == "show":
+        made.add_argument("--part", choices=PARTS, default="train", help="the dataset (default: %(default)s)")
+        made.add_argument("--user", metavar="U", help="only samples of this user, the newest first")
+        made.add_argument("--rows", type=int, default=3, metavar="N", help="samples at most (default: %(default)s)")
+        made.add_argument("--full", action="store_true", help="long lists with all their entries")
+    return made
+
+
+def parse_view(argv: Sequence[str] | None, view: str) -> argparse.Namespace:
+    """Returns the arguments of a view.
+
+    Raises: UserError at rows below 1; SystemExit(2) at unknown arguments.
+    """
+    arguments = view_parser(view).parse_args(argv)
+    if view == "show" and arguments.rows < 1:
+        raise UserError(f"--rows {arguments.rows}: expected at least 1")
+    return arguments
 
 
 def each_date(argv: Sequence[str] | None, job: str) -> Iterator[Settings]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from dssm.config import Settings, load_settings, parse_dates
 from dssm.errors import UserError
-from dssm.features import DenseFeat, SparseFeat, VarLenSparseFeat
+from dssm.features import DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, embedded, of_side
+from dssm.sections import Catalogue, HardNegatives, PopularityNegatives, ProfileTable, UniformNegatives
 
 PROJECT = Path(__file__).parents[1]
 
@@ -76,6 +77,12 @@ def faults(folder: Path, values: Any, *overrides: str) -> list[str]:
 # Faults ------------------------------------------------------------------------------------------------
 
 FEATURE = {"kind": "SparseFeat", "side": "user"}
+NUMBER = {"kind": "DenseFeat", "side": "user"}
+TEXT = {"kind": "TextFeat", "side": "item"}
+FAVOURITES = {"kind": "VarLenSparseFeat", "side": "user", "column": "clicks", "of": "topic_id", "weighted": True}
+COUNTER = {"side": "user", "sources": ["feed"], "days": 7}
+UPLOADED = Catalogue(path="x", key="post_id", upload_time="uploaded").model_dump(mode="json")
+BCE = {"train__loss": "weighted_bce"}
 
 CROSS_CHECKS = {
     "a typo in share_embedding": (
@@ -113,12 +120,12 @@ CROSS_CHECKS = {
     "a history as one id": (
         {"features__clicked": {"kind": "SparseFeat", "side": "user", "column": "clicks"}},
         "features.clicked.column: 'clicks' is a history, a list without weights; expected a VarLenSparseFeat without "
-        "weights, or a DenseFeat with pre_embed and a reduce_type",
+        "weights or with 'of', or a DenseFeat with pre_embed and a reduce_type",
     ),
     "a history with weights": (
         {"features__clicked__weighted": True},
         "features.clicked.column: 'clicks' is a history, a list without weights; expected a VarLenSparseFeat without "
-        "weights, or a DenseFeat with pre_embed and a reduce_type",
+        "weights or with 'of', or a DenseFeat with pre_embed and a reduce_type",
     ),
     "a history of an unknown source": (
         {"histories__clicks__sources": ["fed"]},
@@ -192,7 +199,150 @@ CROSS_CHECKS = {
     "weighted_bce without negatives": (
         {"train__loss": "weighted_bce"},
         "samples.train_rows: 'positives' leaves weighted_bce without negatives; expected 'all', "
-        "or train.loss: in_batch_softmax",
+        "samples.negatives, or train.loss: in_batch_softmax",
+    ),
+    "hash buckets beside another's table": (
+        {"features__liked": {**FEATURE, "kind": "VarLenSparseFeat", "share_embedding": "topic_id", "hash_buckets": 9}},
+        "features.liked.hash_buckets: the table of 'topic_id' has its own; remove it",
+    ),
+    "an embedding shared with buckets of a number": (
+        {"features__topic_id__boundaries": [1, 2]},
+        "features.all_topic_fav_7.share_embedding: the ids of 'topic_id' are buckets; name a feature of ids",
+    ),
+    "an embedding shared with quantiles": (
+        {"features__topic_id__quantiles": 10},
+        "features.all_topic_fav_7.share_embedding: the ids of 'topic_id' are buckets; name a feature of ids",
+    ),
+    "an embedding shared with hours": (
+        {"features__hour": {**FEATURE, "time": "hour"}, "features__clicked__share_embedding": "hour"},
+        "features.clicked.share_embedding: the ids of 'hour' are buckets; name a feature of ids",
+    ),
+    "trigrams in a table of ids": (
+        {"features__title": {**TEXT, "share_embedding": "topic_id"}},
+        "features.title.share_embedding: trigrams and ids share no table; name another TextFeat",
+    ),
+    "ids in a table of trigrams": (
+        {"features__title": TEXT, "features__clicked__share_embedding": "title"},
+        "features.clicked.share_embedding: trigrams and ids share no table; name another VarLenSparseFeat",
+    ),
+    "row numbers of a list without a length": (
+        {
+            "vectors__post__storage": "table",
+            "features__seen": {
+                **NUMBER,
+                "column": "clicks",
+                "pre_embed": "post",
+                "reduce_type": "mean",
+            },
+        },
+        "features.seen.maxlen: vectors 'post' are of storage: table, so that samples hold lists of row numbers; "
+        "expected the entries to keep, such as 50",
+    ),
+    "a history that keeps its oldest entries": (
+        {"features__clicked__keep": "last"},
+        "features.clicked.keep: a history is newest first; expected keep: first",
+    ),
+    "a history as text": (
+        {"features__clicked": {"kind": "TextFeat", "side": "user", "column": "clicks"}},
+        "features.clicked.column: 'clicks' is a history, a list without weights; expected a VarLenSparseFeat without "
+        "weights or with 'of', or a DenseFeat with pre_embed and a reduce_type",
+    ),
+    "a history of one vector": (
+        {"features__clicked": {**NUMBER, "column": "clicks", "pre_embed": "post"}},
+        "features.clicked.column: 'clicks' is a history, a list without weights; expected a VarLenSparseFeat without "
+        "weights or with 'of', or a DenseFeat with pre_embed and a reduce_type",
+    ),
+    "favourites of an unknown feature": (
+        {"features__favourites": {**FAVOURITES, "of": "topicid"}},
+        "features.favourites.of: no item feature is named 'topicid' (did you mean 'topic_id'?)",
+    ),
+    "favourites of a user's feature": (
+        {"features__favourites": {**FAVOURITES, "of": "client_id"}},
+        "features.favourites.of: no item feature is named 'client_id' (known: post_embed, topic_id)",
+    ),
+    "favourites of a number": (
+        {"features__favourites": {**FAVOURITES, "of": "post_embed"}},
+        "features.favourites.of: 'post_embed' is a DenseFeat and has no ids to list",
+    ),
+    "favourites of a text": (
+        {"features__title": TEXT, "features__favourites": {**FAVOURITES, "of": "title"}},
+        "features.favourites.of: 'title' is a TextFeat and has no ids to list",
+    ),
+    "favourites in a table of their own": (
+        {"features__favourites": FAVOURITES},
+        "features.favourites.share_embedding: found None, but the ids are those of 'topic_id'; set it to topic_id",
+    ),
+    "favourites of what is no history": (
+        {"features__favourites": {**FAVOURITES, "column": "click", "share_embedding": "topic_id"}},
+        "features.favourites.of: goes with a history only, and 'click' is none (did you mean 'clicks'?)",
+    ),
+    "a counter of an unknown source": (
+        {"counters__clicks_7": {**COUNTER, "sources": ["fed"]}},
+        "counters.clicks_7.sources: no event source is named 'fed' (did you mean 'feed'?)",
+    ),
+    "a counter named as a history": (
+        {"counters__clicks": COUNTER},
+        "counters.clicks: a history has this name; rename one of them",
+    ),
+    "a counter's name with a dot": (
+        {"counters": {"a.b": COUNTER}},
+        "counters.a.b: not a name; expected letters, digits and single underscores, a letter first",
+    ),
+    "a user's counter on the item side": (
+        {"counters__clicks_7": COUNTER, "features__clicks_7": {**NUMBER, "side": "item"}},
+        "features.clicks_7.side: the counter 'clicks_7' is the user's; set it to that",
+    ),
+    "a counter as an id": (
+        {"counters__clicks_7": COUNTER, "features__clicks_7": FEATURE},
+        "features.clicks_7.column: 'clicks_7' is a counter, a number that changes with each event; "
+        "expected a DenseFeat with transform raw or log1p",
+    ),
+    "a counter as a vector": (
+        {"counters__clicks_7": COUNTER, "features__clicks_7": {**NUMBER, "pre_embed": "post"}},
+        "features.clicks_7.column: 'clicks_7' is a counter, a number that changes with each event; "
+        "expected a DenseFeat with transform raw or log1p",
+    ),
+    "a counter that is standardised": (
+        {"counters__clicks_7": COUNTER, "features__clicks_7": {**NUMBER, "transform": "standard"}},
+        "features.clicks_7.column: 'clicks_7' is a counter, a number that changes with each event; "
+        "expected a DenseFeat with transform raw or log1p",
+    ),
+    "a target that no source has": (
+        {"sources__feed__targets": {"like": "liked"}, "targets": {"likes": {}}},
+        "targets.likes: no source has it in its targets (did you mean 'like'?)",
+    ),
+    "a target's name with two underscores": (
+        {"sources__feed__targets": {"long__view": "x"}},
+        "sources.feed.targets.long__view: not a name; expected letters, digits and single underscores, a letter first",
+    ),
+    "a share of unclicked rows that are not kept": (
+        {"samples__unclicked_share": 0.5},
+        "samples.unclicked_share: goes with samples.train_rows: all; set it, or remove the share",
+    ),
+    "negatives that the loss does not read": (
+        {"samples__negatives": {"any": {"kind": "uniform"}}},
+        "samples.negatives: train.loss in_batch_softmax draws its candidates from the batch and does not read them; "
+        "expected train.loss: weighted_bce, or no negatives",
+    ),
+    "unclicked negatives of an unknown source": (
+        {**BCE, "samples__negatives": {"shown": {"kind": "unclicked", "sources": ["fed"]}}},
+        "samples.negatives.shown.sources: no event source is named 'fed' (did you mean 'feed'?)",
+    ),
+    "the name of negatives": (
+        {**BCE, "samples__negatives": {"1st": {"kind": "uniform"}}},
+        "samples.negatives.1st: not a name; expected letters, digits and single underscores, a letter first",
+    ),
+    "negatives whose names differ by case": (
+        {**BCE, "samples__negatives": {"any": {"kind": "uniform"}, "Any": {"kind": "uniform"}}},
+        "samples.negatives.Any: differs from 'any' only by case, which Spark's columns don't know; rename one",
+    ),
+    "vocabularies that grow from nothing": (
+        {"samples__vocabularies": {"grow": True}},
+        "samples.vocabularies.grow: grows another run's; name that in samples.vocabularies.run",
+    ),
+    "an item's age without its upload": (
+        {"features__age": {**NUMBER, "side": "item", "time": "days_since_upload"}},
+        "features.age.time: needs catalogue.upload_time; name the column there",
     ),
     "a typo in the gate's metric": (
         {"item_table__gate__metric": "recal@50"},
@@ -247,7 +397,7 @@ SINGLE_KEYS = {
         {"features__topic_id__kind": ABSENT},
         [
             "features.topic_id.kind: found None, expected the kind of the feature "
-            "(known: SparseFeat, VarLenSparseFeat, DenseFeat)"
+            "(known: SparseFeat, VarLenSparseFeat, TextFeat, DenseFeat)"
         ],
     ),
     "a feature without a side": (
@@ -261,6 +411,144 @@ SINGLE_KEYS = {
     "transform of vectors": (
         {"features__post_embed__transform": "log1p"},
         ["features.post_embed: transform goes with plain numbers only; remove it, or remove pre_embed"],
+    ),
+    "two kinds of id": (
+        {"features__topic_id": {**FEATURE, "side": "item", "hash_buckets": 9, "quantiles": 5}},
+        ["features.topic_id: hash_buckets and quantiles: give one of them; each says by itself what the ids are"],
+    ),
+    "buckets in another's table": (
+        {"features__price": {**FEATURE, "side": "item", "boundaries": [1], "share_embedding": "topic_id"}},
+        ["features.price: boundaries and share_embedding: give one of them; each says by itself what the ids are"],
+    ),
+    "hours in another's table": (
+        {"features__hour": {**FEATURE, "time": "hour", "share_embedding": "client_id"}},
+        ["features.hour: time and share_embedding: give one of them; each says by itself what the ids are"],
+    ),
+    "boundaries that descend": (
+        {"features__topic_id__boundaries": [2, 1]},
+        ["features.topic_id: boundaries: expected ascending numbers, each once"],
+    ),
+    "a boundary twice": (
+        {"features__topic_id__boundaries": [1, 2, 2]},
+        ["features.topic_id: boundaries: expected ascending numbers, each once"],
+    ),
+    "no boundary": (
+        {"features__topic_id__boundaries": []},
+        ["features.topic_id.boundaries: found []: tuple should have at least 1 item after validation, not 0"],
+    ),
+    "a single quantile": (
+        {"features__topic_id__quantiles": 1},
+        ["features.topic_id.quantiles: found 1: input should be greater than or equal to 2"],
+    ),
+    "the item's hour": (
+        {"features__hour": {**FEATURE, "side": "item", "time": "hour"}},
+        ["features.hour: time: the hour and weekday are the request's; expected side: user"],
+    ),
+    "weights of a list that has none": (
+        {"features__clicked__weight_column": "scores"},
+        ["features.clicked: weight_column goes with weighted: true; set it"],
+    ),
+    "the heaviest of entries without weights": (
+        {"features__clicked__keep": "heaviest"},
+        ["features.clicked: keep: heaviest goes with weighted: true; set it, or keep: first"],
+    ),
+    "weights of a history's favourites": (
+        {"features__favourites": {**FAVOURITES, "weight_column": "scores"}},
+        ["features.favourites: of counts a history's ids itself; remove weight_column"],
+    ),
+    "a separator of two characters": (
+        {"features__clicked__separator": ", "},
+        ["features.clicked.separator: found ', ': string should have at most 1 character"],
+    ),
+    "a text without weights": (
+        {"features__title": {**TEXT, "weighted": False}},
+        ["features.title.weighted: found False: input should be True"],
+    ),
+    "the age of a user": (
+        {"features__age": {**NUMBER, "time": "days_since_upload"}},
+        ["features.age: time: days_since_upload is a plain number of the item; expected side: item, no pre_embed"],
+    ),
+    "an age as a vector": (
+        {"features__post_embed__time": "days_since_upload"},
+        [
+            "features.post_embed: time: days_since_upload is a plain number of the item; "
+            "expected side: item, no pre_embed"
+        ],
+    ),
+    "an age that is standardised": (
+        {"features__age": {**NUMBER, "side": "item", "time": "days_since_upload", "transform": "minmax"}},
+        ["features.age: transform: minmax needs statistics, which the event's time has not; expected raw or log1p"],
+    ),
+    "a null that is no number": (
+        {"features__age": {**NUMBER, "null": float("nan")}},
+        ["features.age.null: found nan: input should be a finite number"],
+    ),
+    "a target without a width": (
+        {"sources__feed__targets": {"like": "x"}, "targets": {"like": {"low": 2, "high": 2}}},
+        ["targets.like: low is 2 and high 2; expected low below high"],
+    ),
+    "snapshots that are available later": (
+        {"profiles__clients": {"path": "x", "key": "k", "as_of": "day", "available_from": "2024-01-01"}},
+        ["profiles.clients: available_from goes with a table without snapshots; remove it, or as_of and {date}"],
+    ),
+    "daily snapshots that are available later": (
+        {"profiles__clients": {"path": "{date}.csv", "key": "k", "available_from": "2024-01-01"}},
+        ["profiles.clients: available_from goes with a table without snapshots; remove it, or as_of and {date}"],
+    ),
+    "a history of no days": (
+        {"histories__clicks__days": 0},
+        ["histories.clicks.days: found 0: input should be greater than or equal to 1"],
+    ),
+    "a counter over more than a year": (
+        {"counters__clicks_7": {**COUNTER, "days": 367}},
+        ["counters.clicks_7.days: found 367: input should be less than or equal to 366"],
+    ),
+    "a counter of an unknown number": (
+        {"counters__clicks_7": {**COUNTER, "count": "clicks"}},
+        ["counters.clicks_7.count: found 'clicks': input should be 'events', 'positives' or 'rate'"],
+    ),
+    "an unknown kind of negatives": (
+        {**BCE, "samples__negatives": {"any": {"kind": "unifrom"}}},
+        ["samples.negatives.any.kind: found 'unifrom', expected the kind of the negatives (did you mean 'uniform'?)"],
+    ),
+    "negatives of no kind": (
+        {**BCE, "samples__negatives": {"any": {"count": 4}}},
+        [
+            "samples.negatives.any.kind: found None, expected the kind of the negatives "
+            "(known: uniform, popularity, suppressed, group, unclicked, hard)"
+        ],
+    ),
+    "an unknown key of negatives": (
+        {**BCE, "samples__negatives": {"any": {"kind": "popularity", "exponnt": 1}}},
+        ["samples.negatives.any: unknown key 'exponnt' (did you mean 'exponent'?)"],
+    ),
+    "no negative of a kind": (
+        {**BCE, "samples__negatives": {"any": {"kind": "uniform", "count": 0}}},
+        ["samples.negatives.any.count: found 0: input should be greater than or equal to 1"],
+    ),
+    "negatives of a group without a column": (
+        {**BCE, "samples__negatives": {"near": {"kind": "group"}}},
+        ["samples.negatives.near.column: required, but not given"],
+    ),
+    "ranks that descend": (
+        {**BCE, "samples__negatives": {"hard": {"kind": "hard", "items": "x", "ranks": [500, 101]}}},
+        ["samples.negatives.hard: ranks: 500 is above 101; expected [first, last]"],
+    ),
+    "a threshold of zero": (
+        {"samples__popular_threshold": 0},
+        ["samples.popular_threshold: found 0: input should be greater than 0"],
+    ),
+    "an unknown split": (
+        {"samples__split": {"kind": "random"}},
+        ["samples.split.kind: found 'random': input should be 'time' or 'leave_last_out'"],
+    ),
+    "cold rows of an unknown kind": (
+        {"samples__split": {"drop_cold": ["user"]}},
+        ["samples.split.drop_cold.0: found 'user': input should be 'users' or 'items'"],
+    ),
+    "vectors in an unknown storage": (
+        {"vectors__post__storage": "tables"},
+        ["vectors.post.storage: found 'tables': input should be 'inline' or 'table'"],
     ),
     "no place": ({"catalogue__path": ABSENT}, ["catalogue: give one of 'path' and 'table'"]),
     "two places": ({"catalogue__table": "db.posts"}, ["catalogue: give one of 'path' and 'table'"]),
@@ -399,6 +687,78 @@ def test_defaults_and_names(tmp_path: Path) -> None:
     assert (embed.pre_embed, embed.reduce_type) == ("post", "none")
     assert settings.sources["feed"].roles == ("train", "test")
     assert (settings.window.train_days, settings.window.test_days) == (30, 1)
+
+
+def test_everything_that_samples_can_hold_goes_through_json(tmp_path: Path) -> None:
+    """As the ranks of a training get their settings."""
+    negatives = {
+        "any": {"kind": "uniform", "count": 2, "weight": 0.5},
+        "popular": {"kind": "popularity"},
+        "hard": {"kind": "hard", "items": "x", "ranks": [10, 20]},
+    }
+    values = changed(
+        **BCE,
+        samples__negatives=negatives,
+        samples__split={"kind": "leave_last_out", "drop_cold": ["items"]},
+        sources__feed__targets={"like": "liked", "watch": "seconds"},
+        targets__watch={"low": 0, "high": 60},
+        counters__clicks_7=COUNTER,
+        catalogue=UPLOADED,
+        vectors__post__storage="table",
+        features__title=TEXT,
+        features__favourites={**FAVOURITES, "share_embedding": "topic_id", "keep": "heaviest"},
+        features__hour={**FEATURE, "time": "hour"},
+        features__clicks_7={**NUMBER, "transform": "log1p"},
+        features__age={**NUMBER, "side": "item", "time": "days_since_upload"},
+        features__seen={**NUMBER, "column": "clicks", "pre_embed": "post", "reduce_type": "sum", "maxlen": 5},
+    )
+    settings = load(tmp_path, values)
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+    assert settings.target_names == ["like", "watch"]
+    any_, popular, hard = settings.samples.negatives.values()
+    assert (any_, popular) == (UniformNegatives(count=2, weight=0.5), PopularityNegatives(count=4, exponent=0.75))
+    assert isinstance(hard, HardNegatives)
+    assert hard.ranks == (10, 20)
+    assert [f.name for f in of_side(settings.features, "item")] == ["topic_id", "post_embed", "title", "age"]
+    assert [f.name for f in embedded(settings.features)] == [
+        "client_id", "topic_id", "all_topic_fav_7", "clicked", "title", "favourites", "hour",
+    ]  # fmt: skip
+    title = settings.features["title"]
+    assert isinstance(title, TextFeat)
+    assert (title.weighted, title.combiner, title.hash_buckets, title.weight_name) == (
+        True, "sum", 30_000, "title__weight",
+    )  # fmt: skip
+
+
+def test_targets_of_several_sources_are_named_once(tmp_path: Path) -> None:
+    feed = MINIMAL["sources"]["feed"]
+    sources = {"feed": {**feed, "targets": {"like": "a", "view": "b"}}, "push": {**feed, "targets": {"view": "c"}}}
+    assert load(tmp_path, changed(sources=sources)).target_names == ["like", "view"]
+
+
+def test_weighted_bce_takes_its_negatives_from_the_samples(tmp_path: Path) -> None:
+    settings = load(tmp_path, changed(**BCE, samples__negatives={"any": {"kind": "uniform"}}))
+    assert settings.samples.train_rows == "positives"
+    assert load(tmp_path, changed(**BCE, samples__train_rows="all")).samples.negatives == {}
+
+
+def test_vectors_of_one_id_need_no_length_in_any_storage(tmp_path: Path) -> None:
+    settings = load(tmp_path, changed(vectors__post__storage="table"))
+    assert settings.vectors["post"].storage == "table"
+
+
+def test_snapshots_come_with_a_time_or_a_daily_path() -> None:
+    assert ProfileTable(path="x", key="k", as_of="day").has_snapshots
+    assert ProfileTable(path="{date:%Y%m%d}.csv", key="k").has_snapshots
+    assert not ProfileTable(table="db.clients", key="k").has_snapshots
+
+
+@pytest.mark.parametrize(
+    ("given", "is_bucketised"),
+    [({}, False), ({"boundaries": (1.0,)}, True), ({"quantiles": 4}, True), ({"time": "weekday"}, False)],
+)
+def test_ids_of_a_numbers_buckets(given: dict[str, Any], is_bucketised: bool) -> None:
+    assert SparseFeat(name="f", side="user", **given).is_bucketised == is_bucketised
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "conf").glob("*.yaml")), ids=lambda path: path.name)

@@ -8,19 +8,27 @@ import numpy as np
 import pytest
 
 from dssm.errors import UserError
-from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
+from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
 from dssm.manifest import (
+    SCHEMA_VERSION,
     ColumnSpec,
     FileSpec,
+    JoinCounts,
     Manifest,
     SourceCounts,
+    Statistics,
     VocabularySpec,
+    changing_item_features,
     check_columns,
     data_files,
     encoded_columns,
+    negative_columns,
+    negatives_column,
     read_manifest,
+    target_column,
     write_manifest,
 )
+from dssm.sections import PopularityNegatives, UniformNegatives, VectorTable
 
 MANIFEST = Manifest(
     kind="train",
@@ -28,9 +36,14 @@ MANIFEST = Manifest(
     build="0123456789abcdef",
     seed=7,
     columns={"post_id": ColumnSpec(dtype="int32"), "v": ColumnSpec(dtype="float32", shape=(64,), encoding="packed")},
-    vocabularies={"post_id": VocabularySpec(size=12, digest="ab")},
+    vocabularies={
+        "post_id": VocabularySpec(size=12, digest="ab"),
+        "hour": VocabularySpec(size=26, digest="cd", rule="time"),
+    },
+    statistics={"age": Statistics(events=3, mean=0.5, deviation=0.1, minimum=0, maximum=1, boundaries=(0.25, 0.75))},
     files=[FileSpec(name="part-00000.parquet", rows=5), FileSpec(name="part-00001.parquet", rows=7)],
     sources={"sources.feed": SourceCounts(place="x", rows_read=3, used={"train": 2}, filtered={"é": 1})},
+    joins=[JoinCounts(name="profiles.clients", rows=12, matched=9)],
 )
 
 
@@ -57,7 +70,7 @@ def test_a_folder_without_a_manifest_is_no_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99, expected 1; run build_samples again"),
+        ({"schema_version": 99}, f"schema version 99, expected {SCHEMA_VERSION}; run build_samples again"),
         ({"seed": None}, "seed: Input should be a valid integer; run build_samples again"),
         ({"surprise": 1}, "surprise: Extra inputs are not permitted; run build_samples again"),
         (
@@ -78,10 +91,10 @@ def test_a_manifest_that_does_not_fit(tmp_path: Path, change: dict[str, Any], me
 def test_a_manifest_of_another_schema_version_is_told_by_its_version(tmp_path: Path) -> None:
     """Another version may have other keys: those are not what is wrong with it."""
     path = tmp_path / "manifest.json"
-    path.write_text(json.dumps({"schema_version": 2, "parts": []}))
+    path.write_text(json.dumps({"schema_version": 1, "parts": []}))
     with pytest.raises(UserError) as caught:
         read_manifest(str(tmp_path), "build_samples")
-    assert str(caught.value) == f"{path}: schema version 2, expected 1; run build_samples again"
+    assert str(caught.value) == f"{path}: schema version 1, expected 2; run build_samples again"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\xff\xfe"], ids=["empty", "cut off", "a list", "not JSON"])
@@ -94,28 +107,81 @@ def test_a_manifest_that_is_no_json(tmp_path: Path, text: str) -> None:
     assert str(caught.value).endswith("; run train again")
 
 
-PACKED_IDS = ColumnSpec(dtype="int32", shape=(5,), encoding="packed")
+def packed(dtype: str, width: int) -> ColumnSpec:
+    return ColumnSpec(dtype=dtype, shape=(width,), encoding="packed")  # type: ignore[arg-type]
+
+
+INT = ColumnSpec(dtype="int32")
+VECTORS = {
+    "post": VectorTable(path="x", width=64),
+    "image": VectorTable(path="y", width=256, storage="table"),
+}
 
 
 @pytest.mark.parametrize(
     ("feature", "columns"),
     [
-        (SparseFeat(name="f", side="item"), {"f": ColumnSpec(dtype="int32")}),
-        (VarLenSparseFeat(name="f", side="user", maxlen=5), {"f": PACKED_IDS}),
+        (SparseFeat(name="f", side="item"), {"f": INT}),
+        (SparseFeat(name="f", side="user", time="hour"), {"f": INT}),
+        (SparseFeat(name="f", side="item", boundaries=(0.5, 1.5)), {"f": INT}),
+        (VarLenSparseFeat(name="f", side="user", maxlen=5), {"f": packed("int32", 5)}),
         (
             VarLenSparseFeat(name="f", side="user", maxlen=5, weighted=True),
-            {"f": PACKED_IDS, "f__weight": ColumnSpec(dtype="float32", shape=(5,), encoding="packed")},
+            {"f": packed("int32", 5), "f__weight": packed("float32", 5)},
         ),
+        (TextFeat(name="f", side="item", maxlen=7), {"f": packed("int32", 7), "f__weight": packed("float32", 7)}),
         (DenseFeat(name="f", side="item"), {"f": ColumnSpec(dtype="float32")}),
+        (DenseFeat(name="f", side="item", pre_embed="post"), {"f": packed("float32", 64)}),
         (
-            DenseFeat(name="f", side="item", pre_embed="post"),
-            {"f": ColumnSpec(dtype="float32", shape=(64,), encoding="packed")},
+            DenseFeat(name="f", side="user", pre_embed="post", reduce_type="mean", maxlen=9),
+            {"f": packed("float32", 64)},
+        ),
+        (DenseFeat(name="f", side="item", pre_embed="image"), {"f": INT}),
+        (
+            DenseFeat(name="f", side="user", pre_embed="image", reduce_type="sum", maxlen=9),
+            {"f": packed("int32", 9)},
         ),
     ],
-    ids=["SparseFeat", "VarLenSparseFeat", "weighted", "DenseFeat", "pre_embed"],
-)
+    ids=[
+        "SparseFeat", "time", "boundaries", "VarLenSparseFeat", "weighted", "TextFeat", "DenseFeat",
+        "inline", "inline list", "table", "table list",
+    ],
+)  # fmt: skip
 def test_columns_of_a_feature(feature: AnyFeature, columns: dict[str, ColumnSpec]) -> None:
-    assert encoded_columns(feature, {"post": 64}) == columns
+    assert encoded_columns(feature, VECTORS) == columns
+
+
+FEATURES: dict[str, AnyFeature] = {
+    "clicks": DenseFeat(name="clicks", side="user", column="clicks_7"),
+    "ctr": DenseFeat(name="ctr", side="item", column="ctr_30"),
+    "length": DenseFeat(name="length", side="item"),
+    "age": DenseFeat(name="age", side="item", time="days_since_upload"),
+    "image": DenseFeat(name="image", side="item", pre_embed="image"),
+    "topic_id": SparseFeat(name="topic_id", side="item"),
+}
+COUNTERS = {"clicks_7", "ctr_30"}
+
+
+def test_item_features_that_change_with_the_events_time() -> None:
+    assert [f.name for f in changing_item_features(FEATURES, COUNTERS)] == ["ctr", "age"]
+    assert [f.name for f in changing_item_features(FEATURES, set())] == ["age"]
+
+
+def test_columns_of_sampled_negatives() -> None:
+    kinds = {"any": UniformNegatives(count=3), "popular": PopularityNegatives(count=2)}
+    floats = packed("float32", 5)
+    assert negative_columns(kinds, FEATURES, COUNTERS) == {
+        "row__negatives": packed("int32", 5),
+        "row__negative_probability": floats,
+        "ctr__negatives": floats,
+        "age__negatives": floats,
+    }
+    assert negative_columns({}, FEATURES, COUNTERS) == {}
+
+
+def test_names_of_columns() -> None:
+    assert negatives_column("age") == "age__negatives"
+    assert target_column("like") == "row__target_like"
 
 
 def test_numbers_are_little_endian() -> None:
@@ -126,7 +192,7 @@ def test_numbers_are_little_endian() -> None:
 def test_columns_that_the_settings_do_not_expect() -> None:
     check_columns(MANIFEST, {"post_id": ColumnSpec(dtype="int32")}, "runs/x/train")
     with pytest.raises(UserError) as caught:
-        check_columns(MANIFEST, encoded_columns(DenseFeat(name="v", side="item", pre_embed="p"), {"p": 32}), "runs/x")
+        check_columns(MANIFEST, {"v": packed("float32", 32)}, "runs/x")
     assert str(caught.value) == (
         "runs/x: column 'v': found float32[64] packed, the settings expect float32[32] packed; "
         "run build_samples again with these settings"

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.report import report
 from benchmarks.samples.feed import FeedSpec, made_feed
 from benchmarks.samples.measured import Measured, measured
-from benchmarks.samples.pipeline import event_log, seconds_in_session, write_settings
+from benchmarks.samples.pipeline import event_log, seconds_in_session, train_rows, write_settings
 from benchmarks.samples.stages import Stage, slowest, stages
 from benchmarks.samples.task import ALL, POSITIVES, THREADS
 from dssm.console import table
@@ -64,6 +64,7 @@ class Run:
 
     name: str
     events: int
+    train_rows: int
     seconds: float
     start_up_s: float
     cpu_s: float
@@ -108,17 +109,19 @@ def run(side: Side, feed: Path, rows: str) -> Run:
         if side.module is not None:
             made = str(work / "samples.parquet")
             used = measured([sys.executable, "-m", f"benchmarks.samples.{side.module}", str(feed), made, rows], PROJECT)
-            return as_run(side, float(json.loads(used.output.splitlines()[-1])["seconds"]), used)
+            said = json.loads(used.output.splitlines()[-1])
+            return as_run(side, said["train_rows"], said["seconds"], used)
         config = str(write_settings(feed, work, rows))
         environment = {"MASTER": f"local[{THREADS}]", "DSSM_PYTHON": sys.executable}
         used = measured(["./spark-submit.sh", "build_samples", "--config", config], PROJECT, environment)
-        return as_run(side, seconds_in_session(used.output), used, stages(event_log(work)))
+        return as_run(side, train_rows(work), seconds_in_session(used.output), used, stages(event_log(work)))
 
 
-def as_run(side: Side, seconds: float, used: Measured, found: Iterable[Stage] = ()) -> Run:
+def as_run(side: Side, rows: int, seconds: float, used: Measured, found: Iterable[Stage] = ()) -> Run:
     return Run(
         name=side.name,
         events=side.feed.events,
+        train_rows=rows,
         seconds=seconds,
         start_up_s=used.wall_s - seconds,
         cpu_s=used.cpu_s,
@@ -140,6 +143,13 @@ def best(rounds: Sequence[Run]) -> Run:
     )
 
 
+def check_same_work(runs: Mapping[str, Run]) -> None:
+    """Raises RuntimeError where sides made another number of training rows of the same feed."""
+    found = {key: runs[key].train_rows for key in (PANDAS, DUCKDB, OURS) if key in runs}
+    if len(set(found.values())) > 1:
+        raise RuntimeError(f"training rows of one feed differ: {found}")
+
+
 def ratios(runs: Mapping[str, Run]) -> dict[str, float]:
     """Returns what the runs that were made say: above 1 is faster for vs_…, more for memory_… and growth_…."""
     found = {}
@@ -158,7 +168,7 @@ def ratios(runs: Mapping[str, Run]) -> dict[str, float]:
 def stage_rows(runs: Mapping[str, Run]) -> list[list[str]]:
     return [
         [
-            f"{runs[key].name}: {stage.number} {stage.name}",
+            f"{runs[key].name}: {stage.number} {stage.name.replace(f'{PROJECT}/', '')}",
             f"{len(stage.tasks)}",
             f"{stage.median_s:.2f}",
             f"{stage.longest_s:.2f}",
@@ -170,14 +180,21 @@ def stage_rows(runs: Mapping[str, Run]) -> list[list[str]]:
     ]
 
 
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.samples", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--data", default=os.environ.get("DATA", DATA), help="folder of the KuaiRand extract")
-    parser.add_argument("--events", type=int, default=EVENTS, help="events of the feed")
+    parser.add_argument("--events", type=positive, default=EVENTS, help="events of the feed")
     parser.add_argument("--rows", choices=(POSITIVES, ALL), default=POSITIVES, help="events that become samples")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each side; the best counts")
+    parser.add_argument("--rounds", type=positive, default=ROUNDS, help="runs of each side; the best counts")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of the benchmark; may be repeated")
     return parser.parse_args(argv)
 
@@ -202,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rounds[key].append(run(side, feeds[key], given.rows))
             print(f"round {number + 1}: {side.name}, {rounds[key][-1].seconds:.1f} s", file=sys.stderr)
     runs = {key: best(found) for key, found in rounds.items()}
+    check_same_work(runs)
     lagging = stage_rows(runs)
     if lagging:
         table("Tasks", STAGE_COLUMNS, lagging)
@@ -218,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "runs": {key: {k: v for k, v in asdict(found).items() if k != "stages"} for key, found in runs.items()},
             "stages": {"columns": STAGE_COLUMNS, "rows": lagging},
         },
-        keep=given.only is None and given.events == EVENTS,
+        keep=given.only is None and (given.events, given.rows) == (EVENTS, POSITIVES),
     )
 
 

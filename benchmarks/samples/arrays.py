@@ -123,16 +123,15 @@ def packed(matrix: np.ndarray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(matrix), [None, pa.py_buffer(matrix)])
 
 
-def write_samples(samples: pa.Table, out: Path) -> int:
-    """Writes one Parquet file, without dictionaries for the matrices: they would not pay. Returns the rows."""
+def write_samples(samples: pa.Table, out: Path) -> None:
+    """Writes one Parquet file, without dictionaries for the matrices: they would not pay."""
     numbers = [field.name for field in samples.schema if not pa.types.is_fixed_size_binary(field.type)]
     pq.write_table(samples, out, use_dictionary=numbers)
-    return samples.num_rows
 
 
 def run(build: Callable[[Path, Path, bool], int]) -> None:
-    """Runs a peer as `python -m … FEED OUT positives|all` and prints its seconds, imports left out, and its rows."""
+    """Runs a peer as `python -m … FEED OUT positives|all`; prints its seconds, without imports, and training rows."""
     feed, out, rows = sys.argv[1:]
     started = time.perf_counter()
     count = build(Path(feed), Path(out), rows == POSITIVES)
-    print(json.dumps({"seconds": time.perf_counter() - started, "rows": count}))
+    print(json.dumps({"seconds": time.perf_counter() - started, "train_rows": count}))

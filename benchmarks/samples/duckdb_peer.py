@@ -57,7 +57,9 @@ def statements(feed: Path, out: Path, clicks_only: bool) -> Iterator[str]:
     yield from (vocabulary(name, "users", USER_ID) for name in USER_SPARSE)
     yield from (vocabulary(name, "items", ITEM_ID) for name in ITEM_SPARSE)
     yield encoded("users", USER_ID, (USER_ID, *USER_SPARSE), USER_DENSE)
-    yield encoded("items", ITEM_ID, (ITEM_ID, AUTHOR, *ITEM_SPARSE), ITEM_DENSE, f"item, tags.ids as {TAGS}, share")
+    yield encoded(
+        "items", ITEM_ID, (ITEM_ID, AUTHOR, *ITEM_SPARSE), ITEM_DENSE, f"item, coalesce(tags.ids, []) as {TAGS}, share"
+    )
     yield from negatives()
     yield f"copy ({samples()}) to '{out}' (format parquet)"
 
@@ -81,7 +83,8 @@ def encoded(table: str, key: str, sparse: tuple[str, ...], dense: str, further: 
             from tags left join {TAGS}__ids on token = {TAGS} group by item
         ) as tags using (item)
         left join (
-            select {ITEM_ID}, (count(*) / sum(count(*)) over ())::float as share from rows where trains group by {ITEM_ID}
+            select {ITEM_ID}, (count(*) / sum(count(*)) over ())::float as share
+            from rows where trains group by {ITEM_ID}
         ) as shares using ({ITEM_ID})"""
     return f"""
         create table {table}_encoded as
@@ -140,13 +143,16 @@ def samples() -> str:
 
 
 def build(feed: Path, out: Path, clicks_only: bool) -> int:
-    """Writes the samples to one Parquet file. Returns their number."""
+    """Writes the samples to one Parquet file. Returns the number of training rows."""
     with duckdb.connect() as connection:
         connection.execute(f"set threads = {THREADS}")
         connection.execute("set preserve_insertion_order = false")
         connection.execute(f"set temp_directory = '{out}.tmp'")
-        made = [connection.execute(statement).fetchall() for statement in statements(feed, out, clicks_only)]
-    return int(made[-1][0][0])
+        for statement in statements(feed, out, clicks_only):
+            connection.execute(statement)
+        counted = connection.execute("select count(*) from rows where trains").fetchone()
+    assert counted is not None  # an aggregate is one row
+    return int(counted[0])
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def encoded_ids(column: pd.Series, trains: np.ndarray, min_count: int = 1) -> np
 
 
 def build(feed: Path, out: Path, clicks_only: bool) -> int:
-    """Writes the samples to one Parquet file. Returns their number."""
+    """Writes the samples to one Parquet file. Returns the number of training rows."""
     users = pd.read_parquet(feed / USERS, columns=[USER_ID, *USER_SPARSE, USER_DENSE])
     items = pd.read_parquet(feed / ITEMS, columns=[ITEM_ID, AUTHOR, *ITEM_SPARSE, ITEM_DENSE, TAGS])
     users, tags = users.astype(dict.fromkeys(USER_SPARSE, "category")), items.pop(TAGS)
@@ -94,7 +94,8 @@ def build(feed: Path, out: Path, clicks_only: bool) -> int:
         TAGS: packed(encoded_lists(tags, rows_of_item, TAGS_KEPT)[item]),
         "clicks": packed(histories(item_ids[click], end, length, HISTORY)),
     }
-    return write_samples(pa.table(samples), out)
+    write_samples(pa.table(samples), out)
+    return int(trains.sum())
 
 
 if __name__ == "__main__":

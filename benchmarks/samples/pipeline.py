@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,11 @@ def seconds_in_session(output: str) -> float:
     if found is None:
         raise RuntimeError(f"build_samples printed no seconds:\n{output[-4000:]}")
     return float(found[1])
+
+
+def train_rows(work: Path) -> int:
+    manifest = work / "runs" / "bench" / DATE.isoformat() / "samples" / "train" / "manifest.json"
+    return sum(file["rows"] for file in json.loads(manifest.read_text(encoding="utf-8"))["files"])
 
 
 def event_log(work: Path) -> list[str]:

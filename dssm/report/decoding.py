@@ -45,7 +45,7 @@ def stand_in(feature: DenseFeat, statistics: Statistics | None) -> float:
     return (null - statistics.mean) / statistics.deviation if statistics.deviation else 0.0
 
 
-def interval(place: int, boundaries: Sequence[float]) -> str:
+def interval(place: int, boundaries: Sequence[float], digits: int = 12) -> str:
     """Returns the numbers of a bucket: those with `place` boundaries at or below them.
 
     >>> [interval(place, (0.5, 3.0)) for place in range(3)]
@@ -54,10 +54,10 @@ def interval(place: int, boundaries: Sequence[float]) -> str:
     if not boundaries:
         return "any number"
     if place == 0:
-        return f"< {boundaries[0]:.12g}"
+        return f"< {boundaries[0]:.{digits}g}"
     if place == len(boundaries):
-        return f"≥ {boundaries[-1]:.12g}"
-    return f"[{boundaries[place - 1]:.12g}, {boundaries[place]:.12g})"
+        return f"≥ {boundaries[-1]:.{digits}g}"
+    return f"[{boundaries[place - 1]:.{digits}g}, {boundaries[place]:.{digits}g})"
 
 
 def clock(unit: str, place: int) -> str:
@@ -72,11 +72,28 @@ def clock(unit: str, place: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns the text with what a terminal would obey, or would not show, as escapes.
+    r"""Returns the text with what a terminal would obey, or would not show, as escapes.
 
-    >>> printable("a b\\x1b[31m")
-    'a b\\\\x1b[31m'
+    >>> printable("a b\x1b[31m")
+    'a b\\x1b[31m'
     """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def percent(share: float | None) -> str:
+    """Returns a share for reading; what is small but not nothing is not told as nothing.
+
+    >>> percent(0.12345), percent(0.00001), percent(0), percent(0.99999), percent(None)
+    ('12.3 %', '< 0.1 %', '0 %', '> 99.9 %', '–')
+    """
+    if share is None:
+        return "–"
+    if share in (0, 1):
+        return f"{share:.0%}".replace("%", " %")
+    if share < 0.0005:
+        return "< 0.1 %"
+    if share > 0.9995:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %"

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import chi2
 
-from dssm.report.decoding import interval
+from dssm.report.decoding import interval, percent
 from dssm.report.figures import Bins, Drift, TokenCounts
 
+ENOUGH = 20  # entries that an id needs for a bucket; below, which ids come first is chance, and they fall back
 TENTHS = np.arange(1, 10) / 10
+LABEL_DIGITS = 4
 SPREAD = 50  # points that stand for a bucket of numbers
 
 
@@ -43,7 +45,9 @@ def chance_level(before: float, after: float, buckets: int) -> float:
     return float((1 / before + 1 / after) * chi2.ppf(0.95, buckets - 1))
 
 
-def compared(feature: str, measure: str, part: str, labels: Sequence[str], before: np.ndarray, after: np.ndarray) -> Drift:
+def compared(
+    feature: str, measure: str, part: str, labels: Sequence[str], before: np.ndarray, after: np.ndarray
+) -> Drift:
     """Returns the index of one distribution, with the bucket that moved most.
 
     Args:
@@ -60,7 +64,7 @@ def compared(feature: str, measure: str, part: str, labels: Sequence[str], befor
         part=part,
         psi=float(parts.sum()),
         chance=chance_level(float(before.sum()), float(after.sum()), used),
-        moved=f"{labels[worst]}: {was:.1%} → {now:.1%}",
+        moved=f"{labels[worst]}: {percent(was)} → {percent(now)}",
     )
 
 
@@ -78,7 +82,7 @@ def frequency_buckets(counts: np.ndarray) -> np.ndarray:
 
 
 def id_drift(feature: str, part: str, before: TokenCounts, after: np.ndarray, total: int, unknown: int) -> Drift:
-    """Compares ids by their words: a vocabulary may number them anew each day.
+    """Compares ids by their words: a vocabulary may number them anew each day. Rare and new ids share a bucket.
 
     Args:
       before: of the earlier date.
@@ -86,6 +90,8 @@ def id_drift(feature: str, part: str, before: TokenCounts, after: np.ndarray, to
       total: entries of that column. unknown: those of unknown ids.
     """
     counts = np.array(before.counts, np.int64)
+    counts = counts[counts >= ENOUGH]
+    after = after[: len(counts)]
     _, bucket = np.unique(frequency_buckets(counts), return_inverse=True)
     size = int(bucket.max(initial=-1)) + 1
     labels = [_group_label([before.tokens[place] for place in np.flatnonzero(bucket == k)]) for k in range(size)]
@@ -95,8 +101,8 @@ def id_drift(feature: str, part: str, before: TokenCounts, after: np.ndarray, to
         "ids",
         part,
         [*labels, "rarer or new ids", "unknown"],
-        np.array([*np.bincount(bucket, counts, size), before.others, before.unknown], np.float64),
-        np.array([*np.bincount(bucket, after, size), rest, unknown], np.float64),
+        np.array([*np.bincount(bucket, counts, size), before.total - before.unknown - counts.sum(), before.unknown]),
+        np.array([*np.bincount(bucket, after, size), rest, unknown]),
     )
 
 
@@ -139,7 +145,7 @@ def number_drift(feature: str, measure: str, part: str, before: Bins, values: np
     Args:
       values: (n,), of the later date; weights: (n,).
     """
-    labels = [interval(place, before.edges) for place in range(len(before.counts))]
+    labels = [interval(place, before.edges, LABEL_DIGITS) for place in range(len(before.counts))]
     return compared(feature, measure, part, labels, np.array(before.counts), counted(values, weights, before.edges))
 
 

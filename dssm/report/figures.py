@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dssm.features import Side
 from dssm.manifest import JoinCounts, SourceCounts
 
-PROFILE_VERSION = 1
+PROFILE_VERSION: Literal[1] = 1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Verdict = Literal["stable", "moderate", "large", "within chance"]
@@ -145,7 +145,7 @@ class Drift(_Frozen):
 class Profile(_Frozen):
     """All that the report shows but the settings."""
 
-    profile_version: int = PROFILE_VERSION
+    profile_version: Literal[1] = PROFILE_VERSION
     name: str
     date: str
     build: str

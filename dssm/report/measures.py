@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from dssm.features import (
     EmbeddedFeature,
     SparseFeat,
     VarLenSparseFeat,
-    of_side,
 )
 from dssm.manifest import (
     EVENT_TIME,
@@ -42,6 +42,7 @@ from dssm.report.drift import bucket_tenths, id_drift, number_drift, spread, ten
 from dssm.report.figures import (
     POPULARITY_GROUPS,
     QUANTILES,
+    Bins,
     DayProfile,
     Drift,
     FeatureProfile,
@@ -172,7 +173,8 @@ class FeatureCounts:
           sample: of what `add` returned.
         """
         found = FeatureProfile(kind=self._feature.kind, side=self._feature.side, missing=self.missing)
-        bins, changes = {}, {}
+        bins: dict[str, Bins] = {}
+        changes: dict[str, Any] = {}
         if sample is not None and self._moments.count:
             changes["numbers"] = NumberSummary(
                 count=self._moments.count,

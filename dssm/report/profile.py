@@ -16,19 +16,19 @@ from dssm.features import embedded
 from dssm.manifest import SourceCounts
 from dssm.report.dataset import Run, open_run
 from dssm.report.figures import Coverage, PartProfile, Profile
-from dssm.report.html import page
 from dssm.report.measures import PartCounts, item_shares, popularity, popularity_groups
+from dssm.report.page import page
 from dssm.report.runs import page_path, previous_run, profile_path
 
 DATASETS = ("train", "test", "users", "items", "interactions")
 SAMPLES = ("train", "test")
 EXAMPLES = 3  # quarantined rows shown of each reason
-EXAMPLE_WIDTH = 400
+EXAMPLE_WIDTH = 300
 WORST = 5
 
 
 def profile(run: Run) -> Profile:
-    """Measures a run, compares it with the previous date and writes profile.json and profile.html beside its samples."""
+    """Measures a run, compares it with the previous date and writes profile.json and profile.html."""
     reference = previous_profile(run)
     measured = measure(run, reference)
     storage.write_text(profile_path(run.paths), measured.model_dump_json(indent=1) + "\n")
@@ -43,13 +43,13 @@ def measure(run: Run, reference: Profile | None) -> Profile:
     Args:
       reference: an earlier date's profile, for the drift.
     """
-    with step("item popularity") as remarks:
+    with step(f"item popularity of {run.manifest.date}") as remarks:
         shares = item_shares(run)
         groups = popularity_groups(shares)
         remarks.append(f"{len(shares):,} items")
     parts, drift, candidates = {}, [], 0
     for name in SAMPLES:
-        with step(f"{name} samples") as remarks:
+        with step(f"{name} samples of {run.manifest.date}") as remarks:
             counts = PartCounts(run, name, groups).read()
             parts[name] = counts.profile()
             if reference is not None and name in reference.parts:
@@ -92,7 +92,7 @@ def previous_profile(run: Run) -> Profile | None:
         return written
     if written is not None and written.build == earlier.manifest.build:
         return written
-    out.print(f"[dim]{paths.folder} has no profile of its samples: measuring it first[/dim]")
+    out.print(f"{paths.folder} has no profile of its samples: measuring it first", style="dim", markup=False)
     return measure(earlier, None)
 
 
@@ -147,7 +147,7 @@ def _examples(run: Run, source: str, counts: SourceCounts) -> dict[str, list[str
             reason = entry.get("reason", "")
             if reason in open_reasons:
                 found[reason].append(_shortened(entry.get("row")))
-                if len(found[reason]) >= EXAMPLES:
+                if len(found[reason]) >= min(EXAMPLES, counts.quarantined[reason]):
                     open_reasons.discard(reason)
     return found
 

@@ -27,7 +27,7 @@ def find_run(run: str, root: str) -> RunPaths:
         dates = finished_dates(folder)
         if dates:
             return RunPaths(f"{folder}/{dates[-1]}")
-    raise UserError(f"RUN {run}: {_explained(run.strip('/'), root)}")
+    raise UserError(f"RUN {run}: {_explained(run.rstrip('/'), root)}")
 
 
 def finished_dates(folder: str) -> list[str]:
@@ -38,6 +38,8 @@ def finished_dates(folder: str) -> list[str]:
 def previous_run(paths: RunPaths) -> RunPaths | None:
     """Returns the newest run before this one, of the same pipeline, that has samples or a profile."""
     pipeline, date = posixpath.split(paths.folder)
+    if not _is_date(date):
+        return None
     for name in reversed(_entries(pipeline)):
         if _is_date(name) and name < date:
             earlier = RunPaths(f"{pipeline}/{name}")
@@ -71,14 +73,17 @@ def _is_date(name: str) -> bool:
 
 
 def _explained(run: str, root: str) -> str:
+    for folder in (run, f"{root}/{run}"):
+        if _entries(folder):
+            return f"{storage.absolute(folder)} holds no finished samples; run build_samples for it first"
     pipelines = [name for name in _entries(root) if finished_dates(f"{root}/{name}")]
     if not pipelines:
         return (
-            f"no such folder, and {root} holds no run with samples; "
+            f"no such folder, and {storage.absolute(root)} holds no run with samples; "
             "expected NAME, NAME/DATE or a folder: run build_samples first, or give --root"
         )
     name, _, date = run.partition("/")
     if date and name in pipelines:
         dates = finished_dates(f"{root}/{name}")[-DATES_TOLD:]
-        return f"{root}/{name} has no samples of '{date}'" + did_you_mean(date, dates)
-    return f"no such folder, and no run of that name in {root}" + did_you_mean(name, pipelines)
+        return f"{storage.absolute(root)}/{name} has no samples of '{date}'" + did_you_mean(date, dates)
+    return f"no such folder, and no run of that name in {storage.absolute(root)}" + did_you_mean(name, pipelines)

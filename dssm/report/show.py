@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dssm.errors import UserError
-from dssm.features import PADDING_ID, UNKNOWN_ID, AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
+from dssm.features import PADDING_ID, AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
 from dssm.manifest import (
     CLICKED,
     EVENT_TIME,
@@ -220,7 +220,7 @@ def _facts(run: Run, table: pa.Table, specs: Mapping[str, ColumnSpec], entries: 
         if target_column(target) in specs:
             found[target] = numbers(target_column(target))
     if ITEM_PROBABILITY in specs:
-        found["item's share of training rows"] = numbers(ITEM_PROBABILITY)
+        found["share of train rows"] = numbers(ITEM_PROBABILITY)
     if ITEM_INDEX in specs:
         found["index"] = numbers(ITEM_INDEX)
     if WARM in specs:
@@ -312,9 +312,7 @@ def local_time(milliseconds: int, timezone: str) -> str:
     return f"{time:%a %Y-%m-%d %H:%M:%S} {timezone}"
 
 
-def _negatives(
-    run: Run, table: pa.Table, specs: Mapping[str, ColumnSpec], entries: int | None
-) -> list[list[Negative]]:
+def _negatives(run: Run, table: pa.Table, specs: Mapping[str, ColumnSpec], entries: int | None) -> list[list[Negative]]:
     """Returns each row's negatives; places for which none was found are left out."""
     if NEGATIVES not in specs:
         return [[] for _ in range(len(table))]
@@ -381,7 +379,9 @@ def _negatives_table(negatives: Sequence[Negative]) -> Table:
         drawn.add_column(title, overflow="fold")
     kind = ""
     for negative in negatives:
-        drawn.add_row(Text(negative.kind if negative.kind != kind else ""), Text(negative.item), *negative.facts.values())
+        drawn.add_row(
+            Text(negative.kind if negative.kind != kind else ""), Text(negative.item), *negative.facts.values()
+        )
         kind = negative.kind
     return drawn
 

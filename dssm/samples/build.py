@@ -186,7 +186,9 @@ class _Build:
         settings, counts = self.settings, self.quarantine.counts
         with step("event logs") as remarks:
             logs = read_logs(self.spark, settings)
-            events = all_events(settings, logs, self.catalogue)
+            id_bytes = 100 * counts["catalogue"].used["read"]  # about, as a row of a broadcast table
+            broadcast = id_bytes <= settings.samples.broadcast_mb * 2**20
+            events = all_events(settings, logs, self.catalogue, broadcast)
             count_read(events, logs, self.quarantine)
             self.events = with_final_fates(events, settings)
             count_fates(self.events, logs, self.quarantine)

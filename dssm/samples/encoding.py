@@ -7,11 +7,9 @@ are looked up once for the whole catalogue, so that no string is handled per row
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -28,13 +26,12 @@ from dssm.features import (
     TextFeat,
     VarLenSparseFeat,
 )
-from dssm.manifest import NO_ITEM, Statistics
+from dssm.manifest import Statistics
 from dssm.packing import pack
 from dssm.samples.hashing import bucket_ids, is_blank, trigram_ids
 
 NO_ROW = -1  # of a table of vectors
 MAX_ENTRIES = 4_000_000  # entries laid out at once where each stands for a list: about 100 bytes each
-QUARTER_HOUR_MS, HOUR_MS, DAY_MS = 900_000, 3_600_000, 86_400_000
 
 
 @dataclass(frozen=True)
@@ -178,20 +175,16 @@ def encode_numbers(feature: DenseFeat, values: np.ndarray, statistics: Statistic
 
 
 def encode_event_time(times_ms: np.ndarray, unit: Literal["hour", "weekday"], timezone: str) -> np.ndarray:
-    """Returns ids of the hour 0…23 or the weekday 0 (Monday)…6 in a time zone, (n,) int32 from 2.
+    """Returns ids of the local hour 0…23 or weekday 0 (Monday)…6, (n,) int32 from 2.
 
     Args:
-      times_ms: (n,) int64 Unix milliseconds, from 1973 on: clocks have since been set at quarter hours only.
+      times_ms: (n,) int64 Unix milliseconds.
       unit: what to encode.
-      timezone: its name, such as Asia/Shanghai.
+      timezone: its name, such as Asia/Shanghai; its summer time is kept to.
     """
-    zone = ZoneInfo(timezone)  # and not Arrow's kernels, which fail on a machine without a system time zone database
-    blocks, place = np.unique(times_ms // QUARTER_HOUR_MS, return_inverse=True)
-    ahead = [_utc_offset_ms(block, zone) for block in (blocks * QUARTER_HOUR_MS).tolist()]
-    local = times_ms + np.array(ahead, np.int64)[place]
-    since_monday = local // DAY_MS + 3  # 1 January 1970 was a Thursday
-    value = local // HOUR_MS % 24 if unit == "hour" else since_monday % 7
-    return (value + FIRST_TOKEN_ID).astype(np.int32)
+    local = pa.array(times_ms, pa.timestamp("ms", timezone))
+    value = pc.hour(local) if unit == "hour" else pc.day_of_week(local)
+    return (value.to_numpy() + FIRST_TOKEN_ID).astype(np.int32)
 
 
 def token_ids(tokens: pa.Array, vocabulary: pa.StringArray) -> np.ndarray:
@@ -354,12 +347,6 @@ def _filled(values: np.ndarray, null: float) -> np.ndarray:
     return np.where(np.isnan(values), null, values)
 
 
-def _utc_offset_ms(time_ms: int, zone: ZoneInfo) -> int:
-    offset = dt.datetime.fromtimestamp(time_ms // 1000, zone).utcoffset()
-    assert offset is not None
-    return offset // dt.timedelta(milliseconds=1)
-
-
 # Histories ----------------------------------------------------------------------------------------------
 
 
@@ -416,9 +403,7 @@ def encode_history(feature: AnyFeature, history: Lists, codes: ItemCodes, tables
 
 def _encode_lists_of_items(feature: VarLenSparseFeat, history: Lists, lists: Lists) -> dict[str, pa.Array]:
     with_unknown = Lists(np.append(lists.offsets, lists.offsets[-1]), lists.values)  # an empty list, the last
-    unknown = np.int32(len(lists.counts))
-    known = (history.values > NO_ITEM) & (history.values < unknown)
-    places = Lists(history.offsets, np.where(known, history.values, unknown))
+    places = Lists(history.offsets, _or_last(history.values, len(lists.counts)))
     size = int(lists.values.max(initial=UNKNOWN_ID)) + 1
     ids, weights = _empty(len(history.counts), feature.maxlen)
     for rows, listed in _nested(places, with_unknown):
@@ -450,9 +435,12 @@ def _shares(lists: Lists, size: int) -> tuple[Lists, np.ndarray]:
 
 def _codes_of(indexes: np.ndarray, codes: np.ndarray, unknown: int) -> np.ndarray:
     """Returns the codes of item indexes, int32; `unknown` for an index that is none."""
-    beyond = np.int32(len(codes))
-    known = (indexes > NO_ITEM) & (indexes < beyond)
-    return np.append(codes, np.int32(unknown)).take(np.where(known, indexes, beyond))
+    return np.append(codes, np.int32(unknown)).take(_or_last(indexes, len(codes)))
+
+
+def _or_last(indexes: np.ndarray, last: int) -> np.ndarray:
+    """Returns item indexes with `last` for those beyond; −1, an item nobody knows, is NumPy's last place anyway."""
+    return np.minimum(indexes, np.int32(last))
 
 
 # Lists --------------------------------------------------------------------------------------------------

@@ -35,17 +35,20 @@ def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
     return [read_events(spark, settings, name, source) for name, source in settings.sources.items()]
 
 
-def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFrame) -> DataFrame:
+def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFrame, broadcast: bool) -> DataFrame:
     """Joins all logs with the catalogue and says what becomes of each row.
 
     Grain: one row a row of the logs. SOURCE is the source's number; REASON why the row is unreadable, else null;
     FATE train, test, or why a readable row is no sample; IN_LOG whether it counts as something the user did (for
     histories, counters, seen items, baselines); HASH 64 bits that its contents and the seed decide.
+
+    Args:
+      broadcast: whether the catalogue's ids go to every executor, so that the logs need no shuffle.
     """
     targets = settings.target_names
     rows = reduce(DataFrame.unionByName, [log.normal(code, targets) for code, log in enumerate(logs)])
     known = catalogue.select(F.col(ID).alias(ITEM_ID), ITEM_INDEX, UPLOAD_TIME)
-    rows = rows.join(known, ITEM_ID, "left").withColumn(ITEM_INDEX, F.coalesce(ITEM_INDEX, F.lit(NO_ITEM)))
+    rows = rows.join(F.broadcast(known) if broadcast else known, ITEM_ID, "left").withColumn(ITEM_INDEX, F.coalesce(ITEM_INDEX, F.lit(NO_ITEM)))
     checked = [code for code, source in enumerate(settings.sources.values()) if source.check_upload]
     too_early = F.col(SOURCE).isin(checked) & (F.col(UPLOAD_TIME) > F.col(EVENT_TIME))
     identity = [USER_ID, ITEM_ID, EVENT_TIME, SOURCE, LABEL, WEIGHT, *map(target_column, targets)]

@@ -191,10 +191,10 @@ class FileMaker:
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Args: batches: all rows of some files. Yields: the files written, as `WRITTEN`."""
-        table = pa.Table.from_batches(list(batches)) if not isinstance(batches, pa.Table) else batches
-        if table.num_rows == 0:
+        given = [batch for batch in batches if batch.num_rows]
+        if not given:
             return
-        table = table.combine_chunks()
+        table = pa.Table.from_batches(given).combine_chunks()
         files = table[FILE].to_numpy()
         tie = table[USER_KEY].to_numpy()  # the order's numbers are hashes: two rows could share one
         order = np.lexsort((tie, table[ORDER].to_numpy(), files))

@@ -104,10 +104,10 @@ class UserPass:
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Args: batches: all rows of some users, in any order. Yields: their samples, queries and interactions."""
-        table = pa.Table.from_batches(list(batches)) if not isinstance(batches, pa.Table) else batches
-        if table.num_rows == 0:
+        given = [batch for batch in batches if batch.num_rows]
+        if not given:
             return
-        yield from _Task(self, table.combine_chunks()).rows()
+        yield from _Task(self, pa.Table.from_batches(given).combine_chunks()).rows()
 
 
 def output_fields(plan: UserPass) -> list[tuple[str, pa.DataType]]:
@@ -315,7 +315,7 @@ class _Task:
             return
         positive = np.maximum.reduceat(self.positive[known].astype(np.int32), runs[:-1])
         tested = self.positive & np.isin(self.source, [self.plan.sources.index(name) for name in self.plan.tested])
-        targets = np.add.reduceat(tested[known].astype(np.int32), runs[:-1])
+        targets = np.add.reduceat(tested[known].astype(np.int32), runs[:-1], dtype=np.int32)
         newest = np.maximum.reduceat(self.time[known], runs[:-1])
         offsets = group_runs(self.user[first])
         users = self.user[first[offsets[:-1]]]

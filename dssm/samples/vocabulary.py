@@ -119,10 +119,15 @@ def write_vocabularies(
       grow: whether new tokens go behind those.
     """
     limits: Mapping[str, tuple[int, int]] = {f.name: (f.min_count, f.max_size or 2**31 - 4) for f in owners}
-    total = reduce(DataFrame.unionByName, counts).groupBy("vocabulary", "token").agg(F.sum("events").alias("events"))
-    spark = total.sparkSession
-    known = _frozen_tokens(spark, frozen or {})
-    rows = total.join(known, ["vocabulary", "token"], "outer").fillna(0, ["events"])
+    union = reduce(DataFrame.unionByName, counts)
+    tasks = int(union.sparkSession.conf.get("spark.sql.shuffle.partitions") or 8)
+    # The union has the tasks of all its parts, most of them next to empty.
+    total = union.coalesce(tasks).groupBy("vocabulary", "token").agg(F.sum("events").alias("events"))
+    if frozen:
+        known = _frozen_tokens(total.sparkSession, frozen)
+        rows = total.join(known, ["vocabulary", "token"], "outer").fillna(0, ["events"])
+    else:
+        rows = total.withColumn("known", F.lit(None).cast("int"))
     # First the known tokens in their old order, then the others.
     new = F.col("known").isNull()
     least, most = _limit(limits, 0), _limit(limits, 1)
@@ -152,8 +157,7 @@ def _frozen_tokens(spark: SparkSession, files: Mapping[str, str]) -> DataFrame:
         spark.read.parquet(path).select(F.lit(name).alias("vocabulary"), "token", F.col("id").alias("known"))
         for name, path in files.items()
     ]
-    empty = spark.createDataFrame([], "vocabulary string, token string, known int")
-    return reduce(DataFrame.unionByName, frames, empty)
+    return reduce(DataFrame.unionByName, frames)
 
 
 def frozen_files(manifest: Manifest, folder: str, owners: Sequence[EmbeddedFeature]) -> dict[str, str]:

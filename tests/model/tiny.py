@@ -25,9 +25,7 @@ def write_model(settings: Settings, samples_build: str = "tiny") -> ModelManifes
     towers, folder = make_towers(settings), RunPaths(settings.run_folder).model
     for name, tower in (("user_tower", towers.user), ("item_tower", towers.item)):
         save_tower(tower, f"{folder}/{name}")
-    user_columns, item_columns = (
-        tower_columns(settings.features, side, settings.vectors) for side in ("user", "item")
-    )
+    user_columns, item_columns = (tower_columns(settings.features, side, settings.vectors) for side in ("user", "item"))
     manifest = ModelManifest(
         model_version=weights_digest(towers.variables), date=settings.date.isoformat(), samples_build=samples_build,
         vocabularies=VOCABULARIES, frozen_vectors=list(towers.frozen),

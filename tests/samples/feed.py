@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import gzip
+import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dssm.config import Settings
+from dssm.manifest import ColumnSpec, Manifest, data_files, read_manifest
+from dssm.packing import unpack
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -219,31 +224,59 @@ def write_tiny_feed(folder: Path) -> TinyFeed:
     return feed
 
 
-def build(spark: SparkSession, feed: TinyFeed) -> None:
-    """Builds the samples as the job does, in a session that is already there."""
+def build(spark: SparkSession, feed: TinyFeed) -> Manifest:
+    """Builds the samples as the job does, in a session that is already there.
+
+    Whatever the feed holds, every row of every table is accounted for.
+    """
     from dssm.samples.build import build_samples
 
     settings = feed.settings()
     spark.conf.set("spark.sql.session.timeZone", settings.timezone)
     spark.conf.set("spark.sql.shuffle.partitions", str(settings.samples.shuffle_partitions))
-    try:
-        build_samples(spark, settings)
-    finally:
-        spark.catalog.clearCache()
+    build_samples(spark, settings)
+    manifest = read_manifest(str(feed.samples), "build_samples")
+    check_counts(manifest, feed.samples)
+    return manifest
+
+
+def check_counts(manifest: Manifest, samples: Path) -> None:
+    """Checks rows_read = Σ used + Σ filtered + Σ quarantined, and each of the three against what was written."""
+    for name, counts in manifest.sources.items():
+        fates = (counts.used, counts.filtered, counts.quarantined)
+        assert counts.rows_read == sum(sum(fate.values()) for fate in fates), name
+        assert all(reason and rows > 0 for fate in fates[1:] for reason, rows in fate.items()), name
+        kept = Counter(row["reason"] for row in quarantined_rows(samples, name))
+        assert kept == counts.quarantined, name
+    for part in ("train", "test"):
+        used = sum(counts.used.get(part, 0) for counts in manifest.sources.values())
+        assert read_manifest(str(samples / part), "build_samples").rows == used, part
+    assert read_manifest(str(samples / "items"), "").rows == manifest.sources["catalogue"].used["read"]
+
+
+def quarantined_rows(samples: Path, name: str) -> list[dict[str, Any]]:
+    """Returns what was quarantined of a table: `reason`, and the `row` as JSON."""
+    path = samples / "quarantine" / f"{name}.json.gz"
+    if not path.exists():
+        return []
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def read_part(feed: TinyFeed, part: str) -> list[dict[str, Any]]:
     """Returns a dataset's rows as Python values, packed columns as lists."""
-    from dssm.manifest import data_files, read_manifest
-    from dssm.packing import unpack
-
     folder = str(feed.samples / part)
     manifest = read_manifest(folder, "build_samples")
-    table = pa.concat_tables([pq.read_table(file) for file in data_files(folder, manifest)]).combine_chunks()
+    table = pa.concat_tables([pq.read_table(file) for file in data_files(folder, manifest)])
     assert table.num_rows == manifest.rows
     assert set(table.column_names) == set(manifest.columns)
+    return decoded(table, manifest.columns)
+
+
+def decoded(table: pa.Table, columns: Mapping[str, ColumnSpec]) -> list[dict[str, Any]]:
+    """Returns encoded rows as Python values, packed columns as lists."""
     values = {}
-    for name, spec in manifest.columns.items():
+    for name, spec in columns.items():
         column = table[name].combine_chunks()
         values[name] = unpack(column, spec).tolist() if spec.encoding == "packed" else column.to_pylist()
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]

@@ -18,10 +18,10 @@ from dssm.config import Settings
 from dssm.manifest import LABEL, USER_KEY, WEIGHT
 from dssm.model.export import weights_digest
 from dssm.model.towers import TwoTowers
+from dssm.stream.batches import Batch
 from dssm.train import step as step_module
 from dssm.train import worker
 from dssm.train.collectives import sum_gradients
-from dssm.stream.batches import Batch
 from dssm.train.step import make_optimizer, make_step, mean_loss, training_rows
 from tests.datasets import NEGATIVE_KINDS, Rows, make_rows, make_settings
 from tests.model.tiny import make_towers

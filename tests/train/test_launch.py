@@ -19,7 +19,7 @@ from dssm.paths import RunPaths
 from dssm.train import launch
 from dssm.train.launch import train
 from dssm.train.progress import ProgressView
-from dssm.train.worker import _Trainer
+from dssm.train.worker import _frozen_matrices, _Trainer
 from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
 
 pytestmark = pytest.mark.horovod
@@ -136,7 +136,9 @@ def test_a_frozen_table_is_neither_broadcast_nor_given_to_the_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sent: list[tf.Variable] = []
-    monkeypatch.setattr("dssm.train.worker.hvd.broadcast_variables", lambda variables, root_rank: sent.extend(variables))
+    monkeypatch.setattr(
+        "dssm.train.worker.hvd.broadcast_variables", lambda variables, root_rank: sent.extend(variables)
+    )
     trainer = _Trainer(write_run(tmp_path, storage="table"))
     model = trainer.run(lambda report: None)
     table = trainer.towers.frozen["post"].table
@@ -168,6 +170,13 @@ def test_vectors_of_another_width_are_refused(tmp_path: Path):
     write_vectors(settings, VECTORS[:, :3])
     with pytest.raises(UserError, match=r"^vectors.post.width: 4, but .*/post/vectors.parquet holds vectors of 3 num"):
         train(settings)
+
+
+def test_a_table_without_vectors_is_no_fault(tmp_path: Path):
+    settings = write_run(tmp_path, storage="table")
+    write_vectors(settings, VECTORS[:0])
+    matrix = _frozen_matrices(settings, RunPaths(settings.run_folder))["post"]
+    assert (matrix.shape, matrix.dtype) == ((0, 4), np.float32)
 
 
 def test_negatives_of_other_samples_are_refused(tmp_path: Path):

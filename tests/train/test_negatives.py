@@ -12,7 +12,16 @@ import tensorflow as tf
 
 from dssm.config import Settings
 from dssm.errors import UserError
-from dssm.manifest import ITEM_INDEX, LABEL, NEGATIVES, WEIGHT, ColumnSpec, negatives_column, read_manifest, write_manifest
+from dssm.manifest import (
+    ITEM_INDEX,
+    LABEL,
+    NEGATIVES,
+    WEIGHT,
+    ColumnSpec,
+    negatives_column,
+    read_manifest,
+    write_manifest,
+)
 from dssm.model.towers import tower_columns
 from dssm.paths import RunPaths
 from dssm.train.negatives import load_negatives, read_catalogue, step_negative_columns
