@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,20 @@ def parser(job: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as train.epochs=2"
     )
+    if job == "build_samples":
+        made.add_argument(
+            "--vocabularies",
+            metavar="RUN",
+            help="use the vocabularies and statistics of this run, NAME/DATE or its folder",
+        )
+        made.add_argument(
+            "--grow", action="store_true", help="with --vocabularies: new tokens go behind the known ones"
+        )
+        made.add_argument(
+            "--force",
+            action="store_true",
+            help="with --dates: also build the dates that are complete with these settings",
+        )
     return made
 
 
@@ -42,9 +57,25 @@ def parse_settings(argv: Sequence[str] | None, job: str) -> list[Settings]:
     Raises: UserError at any fault of the settings; SystemExit(2) at unknown arguments.
     """
     arguments = parser(job).parse_args(argv)
-    settings = load_settings(arguments.config, arguments.set)
+    settings = load_settings(arguments.config, [*arguments.set, *_frozen(arguments)])
     dates = parse_dates(arguments.date, arguments.dates)
     return [settings.for_date(date) for date in dates or [settings.date]]
+
+
+def _frozen(arguments: argparse.Namespace) -> list[str]:
+    """Returns --vocabularies and --grow as overrides of the settings that they stand for."""
+    overrides = []
+    if getattr(arguments, "vocabularies", None) is not None:
+        overrides.append(f"samples.vocabularies.run={json.dumps(arguments.vocabularies)}")
+    if getattr(arguments, "grow", False):
+        overrides.append("samples.vocabularies.grow=true")
+    return overrides
+
+
+def skips_complete(argv: Sequence[str] | None) -> bool:
+    """Whether build_samples leaves out dates that are complete: a range of dates, not forced."""
+    arguments = parser("build_samples").parse_args(argv)
+    return arguments.dates is not None and not arguments.force
 
 
 def view_parser(view: str) -> argparse.ArgumentParser:

@@ -35,6 +35,7 @@ from dssm.sections import (
     Counter,
     Evaluate,
     EventSource,
+    HardNegatives,
     History,
     ItemTable,
     Model,
@@ -199,6 +200,9 @@ class Settings(StrictModel):
         inputs |= {f"profiles.{name}.path": table.path for name, table in self.profiles.items()}
         inputs |= {f"vectors.{name}.path": table.path for name, table in self.vectors.items()}
         inputs |= {"catalogue.path": self.catalogue.path, "evaluate.oracle": self.evaluate.oracle}
+        for name, kind in self.samples.negatives.items():
+            if isinstance(kind, HardNegatives):
+                inputs |= {f"samples.negatives.{name}.{part}": getattr(kind, part) for part in ("items", "users")}
         outputs = {"item_table.location": self.item_table.location, "item_table.metastore": self.item_table.metastore}
         for paths, fill, known in (
             (inputs, self.expand, "{data}, {date}, {date:%Y%m%d}"),
@@ -343,6 +347,8 @@ def _check_of_history(feature: AnyFeature, features: Mapping[str, AnyFeature]) -
     key = f"features.{feature.name}"
     if feature.side != "user":
         raise UserError(f"{key}.side: a history is the user's; expected 'user'")
+    if getattr(feature, "keep", "first") != "first":
+        raise UserError(f"{key}.keep: a history is newest first; expected keep: first")
     if isinstance(feature, VarLenSparseFeat) and feature.of is not None:
         counted = features.get(feature.of)
         if counted is None or counted.side != "item":
@@ -364,8 +370,6 @@ def _check_of_history(feature: AnyFeature, features: Mapping[str, AnyFeature]) -
             f"{key}.column: '{feature.source_column}' is a history, a list without weights; "
             "expected a VarLenSparseFeat without weights or with 'of', or a DenseFeat with pre_embed and a reduce_type"
         )
-    if getattr(feature, "keep", "first") != "first":
-        raise UserError(f"{key}.keep: a history is newest first; expected keep: first")
 
 
 def _check_of_counter(feature: AnyFeature, counter: Counter) -> None:

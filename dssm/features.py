@@ -162,6 +162,12 @@ class TextFeat(VarLenSparseFeat):
     hash_buckets: int = Field(30_000, ge=1, description="Ids that the trigrams are hashed into.")
     combiner: Literal["sum", "mean", "sqrtn", "max"] = "sum"
 
+    @model_validator(mode="after")
+    def _counts_are_weights(self) -> TextFeat:
+        if self.weight_column is not None or self.of is not None:
+            raise ValueError("a text's weights are the counts of its trigrams; remove weight_column and of")
+        return self
+
 
 class DenseFeat(_Feature):
     """A number; or, with `pre_embed`, the pretrained vector of an id or of a list of ids.
@@ -189,7 +195,8 @@ class DenseFeat(_Feature):
     maxlen: int | None = Field(
         None,
         ge=1,
-        description="Entries of a list that are looked up, the first; null: all. Vectors of storage: table need it.",
+        description="Entries of a list that are looked up, the first that have a vector; null: all. Vectors of "
+        "storage: table need it.",
     )
     separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of a text.")
 

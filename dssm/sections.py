@@ -36,6 +36,11 @@ class Table(StrictModel):
         return self
 
     @property
+    def is_columnar(self) -> bool:
+        """Whether single columns can be read, and read again at little cost."""
+        return self.table is not None or self.format == "parquet"
+
+    @property
     def place(self) -> str:
         return self.path or f"table {self.table}"
 
@@ -228,8 +233,11 @@ class HardNegatives(_Negatives):
     """
 
     kind: Literal["hard"] = "hard"
-    items: str = Field(description="Parquet folder of the model's published item vectors, a version of the item table.")
-    users: str | None = Field(None, description="Parquet folder of its user vectors.")
+    items: str = Field(
+        description="The model's published item vectors: a Parquet folder, or table:NAME, whose newest partition dt "
+        "before the run's date is read."
+    )
+    users: str | None = Field(None, description="Its user vectors, in the same way.")
     id: str = Field("item_id", description="Column of the item id.")
     user_id: str = Field("user_id", description="Column of the user id.")
     values: str = Field("vector", description="Column of the numbers.")

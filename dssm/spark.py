@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.sections import HardNegatives
 
 # Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
 # pyarrow builds anew at each look-up, costs little; small enough that 768-wide vectors stay below 100 MB.
@@ -54,7 +55,9 @@ def session_conf(settings: Settings) -> dict[str, str]:
 def needs_hive(settings: Settings) -> bool:
     """Whether any input is a Hive table."""
     tables = [*settings.sources.values(), *settings.profiles.values(), settings.catalogue]
-    return any(table.table is not None for table in tables)
+    hard = [kind for kind in settings.samples.negatives.values() if isinstance(kind, HardNegatives)]
+    published = [place or "" for kind in hard for place in (kind.items, kind.users)]
+    return any(table.table is not None for table in tables) or any(p.startswith("table:") for p in published)
 
 
 def matches(spark: SparkSession, key: str, pattern: str) -> bool:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dssm.cli import each_date, exit_with
-from dssm.samples.build import build_samples
+from dssm.cli import each_date, exit_with, skips_complete
+from dssm.console import out
+from dssm.samples.build import build_samples, is_complete
 from dssm.spark import needs_hive, spark_session
 from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    skip = skips_complete(argv)
     for settings in each_date(argv, "build_samples"):
+        if skip and is_complete(settings):
+            out.print("  complete with these settings: left as it is (--force builds it again)")
+            continue
         with (
             spark_session(settings, "build_samples", hive=needs_hive(settings)) as spark,
             usage_reported("build_samples"),

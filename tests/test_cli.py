@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dssm.cli import JOBS, each_date, exit_with, parse_settings
+from dssm.cli import JOBS, VIEWS, each_date, exit_with, parse_settings, parse_view
 from dssm.errors import GateError, UserError
 
 DEMO = str(Path(__file__).parents[1] / "conf" / "demo.yaml")
@@ -49,14 +49,45 @@ def test_arguments_that_no_job_has(argv: list[str], complaint: str, capsys: pyte
     assert complaint in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [*JOBS, *VIEWS])
 def test_help_names_the_job(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        parse_settings(["--help"], job)
+        parse_settings(["--help"], job) if job in JOBS else parse_view(["--help"], job)
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: ./spark-submit.sh {job} ")
-    assert JOBS[job] in " ".join(shown.split())
+    assert {**JOBS, **VIEWS}[job] in " ".join(shown.split())
+
+
+def test_what_a_view_is_asked_for() -> None:
+    assert vars(parse_view(["demo"], "profile")) == {"run": "demo", "root": "runs"}
+    assert vars(parse_view(["demo"], "show")) == {
+        "run": "demo", "root": "runs", "part": "train", "user": None, "rows": 3, "full": False,
+    }  # fmt: skip
+    asked = parse_view(["demo/2024-01-15", "--user", "7", "--rows", "1", "--part", "test", "--full"], "show")
+    assert (asked.run, asked.user, asked.rows, asked.part, asked.full) == ("demo/2024-01-15", "7", 1, "test", True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        ([], "the following arguments are required: RUN"),
+        (["demo", "--rows", "few"], "argument --rows: invalid int value: 'few'"),
+        (["demo", "--part", "tset"], "argument --part: invalid choice: 'tset'"),
+        (["demo", "--config", DEMO], f"unrecognized arguments: --config {DEMO}"),
+    ],
+)
+def test_arguments_that_no_view_has(argv: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_view(argv, "show")
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [0, -2])
+def test_at_least_one_row_is_shown(rows: int) -> None:
+    with pytest.raises(UserError, match=f"^--rows {rows}: expected at least 1$"):
+        parse_view(["demo", "--rows", str(rows)], "show")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
-from dssm.cli import JOBS
+from dssm.cli import JOBS, VIEWS
 from dssm.config import Settings, load_settings
 from dssm.errors import UserError
-from dssm.submit import command, master, submit, usage
+from dssm.submit import VIEW_SCRIPTS, command, master, submit, usage
 
 PROJECT = Path(__file__).parents[1]
 DEMO = str(PROJECT / "conf" / "demo.yaml")
@@ -99,8 +99,16 @@ def test_the_clusters_own_hive_is_left_as_it_is() -> None:
 def test_usage_lists_every_job() -> None:
     shown = usage()
     for job, what in JOBS.items():
-        assert f"{job:<13}  {what}\n" in shown
+        assert f"  {job:<13}  {what}\n" in shown
         assert (PROJECT / "jobs" / f"{job}.py").is_file()
+    for view, what in VIEWS.items():
+        assert f"  {view:<13}  {what}\n" in shown
+        assert (PROJECT / "jobs" / VIEW_SCRIPTS[view]).is_file()
+
+
+def test_no_job_hides_a_module_of_python() -> None:
+    """Beside a script its own folder is searched first: PySpark imports cProfile, and that a module `profile`."""
+    assert {path.stem for path in (PROJECT / "jobs").glob("*.py")}.isdisjoint(sys.stdlib_module_names)
 
 
 def test_an_unknown_job() -> None:
@@ -124,6 +132,18 @@ def spark_submit(*arguments: str, folder: Path) -> Ended:
         [str(PROJECT / "spark-submit.sh"), *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
     return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_runs_without_spark(view: str, tmp_path: Path) -> None:
+    ended = spark_submit(view, "demo", "--root", "runs", folder=tmp_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.error == (
+        f"error: RUN demo: no such folder, and {tmp_path}/runs holds no run with samples; "
+        "expected NAME, NAME/DATE or a folder: run build_samples first, or give --root\n"
+    )
+    assert sorted(tmp_path.rglob("*")) == []
+    assert spark_submit(view, "--help", folder=tmp_path).out.startswith(f"usage: ./spark-submit.sh {view} [-h] [--root")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
@@ -173,7 +193,10 @@ def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> No
     link.symlink_to(PROJECT / "spark-submit.sh")
     done = subprocess.run([str(link), "no_job"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: no job is named 'no_job' (known: build_samples, evaluate, score_items, train)\n"
+    assert (
+        done.stderr
+        == "error: no job is named 'no_job' (known: build_samples, evaluate, profile, score_items, show, train)\n"
+    )
 
 
 def test_the_script_without_an_environment(tmp_path: Path) -> None:

@@ -54,16 +54,18 @@ def compared(
       labels: (buckets,), a name of each.
       before, after: (buckets,), counts.
     """
-    parts = stability_index(before, after)
-    worst = int(parts.argmax())
-    was, now = before[worst] / max(before.sum(), 1), after[worst] / max(after.sum(), 1)
-    used = int(((before > 0) | (after > 0)).sum())
+    if not before.sum() or not after.sum():
+        return Drift(feature=feature, measure=measure, part=part, psi=0.0, chance=0.0, moved="no rows")
+    used = np.flatnonzero((before > 0) | (after > 0))
+    parts = stability_index(before[used], after[used])
+    worst = int(used[parts.argmax()])
+    was, now = before[worst] / before.sum(), after[worst] / after.sum()
     return Drift(
         feature=feature,
         measure=measure,
         part=part,
         psi=float(parts.sum()),
-        chance=chance_level(float(before.sum()), float(after.sum()), used),
+        chance=chance_level(float(before.sum()), float(after.sum()), len(used)),
         moved=f"{labels[worst]}: {percent(was)} → {percent(now)}",
     )
 

@@ -107,9 +107,9 @@ class Popularity(_Frozen):
     top_1_percent: float = Field(description="Share of the positives that the most popular 1 % of the items have.")
     top_10_percent: float
     ranks: list[int] = Field(description="Points of the curve, from 1.")
-    counts: list[float]
+    counts: list[int]
     items_by_group: list[int] = Field(description="By POPULARITY_GROUPS.")
-    positives_by_group: list[float] = Field(description="Shares.")
+    positives_by_group: list[int]
 
 
 POPULARITY_GROUPS = ("top 1 %", "1 to 10 %", "10 to 50 %", "50 to 100 %", "no positive")

@@ -168,7 +168,10 @@ def _rows(profile: Profile) -> Html:
         ]
         parts += [
             tag("h3", "Joins"),
-            note("Every row that goes in comes out; what finds no partner gets nulls."),
+            note(
+                "A join drops no row: what finds no partner gets nulls. Events of items that the catalogue lacks are "
+                "filtered after it, and counted above."
+            ),
             table(["join ", "rows in", "rows out", "matched", "share matched"], joins),
         ]
     written = [(name, [count_cell(rows)]) for name, rows in profile.rows.items()]
@@ -380,11 +383,11 @@ def _negatives(profile: Profile) -> Html:
     kinds = profile.parts["train"].negatives
     if not kinds:
         return note("None are drawn when samples are built (samples.negatives).")
-    popular = profile.popularity
+    popular, total = profile.popularity, sum(profile.popularity.positives_by_group)
     dash = [number_cell("–"), number_cell("–")]
     rows = [
         ("all items", [*dash, *[share_cell(ratio(count, popular.items)) for count in popular.items_by_group]]),
-        ("positives", [*dash, *[share_cell(share) for share in popular.positives_by_group]]),
+        ("positives", [*dash, *[share_cell(ratio(count, total)) for count in popular.positives_by_group]]),
     ]
     for name, found in kinds.items():
         drawn = [share_cell(ratio(count, found.found)) for count in found.by_popularity]

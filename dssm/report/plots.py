@@ -96,12 +96,10 @@ def short_count(count: float) -> str:
 
 
 def few_days(days: Iterable[dt.date]) -> list[dt.date]:
-    """Returns at most TICKS of the days, the first and the last among them."""
+    """Returns at most TICKS of the days, as many places apart, the last among them."""
     ordered = sorted(set(days))
-    if not ordered:
-        return []
-    places = np.linspace(0, len(ordered) - 1, min(len(ordered), TICKS))
-    return [ordered[round(place)] for place in places]
+    step = max(1, -(-(len(ordered) - 1) // (TICKS - 1)))
+    return ordered[::-1][::step][::-1]
 
 
 def _svg(figure: Figure, title: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from rich.markup import escape
 
 from dssm import storage
 from dssm.console import out, step, table
@@ -15,9 +16,11 @@ from dssm.errors import UserError
 from dssm.features import embedded
 from dssm.manifest import SourceCounts
 from dssm.report.dataset import Run, open_run
+from dssm.report.decoding import printable
 from dssm.report.figures import Coverage, PartProfile, Profile
-from dssm.report.measures import PartCounts, item_shares, popularity, popularity_groups
+from dssm.report.measures import PartCounts
 from dssm.report.page import page
+from dssm.report.popularity import item_positives, popularity, popularity_groups
 from dssm.report.runs import page_path, previous_run, profile_path
 
 DATASETS = ("train", "test", "users", "items", "interactions")
@@ -44,18 +47,16 @@ def measure(run: Run, reference: Profile | None) -> Profile:
       reference: an earlier date's profile, for the drift.
     """
     with step(f"item popularity of {run.manifest.date}") as remarks:
-        shares = item_shares(run)
-        groups = popularity_groups(shares)
-        remarks.append(f"{len(shares):,} items")
-    parts, drift, candidates = {}, [], 0
+        positives = item_positives(run)
+        groups = popularity_groups(positives)
+        remarks.append(f"{len(positives):,} items")
+    parts, drift = {}, []
     for name in SAMPLES:
         with step(f"{name} samples of {run.manifest.date}") as remarks:
             counts = PartCounts(run, name, groups).read()
             parts[name] = counts.profile()
             if reference is not None and name in reference.parts:
                 drift += counts.drift(reference.parts[name])
-            if name == "train":
-                candidates = counts.candidates
             remarks.append(f"{parts[name].rows:,} rows")
     return Profile(
         name=run.settings.name,
@@ -68,7 +69,7 @@ def measure(run: Run, reference: Profile | None) -> Profile:
         quarantine=_quarantine(run),
         parts=parts,
         vocabularies=coverage(run, parts),
-        popularity=popularity(shares, candidates),
+        popularity=popularity(positives),
         drift=sorted(drift, key=lambda found: -found.psi),
     )
 
@@ -160,7 +161,8 @@ def _shortened(row: Any) -> str:
 def _report(measured: Profile, path: str) -> None:
     if measured.drift:
         rows = [
-            [f"{d.feature} ({d.measure}, {d.part})", f"{d.psi:.3f}", d.verdict, d.moved] for d in measured.drift[:WORST]
+            [f"{d.feature} ({d.measure}, {d.part})", f"{d.psi:.3f}", d.verdict, escape(printable(d.moved))]
+            for d in measured.drift[:WORST]
         ]
         table(f"largest drifts since {measured.previous}", ["feature", "PSI", "reading", "moved most"], rows)
     out.print(path, markup=False)

@@ -19,15 +19,18 @@ from rich.text import Text
 from dssm.errors import UserError
 from dssm.features import PADDING_ID, AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
 from dssm.manifest import (
+    ALWAYS,
     CLICKED,
     EVENT_TIME,
     ITEM_ID,
     ITEM_INDEX,
+    ITEM_POSITIVES,
     ITEM_PROBABILITY,
     LABEL,
     NEGATIVE_PROBABILITY,
     NEGATIVES,
     SOURCE,
+    UPLOAD_TIME,
     USER_ID,
     USER_KEY,
     WARM,
@@ -148,7 +151,7 @@ def _missing(run: Run, part: str, user: str) -> str:
         return f"{part} has no rows"
     some = dataset.take(np.arange(min(USERS_TOLD, dataset.manifest.rows)), [USER_ID])[USER_ID].to_pylist()
     told = ", ".join(f"'{printable(name)}'" for name in dict.fromkeys(some))
-    message = f"no row of {part} is of this user; it has {known} users, such as {told}"
+    message = f"no row of {part} is of this user. Users in it: {known}, such as {told}"
     for other in ("train", "test", "users"):
         if other != part and any(_rows_of_user(run.part(other), user)):
             return f"{message}. {other} has the user: add --part {other}"
@@ -221,6 +224,11 @@ def _facts(run: Run, table: pa.Table, specs: Mapping[str, ColumnSpec], entries: 
             found[target] = numbers(target_column(target))
     if ITEM_PROBABILITY in specs:
         found["share of train rows"] = numbers(ITEM_PROBABILITY)
+    if ITEM_POSITIVES in specs:
+        found["training positives"] = numbers(ITEM_POSITIVES)
+    if UPLOAD_TIME in specs:
+        times = table[UPLOAD_TIME].to_pylist()
+        found["exists since"] = ["" if ms == ALWAYS else local_time(ms, run.settings.timezone) for ms in times]
     if ITEM_INDEX in specs:
         found["index"] = numbers(ITEM_INDEX)
     if WARM in specs:

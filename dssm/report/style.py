@@ -35,7 +35,7 @@ caption { text-align: left; color: var(--faint); padding-bottom: .25rem; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 td { white-space: nowrap; }
 thead th { color: var(--faint); font-weight: 600; vertical-align: bottom; }
-tbody th { font-weight: 600; position: sticky; left: 0; background: var(--page); min-width: 8rem; max-width: 13rem;
+tbody th { font-weight: 600; position: sticky; left: 0; background: var(--page); min-width: 8rem; max-width: 20rem;
   overflow-wrap: break-word; }
 td.number, th.number { text-align: right; }
 td.bar { text-align: right; min-width: 5.5rem;

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -13,6 +14,7 @@ from pyspark.sql import types as T
 from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step
+from dssm.errors import UserError
 from dssm.features import embedded, of_side
 from dssm.manifest import (
     CLICKED,
@@ -23,6 +25,7 @@ from dssm.manifest import (
     ITEM_PROBABILITY,
     LABEL,
     LAST_TIME,
+    MANIFEST,
     POSITIVE,
     SEEN,
     SOURCE,
@@ -74,7 +77,7 @@ from dssm.samples.rows import (
     user_columns,
     with_item_index,
 )
-from dssm.samples.sources import ID, Quarantine, read_catalogue, read_profile, read_vectors
+from dssm.samples.sources import ID, Quarantine, read_catalogue, read_profile, read_published, read_vectors
 from dssm.samples.user_pass import (
     EVENT,
     FATE_CODE,
@@ -98,6 +101,7 @@ from dssm.samples.vocabulary import (
 )
 from dssm.samples.words import Words
 from dssm.samples.writing import write_parts, write_shuffled
+from dssm.sections import HardNegatives, Negatives
 
 SETTINGS = "settings.json"
 PARTS = ("train", "test", "users", "interactions")  # those that the user pass makes
@@ -189,9 +193,9 @@ class _Build:
             id_bytes = 100 * counts["catalogue"].used["read"]  # about, as a row of a broadcast table
             broadcast = id_bytes <= settings.samples.broadcast_mb * 2**20
             events = all_events(settings, logs, self.catalogue, broadcast)
-            count_read(events, logs, self.quarantine)
+            outcomes = count_read(events, logs, self.quarantine)
             self.events = with_final_fates(events, settings)
-            count_fates(self.events, logs, self.quarantine)
+            count_fates(self.events, logs, self.quarantine, outcomes if self.events is events else None)
             used = [counts[log.name].used for log in logs]
             self.train_rows, self.test_rows = (sum(u.get(fate, 0) for u in used) for fate in (TRAIN, TEST))
             check_windows(settings, self.events, self.train_rows, self.test_rows)
@@ -240,9 +244,27 @@ class _Build:
             statistics=self.statistics,
             vectors={name: f"{self._vectors_folder(name)}/vectors.parquet" for name in settings.vectors},
             storage={name: table.storage for name, table in settings.vectors.items()},
-            negatives=settings.samples.negatives,
+            negatives=self._with_published(settings.samples.negatives),
             mapped_mb=settings.samples.broadcast_mb,
         )
+
+    def _with_published(self, negatives: Mapping[str, Negatives]) -> dict[str, Negatives]:
+        """Returns the negatives with copies of the published vectors, which lie anywhere, in the build's folder."""
+        found = dict(negatives)
+        for name, kind in negatives.items():
+            if not isinstance(kind, HardNegatives):
+                continue
+            places = {"items": (kind.items, kind.id), "users": (kind.users, kind.user_id)}
+            copies: dict[str, str] = {}
+            for part, (place, key) in places.items():
+                if place is not None:
+                    where = f"samples.negatives.{name}.{part}"
+                    rows = read_published(self.spark, self.settings, where, place, key, kind.values)
+                    copies[part] = f"{self.folder}/.lookups/published_{name}_{part}"
+                    rows = rows.withColumn("__part", F.lit(part))
+                    write_parts(rows, copies[part], "__part", [key], {part: "vectors.parquet"})
+            found[name] = kind.model_copy(update=copies)
+        return found
 
     # Items ---------------------------------------------------------------------------------------------
 
@@ -368,7 +390,7 @@ class _Build:
             profiles=tuple(profile_encoder(settings, self.providers, name, self.lookups) for name in settings.profiles),
             user_id_features=tuple(of_id),
             user_id_words=Words(feature_columns(settings, of_id)),
-            negatives=settings.samples.negatives,
+            negatives=self.lookups.negatives,
             tested=tuple(name for name, source in settings.sources.items() if TEST in source.roles),
             train_start=settings.day_start_ms(-settings.window.train_days),
             test_start=settings.day_start_ms(0),
@@ -429,8 +451,7 @@ class _Build:
 
     def _write_manifests(self) -> None:
         settings = self.settings
-        sections = ("seed", "window", "sources", "targets", "features", "histories", "counters", "vectors", "samples")
-        content = settings.model_dump_json(include=set(sections))
+        content = content_of(settings)
         files = repr({part: files for part, (_, files) in self.datasets.items()})
         vocabularies = repr(sorted((name, spec.digest) for name, spec in self.vocabularies.items()))
         # The item table's version is named after the build: another catalogue must give another build.
@@ -451,6 +472,29 @@ class _Build:
             manifest = common.model_copy(update={"kind": part, "columns": dict(columns), "files": written})
             write_manifest(f"{self.folder}/{part}", manifest)
         write_manifest(self.folder, common)
+
+
+# What the samples depend on: with other values a build is another one.
+SECTIONS = (
+    "seed", "timezone", "data", "window", "sources", "profiles", "catalogue", "targets", "features", "histories",
+    "counters", "vectors", "samples",
+)  # fmt: skip
+
+
+def content_of(settings: Settings) -> str:
+    return settings.model_dump_json(include=set(SECTIONS))
+
+
+def is_complete(settings: Settings) -> bool:
+    """Whether the run's samples are there, made with the same settings."""
+    folder = RunPaths(settings.run_folder).samples
+    if not storage.exists(f"{folder}/{MANIFEST}") or not storage.exists(f"{folder}/{SETTINGS}"):
+        return False
+    try:
+        made_with = Settings.model_validate_json(storage.read_text(f"{folder}/{SETTINGS}"))
+    except (ValidationError, UserError):  # by another version of this program
+        return False
+    return content_of(made_with) == content_of(settings)
 
 
 def frozen_run(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from dssm.config import Settings
@@ -48,7 +48,8 @@ def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFram
     targets = settings.target_names
     rows = reduce(DataFrame.unionByName, [log.normal(code, targets) for code, log in enumerate(logs)])
     known = catalogue.select(F.col(ID).alias(ITEM_ID), ITEM_INDEX, UPLOAD_TIME)
-    rows = rows.join(F.broadcast(known) if broadcast else known, ITEM_ID, "left").withColumn(ITEM_INDEX, F.coalesce(ITEM_INDEX, F.lit(NO_ITEM)))
+    rows = rows.join(F.broadcast(known) if broadcast else known, ITEM_ID, "left")
+    rows = rows.withColumn(ITEM_INDEX, F.coalesce(ITEM_INDEX, F.lit(NO_ITEM)))
     checked = [code for code, source in enumerate(settings.sources.values()) if source.check_upload]
     too_early = F.col(SOURCE).isin(checked) & (F.col(UPLOAD_TIME) > F.col(EVENT_TIME))
     identity = [USER_ID, ITEM_ID, EVENT_TIME, SOURCE, LABEL, WEIGHT, *map(target_column, targets)]
@@ -61,7 +62,10 @@ def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFram
         & ~F.coalesce(too_early, F.lit(False)),
     }
     rows = rows.withColumns(columns).withColumn(FATE, _fate(settings, too_early))
-    return rows.drop(ITEM_ID, KEPT, UPLOAD_TIME).persist(StorageLevel.DISK_ONLY)
+    rows = rows.drop(ITEM_ID, KEPT, UPLOAD_TIME)
+    # Columns of Parquet are read again faster than Spark's cache is written; a text would be parsed each time.
+    columnar = all(source.is_columnar for source in settings.sources.values())
+    return rows if columnar else rows.persist(StorageLevel.DISK_ONLY)
 
 
 def _fate(settings: Settings, too_early: Column) -> Column:
@@ -95,25 +99,42 @@ def _has_role(settings: Settings, role: str) -> Column:
     return F.col(SOURCE).isin([code for code, source in enumerate(settings.sources.values()) if role in source.roles])
 
 
-def count_read(events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine) -> None:
+def count_outcomes(events: DataFrame) -> list[Row]:
+    """Returns the number of rows (`count`) by SOURCE, REASON and FATE."""
+    return events.groupBy(SOURCE, REASON, FATE).count().collect()
+
+
+def count_read(events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine) -> list[Row]:
     """Counts each log's rows, and writes the unreadable ones.
 
+    Returns: the counts, as `count_outcomes`.
     Raises: UserError where too many are unreadable, or a log has none.
     """
-    with damage_explained("sources", ", ".join(log.place for log in logs)):
-        rows = events.groupBy(SOURCE, REASON).count().collect()
+    with damage_explained(", ".join(log.name for log in logs), ", ".join(log.place for log in logs)):
+        rows = count_outcomes(events)
     for code, log in enumerate(logs):
-        of_log = {row[REASON]: row["count"] for row in rows if row[SOURCE] == code}
-        readable = of_log.pop(None, 0)
+        readable, of_log = 0, {}
+        for row in rows:
+            if row[SOURCE] == code and row[REASON] is None:
+                readable += row["count"]
+            elif row[SOURCE] == code:
+                of_log[row[REASON]] = row["count"]
         raw = log.rows.select(REASON, *map(quoted, log.own))
         quarantine.account(log.name, log.place, readable, dict(sorted(of_log.items())), raw, log.missing_days)
+    return rows
 
 
-def count_fates(events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine) -> None:
-    """Splits each log's readable rows, in the counts, into used and filtered."""
-    rows = events.filter(F.col(REASON).isNull()).groupBy(SOURCE, FATE).count().collect()
+def count_fates(
+    events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine, outcomes: Sequence[Row] | None = None
+) -> None:
+    """Splits each log's readable rows, in the counts, into used and filtered.
+
+    Args:
+      outcomes: of `count_outcomes`, where they are known.
+    """
+    rows = count_outcomes(events) if outcomes is None else outcomes
     for code, log in enumerate(logs):
-        found = {row[FATE]: row["count"] for row in rows if row[SOURCE] == code}
+        found = {row[FATE]: row["count"] for row in rows if row[SOURCE] == code and row[REASON] is None}
         used = {fate: found[fate] for fate in (TRAIN, TEST) if fate in found}
         filtered = {fate: found[fate] for fate in sorted(found) if fate not in used}
         counts = quarantine.counts[log.name]
@@ -152,14 +173,15 @@ def _leave_last_out(events: DataFrame, settings: Settings) -> DataFrame:
     ranked = (
         events.withColumn("__asked", F.coalesce(in_play & positive & _has_role(settings, TEST), F.lit(False)))
         .withColumn("__rank", F.when(F.col("__asked"), F.row_number().over(newest)))
-        .withColumn("__positives", F.sum(F.when(in_play & positive, 1)).over(user))
+        .withColumn("__earliest", F.min(F.when(in_play & positive, F.col(EVENT_TIME))).over(user))
     )
-    is_test = F.col("__asked") & (F.col("__rank") <= F.least(F.lit(rows), F.col("__positives") - 1))
+    # Later than the user's first positive, which so is left to train on: a count would not do where times are equal.
+    is_test = F.col("__asked") & (F.col("__rank") <= rows) & (F.col(EVENT_TIME) > F.col("__earliest"))
     split = ranked.withColumn("__test", F.coalesce(is_test, F.lit(False)))
     split = split.withColumn("__first", F.min(F.when(F.col("__test"), F.col(EVENT_TIME))).over(user))
     late = in_play & (F.col(EVENT_TIME) >= F.col("__first"))
     fate = F.when(F.col("__test"), TEST).when(late, "not before the user's test row").otherwise(F.col(FATE))
-    return split.withColumn(FATE, fate).drop("__asked", "__rank", "__positives", "__test", "__first")
+    return split.withColumn(FATE, fate).drop("__asked", "__rank", "__earliest", "__test", "__first")
 
 
 def _is_target() -> Column:

@@ -33,6 +33,7 @@ from dssm.manifest import (
 from dssm.sections import EventSource, KeyedTable, ProfileTable, Table, Target, VectorTable
 from dssm.spark import counts_by, explained, matches
 
+TABLE, PARTITION = "table:", "dt"  # of published vectors
 CORRUPT = "_corrupt_record"
 VALID_FROM = "row__valid_from"  # Unix ms from which events see a profile's row
 REASON, KEPT = "__reason", "__kept"
@@ -63,6 +64,7 @@ class Quarantine:
         place: str,
         missing_days: Sequence[str] = (),
         ours: Sequence[str] = (),
+        columnar: bool = False,
     ) -> DataFrame:
         """Returns the readable rows of a table; writes and counts the others.
 
@@ -72,9 +74,12 @@ class Quarantine:
           reason: text column: why a row is unreadable, null where it is not.
           place: where the table lies, for messages and the manifest.
           ours: columns that the reader has added, which are no part of a quarantined row.
+          columnar: whether reading the table again is cheaper than keeping it.
         Raises: UserError where the unreadable share is above the limit, or no row is left.
         """
-        checked = table.withColumn(REASON, reason).persist(StorageLevel.DISK_ONLY)
+        checked = table.withColumn(REASON, reason)
+        if not columnar:
+            checked = checked.persist(StorageLevel.DISK_ONLY)
         with damage_explained(name, place):
             found = counts_by(checked.withColumn(REASON, F.coalesce(REASON, F.lit(""))), REASON)
         used = found.pop("", 0)
@@ -315,7 +320,8 @@ def read_events(spark: SparkSession, settings: Settings, name: str, source: Even
                 target_column(target), ((value - scale.low) / (scale.high - scale.low)).cast("float")
             )
         value = F.col(target_column(target))
-        outside = value.isNotNull() & (F.isnan(value) | (value < 0) | (value > 1))
+        no_number = value.isNull() & ~_is_blank(F.expr(expression))
+        outside = no_number | (value.isNotNull() & (F.isnan(value) | (value < 0) | (value > 1)))
         target_checks.append((F.col(KEPT) & outside, f"target {target} is not in {scale.low:g}…{scale.high:g}"))
     where = source.where or "true"
     with explained(f"{key}.where: {where!r}", columns):
@@ -400,17 +406,17 @@ def _read_days(
     spark: SparkSession, settings: Settings, key: str, table: ProfileTable
 ) -> tuple[DataFrame, str, list[str]]:
     """Reads one snapshot a day; each is seen from the next day's start."""
-    days, frames, missing = [settings.window_days()[0] - DAY, *settings.window_days()], [], []
+    days, patterns, frames, missing = [settings.window_days()[0] - DAY, *settings.window_days()], [], [], []
     assert table.path is not None
     for day in days:
         of_day = settings.for_date(day)
-        pattern = storage.absolute(of_day.expand(table.path)[0])
-        if not matches(spark, f"{key}.path", pattern):
+        patterns.append(storage.absolute(of_day.expand(table.path)[0]))
+        if not matches(spark, f"{key}.path", patterns[-1]):
             missing.append(day.isoformat())
             continue
         frame, _, _ = read_table(spark, of_day, key, table)
         frames.append(frame.withColumn(VALID_FROM, F.lit(of_day.day_start_ms(1)).cast("bigint")))
-    place = f"{storage.absolute(table.path)} ({len(days)} days)"
+    place = _shown(patterns)
     if not frames:
         raise UserError(f"{key}.path: nothing found at {place}; expected {table.format} files")
     columns = {frozenset(frame.columns) for frame in frames}
@@ -441,7 +447,19 @@ def read_catalogue(
             frame = frame.withColumn(UPLOAD_TIME, F.when(_is_blank(given), F.lit(ALWAYS)).otherwise(time))
         bad = f"bad time in '{table.upload_time}' (expected {table.upload_unit}, 1970 to 2100)"
         checks.append((F.col(UPLOAD_TIME).isNull(), bad))
-    return _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME])
+    rows = _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME])
+    if table.upload_time is None:
+        return rows
+    # A past date is built from what was known then.
+    known = rows.filter(F.col(UPLOAD_TIME) < settings.day_start_ms(settings.window.test_days))
+    counts = quarantine.counts["catalogue"]
+    kept = known.count()
+    if later := counts.used["read"] - kept:
+        filtered = {**counts.filtered, "uploaded after the windows": later}
+        quarantine.counts["catalogue"] = counts.model_copy(update={"used": {"read": kept}, "filtered": filtered})
+    if kept == 0:
+        raise UserError(f"catalogue: all {later:,} items of {place} were uploaded after the windows; check --date")
+    return known
 
 
 def _keyed(
@@ -467,7 +485,7 @@ def _keyed(
     for feature in features:
         if feature.source_column in frame.columns:
             all_checks += _column_checks(frame, feature)
-    readable = quarantine.split(name, frame, _first_reason(*all_checks), place, missing, ours)
+    readable = quarantine.split(name, frame, _first_reason(*all_checks), place, missing, ours, table.is_columnar)
     snapshot = [VALID_FROM] if VALID_FROM in ours else []
     if table.latest_by is not None:
         need_columns(name, readable, {"latest_by": table.latest_by})
@@ -604,3 +622,48 @@ def read_vectors(
     readable = quarantine.split(key, frame, reason, path)
     _check_unique(key, table.key, readable)
     return readable.select(quoted(table.key).cast("string").alias("id"), values.cast("array<float>").alias("values"))
+
+
+def read_published(spark: SparkSession, settings: Settings, name: str, place: str, key: str, values: str) -> DataFrame:
+    """Reads a model's published vectors.
+
+    Args:
+      name: the setting that names them.
+      place: a Parquet folder, or `table:NAME`, whose newest partition before the run's date is read.
+    Grain: one row an id, as (key: string, values: array<float>).
+    Raises: UserError where there are none, an id stands twice, or the vectors differ in width or are not finite.
+    """
+    if place.startswith(TABLE):
+        with explained(name):
+            frame = spark.table(place.removeprefix(TABLE))
+        need_columns(name, frame, {"table": PARTITION})
+        day = settings.date.isoformat()
+        newest = frame.filter(F.col(PARTITION) < day).agg(F.max(PARTITION)).first()
+        if newest is None or newest[0] is None:
+            raise UserError(f"{name}: {place.removeprefix(TABLE)} has no partition before {day}; publish one first")
+        frame = frame.filter(F.col(PARTITION) == newest[0])
+    else:
+        folder = storage.absolute(settings.expand(place)[0])
+        if not matches(spark, name, folder):
+            raise UserError(f"{name}: nothing found at {folder}; expected a folder of Parquet files")
+        with explained(name), damage_explained(name, folder):
+            frame = spark.read.parquet(folder)
+    need_columns(name, frame, {"id": key, "values": values})
+    rows = frame.select(quoted(key).cast("string").alias(key), quoted(values).cast("array<float>").alias(values))
+    vector = quoted(values)
+    bad = vector.isNull() | F.exists(vector, lambda value: ~_is_finite(value))
+    found = rows.agg(
+        F.count("*").alias("rows"),
+        F.countDistinct(quoted(key)).alias("ids"),
+        F.min(F.size(vector)).alias("least"),
+        F.max(F.size(vector)).alias("most"),
+        F.sum(bad.cast("int")).alias("bad"),
+    ).first()
+    assert found is not None  # an aggregate over no rows is a row
+    if not found["rows"] or found["ids"] != found["rows"] or found["least"] != found["most"] or found["bad"]:
+        raise UserError(
+            f"{name}: {place} holds {found['rows']:,} rows of {found['ids']:,} ids, "
+            f"{found['least']} to {found['most']} numbers each, {found['bad'] or 0:,} of them null or not finite; "
+            "expected one vector an id, of one width"
+        )
+    return rows

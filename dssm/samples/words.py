@@ -24,7 +24,9 @@ class Words:
 
     def join(self, arrays: Mapping[str, pa.Array], rows: int) -> np.ndarray:
         """Returns the encoded columns as (rows, width) int32; floats keep their bits."""
-        parts = [unpack(arrays[name], spec).reshape(rows, -1).view(np.int32) for name, spec in self.columns.items()]
+        parts = [
+            unpack(arrays[name], spec).reshape(rows, _width(spec)).view(np.int32) for name, spec in self.columns.items()
+        ]
         return np.concatenate(parts, axis=1) if parts else np.zeros((rows, 0), np.int32)
 
     def split(self, words: np.ndarray) -> dict[str, np.ndarray]:

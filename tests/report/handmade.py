@@ -16,14 +16,17 @@ import pyarrow.parquet as pq
 from dssm.config import Settings
 from dssm.features import AnyFeature, of_side
 from dssm.manifest import (
+    ALWAYS,
     CLICKED,
     EVENT_TIME,
     ITEM_ID,
     ITEM_INDEX,
     ITEM_KEY,
+    ITEM_POSITIVES,
     ITEM_PROBABILITY,
     LABEL,
     SOURCE,
+    UPLOAD_TIME,
     USER_ID,
     USER_KEY,
     WARM,
@@ -53,7 +56,9 @@ BESIDE: dict[str, dict[str, ColumnSpec]] = {
         WEIGHT: NUMBER, ITEM_PROBABILITY: NUMBER, target_column("like"): NUMBER, target_column("share"): NUMBER,
     },
     "users": {USER_ID: TEXT, WARM: INT, CLICKED: INDEXES},
-    "items": {ITEM_ID: TEXT, ITEM_INDEX: INT, ITEM_KEY: KEY, ITEM_PROBABILITY: NUMBER},
+    "items": {
+        ITEM_ID: TEXT, ITEM_INDEX: INT, ITEM_KEY: KEY, ITEM_PROBABILITY: NUMBER, ITEM_POSITIVES: KEY, UPLOAD_TIME: KEY,
+    },
     "interactions": {USER_ID: TEXT, ITEM_INDEX: INT},
 }  # fmt: skip
 
@@ -152,11 +157,12 @@ def user(**given: Any) -> Row:
     return {**sample(), USER_ID: "u1", WARM: 1, CLICKED: [0, 2], **given}
 
 
-def item(number: int, share: float = 0.0, **given: Any) -> Row:
-    return {**sample(), ITEM_ID: f"i{number + 1}", ITEM_INDEX: number, ITEM_PROBABILITY: share, **given}
+def item(number: int, positives: int = 0, **given: Any) -> Row:
+    own = {ITEM_ID: f"i{number + 1}", ITEM_INDEX: number, ITEM_POSITIVES: positives, UPLOAD_TIME: ALWAYS}
+    return {**sample(), ITEM_PROBABILITY: positives / 8, **own, **given}
 
 
-ITEMS = [item(place, share) for place, share in enumerate((0.5, 0.25, 0.25, 0.0, 0.0))]
+ITEMS = [item(place, positives) for place, positives in enumerate((4, 2, 2, 0, 0))]
 
 
 def columns_of(settings: Settings, part: str) -> dict[str, ColumnSpec]:

@@ -49,12 +49,12 @@ def test_a_file_that_is_gone_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"part-00000.parquet: can't be read \(.*\); run build_samples again$"):
         list(run.part("train").batches([USER_ID]))
     file.unlink()
-    with pytest.raises(UserError, match="not found, but the manifest has it; run build_samples again$"):
+    with pytest.raises(UserError, match=r"not found, but the manifest has it; run build_samples again$"):
         list(run.part("train").batches([USER_ID]))
 
 
 def test_a_column_that_is_not_there(run: Run) -> None:
-    with pytest.raises(UserError, match="part-00000.parquet: no column 'shoe'; run build_samples again$"):
+    with pytest.raises(UserError, match=r"part-00000.parquet: no column 'shoe'; run build_samples again$"):
         list(run.part("train").batches([USER_ID, "shoe"]))
 
 
@@ -116,7 +116,7 @@ def test_ids_beyond_the_vocabulary(run: Run) -> None:
 
 
 def test_a_vocabulary_that_the_manifest_does_not_have(run: Run) -> None:
-    with pytest.raises(UserError, match="the manifest has no vocabulary 'shoe'; run build_samples again$"):
+    with pytest.raises(UserError, match=r"the manifest has no vocabulary 'shoe'; run build_samples again$"):
         run.words("shoe", np.array([2]))
 
 

@@ -14,6 +14,7 @@ import dssm.report.show
 from dssm.features import DenseFeat
 from dssm.manifest import Statistics
 from dssm.report.decoding import clock, interval, printable, restored, stand_in
+from dssm.samples.encoding import encode_numbers
 
 STATISTICS = Statistics(events=3, mean=20.0, deviation=4.0, minimum=10.0, maximum=50.0)
 
@@ -55,6 +56,21 @@ def test_what_a_null_is_stored_as(transform: str, null: float | None, expected: 
 def test_a_nulls_stand_in_is_restored_to_the_null(transform: str, null: float) -> None:
     feature = DenseFeat(side="user", transform=transform, null=null)
     assert restored(feature, np.array([stand_in(feature, STATISTICS)]), STATISTICS) == pytest.approx([null])
+
+
+@given(
+    transform=st.sampled_from(["raw", "log1p", "minmax", "standard"]),
+    null=st.none() | st.floats(10, 50),
+    values=st.lists(st.none() | st.floats(10, 50), min_size=1),
+)
+def test_what_the_samples_encode_is_restored(transform: str, null: float | None, values: list[float | None]) -> None:
+    """Null comes back as its stand-in, which is what the report counts."""
+    feature = DenseFeat(side="user", transform=transform, null=null)
+    given = np.array(values, np.float64)
+    stored = encode_numbers(feature, given, STATISTICS)
+    assert stored[np.isnan(given)] == pytest.approx(stand_in(feature, STATISTICS), rel=1e-6, abs=1e-7)
+    known = ~np.isnan(given)
+    assert restored(feature, stored, STATISTICS)[known] == pytest.approx(given[known], rel=1e-5)
 
 
 @given(

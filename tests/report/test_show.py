@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dssm.cli import PARTS
 from dssm.errors import UserError
-from dssm.manifest import CLICKED, EVENT_TIME, LABEL, USER_ID, USER_KEY, WARM
+from dssm.manifest import CLICKED, EVENT_TIME, LABEL, UPLOAD_TIME, USER_ID, USER_KEY, WARM
 from dssm.report.dataset import Run
 from dssm.report.show import SIDES, Negative, Sample, decode, places_of_user, show
 from tests.report.handmade import item, moment, sample, user, write_run
@@ -27,7 +27,7 @@ def shown(run: Run, part: str = "train", rows: int = 3, width: int = 120, **aske
 def decoded(root: Path, part: str = "train", entries: int | None = None, **given: object) -> Sample:
     """Writes one row of a dataset and returns it in words."""
     rows = {"train": ([[sample(**given)]],), "test": ([()], [[sample(**given)]])}.get(part, ([()],))
-    named = {"users": {"users": [user(**given)]}, "items": {"items": [item(0, 0.5, **given)]}}.get(part, {})
+    named = {"users": {"users": [user(**given)]}, "items": {"items": [item(0, 4, **given)]}}.get(part, {})
     run = write_run(root, *rows, **named)  # type: ignore[arg-type]
     (found,) = decode(run, part, run.part(part).take(np.array([0]), list(run.part(part).manifest.columns)), entries)
     return found
@@ -108,8 +108,13 @@ def test_a_user(tmp_path: Path) -> None:
 
 def test_an_item(tmp_path: Path) -> None:
     found = decoded(tmp_path, part="items")
-    assert found.facts == {"item": "i1", "share of train rows": "0.5", "index": "0"}
+    assert found.facts == {"item": "i1", "share of train rows": "0.5", "training positives": "4", "index": "0"}
     assert list(found.features) == ["item"]
+
+
+def test_an_item_that_was_uploaded_later(tmp_path: Path) -> None:
+    found = decoded(tmp_path, part="items", **{UPLOAD_TIME: moment("2024-01-03", "08:00:00")})
+    assert found.facts["exists since"] == "Wed 2024-01-03 08:00:00 Asia/Shanghai"
 
 
 def test_long_lists_are_cut_unless_all_is_asked_for(tmp_path: Path) -> None:
@@ -181,19 +186,19 @@ def test_the_towers_stand_side_by_side_where_there_is_room(run: Run) -> None:
         (
             "train",
             "q\x1b",
-            r"--user q\x1b: no row of train is of this user; it has 2 users, such as 'a', 'b'. "
+            r"--user q\x1b: no row of train is of this user. Users in it: 2, such as 'a', 'b'. "
             "Users are named as in the logs; without --user the first rows are shown",
         ),
         (
             "train",
             "z",
-            "--user z: no row of train is of this user; it has 2 users, such as 'a', 'b'. "
+            "--user z: no row of train is of this user. Users in it: 2, such as 'a', 'b'. "
             "test has the user: add --part test",
         ),
         (
             "users",
             "a",
-            "--user a: no row of users is of this user; it has 1 users, such as 'z'. "
+            "--user a: no row of users is of this user. Users in it: 1, such as 'z'. "
             "train has the user: add --part train",
         ),
         ("items", "a", "--user a: items has no users; expected --part train, test or users"),

@@ -7,21 +7,25 @@ import datetime as dt
 import gzip
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dssm import storage
 from dssm.config import Settings
-from dssm.manifest import ColumnSpec, Manifest, data_files, read_manifest
+from dssm.manifest import ALWAYS, UPLOAD_TIME, ColumnSpec, Manifest, data_files, read_manifest
 from dssm.packing import unpack
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
+
+    from dssm.samples.sources import EventLog, Quarantine
 
 ZONE = ZoneInfo("Asia/Shanghai")
 DATE = dt.date(2024, 1, 10)
@@ -240,6 +244,31 @@ def build(spark: SparkSession, feed: TinyFeed) -> Manifest:
     return manifest
 
 
+def read_all_events(
+    spark: SparkSession, feed: TinyFeed, items: Sequence[str] | Mapping[str, int]
+) -> tuple[DataFrame, list[EventLog], Quarantine]:
+    """Reads the logs and says what becomes of each row, as the job does, before rows are sampled and split.
+
+    Args:
+      items: ids of the catalogue, with the Unix ms of their upload where it is a mapping.
+    Returns: the events, the logs, and the counts.
+    """
+    from dssm.samples.events import all_events, count_fates, count_read, read_logs
+    from dssm.samples.rows import with_item_index
+    from dssm.samples.sources import ID, Quarantine
+
+    settings = feed.settings()
+    spark.conf.set("spark.sql.session.timeZone", settings.timezone)
+    uploads = items if isinstance(items, Mapping) else dict.fromkeys(items, ALWAYS)
+    catalogue = spark.createDataFrame(list(uploads.items()), f"`{ID}` string, `{UPLOAD_TIME}` bigint")
+    quarantine = Quarantine(f"{feed.folder}/quarantine", settings.samples.max_quarantine_share)
+    logs = read_logs(spark, settings)
+    events = all_events(settings, logs, with_item_index(catalogue), broadcast=True)
+    count_read(events, logs, quarantine)
+    count_fates(events, logs, quarantine)
+    return events, logs, quarantine
+
+
 def check_counts(manifest: Manifest, samples: Path) -> None:
     """Checks rows_read = Σ used + Σ filtered + Σ quarantined, and each of the three against what was written."""
     for name, counts in manifest.sources.items():
@@ -280,6 +309,13 @@ def decoded(table: pa.Table, columns: Mapping[str, ColumnSpec]) -> list[dict[str
         column = table[name].combine_chunks()
         values[name] = unpack(column, spec).tolist() if spec.encoding == "packed" else column.to_pylist()
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+
+
+def token_digest(tokens: list[str]) -> str:
+    """Returns the digest of a vocabulary: of its Arrow offsets and text."""
+    text = [token.encode() for token in tokens]
+    offsets = np.cumsum([0, *map(len, text)]).astype("<i4")
+    return storage.digest(offsets.tobytes(), b"".join(text))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

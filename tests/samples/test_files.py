@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def test_vectors_inline(tmp_path: Path) -> None:
 
 
 def test_row_numbers_of_a_table_stand_for_the_same_vectors(tmp_path: Path) -> None:
-    inline = {key: row for key, row in column_rows(vector_feed(tmp_path / "inline", "inline").run()["train"])}
+    inline = dict(column_rows(vector_feed(tmp_path / "inline", "inline").run()["train"]))
     rows = dict(column_rows(vector_feed(tmp_path / "table", "table").run()["train"]))
     matrix = np.array([[0, 0], *VECTORS.values()])  # 0: none; the others in the order of the file
     assert rows.keys() == inline.keys()
@@ -252,7 +253,7 @@ def test_rows_are_shuffled_over_the_whole_dataset(tmp_path: Path) -> None:
     times = [row[EVENT_TIME] for row in rows]
     assert abs(np.corrcoef(np.arange(800), times)[0, 1]) < 4 / math.sqrt(800)
     users = [row[USER_ID] for row in rows]
-    beside = np.mean([a == b for a, b in zip(users, users[1:], strict=False)])
+    beside = np.mean([a == b for a, b in pairwise(users)])
     assert beside < 0.05  # 7 of 799 others are of the same user
 
 

@@ -1,20 +1,32 @@
-"""Where the columns of the user features come from."""
+"""Where columns come from, and what the training window says of items and numbers."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dssm.errors import UserError
-from dssm.samples.rows import Profile, check_item_columns, user_columns
-from tests.samples.feed import TinyFeed
+from dssm.manifest import EVENT_TIME, ITEM_ID, ITEM_INDEX, ITEM_POSITIVES, ITEM_PROBABILITY, LABEL, SOURCE, WEIGHT
+from dssm.samples.rows import (
+    check_item_columns,
+    encoded_items,
+    item_days,
+    provided_features,
+    raw_item_features,
+    universe_features,
+    user_columns,
+    with_item_index,
+)
+from tests.samples.feed import TinyFeed, ms
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 
-def profile(key: str, *columns: str) -> Profile:
-    frame: Any = SimpleNamespace(columns=["row__id", key, *columns])
-    return Profile(frame, key, 0)
+def profile(key: str, *columns: str) -> Any:
+    return SimpleNamespace(columns=["row__id", "row__valid_from", key, *columns])
 
 
 PROFILES = {
@@ -24,16 +36,31 @@ PROFILES = {
 
 
 def test_each_column_has_one_provider(tiny_feed: TinyFeed) -> None:
-    assert user_columns(tiny_feed.settings(), PROFILES) == {
+    tiny_feed.config["counters"] = {"views": {"side": "user", "sources": ["feed"], "days": 1}}
+    tiny_feed.config["features"]["view_count"] = {"kind": "DenseFeat", "side": "user", "column": "views"}
+    tiny_feed.config["features"]["hour"] = {"kind": "SparseFeat", "side": "user", "time": "hour"}
+    settings = tiny_feed.settings()
+    providers = user_columns(settings, PROFILES)
+    assert providers == {
         "client_id": "user",
-        "client_type": "clients",
-        "age": "clients",
-        "follow": "clients",
-        "fav": "clients",
+        "client_type": "profiles.clients",
+        "age": "profiles.clients",
+        "follow": "profiles.clients",
+        "fav": "profiles.clients",
         "clicks": "history",
         "touched": "history",
-        "read_post_id": "reads",
+        "views": "counter",
+        "read_post_id": "profiles.reads",
     }
+
+    def names(provider: str) -> list[str]:
+        return [feature.name for feature in provided_features(settings, providers, provider)]
+
+    assert names("user") == ["client_id"]
+    assert names("profiles.clients") == ["client_type", "age", "follow", "fav"]
+    assert names("profiles.reads") == []
+    assert names("history") == ["click_history", "touch_history", "click_embed"]
+    assert names("counter") == ["view_count"]
 
 
 @pytest.mark.parametrize(
@@ -61,31 +88,92 @@ def test_each_column_has_one_provider(tiny_feed: TinyFeed) -> None:
     ],
     ids=["two profiles", "a profile and a history", "a typo", "the list after a history"],
 )
-def test_columns_without_one_provider(tiny_feed: TinyFeed, profiles: dict[str, Profile], message: str) -> None:
+def test_columns_without_one_provider(tiny_feed: TinyFeed, profiles: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         user_columns(tiny_feed.settings(), profiles)
     assert str(caught.value) == message
 
 
+def catalogue_of(*columns: str) -> Any:
+    """A catalogue as far as its columns are asked for."""
+    frame: Any = SimpleNamespace(columns=["row__id", "row__upload_time", *columns])
+    frame.select = lambda *_: SimpleNamespace(columns=list(columns))
+    return frame
+
+
 def test_a_column_that_the_catalogue_lacks(tiny_feed: TinyFeed) -> None:
-    catalogue: Any = SimpleNamespace(columns=["row__id", "post_id", "topicid", "length"])
-    features = [f for f in tiny_feed.settings().features.values() if f.side == "item"]
     with pytest.raises(UserError) as caught:
-        check_item_columns(catalogue, features)
+        check_item_columns(tiny_feed.settings(), catalogue_of("post_id", "topicid", "length"))
     assert str(caught.value) == (
         "features.topic_id.column: the catalogue has no column 'topic_id' (did you mean 'topicid'?)"
     )
 
 
-@pytest.mark.spark
-def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(spark: Any, tiny_feed: TinyFeed) -> None:
-    from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_PROBABILITY, LABEL, WEIGHT
-    from dssm.samples.lookups import Lookups
-    from dssm.samples.rows import encoded_items, with_item_index
+def test_features_that_change_with_the_time_need_no_column(tiny_feed: TinyFeed) -> None:
+    tiny_feed.config["catalogue"]["upload_time"] = "uploaded"
+    tiny_feed.config["counters"] = {"seen": {"side": "item", "sources": ["feed"], "days": 1}}
+    tiny_feed.config["features"] |= {
+        "seen_count": {"kind": "DenseFeat", "side": "item", "column": "seen"},
+        "age_of_post": {"kind": "DenseFeat", "side": "item", "time": "days_since_upload"},
+    }
+    settings = tiny_feed.settings()
+    assert [f.name for f in raw_item_features(settings)] == ["post_id", "topic_id", "length", "post_embed"]
+    check_item_columns(settings, catalogue_of("post_id", "topic_id", "length", "uploaded"))
 
-    rows = [("b", 1.0, 1.0)] * 3 + [("a", 2.0, 0.5), ("a", 0.0, 1.0), ("c", 1.0, 0.0), ("c", 0.0, 1.0)]
-    trained = spark.createDataFrame(rows, f"{ITEM_ID} string, {LABEL} float, {WEIGHT} float")
-    catalogue = with_item_index(spark.createDataFrame([("c",), ("b",), ("a",)], "row__id string"))
-    items = encoded_items(catalogue, trained, [], Lookups({}, {}), tiny_feed.settings()).collect()
-    found = {(row[ITEM_ID], row[ITEM_INDEX], row[ITEM_PROBABILITY]) for row in items}
-    assert found == {("a", 0, 0.25), ("b", 1, 0.75), ("c", 2, 0.0)}
+
+def test_only_features_of_items_may_meet_items_out_of_the_catalogue(tiny_feed: TinyFeed) -> None:
+    tiny_feed.config["features"]["click_topics"] = {
+        "kind": "VarLenSparseFeat", "side": "user", "column": "clicks", "of": "topic_id", "share_embedding": "topic_id",
+    }  # fmt: skip
+    assert [f.name for f in universe_features(tiny_feed.settings())] == ["click_history", "click_embed"]
+
+
+# With Spark ----------------------------------------------------------------------------------------------
+
+
+def raw_catalogue(spark: SparkSession, ids: list[str]) -> DataFrame:
+    rows = [(item, -(2**62), item, "1", 1.0) for item in ids]
+    types = "row__id string, row__upload_time bigint, post_id string, topic_id string, length double"
+    return with_item_index(spark.createDataFrame(rows, types))
+
+
+@pytest.mark.spark
+def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(
+    spark: SparkSession, tiny_feed: TinyFeed, tmp_path: Any
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dssm.samples.lookups import Lookups
+
+    rows = [(1, 1.0, 1.0)] * 3 + [(0, 2.0, 0.5), (0, 0.0, 1.0), (2, 1.0, 0.0), (2, 0.0, 1.0)]
+    trained = spark.createDataFrame(rows, f"{ITEM_INDEX} int, {LABEL} float, {WEIGHT} float")
+    pq.write_table(pa.table({"token": ["a", "b", "c"]}), tmp_path / "ids.parquet")
+    tiny_feed.config["features"].pop("post_embed")
+    lookups = Lookups(vocabularies={name: str(tmp_path / "ids.parquet") for name in ("post_id", "topic_id")})
+    items = encoded_items(raw_catalogue(spark, ["c", "b", "a"]), trained, lookups, tiny_feed.settings()).collect()
+    found = {row[ITEM_ID]: (row[ITEM_INDEX], row[ITEM_PROBABILITY], row[ITEM_POSITIVES]) for row in items}
+    assert found == {"a": (0, 0.25, 1), "b": (1, 0.75, 3), "c": (2, 0.0, 0)}
+
+
+@pytest.mark.spark
+def test_an_items_days_are_local_and_of_the_counters_sources(spark: SparkSession, tiny_feed: TinyFeed) -> None:
+    from dssm.samples.user_pass import IN_LOG
+
+    tiny_feed.config["counters"] = {"seen": {"side": "item", "sources": ["likes"], "days": 1}}
+    settings = tiny_feed.settings()
+    spark.conf.set("spark.sql.session.timeZone", settings.timezone)
+    rows = [
+        (3, ms(7, 0), 1.0, 1, True),
+        (3, ms(8, 0) - 1, 0.0, 1, True),
+        (3, ms(8, 0), 2.0, 1, True),
+        (3, ms(8, 0), 1.0, 0, True),  # of another source
+        (3, ms(8, 0), 1.0, 1, False),  # left out of the log
+        (5, ms(8, 0), 0.0, 1, True),
+    ]
+    types = f"{ITEM_INDEX} int, {EVENT_TIME} bigint, {LABEL} float, {SOURCE} int, {IN_LOG} boolean"
+    found = item_days(spark.createDataFrame(rows, types), settings.counters["seen"], settings).collect()
+    seventh = 19_729  # 2024-01-07, in days from 1970
+    assert {(row[ITEM_INDEX], row["day"]): (row["events"], row["positives"]) for row in found} == {
+        (3, seventh): (2, 1), (3, seventh + 1): (1, 1), (5, seventh + 1): (1, 0),
+    }  # fmt: skip

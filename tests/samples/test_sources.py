@@ -11,8 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssm.errors import UserError
-from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, USER_ID, WEIGHT
-from tests.samples.feed import HEADER, TinyFeed, ms
+from dssm.manifest import (
+    ALWAYS,
+    EVENT_TIME,
+    ITEM_ID,
+    LABEL,
+    UPLOAD_TIME,
+    USER_ID,
+    WEIGHT,
+    SourceCounts,
+    target_column,
+)
+from dssm.samples.sources import KEPT, VALID_FROM
+from tests.samples.feed import HEADER, TinyFeed, ms, read_all_events
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -37,24 +48,44 @@ class Reader:
         self.spark.conf.set("spark.sql.session.timeZone", settings.timezone)
         return settings, self.quarantine
 
-    def events(self, name: str = "feed") -> DataFrame:
-        from dssm.samples.sources import read_events
+    def events(self) -> DataFrame:
+        """Returns the readable rows of the log `feed`, those that its `where` leaves out included."""
+        from dssm.samples.sources import REASON
 
-        settings, quarantine = self._start()
-        return read_events(self.spark, settings, name, settings.sources[name], quarantine)
+        self.feed.config["sources"] = {"feed": self.feed.config["sources"]["feed"]}
+        self.feed.config["histories"] = {}
+        of_log = {"follow", "fav", "client_id", "post_id", "topic_id"}
+        self.feed.config["features"] = {k: v for k, v in self.feed.config["features"].items() if k in of_log}
+        _, (log,), self.quarantine = read_all_events(self.spark, self.feed, ["p1", "p2"])
+        return log.rows.filter(log.rows[REASON].isNull())
 
     def catalogue(self) -> DataFrame:
-        from dssm.samples.sources import read_keyed
+        from dssm.samples.rows import raw_item_features
+        from dssm.samples.sources import read_catalogue
 
         settings, quarantine = self._start()
-        table, items = settings.catalogue, [f for f in settings.features.values() if f.side == "item"]
-        return read_keyed(self.spark, settings, "catalogue", table, table.key, items, quarantine)
+        return read_catalogue(self.spark, settings, raw_item_features(settings), quarantine)
+
+    def profile(self, name: str = "clients") -> DataFrame:
+        from dssm.samples.sources import read_profile
+
+        settings, quarantine = self._start()
+        users = [feature for feature in settings.features.values() if feature.side == "user"]
+        return read_profile(self.spark, settings, name, users, quarantine)
 
     def vectors(self) -> DataFrame:
         from dssm.samples.sources import read_vectors
 
         settings, quarantine = self._start()
         return read_vectors(self.spark, settings, "post", settings.vectors["post"], quarantine)
+
+    def counts(self, name: str) -> SourceCounts:
+        """Returns the counts of the table read last."""
+        assert self.quarantine is not None
+        counts = self.quarantine.counts[name]
+        parts = (counts.used, counts.filtered, counts.quarantined)
+        assert counts.rows_read == sum(sum(part.values()) for part in parts)
+        return counts
 
 
 @pytest.fixture
@@ -76,7 +107,7 @@ def test_ids_are_kept_as_they_are_written(reader: Reader) -> None:
     reader.feed.config["sources"]["feed"]["path"] = "{data}/log.csv"
     reader.feed.write("log.csv", log(f'007,"a,""b""",{ms(7, 1)},1,0,home', f"1e3,0.50,{ms(7, 2)},0,1,ad"))
     rows = reader.events().orderBy(EVENT_TIME).collect()
-    assert [(row[USER_ID], row[ITEM_ID], row[LABEL], row[WEIGHT], row["kept"]) for row in rows] == [
+    assert [(row[USER_ID], row[ITEM_ID], row[LABEL], row[WEIGHT], row[KEPT]) for row in rows] == [
         ("007", 'a,"b"', 1, 1, True),
         ("1e3", "0.50", 0, 2, False),
     ]
@@ -190,10 +221,7 @@ def test_times_of_parquet_columns(reader: Reader, unit: str, times: pa.Array) ->
     write_parquet_log(reader.feed, time=times)
     reader.feed.config["sources"]["feed"]["time_unit"] = unit
     assert [row[EVENT_TIME] for row in reader.events().collect()] == [ms(7, 1)]
-    assert reader.quarantine is not None
-    assert reader.quarantine.counts["sources.feed"].quarantined == {
-        f"bad time in 'time' (expected {unit}, 1970 to 2100)": 1
-    }
+    assert reader.counts("sources.feed").quarantined == {f"bad time in 'time' (expected {unit}, 1970 to 2100)": 1}
 
 
 def test_a_list_as_time(reader: Reader) -> None:
@@ -231,10 +259,9 @@ WHERE_LOG = [
 def test_rows_that_where_leaves_out_may_hold_anything(reader: Reader) -> None:
     reader.feed.config["sources"]["feed"]["path"] = "{data}/log.csv"
     reader.feed.write("log.csv", log(*WHERE_LOG))
-    kept = [row["kept"] for row in reader.events().collect()]
+    kept = [row[KEPT] for row in reader.events().collect()]
     assert sorted(kept) == [False] * 7 + [True]
-    assert reader.quarantine is not None
-    counts = reader.quarantine.counts["sources.feed"]
+    counts = reader.counts("sources.feed")
     assert counts.rows_read == 10
     assert counts.quarantined == {
         "bad time in 'time' (expected ms, 1970 to 2100)": 1,
@@ -279,7 +306,7 @@ def test_ids_that_stand_twice(reader: Reader) -> None:
     reader.feed.write("posts-b.csv", "post_id,topic_id,length\np1,2,1\np1,2,1\np2,1,1\np4,1,1\n")
     assert message(reader.catalogue) == (
         "catalogue.key: 2 values of 'post_id' stand in more than one row: 'p1' (3 rows), 'p2' (2 rows); "
-        "expected one row an id"
+        "expected one row an id, or latest_by: the column that says which row is newest"
     )
 
 
@@ -299,8 +326,7 @@ def test_numbers_of_parquet_columns(reader: Reader) -> None:
     reader.feed.config["catalogue"] |= {"path": "{data}/posts.parquet", "format": "parquet"}
     rows = reader.catalogue().orderBy("row__id").collect()
     assert [(row["row__id"], row["topic_id"], row["length"]) for row in rows] == [("1", 5, 1.5), ("2", 6, None)]
-    assert reader.quarantine is not None
-    assert reader.quarantine.counts["catalogue"].quarantined == {"'length' is not a number": 2}
+    assert reader.counts("catalogue").quarantined == {"'length' is not a number": 2}
 
 
 @pytest.mark.parametrize(
@@ -352,5 +378,193 @@ def test_vectors_of_a_parquet_file(reader: Reader) -> None:
     pq.write_table(pa.table(table), reader.feed.folder / "vectors.parquet")
     reader.feed.config["vectors"]["post"] |= {"path": "{data}/vectors.parquet", "format": "parquet"}
     assert [tuple(row) for row in reader.vectors().collect()] == [("a", [1.0, 2.0])]
-    assert reader.quarantine is not None
-    assert reader.quarantine.counts["vectors.post"].quarantined == {"'values' holds null, NaN or infinity": 1}
+    assert reader.counts("vectors.post").quarantined == {"'values' holds null, NaN or infinity": 1}
+
+
+# Targets -------------------------------------------------------------------------------------------------
+
+STAYS = [
+    f"7,p1,{ms(7, 1)},1,30,home",
+    f"7,p1,{ms(7, 2)},0,-10,home",
+    f"7,p1,{ms(7, 3)},1,0,home",
+    f"7,p1,{ms(7, 4)},1,,home",  # not known
+    f"7,p1,{ms(7, 5)},1,30.5,home",
+    f"7,p1,{ms(7, 6)},1,NaN,home",
+    f"7,p1,{ms(7, 7)},1,long,home",
+    f"7,p1,{ms(7, 8)},2,0,home",
+    f"7,p1,{ms(7, 9)},9,99,ad",  # left out
+]
+
+
+def test_targets_are_scaled_and_checked(reader: Reader) -> None:
+    feed = reader.feed
+    feed.write("log.csv", log(*STAYS))
+    feed.config["sources"]["feed"] |= {
+        "path": "{data}/log.csv", "weight": "1", "targets": {"stay": "dwell", "also": "act", "short": "act * 0.5"},
+    }  # fmt: skip
+    feed.config["targets"] = {"stay": {"low": -10, "high": 30}}
+    rows = reader.events().filter(KEPT).orderBy(EVENT_TIME).collect()
+    names = [target_column(name) for name in ("stay", "also", "short")]
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    found = [[row[name] for name in names] for row in rows]
+    assert found == [[1, 1, 0.5], [0, 0, 0], [0.25, 1, 0.5], [nan, 1, 0.5]]
+    counts = reader.counts("sources.feed")
+    assert counts.quarantined == {"target also is not in 0…1": 1, "target stay is not in -10…30": 3}
+    assert counts.filtered == {"left out by where": 1, "negative, and train_rows is positives": 1}
+
+
+def test_a_target_that_is_no_expression(reader: Reader) -> None:
+    reader.feed.config["sources"]["feed"]["targets"] = {"stay": "dwel"}
+    assert re.fullmatch(
+        r"sources\.feed\.targets\.stay: 'dwel': .*`dwel`.*; the columns are " + COLUMNS, message(reader.events)
+    )
+
+
+# Uploads -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unit", "day", "hour"),
+    [
+        ("iso", "2024-01-07", "2024-01-07 10:00:00"),
+        ("ms", str(ms(7, 0)), str(ms(7, 10))),
+        ("s", str(ms(7, 0) // 1000), str(ms(7, 10) // 1000)),
+    ],
+)
+def test_uploads(reader: Reader, unit: str, day: str, hour: str) -> None:
+    rows = [f"a,{day}", f"b,{hour}", "c,", "d, ", "e,soon", f"f,{ms(7, 10)}000", "g,-5"]
+    reader.feed.write("posts.csv", "post_id,uploaded,topic_id,length\n" + "".join(f"{row},1,1\n" for row in rows))
+    reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "upload_time": "uploaded", "upload_unit": unit}
+    found = {row["row__id"]: row[UPLOAD_TIME] for row in reader.catalogue().collect()}
+    assert found == {"a": ms(7, 0), "b": ms(7, 10), "c": ALWAYS, "d": ALWAYS}
+    reason = f"bad time in 'uploaded' (expected {unit}, 1970 to 2100)"
+    assert reader.counts("catalogue").quarantined == {reason: 3}
+
+
+def test_without_upload_times_items_were_always_there(reader: Reader) -> None:
+    assert {row[UPLOAD_TIME] for row in reader.catalogue().collect()} == {ALWAYS}
+
+
+# Snapshots -----------------------------------------------------------------------------------------------
+
+CLIENTS = "id,client_type,age,follow,fav,taken\n"
+
+
+def valid_from(frame: DataFrame) -> dict[tuple[str, str], int]:
+    rows = [(row["row__id"], row["client_type"], row[VALID_FROM]) for row in frame.collect()]
+    found = {(user, kind): time for user, kind, time in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_snapshots_by_their_time(reader: Reader) -> None:
+    """A row is seen strictly after it was taken: from the next millisecond on."""
+    rows = ["u,a,,,,2024-01-07", "u,b,,,,2024-01-08 12:00:00", "v,c,,,,1970-01-02", "v,d,,,,soon", "v,e,,,,"]
+    reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
+    reader.feed.config["profiles"]["clients"]["as_of"] = "taken"
+    assert valid_from(reader.profile()) == {
+        ("u", "a"): ms(7, 0) + 1,
+        ("u", "b"): ms(8, 12) + 1,
+        ("v", "c"): 16 * 3_600_000 + 1,  # 1970-01-02 in Shanghai
+    }
+    assert reader.counts("profiles.clients").quarantined == {"bad time in 'taken' (expected iso, 1970 to 2100)": 2}
+
+
+def test_snapshots_by_their_files(reader: Reader) -> None:
+    """A day's file holds that day, and is seen from the next day's start on."""
+    feed = reader.feed
+    for day in ("2024-01-05", "2024-01-06", "2024-01-09", "2024-01-10"):
+        feed.write(f"clients/{day}.csv", f"{CLIENTS}u,{day},,,,\nu{day},{day},old,,,\n")
+    feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
+    # From the day before the windows to the last day of the test.
+    assert valid_from(reader.profile()) == {
+        ("u", "2024-01-06"): ms(7, 0), ("u", "2024-01-09"): ms(10, 0), ("u", "2024-01-10"): ms(11, 0),
+    }  # fmt: skip
+    counts = reader.counts("profiles.clients")
+    assert (counts.used, counts.quarantined) == ({"read": 3}, {"'age' is not a number": 3})
+    assert counts.missing_days == ["2024-01-07", "2024-01-08"]
+    folder = f"{feed.folder}/clients"
+    assert counts.place == f"{folder}/2024-01-06.csv … {folder}/2024-01-10.csv (5 days)"
+
+
+def test_a_table_from_a_day_on(reader: Reader) -> None:
+    assert {row[VALID_FROM] for row in reader.profile("reads").collect()} == {ms(8, 0)}
+    assert {row[VALID_FROM] for row in reader.profile("clients").collect()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("files", "change", "expected"),
+    [
+        (
+            {"clients.csv": "u,a,,,,2024-01-07\nu,b,,,,2024-01-07 00:00:00\nv,c,,,,2024-01-07\n"},
+            {"as_of": "taken"},
+            r"profiles\.clients\.key: 1 values of 'id' stand in more than one row of a snapshot: 'u' \(2 rows\); "
+            r"expected one row an id, or latest_by: .*",
+        ),
+        (
+            {"clients/2024-01-09.csv": "u,a,,,,\nu,b,,,,\n"},
+            {"path": "{data}/clients/{date}.csv"},
+            r"profiles\.clients\.key: 1 values of 'id' stand in more than one row of a snapshot: 'u' \(2 rows\); .*",
+        ),
+        (
+            {},
+            {"path": "{data}/clients/{date}.csv"},
+            r"profiles\.clients\.path: nothing found at /.*/2024-01-06\.csv … /.*/2024-01-10\.csv \(5 days\); "
+            "expected csv files",
+        ),
+        ({}, {"as_of": "takn"}, r"profiles\.clients\.as_of: no column is named 'takn' \(did you mean 'taken'\?\)"),
+    ],
+    ids=["twice at a time", "twice in a file", "no file", "no column"],
+)
+def test_snapshots_that_do_not_fit(
+    reader: Reader, files: dict[str, str], change: dict[str, str], expected: str
+) -> None:
+    reader.feed.write("clients.csv", CLIENTS + "u,a,,,,\n")
+    for name, rows in files.items():
+        reader.feed.write(name, CLIENTS + rows)
+    reader.feed.config["profiles"]["clients"] |= change
+    said = message(reader.profile)
+    assert re.fullmatch(expected, said), said
+
+
+def test_days_of_a_profile_with_other_columns(reader: Reader) -> None:
+    reader.feed.write("clients/2024-01-08.csv", CLIENTS + "u,a,,,,\n")
+    reader.feed.write("clients/2024-01-09.csv", CLIENTS.replace("taken", "when") + "u,a,,,,\n")
+    reader.feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
+    assert message(reader.profile) == (
+        "profiles.clients.path: the days' files differ in their columns; expected the same in each"
+    )
+
+
+# Several rows of an id -------------------------------------------------------------------------------------
+
+
+def test_the_newest_row_of_an_id(reader: Reader) -> None:
+    rows = ["p1,1,1,9", "p1,2,2,10", "p1,3,3,", "p2,1,1,b", "p2,2,2,c", "p3,1,1,", "p4,1,1,7", "p4,2,2,zz", "p5,x,y,1"]
+    reader.feed.write("posts.csv", "post_id,topic_id,length,version\n" + "\n".join(rows))
+    reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "latest_by": "version"}
+    found = {row["row__id"]: row["version"] for row in reader.catalogue().collect()}
+    # Numbers by value, before texts; nothing only where there is nothing else.
+    assert found == {"p1": "10", "p2": "c", "p3": None, "p4": "7"}
+    counts = reader.counts("catalogue")
+    assert counts.used == {"read": 4}
+    assert counts.filtered == {"an older row of its id": 4}
+    assert counts.quarantined == {"'length' is not a number": 1}
+
+
+def test_the_newest_row_of_each_snapshot(reader: Reader) -> None:
+    rows = ["u,a,1,,,2024-01-07", "u,b,2,,,2024-01-07", "u,c,0,,,2024-01-08", "v,d,5,,,2024-01-07"]
+    reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
+    reader.feed.config["profiles"]["clients"] |= {"as_of": "taken", "latest_by": "age"}
+    assert valid_from(reader.profile()) == {
+        ("u", "b"): ms(7, 0) + 1, ("u", "c"): ms(8, 0) + 1, ("v", "d"): ms(7, 0) + 1,
+    }  # fmt: skip
+    assert reader.counts("profiles.clients").filtered == {"an older row of its id": 1}
+
+
+def test_two_newest_rows_are_an_error(reader: Reader) -> None:
+    reader.feed.write("posts.csv", "post_id,topic_id,length\np1,1,3\np1,2,3\np1,3,1\np2,1,1\n")
+    reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "latest_by": "length"}
+    assert message(reader.catalogue).startswith(
+        "catalogue.key: 1 values of 'post_id' stand in more than one row: 'p1' (2 rows); expected one row an id"
+    )
