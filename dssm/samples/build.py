@@ -214,7 +214,9 @@ class _Build:
         """Writes what the training window says of tokens and numbers, or takes an earlier run's."""
         settings = self.settings
         with step("vocabularies") as remarks:
-            window = TrainingWindow(settings, self.train_events, self.catalogue, self.profiles, self.providers)
+            window = self.window = TrainingWindow(
+                settings, self.train_events, self.catalogue, self.profiles, self.providers
+            )
             owners = token_owners(settings.features)
             frozen: dict[str, str] = {}
             self.statistics: dict[str, Statistics] = {}
@@ -280,7 +282,7 @@ class _Build:
                     days[name] = f"{place}/days.parquet"
             lookups = self.lookups.with_days(days)
             columns = item_columns(settings)
-            items = encoded_items(self.catalogue, self.train_events, lookups, settings).select(*columns)
+            items = encoded_items(self.catalogue, self.window.items, lookups, settings).select(*columns)
             rows = self.quarantine.counts["catalogue"].used["read"]
             size = settings.samples.rows_per_file
             files = write_shuffled(items, f"{self.folder}/items", rows, size, settings.seed)
@@ -467,7 +469,8 @@ class _Build:
             sources=dict(self.quarantine.counts),
             joins=self.joins,
         )
-        storage.write_text(f"{self.folder}/{SETTINGS}", settings.model_dump_json(indent=1) + "\n")
+        shown = settings.model_dump_json(indent=1, exclude={"spark"})  # its conf may hold secrets
+        storage.write_text(f"{self.folder}/{SETTINGS}", shown + "\n")
         for part, (columns, written) in self.datasets.items():
             manifest = common.model_copy(update={"kind": part, "columns": dict(columns), "files": written})
             write_manifest(f"{self.folder}/{part}", manifest)
@@ -479,10 +482,12 @@ SECTIONS = (
     "seed", "timezone", "data", "window", "sources", "profiles", "catalogue", "targets", "features", "histories",
     "counters", "vectors", "samples",
 )  # fmt: skip
+# How the work is parted: the samples are the same with any of these.
+HOW_NOT_WHAT = {"rows_per_task", "broadcast_mb", "max_quarantine_share", "shuffle_partitions"}
 
 
 def content_of(settings: Settings) -> str:
-    return settings.model_dump_json(include=set(SECTIONS))
+    return settings.model_dump_json(include=set(SECTIONS), exclude={"samples": HOW_NOT_WHAT})
 
 
 def is_complete(settings: Settings) -> bool:

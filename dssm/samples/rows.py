@@ -16,6 +16,7 @@ from dssm.errors import UserError, did_you_mean
 from dssm.features import (
     AnyFeature,
     DenseFeat,
+    EmbeddedFeature,
     SparseFeat,
     TextFeat,
     VarLenSparseFeat,
@@ -147,8 +148,8 @@ class TrainingWindow:
         providers: Mapping[str, str],
     ) -> None:
         self._settings, self._providers = settings, providers
-        by_index = train_events.groupBy(ITEM_INDEX).agg(F.count("*").alias(EVENTS))
-        self._by_item = catalogue.select(ID, ITEM_INDEX).join(by_index, ITEM_INDEX).select(ID, EVENTS).cache()
+        self.items = item_counts(train_events).cache()
+        self._by_item = catalogue.select(ID, ITEM_INDEX).join(self.items, ITEM_INDEX).select(ID, EVENTS)
         by_user = train_events.groupBy(F.col(USER_ID).alias(ID))
         self._by_user = by_user.agg(F.count("*").alias(EVENTS), F.max(EVENT_TIME).alias("__last")).cache()
         self._train_events = train_events
@@ -180,16 +181,18 @@ class TrainingWindow:
 
     def token_counts(self) -> list[DataFrame]:
         """Counts, for each feature with tokens, the training events that carry each token."""
-        counts = []
+        of_table: dict[str, list[EmbeddedFeature]] = {}
         owners = {feature.name: feature for feature in embedded(self._settings.features)}
         for feature in embedded(self._settings.features):
             if not has_tokens(feature) or not has_tokens(owners[feature.vocabulary]):
                 continue
-            of_history = feature.side == "user" and self._providers.get(feature.source_column) == HISTORY
-            if of_history and feature.share_embedding is not None:
+            provider = "catalogue" if feature.side == "item" else self._providers[feature.source_column]
+            if provider == HISTORY and feature.share_embedding is not None:
                 continue  # its tokens are events themselves: the table's owner counts them
-            counts.append(token_counts(self._frame(feature), feature, EVENTS))
-        return counts
+            # The user's own column, and that of a history, take the feature's name: one table a column.
+            own = provider in (USER, HISTORY)
+            of_table.setdefault(f"{provider}.{feature.source_column}" if own else provider, []).append(feature)
+        return [token_counts(self._frame(features[0]), features, EVENTS) for features in of_table.values()]
 
     def statistics_needed(self) -> list[str]:
         return [feature.name for feature in self._settings.features.values() if needs_statistics(feature)]
@@ -214,6 +217,15 @@ def with_item_index(catalogue: DataFrame) -> DataFrame:
     """Adds ITEM_INDEX, the place of each item by id. Only the ids pass through the one task that numbers them."""
     place = (F.row_number().over(Window.orderBy(ID)) - 1).cast("int")
     return catalogue.join(catalogue.select(ID, place.alias(ITEM_INDEX)), ID).persist(StorageLevel.DISK_ONLY)
+
+
+def item_counts(train_events: DataFrame) -> DataFrame:
+    """Grain: one row an item with training events, as (ITEM_INDEX, EVENTS, ITEM_POSITIVES).
+
+    ITEM_POSITIVES counts the rows that an in-batch candidate can come from: positives of a weight above 0.
+    """
+    candidates = F.sum(((F.col(LABEL) > 0) & (F.col(WEIGHT) > 0)).cast("long"))
+    return train_events.groupBy(ITEM_INDEX).agg(F.count("*").alias(EVENTS), candidates.alias(ITEM_POSITIVES))
 
 
 def item_days(events: DataFrame, counter: Counter, settings: Settings) -> DataFrame:
@@ -241,17 +253,16 @@ def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
     }
 
 
-def encoded_items(catalogue: DataFrame, train_events: DataFrame, lookups: Lookups, settings: Settings) -> DataFrame:
+def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, settings: Settings) -> DataFrame:
     """Encodes the catalogue.
 
+    Args:
+      counts: of `item_counts`.
     Grain: one row an item, with its place by id and its share of the training rows that an in-batch
-    candidate can come from: positives of a weight above 0. Features that change with the event's time
-    are as of the start of the run's date.
+    candidate can come from. Features that change with the event's time are as of the start of the run's date.
     """
-    candidates = train_events.filter((F.col(LABEL) > 0) & (F.col(WEIGHT) > 0))
-    drawn = candidates.groupBy(ITEM_INDEX).agg(F.count("*").alias("__rows"))
-    positives = F.coalesce("__rows", F.lit(0)).cast("long")
-    total = max(drawn.agg(F.sum("__rows")).first()[0] or 0, 1)  # type: ignore[index]
+    positives = F.coalesce(ITEM_POSITIVES, F.lit(0)).cast("long")
+    total = max(counts.agg(F.sum(ITEM_POSITIVES)).first()[0] or 0, 1)  # type: ignore[index]
     groups = {
         group_column(name): F.when(
             F.trim(quoted(kind.column).cast("string")) != "", F.xxhash64(F.trim(quoted(kind.column).cast("string")))
@@ -260,7 +271,7 @@ def encoded_items(catalogue: DataFrame, train_events: DataFrame, lookups: Lookup
         if isinstance(kind, GroupNegatives)
     }
     features = raw_item_features(settings)
-    raw = catalogue.join(drawn, ITEM_INDEX, "left").select(
+    raw = catalogue.join(counts, ITEM_INDEX, "left").select(
         F.col(ID).alias(ITEM_ID),
         ITEM_INDEX,
         F.xxhash64(ID).alias(ITEM_KEY),

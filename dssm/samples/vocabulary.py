@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
@@ -75,29 +76,39 @@ def shared_hash_buckets(features: Mapping[str, AnyFeature]) -> dict[str, int]:
 # Tokens ----------------------------------------------------------------------------------------------
 
 
-def tokens_of(feature: EmbeddedFeature, column: Column, kind: T.DataType) -> Column:
-    """Returns the tokens of a feature's raw column as an array of strings, as the encoder will split them."""
-    if not isinstance(feature, VarLenSparseFeat):
-        return F.array(column.cast("string"))
+def tokens_of(feature: VarLenSparseFeat, column: Column, kind: T.DataType) -> Column:
+    """Returns the tokens of a list's raw column as an array of strings, as the encoder will split them."""
     entries = list_entries(column, kind, feature.separator)
     if not feature.weighted or feature.weight_column is not None:
         return entries
     return F.transform(entries, lambda entry: F.regexp_replace(entry, r"(?U)\s*:[^:]*$", ""))
 
 
-def token_counts(frame: DataFrame, feature: EmbeddedFeature, count: str) -> DataFrame:
-    """Counts a feature's tokens.
+def token_counts(frame: DataFrame, features: Sequence[EmbeddedFeature], count: str) -> DataFrame:
+    """Counts the tokens of features of one table, in one pass over it.
 
     Args:
-      frame: one row a user or item, with the feature's source column and a column of event counts.
+      frame: one row a user or item, with the features' source columns and a column of event counts.
       count: name of the latter.
     Grain: rows of (vocabulary, token, events); a token may come more than once.
     """
-    column = feature.source_column
-    tokens = tokens_of(feature, F.col(f"`{column}`"), frame.schema[column].dataType)
-    return frame.select(
-        F.lit(feature.vocabulary).alias("vocabulary"), F.explode(tokens).alias("token"), F.col(count).alias("events")
-    ).filter("token is not null and token != ''")
+    lists = []
+    for feature in features:
+        column, kind = F.col(f"`{feature.source_column}`"), frame.schema[feature.source_column].dataType
+        if isinstance(feature, VarLenSparseFeat):
+            tokens = F.transform(tokens_of(feature, column, kind), functools.partial(_pair, feature))
+            lists.append(F.coalesce(tokens, F.array().cast(f"array<{PAIR}>")))
+        else:
+            lists.append(F.array(_pair(feature, column.cast("string"))))  # no lambda: Spark interprets those
+    pairs = frame.select(F.explode(F.concat(*lists)).alias("pair"), F.col(count).alias("events"))
+    return pairs.select("pair.vocabulary", "pair.token", "events").filter("token is not null and token != ''")
+
+
+PAIR = "struct<vocabulary: string, token: string>"
+
+
+def _pair(feature: EmbeddedFeature, token: Column) -> Column:
+    return F.struct(F.lit(feature.vocabulary).alias("vocabulary"), token.alias("token")).cast(PAIR)
 
 
 def write_vocabularies(

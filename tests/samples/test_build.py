@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from dssm import storage
 from dssm.errors import UserError
 from dssm.manifest import (
     CLICKED,
@@ -25,6 +23,7 @@ from dssm.manifest import (
     LABEL,
     LAST_TIME,
     POSITIVE,
+    SEEN,
     SOURCE,
     TARGETS,
     USER_ID,
@@ -37,7 +36,18 @@ from dssm.manifest import (
     encoded_columns,
     read_manifest,
 )
-from tests.samples.feed import HEADER, LAST_TRAIN_DAY, TinyFeed, build, files_of, ms, read_part, write_tiny_feed
+from tests.samples.feed import (
+    HEADER,
+    LAST_TRAIN_DAY,
+    TinyFeed,
+    build,
+    files_of,
+    ms,
+    quarantined_rows,
+    read_part,
+    token_digest,
+    write_tiny_feed,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -168,20 +178,14 @@ def test_users_are_those_with_a_positive_in_the_test_window_as_of_its_start(buil
     }
 
 
-def test_interactions_are_the_distinct_pairs_before_the_test_window(built: TinyFeed) -> None:
+def test_interactions_are_what_each_user_did_before_the_test_window(built: TinyFeed) -> None:
     """Beside the samples: what lies before the windows, and negatives; not ads, not items outside the catalogue."""
-    rows = {
-        (row[USER_ID], list(ITEM)[row[ITEM_INDEX]]): (row[POSITIVE], row[TARGETS], row[LAST_TIME])
-        for row in read_part(built, "interactions")
-    }
+    names = (SEEN, POSITIVE, TARGETS, LAST_TIME)
+    rows = {row[USER_ID]: [row[name] for name in names] for row in read_part(built, "interactions")}
     assert rows == {
-        ("007", "p1"): (1, 2, ms(9, 9)),
-        ("007", "p2"): (1, 1, ms(7, 10)),
-        ("007", "p3"): (1, 1, ms(9, 9)),
-        ("7", "p1"): (1, 1, ms(7, 12)),
-        ("7", "p2"): (1, 0, ms(9, 12)),  # of a source that is not tested on
-        ("ユ", "p1"): (1, 1, ms(7, 13)),
-        ("ユ", "p2"): (1, 1, ms(9, 10)),
+        "007": [[0, 1, 2], [1, 1, 1], [2, 1, 1], [ms(9, 9), ms(7, 10), ms(9, 9)]],
+        "7": [[0, 1], [1, 1], [1, 0], [ms(7, 12), ms(9, 12)]],  # p2 is of a source that is not tested on
+        "ユ": [[0, 1], [1, 1], [1, 1], [ms(7, 13), ms(9, 10)]],
     }
 
 
@@ -204,7 +208,7 @@ def test_vocabularies_count_the_training_window(
 ) -> None:
     rows = pq.read_table(built.samples / "vocabularies" / f"{name}.parquet").to_pylist()
     assert [(row["token"], row["events"]) for row in rows] == tokens
-    digest = storage.digest("\n".join(token for token, _ in tokens))
+    digest = token_digest([token for token, _ in tokens])
     assert manifest.vocabularies[name] == VocabularySpec(size=len(tokens) + 2, digest=digest)
 
 
@@ -212,15 +216,16 @@ def test_vocabularies_count_the_training_window(
 
 
 def test_every_part_says_what_it_holds(built: TinyFeed, manifest: Manifest) -> None:
-    expected_rows = {"train": 7, "test": 3, "users": 2, "items": 5, "interactions": 7}
-    features = built.settings().features.values()
+    expected_rows = {"train": 7, "test": 3, "users": 2, "items": 5, "interactions": 3}
+    settings = built.settings()
+    features = settings.features.values()
     for part in PARTS:
         found = read_manifest(str(built.samples / part), "build_samples")
         assert (found.kind, found.rows, found.seed) == (part, expected_rows[part], 0)
         assert (found.date, found.build) == ("2024-01-10", manifest.build)
         assert (found.vocabularies, found.sources) == (manifest.vocabularies, manifest.sources)
         sides = {"users": {"user"}, "items": {"item"}, "interactions": set()}.get(part, {"user", "item"})
-        columns = {k: v for f in features if f.side in sides for k, v in encoded_columns(f, {"post": 2}).items()}
+        columns = {k: v for f in features if f.side in sides for k, v in encoded_columns(f, settings.vectors).items()}
         assert {k: v for k, v in found.columns.items() if not k.startswith("row__")} == columns
 
 
@@ -289,7 +294,7 @@ def test_every_row_is_used_filtered_or_quarantined(built: TinyFeed, manifest: Ma
         place=found.place, rows_read=rows, used=used, filtered=filtered, quarantined=quarantined, missing_days=days
     )
     assert str(built.folder) in found.place
-    kept = quarantined_rows(built, name)
+    kept = quarantined_rows(built.samples, name)
     assert {reason: sum(row["reason"] == reason for row in kept) for reason in quarantined} == quarantined
     assert len(kept) == sum(quarantined.values())
 
@@ -298,29 +303,14 @@ def test_counts_are_of_every_table(manifest: Manifest) -> None:
     assert set(manifest.sources) == set(COUNTS)
 
 
-def quarantined_rows(feed: TinyFeed, name: str) -> list[dict[str, Any]]:
-    path = feed.samples / "quarantine" / f"{name}.json.gz"
-    return [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")] if path.exists() else []
-
-
 def test_quarantined_rows_are_kept_as_they_were(built: TinyFeed) -> None:
-    rows = [(row["reason"], json.loads(row["row"])) for row in quarantined_rows(built, "sources.feed")]
+    rows = [(row["reason"], json.loads(row["row"])) for row in quarantined_rows(built.samples, "sources.feed")]
     assert ("malformed row", {"client_id": "7", "post_id": "p1", "_corrupt_record": "7,p1"}) in rows
     broken = {"client_id": "7", "post_id": "p1", "time": "yesterday", "act": "1", "dwell": "0", "channel": "home"}
     assert (BAD_TIME, broken) in rows
 
 
-# Reproducibility ---------------------------------------------------------------------------------------
-
-
-def test_the_same_inputs_give_the_same_bytes(built: TinyFeed, spark: SparkSession) -> None:
-    """Also over what stood there, and however Spark parts the work."""
-    before = files_of(built.samples)
-    again = TinyFeed(built.folder)
-    again.config["samples"]["shuffle_partitions"] = 3
-    build(spark, again)
-    assert files_of(built.samples) == before
-    assert [path.name for path in built.samples.parent.iterdir()] == ["samples"]
+# Other feeds -------------------------------------------------------------------------------------------
 
 
 OTHER_TEST_DAY = f"""\

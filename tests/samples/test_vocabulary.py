@@ -171,7 +171,7 @@ def test_tokens_are_counted_as_the_encoder_will_split_them(spark: SparkSession) 
 
     def counts(feature: Any) -> dict[str, int]:
         found: dict[str, int] = {}
-        for row in token_counts(frame, feature, "n").collect():
+        for row in token_counts(frame, [feature], "n").collect():
             assert row["vocabulary"] == "topic"
             found[row["token"]] = found.get(row["token"], 0) + row["events"]
         return found
