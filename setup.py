@@ -20,6 +20,7 @@ setup(
     # Petastorm needs PyArrow < 15 and NumPy 1, Horovod needs TensorFlow < 2.19 and Keras 2.
     install_requires=[
         "fsspec",
+        "matplotlib>=3.8",
         "numpy==1.26.*",
         "pandas==2.3.*",
         "petastorm==0.13.1",

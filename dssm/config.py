@@ -347,7 +347,9 @@ def _check_of_history(feature: AnyFeature, features: Mapping[str, AnyFeature]) -
     key = f"features.{feature.name}"
     if feature.side != "user":
         raise UserError(f"{key}.side: a history is the user's; expected 'user'")
-    if getattr(feature, "keep", "first") != "first":
+    # Favourites come with the largest shares first: for them the first are the heaviest.
+    favourites = isinstance(feature, VarLenSparseFeat) and feature.of is not None and feature.weighted
+    if getattr(feature, "keep", "first") not in (("first", "heaviest") if favourites else ("first",)):
         raise UserError(f"{key}.keep: a history is newest first; expected keep: first")
     if isinstance(feature, VarLenSparseFeat) and feature.of is not None:
         counted = features.get(feature.of)

@@ -42,7 +42,7 @@ def usage_reported(job: str) -> Iterator[None]:
         sampler.join()
     name, size = max(peak.items(), key=lambda item: item[1])
     seconds = time.monotonic() - started
-    out.print(f"[dim]{job}: {seconds:.0f} s, largest process {size / 2**30:.2f} GiB ({name})[/dim]")
+    out.print(f"[dim]{job}: {seconds:.1f} s, largest process {size / 2**30:.2f} GiB ({name})[/dim]")
 
 
 def _root() -> psutil.Process:

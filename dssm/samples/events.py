@@ -212,9 +212,10 @@ def _with_capped_users(events: DataFrame, settings: Settings) -> DataFrame:
 
 
 def _without_cold(events: DataFrame, settings: Settings) -> DataFrame:
+    given = events
     for side, column in (("users", USER_ID), ("items", ITEM_INDEX)):
         if side in settings.samples.split.drop_cold:
-            trained = events.filter(F.col(FATE) == TRAIN).select(column).distinct().withColumn("__warm", F.lit(True))
+            trained = given.filter(F.col(FATE) == TRAIN).select(column).distinct().withColumn("__warm", F.lit(True))
             cold = (F.col(FATE) == TEST) & F.col("__warm").isNull()
             fate = F.when(cold, f"cold {side.removesuffix('s')}").otherwise(F.col(FATE))
             events = events.join(trained, column, "left").withColumn(FATE, fate).drop("__warm")

@@ -345,8 +345,7 @@ def test_leave_last_out_where_times_are_equal(spark: SparkSession, tiny_feed: Ti
 
 
 def test_cold_test_rows_are_left_out(generated: Generated) -> None:
-    """After the other steps: they make more users and items cold."""
-    others = {"max_positives_per_user": 1, "popular_threshold": 1e-3}
+    others = {"max_positives_per_user": 1}
     before = generated.final(**others)
     trained = chosen(before, "train")
     warm_users, warm_items = {row[USER_ID] for row in trained}, {row[ITEM_INDEX] for row in trained}
