@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -58,8 +59,17 @@ from dssm.samples.events import (
     read_logs,
     with_final_fates,
 )
-from dssm.samples.files import WRITTEN, Encoder, FileMaker, arrow_schema, counter_column, write_file
+from dssm.samples.files import (
+    WRITTEN,
+    Encoder,
+    FileMaker,
+    arrow_schema,
+    counter_column,
+    remove_unfinished,
+    write_file,
+)
 from dssm.samples.lookups import Lookups
+from dssm.samples.profiles import UserVocabulary
 from dssm.samples.rows import (
     USER,
     TrainingWindow,
@@ -75,6 +85,8 @@ from dssm.samples.rows import (
     raw_item_features,
     universe_features,
     user_columns,
+    user_vocabularies,
+    user_vocabulary_rows,
     with_item_index,
 )
 from dssm.samples.sources import ID, Quarantine, read_catalogue, read_profile, read_published, read_vectors
@@ -105,6 +117,7 @@ from dssm.sections import HardNegatives, Negatives
 
 SETTINGS = "settings.json"
 PARTS = ("train", "test", "users", "interactions")  # those that the user pass makes
+READERS = 4  # tables that are read at the same time
 ROWS_PER_FILE_TASK = 131_072  # of the last shuffle: a task's rows are in memory at once, a few hundred bytes each
 
 NUMBER, TEXT = ColumnSpec(dtype="float32"), ColumnSpec(dtype="string", encoding="text")
@@ -168,20 +181,30 @@ class _Build:
     def _read_tables(self) -> None:
         settings, spark = self.settings, self.spark
         with step("profiles, catalogue and vectors") as remarks:
-            users = of_side(settings.features, "user")
-            self.profiles = {
-                name: read_profile(spark, settings, name, users, self.quarantine) for name in settings.profiles
-            }
-            catalogue = read_catalogue(spark, settings, raw_item_features(settings), self.quarantine)
-            check_item_columns(settings, catalogue)
-            self.catalogue = with_item_index(catalogue)
+            users, items = of_side(settings.features, "user"), raw_item_features(settings)
+            # Side by side: most of the time of a small table is Spark's planning, which one core does.
+            with ThreadPoolExecutor(READERS) as pool:
+                profiles = {
+                    name: pool.submit(read_profile, spark, settings, name, users, self.quarantine)
+                    for name in settings.profiles
+                }
+                catalogue = pool.submit(read_catalogue, spark, settings, items, self.quarantine)
+                vectors = [pool.submit(self._write_vectors, name) for name in settings.vectors]
+            self.profiles = {name: profile.result() for name, profile in profiles.items()}
+            check_item_columns(settings, catalogue.result())
+            for written in vectors:
+                written.result()
+            self.catalogue = with_item_index(catalogue.result())
             self.providers = user_columns(settings, self.profiles)
-            for name, table in settings.vectors.items():
-                vectors = read_vectors(spark, settings, name, table, self.quarantine)
-                drawn = vectors.withColumn("__table", F.lit(name)).withColumn("__order", F.col("id"))
-                write_parts(drawn, self._vectors_folder(name), "__table", ["__order"], {name: "vectors.parquet"})
-            counts = self.quarantine.counts
+            names = [f"profiles.{name}" for name in settings.profiles] + ["catalogue"]
+            names += [f"vectors.{name}" for name in settings.vectors]
+            counts = self.quarantine.counts = {name: self.quarantine.counts[name] for name in names}
             remarks += [f"{name} {c.used['read']:,}" for name, c in counts.items()]
+
+    def _write_vectors(self, name: str) -> None:
+        vectors = read_vectors(self.spark, self.settings, name, self.settings.vectors[name], self.quarantine)
+        drawn = vectors.withColumn("__table", F.lit(name)).withColumn("__order", F.col("id"))
+        write_parts(drawn, self._vectors_folder(name), "__table", ["__order"], {name: "vectors.parquet"})
 
     def _vectors_folder(self, name: str) -> str:
         return f"{self.folder}/vectors/{name}"
@@ -326,6 +349,8 @@ class _Build:
                 storage.make_folder(f"{self.folder}/{part}")
             written = made.repartition(tasks, TASK).mapInArrow(maker.run, _spark_schema(list(WRITTEN))).collect()
             rows_of = {row["file"]: row["rows"] for row in written}
+            for part in PARTS:
+                remove_unfinished(f"{self.folder}/{part}")
             for number, (part, name) in enumerate(names):
                 if number not in rows_of:
                     write_file(f"{self.folder}/{part}/{name}", arrow_schema(columns[part]).empty_table(), columns[part])
@@ -383,13 +408,16 @@ class _Build:
 
     def _user_pass(self, router: Router) -> UserPass:
         settings = self.settings
-        of_id = provided_features(settings, self.providers, USER)
+        vocabularies = user_vocabularies(settings, self.providers, self.lookups)
+        looked_up = {name for vocabulary in vocabularies for name in vocabulary.features}
+        of_id = [f for f in provided_features(settings, self.providers, USER) if f.name not in looked_up]
+        tables = [profile_encoder(settings, self.providers, name, self.lookups) for name in settings.profiles]
         return UserPass(
             sources=tuple(settings.sources),
             targets=tuple(settings.target_names),
             histories=settings.histories,
             counters={name: c for name, c in settings.counters.items() if c.side == "user"},
-            profiles=tuple(profile_encoder(settings, self.providers, name, self.lookups) for name in settings.profiles),
+            profiles=(*tables, *vocabularies),
             user_id_features=tuple(of_id),
             user_id_words=Words(feature_columns(settings, of_id)),
             negatives=self.lookups.negatives,
@@ -445,8 +473,13 @@ class _Build:
         events = events.withColumns({KIND: F.lit(EVENT), FATE_CODE: code, WORDS: F.lit(None).cast("binary")})
         kinds = pass_columns(plan.targets)
         rows = events.select(*[F.col(name).cast(kind).alias(name) for name, kind in kinds.items()])
-        for number, (name, encoder) in enumerate(zip(self.settings.profiles, plan.profiles, strict=True)):
-            rows = rows.unionByName(encoded_profile(self.profiles[name], number, encoder, plan.targets))
+        for number, encoder in enumerate(plan.profiles):
+            if isinstance(encoder, UserVocabulary):
+                tokens = self.spark.read.parquet(self.lookups.vocabularies[encoder.vocabulary])
+                more = user_vocabulary_rows(tokens, number, encoder, plan.targets)
+            else:
+                more = encoded_profile(self.profiles[encoder.name], number, encoder, plan.targets)
+            rows = rows.unionByName(more)
         return rows
 
     # Manifests -----------------------------------------------------------------------------------------

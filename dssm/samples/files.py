@@ -7,6 +7,7 @@ what travels through it are places in the catalogue.
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,15 +84,22 @@ def _scalar(spec: ColumnSpec) -> pa.DataType:
 
 
 def write_file(path: str, table: pa.Table, columns: Mapping[str, ColumnSpec]) -> None:
-    """Writes one Parquet file of one row group, under a temporary name first."""
+    """Writes one Parquet file of one row group, under a name of its own first: a task may run twice at a time."""
     repetitive = [name for name, spec in columns.items() if spec.encoding == "text"]
     folder, _, name = path.rpartition("/")
-    system, place = storage.filesystem(f"{folder}/.{name}.tmp")
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+    system, place = storage.filesystem(temporary)
     with system.open(place, "wb") as file:
         pq.write_table(
             table, file, row_group_size=max(table.num_rows, 1), compression=COMPRESSION, use_dictionary=repetitive
         )
-    storage.rename(f"{folder}/.{name}.tmp", path)
+    storage.rename(temporary, path)
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what tasks left that ended before their file was whole."""
+    for name in storage.file_names(folder, ".tmp"):
+        storage.remove(f"{folder}/{name}")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -71,11 +73,12 @@ class Lookups:
         return replace(self, item_files=files, item_columns=numbers)
 
     def tables(self) -> Tables:
+        """Returns the tables; a file is read when it is first asked for."""
         return Tables(
-            vocabularies={name: _cached_tokens(path, self.attempt) for name, path in self.vocabularies.items()},
+            vocabularies=_Lazy(self.vocabularies, lambda path: _cached_tokens(path, self.attempt)),
             buckets=self.buckets,
             statistics=self.statistics,
-            vectors={name: _cached_vectors(path, self.mapped_mb, self.attempt) for name, path in self.vectors.items()},
+            vectors=_Lazy(self.vectors, lambda path: _cached_vectors(path, self.mapped_mb, self.attempt)),
             storage=self.storage,
         )
 
@@ -108,6 +111,25 @@ class Lookups:
         return _cached_published(_Key(self), kind)
 
 
+_Table = TypeVar("_Table")
+
+
+class _Lazy(Mapping[str, _Table]):
+    """Tables by name, each loaded from its path when it is asked for."""
+
+    def __init__(self, paths: Mapping[str, str], load: Callable[[str], _Table]) -> None:
+        self._paths, self._load = paths, load
+
+    def __getitem__(self, name: str) -> _Table:
+        return self._load(self._paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
 @dataclass(frozen=True)
 class _Key:
     """Lookups as a key of a cache: one build, one key."""
@@ -122,6 +144,19 @@ class _Key:
 def load_tokens(path: str) -> pa.StringArray:
     """Returns a vocabulary's tokens in the order of their ids; the first has id 2."""
     return _read(path, "token")["token"].combine_chunks()
+
+
+def tokens_digest(path: str) -> tuple[int, str]:
+    """Returns the number of a vocabulary's tokens and a digest of them in their order, reading a part at a time."""
+    system, place = storage.filesystem(path)
+    lengths, texts, count = hashlib.sha256(), hashlib.sha256(), 0
+    with system.open(place, "rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["token"]):
+            tokens = batch.column(0).cast(pa.large_binary())
+            lengths.update(pc.binary_length(tokens).to_numpy().tobytes())
+            texts.update(b"".join(tokens.to_pylist()))
+            count += len(tokens)
+    return count, storage.digest(lengths.digest(), texts.digest())
 
 
 def load_vectors(path: str, mapped_mb: int = 2**20) -> Vectors:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dssm.features import AnyFeature
+from dssm.features import UNKNOWN_ID, AnyFeature
 from dssm.manifest import ColumnSpec
 from dssm.samples.encoding import encode_features, places_in, split_lists
 from dssm.samples.lookups import Lookups
@@ -20,6 +20,35 @@ NOTHING = -2  # fills the places of a list that hold no item
 def found_column(profile: str) -> str:
     """Name of the word that says whether a row of the profile was seen: 1 or 0."""
     return f"__found_{profile}"
+
+
+@dataclass(frozen=True)
+class UserVocabulary:
+    """The vocabulary of user ids as a profile, a row a token: it grows with the users, so nobody holds it whole.
+
+    `features`: those of the user's own id that have this vocabulary.
+    """
+
+    vocabulary: str
+    features: tuple[str, ...]
+
+    @property
+    def words(self) -> Words:
+        return Words(dict.fromkeys(self.features, ColumnSpec(dtype="int32")))
+
+    @property
+    def places(self) -> dict[str, slice]:
+        return {}
+
+    @property
+    def width(self) -> int:
+        return len(self.features)
+
+    def encode(self, ids: np.ndarray) -> np.ndarray:
+        return np.repeat(ids.astype(np.int32)[:, None], self.width, axis=1)
+
+    def default(self) -> np.ndarray:
+        return np.full(self.width, UNKNOWN_ID, np.int32)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from dssm.samples.days import local_days
 from dssm.samples.encoding import encode_features, encode_numbers
 from dssm.samples.files import days_since_upload
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN, Lookups, group_column
-from dssm.samples.profiles import OlderList, ProfileEncoder
+from dssm.samples.profiles import OlderList, ProfileEncoder, UserVocabulary
 from dssm.samples.sources import ID, VALID_FROM, need_columns, quoted
 from dssm.samples.user_pass import FATE_CODE, HASH, IN_LOG, KIND, WORDS, counted
 from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statistics, token_counts
@@ -321,6 +321,29 @@ def profile_encoder(settings: Settings, providers: Mapping[str, str], name: str,
     return ProfileEncoder(name, tuple(features), columns, lists, lookups, universe_features(settings))
 
 
+def user_vocabularies(settings: Settings, providers: Mapping[str, str], lookups: Lookups) -> list[UserVocabulary]:
+    """Returns the vocabularies of tokens that features of the user's own id have."""
+    features: dict[str, list[str]] = {}
+    for feature in provided_features(settings, providers, USER):
+        if isinstance(feature, SparseFeat) and feature.vocabulary in lookups.vocabularies:
+            features.setdefault(feature.vocabulary, []).append(feature.name)
+    return [UserVocabulary(vocabulary, tuple(names)) for vocabulary, names in features.items()]
+
+
+def user_vocabulary_rows(
+    tokens: DataFrame, number: int, vocabulary: UserVocabulary, targets: Sequence[str]
+) -> DataFrame:
+    """Grain: one row a token of (token, id), in the columns of `pass_columns`; KIND is `number`."""
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            words = pack(vocabulary.encode(batch.column("id").to_numpy()))
+            yield pa.RecordBatch.from_arrays([batch.column("token"), words], names=[ID, WORDS])
+
+    rows = tokens.select("token", "id").mapInArrow(run, f"`{ID}` string, `{WORDS}` binary")
+    return _as_pass_rows(rows.withColumn(VALID_FROM, F.lit(0)), number, targets)
+
+
 def encoded_profile(frame: DataFrame, number: int, encoder: ProfileEncoder, targets: Sequence[str]) -> DataFrame:
     """Grain: one row a user and snapshot, in the columns of `pass_columns`; KIND is the profile's number."""
     columns = encoder.raw_columns
@@ -335,6 +358,10 @@ def encoded_profile(frame: DataFrame, number: int, encoder: ProfileEncoder, targ
             yield pa.RecordBatch.from_arrays(given, names=[ID, VALID_FROM, WORDS])
 
     rows = raw.mapInArrow(run, f"`{ID}` string, `{VALID_FROM}` bigint, `{WORDS}` binary")
+    return _as_pass_rows(rows, number, targets)
+
+
+def _as_pass_rows(rows: DataFrame, number: int, targets: Sequence[str]) -> DataFrame:
     given = {
         USER_ID: F.col(ID),
         USER_KEY: F.xxhash64(ID),

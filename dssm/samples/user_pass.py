@@ -33,7 +33,7 @@ from dssm.samples.encoding import Lists, encode_features
 from dssm.samples.lookups import Lookups
 from dssm.samples.negatives import Clicked, ItemLists, PositiveRows, sample_negatives, top_ranks
 from dssm.samples.negatives import _mixed as mixed
-from dssm.samples.profiles import NOTHING, ProfileEncoder
+from dssm.samples.profiles import NOTHING, ProfileEncoder, UserVocabulary
 from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first
 from dssm.samples.words import Words
 from dssm.sections import Counter, HardNegatives, History, Negatives, UnclickedNegatives
@@ -82,14 +82,14 @@ class UserPass:
       train_start, test_start: of the windows, in ms.
       by_user: whether each user's own first test row is its split (leave_last_out), instead of `test_start`.
       tested: sources whose positives are what popularity counts.
-      user_id_features: features of the user id itself, and its column's name.
+      user_id_features: features of the user id itself that need no vocabulary of tokens.
     """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     histories: Mapping[str, History]
     counters: Mapping[str, Counter]
-    profiles: tuple[ProfileEncoder, ...]
+    profiles: tuple[ProfileEncoder | UserVocabulary, ...]
     user_id_features: tuple[AnyFeature, ...]
     user_id_words: Words
     negatives: Mapping[str, Negatives]

@@ -24,7 +24,7 @@ from dssm.features import (
     embedded,
 )
 from dssm.manifest import Manifest, Statistics, VocabularySpec
-from dssm.samples.lookups import load_tokens
+from dssm.samples.lookups import tokens_digest
 from dssm.samples.sources import list_entries
 from dssm.samples.writing import write_parts
 
@@ -151,9 +151,8 @@ def write_vocabularies(
     write_parts(ranked, folder, part="vocabulary", order=["__place"], names=names)
     specs = {}
     for name in limits:
-        tokens = load_tokens(f"{folder}/{name}.parquet")
-        content = [buffer.to_pybytes() for buffer in tokens.buffers() if buffer is not None]
-        specs[name] = VocabularySpec(size=len(tokens) + FIRST_TOKEN_ID, digest=storage.digest(*content))
+        tokens, digest = tokens_digest(f"{folder}/{name}.parquet")
+        specs[name] = VocabularySpec(size=tokens + FIRST_TOKEN_ID, digest=digest)
     return specs
 
 

@@ -19,7 +19,14 @@ ROW_GROUP_BYTES = 2**30
 IDENTITY = (USER_ID, ITEM_ID, ITEM_INDEX, EVENT_TIME, SOURCE, LABEL, WEIGHT)
 
 
-def write_parts(frame: DataFrame, folder: str, part: str, order: Sequence[str], names: Mapping[Any, str]) -> None:
+def write_parts(
+    frame: DataFrame,
+    folder: str,
+    part: str,
+    order: Sequence[str],
+    names: Mapping[Any, str],
+    row_group_bytes: int = 64 * 2**20,
+) -> None:
     """Writes one Parquet file for each value of the column `part`, sorted within.
 
     Args:
@@ -28,10 +35,11 @@ def write_parts(frame: DataFrame, folder: str, part: str, order: Sequence[str], 
       part: column of few values.
       order: columns that order a file's rows completely.
       names: each value's file name; a value without rows gets a file without rows.
+      row_group_bytes: what the writer holds in memory before it closes a row group.
     """
     parted = frame.repartition(len(names), part).sortWithinPartitions(part, *order)
     written = parted.drop(*[column for column in frame.columns if column.startswith("__") and column != part])
-    writer = written.write.option("parquet.block.size", ROW_GROUP_BYTES)
+    writer = written.write.option("parquet.block.size", row_group_bytes)
     writer.partitionBy(part).parquet(folder)
     for value, name in names.items():
         made = f"{folder}/{part}={value}"
@@ -62,7 +70,7 @@ def write_shuffled(frame: DataFrame, folder: str, rows: int, rows_per_file: int,
     drawn = frame.withColumn("__order", F.xxhash64(F.lit(seed), *identity))
     drawn = drawn.withColumn("__file", F.expr(f"cast(pmod(xxhash64(__order), {files}) as int)"))
     names = {number: f"part-{number:05d}.parquet" for number in range(files)}
-    write_parts(drawn, folder, part="__file", order=["__order", *identity], names=names)
+    write_parts(drawn, folder, "__file", ["__order", *identity], names, ROW_GROUP_BYTES)
     return [FileSpec(name=name, rows=_rows(f"{folder}/{name}")) for name in names.values()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime as dt
 import gzip
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -312,10 +313,10 @@ def decoded(table: pa.Table, columns: Mapping[str, ColumnSpec]) -> list[dict[str
 
 
 def token_digest(tokens: list[str]) -> str:
-    """Returns the digest of a vocabulary: of its Arrow offsets and text."""
+    """Returns the digest of a vocabulary: of its tokens' lengths, and of their text."""
     text = [token.encode() for token in tokens]
-    offsets = np.cumsum([0, *map(len, text)]).astype("<i4")
-    return storage.digest(offsets.tobytes(), b"".join(text))
+    lengths = np.array([len(token) for token in text], "<i8")
+    return storage.digest(hashlib.sha256(lengths.tobytes()).digest(), hashlib.sha256(b"".join(text)).digest())
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

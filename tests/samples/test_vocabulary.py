@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from dssm import storage
 from dssm.errors import UserError
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
 from dssm.manifest import Manifest, Statistics, VocabularySpec
+from dssm.samples.lookups import tokens_digest
 from dssm.samples.vocabulary import (
     fixed_vocabularies,
     frozen_files,
@@ -125,14 +127,8 @@ def test_a_frozen_vocabulary_keeps_its_ids(spark: SparkSession, tmp_path: Path) 
         "city": [("a b", 0), ("Z", 0), ("z", 0), ("日本", 0)],
     }
     for name, path in frozen.items():
-        same = [storage.digest(*token_buffers(place)) for place in (path, str(tmp_path / "second" / f"{name}.parquet"))]
+        same = [tokens_digest(place) for place in (path, str(tmp_path / "second" / f"{name}.parquet"))]
         assert same[0] == same[1]
-
-
-def token_buffers(path: str) -> list[bytes]:
-    from dssm.samples.lookups import load_tokens
-
-    return [buffer.to_pybytes() for buffer in load_tokens(path).buffers() if buffer is not None]
 
 
 @pytest.mark.spark
@@ -169,18 +165,28 @@ def test_tokens_are_counted_as_the_encoder_will_split_them(spark: SparkSession) 
         rows, "one string, many string, weighted string, listed array<string>, n int"
     ).coalesce(1)
 
-    def counts(feature: Any) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for row in token_counts(frame, [feature], "n").collect():
-            assert row["vocabulary"] == "topic"
-            found[row["token"]] = found.get(row["token"], 0) + row["events"]
-        return found
-
     of_list = {"side": "user", "share_embedding": "topic"}
-    assert counts(item("one", share_embedding="topic")) == {"a": 2}
-    assert counts(VarLenSparseFeat(name="many", **of_list)) == {"x": 4, "y": 2}
-    assert counts(VarLenSparseFeat(name="weighted", weighted=True, **of_list)) == {"x": 2, "a:b": 2, "z": 2}
-    assert counts(VarLenSparseFeat(name="listed", **of_list)) == {"p": 2}
+    features = {
+        "one": item("one"),
+        "many": VarLenSparseFeat(name="many", **of_list),
+        "weighted": VarLenSparseFeat(name="weighted", weighted=True, **of_list),
+        "listed": VarLenSparseFeat(name="listed", **of_list),
+    }
+
+    def counts(*names: str) -> dict[tuple[str, str], int]:
+        found: Counter[tuple[str, str]] = Counter()
+        for row in token_counts(frame, [features[name] for name in names], "n").collect():
+            found[row["vocabulary"], row["token"]] += row["events"]
+        return dict(found)
+
+    assert counts("one") == {("one", "a"): 2}
+    assert counts("many") == {("topic", "x"): 4, ("topic", "y"): 2}
+    assert counts("weighted") == {("topic", "x"): 2, ("topic", "a:b"): 2, ("topic", "z"): 2}
+    assert counts("listed") == {("topic", "p"): 2}
+    assert counts(*features) == {
+        ("one", "a"): 2, ("topic", "x"): 6, ("topic", "y"): 2, ("topic", "a:b"): 2, ("topic", "z"): 2,
+        ("topic", "p"): 2,
+    }  # fmt: skip
 
 
 # Numbers -------------------------------------------------------------------------------------------------
@@ -218,8 +224,8 @@ def test_statistics_are_weighted_by_training_events(spark: SparkSession) -> None
     assert (found["nothing"], found["no_quantiles"]) == (empty, empty)
 
 
-def test_the_digest_of_tokens_does_not_depend_on_how_the_array_came_about() -> None:
+def test_the_digest_of_tokens_does_not_depend_on_how_the_file_is_cut(tmp_path: Path) -> None:
     tokens = ["a", "bc", "日本", ""]
-    chunked = pa.chunked_array([tokens[:1], tokens[1:]]).combine_chunks()
-    buffers = [buffer.to_pybytes() for buffer in chunked.buffers() if buffer is not None]
-    assert storage.digest(*buffers) == token_digest(tokens)
+    for rows in (1, 3, 4):
+        pq.write_table(pa.table({"token": tokens}), tmp_path / "tokens.parquet", row_group_size=rows)
+        assert tokens_digest(str(tmp_path / "tokens.parquet")) == (4, token_digest(tokens))

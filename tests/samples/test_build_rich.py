@@ -1,0 +1,456 @@
+"""build_samples with every kind of source, feature and negatives, against plain looks at the raw rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dssm.manifest import (
+    CLICKED,
+    EVENT_TIME,
+    ITEM_ID,
+    ITEM_INDEX,
+    ITEM_POSITIVES,
+    LABEL,
+    NEGATIVE_PROBABILITY,
+    NEGATIVES,
+    SEEN,
+    SOURCE,
+    UPLOAD_TIME,
+    USER_ID,
+    WARM,
+    WEIGHT,
+    Manifest,
+    read_manifest,
+    target_column,
+)
+from tests.samples.feed import build, files_of, read_part
+from tests.samples.rich import USERS, Click, RichFeed, start_of, write_rich_feed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.spark
+
+TEST_START = start_of(10)
+
+
+class Built:
+    """One build's datasets, read once."""
+
+    def __init__(self, feed: RichFeed, manifest: Manifest) -> None:
+        self.feed, self.manifest = feed, manifest
+        self.train, self.test, self.users, self.interactions = (
+            read_part(feed, part) for part in ("train", "test", "users", "interactions")
+        )
+        self.items = sorted(read_part(feed, "items"), key=lambda row: row[ITEM_INDEX])
+
+    def tokens(self, name: str) -> dict[str, int]:
+        """Returns the ids of a vocabulary's tokens."""
+        rows = pq.read_table(self.feed.samples / "vocabularies" / f"{name}.parquet").to_pylist()
+        return {row["token"]: row["id"] for row in rows}
+
+    def counts(self, name: str) -> dict[str, int]:
+        rows = pq.read_table(self.feed.samples / "vocabularies" / f"{name}.parquet").to_pylist()
+        return {row["token"]: row["events"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    feed = write_rich_feed(tmp_path_factory.mktemp("rich"))
+    return Built(feed, build(spark, feed))
+
+
+def place_of(row: Mapping[str, Any]) -> int:
+    return int(row[ITEM_ID][1:])
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[str, str, int, int]:
+    return row[SOURCE], row[USER_ID], place_of(row), row[EVENT_TIME]
+
+
+# Rows --------------------------------------------------------------------------------------------------------
+
+
+def test_the_samples_are_events_of_the_windows(built: Built) -> None:
+    clicks = {(c.source, c.user, c.item, c.time): c for c in built.feed.clicks}
+    assert len(clicks) == len(built.feed.clicks)
+    for part, begin, end in ((built.train, start_of(7), TEST_START), (built.test, TEST_START, start_of(11))):
+        assert len({key_of(row) for row in part}) == len(part) > 100
+        for row in part:
+            click = clicks[key_of(row)]
+            assert begin <= click.time < end
+            assert not built.feed.too_early(click)
+            assert row[LABEL] == click.act
+            is_negative = part is built.train and not click.act
+            assert row[WEIGHT] == (1 + click.act if click.source == "feed" else 1) * (0.5 if is_negative else 1)
+    # Everything of the test window is there, but for what came before its item or is of a source without the role.
+    wanted = [c for c in clicks.values() if c.time >= TEST_START and c.source == "feed" and not built.feed.too_early(c)]
+    assert len(built.test) == len(wanted)
+
+
+def test_what_was_left_out_is_counted(built: Built) -> None:
+    feed = built.feed
+    counts = built.manifest.sources["sources.feed"]
+    read = [c for c in feed.read if c.source == "feed"]
+    days = 4
+    assert counts.rows_read == len(read) + 2 * days
+    assert counts.quarantined == {"target watch is not in 0…60": days}
+    assert counts.filtered["item not in the catalogue"] == days
+    early = sum(feed.too_early(c) for c in read)
+    assert counts.filtered["item uploaded after the event"] == early > 10
+    negatives = [c for c in read if c.time < TEST_START and not c.act and not feed.too_early(c)]
+    dropped = counts.filtered["negative, left out by unclicked_share"]
+    assert abs(dropped / len(negatives) - 0.2) < 4 * np.sqrt(0.2 * 0.8 / len(negatives))
+    assert counts.filtered["popular item, left out by popular_threshold"] > 10
+    assert max(Counter(row[USER_ID] for row in built.train if row[LABEL] > 0).values()) <= 12
+    likes = built.manifest.sources["sources.likes"]
+    assert "item uploaded after the event" not in likes.filtered  # check_upload: false
+    assert built.manifest.sources["catalogue"].filtered == {"an older row of its id": len(feed.posts)}
+    assert built.manifest.sources["catalogue"].quarantined == {"'price' is not a number": 1}
+
+
+def test_targets(built: Built) -> None:
+    clicks = {(c.source, c.user, c.item, c.time): c for c in built.feed.clicks}
+    names = [target_column(name) for name in ("watch", "like", "share")]
+    for row in built.train + built.test:
+        click = clicks[key_of(row)]
+        unknown = float("nan")
+        if click.source == "feed":
+            expected = [unknown if click.watch is None else click.watch / 60, click.act * 0.5, unknown]
+        else:
+            expected = [unknown, unknown, click.item % 2]
+        np.testing.assert_allclose([row[name] for name in names], expected, rtol=1e-6)
+
+
+# User features ------------------------------------------------------------------------------------------------
+
+
+def check_user(built: Built, row: Mapping[str, Any], time: int) -> None:
+    """Checks the user features of a row against what is known strictly before a time."""
+    feed, expected = built.feed, built.feed.user_features(row[USER_ID], time)
+    posts, topics, cities = (built.tokens(name) for name in ("post_id", "topic", "city"))
+    ages = built.manifest.statistics["age"]
+
+    def ids(items: list[int], width: int) -> list[int]:
+        found = [posts.get(feed.posts[item]["id"], 1) for item in items]
+        return found + [0] * (width - len(found))
+
+    assert row["city"] == cities.get(expected["city"], 1)
+    age = expected["age"]
+    assert row["age"] == pytest.approx(0 if age is None else (age - ages.mean) / ages.deviation, abs=1e-5)
+    boundaries = built.manifest.statistics["age_group"].boundaries
+    assert row["age_group"] == (1 if age is None else 2 + sum(boundary <= age for boundary in boundaries))
+    assert (row["hour"], row["weekday"]) == (2 + expected["hour"], 2 + expected["weekday"])
+    assert row["click_history"] == ids(expected["clicks"], 4)
+    assert row["recent_history"] == ids(expected["recent"], 6)
+    known = {topics[topic]: count for topic, count in expected["topics"].items() if topic in topics}
+    favourites = sorted(known, key=lambda topic: (-known[topic], topic))[:3]
+    assert row["fav_topic"] == favourites + [0] * (3 - len(favourites))
+    shares = [known[topic] / sum(known.values()) for topic in favourites]
+    assert row["fav_topic__weight"] == pytest.approx(shares + [0] * (3 - len(shares)))
+    assert row["view_count"] == expected["views"]
+    assert row["click_rate"] == pytest.approx(expected["rate"])
+    small = [vector for item in expected["clicks"] if (vector := built.items[item]["post_small"]) != [0, 0]]
+    np.testing.assert_allclose(row["click_small"], np.mean(small, axis=0) if small else [0, 0], atol=1e-6)
+    large = [number for item in expected["recent"] if (number := built.items[item]["post_large"]) > 0][:3]
+    assert row["recent_large"] == large + [0] * (3 - len(large))
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_user_features_are_strictly_before_the_event(built: Built, part: str) -> None:
+    for row in getattr(built, part):
+        check_user(built, row, row[EVENT_TIME])
+
+
+def test_queries_are_as_of_the_test_windows_start(built: Built) -> None:
+    positives: dict[str, set[int]] = {}
+    for row in built.test:
+        if row[LABEL] > 0:
+            positives.setdefault(row[USER_ID], set()).add(place_of(row))
+    assert {row[USER_ID]: row[CLICKED] for row in built.users} == {u: sorted(i) for u, i in positives.items()}
+    for row in built.users:
+        check_user(built, row, TEST_START)
+        assert row[WARM] == any(built.feed.before(row[USER_ID], TEST_START, "feed likes"))
+
+
+def test_interactions(built: Built) -> None:
+    found = {row[USER_ID]: row[SEEN] for row in built.interactions}
+    expected: dict[str, set[int]] = {}
+    for click in built.feed.read:
+        if click.time < TEST_START and not built.feed.too_early(click):
+            expected.setdefault(click.user, set()).add(click.item)
+    assert found == {user: sorted(items) for user, items in expected.items()}
+    assert len(found) == USERS
+
+
+def test_daily_snapshots_are_seen_from_the_next_day_on(built: Built) -> None:
+    """Of user 3, who stands in all of them, and 4, who stands in none. Scores lie between 6 and 9."""
+    statistics = built.manifest.statistics["score"]
+    assert (statistics.minimum, statistics.maximum) == (6, 8)  # that of the 9th holds the 9th: no event sees it
+    rows = [row for row in built.train + built.test if row[USER_ID] in ("3", "4")]
+    assert {row[USER_ID] for row in rows} == {"3", "4"}
+    for row in rows:
+        day = next(day for day in range(7, 12) if row[EVENT_TIME] < start_of(day + 1))
+        newest = {7: 6, 8: 6, 9: 8, 10: 9}[day]
+        expected = min(1, (newest - 6) / 2) if row[USER_ID] == "3" else 0
+        assert row["score"] == expected, row
+    assert built.manifest.sources["profiles.daily"].missing_days == ["2024-01-07", "2024-01-10"]
+
+
+# Item features ------------------------------------------------------------------------------------------------
+
+CHANGING = ("rate_so_far", "clicks_so_far", "days_up")
+
+
+def test_item_features_are_those_of_the_catalogue(built: Built) -> None:
+    topics, posts = built.tokens("topic"), built.tokens("post_id")
+    prices = built.manifest.statistics["price"]
+    for place, (row, post) in enumerate(zip(built.items, built.feed.posts, strict=True)):
+        assert (row[ITEM_ID], row[ITEM_INDEX]) == (post["id"], place)
+        assert row[UPLOAD_TIME] == (-(2**62) if post["uploaded"] is None else post["uploaded"])
+        assert (row["post_id"], row["topic"]) == (posts.get(post["id"], 1), topics.get(post["topic"], 1))
+        price = post["price"]
+        expected = 0 if price is None else (price - prices.mean) / prices.deviation
+        assert row["price"] == pytest.approx(expected, abs=1e-5)
+        assert row["price_range"] == (1 if price is None else 2 + (price >= 2) + (price >= 5))
+    same = [name for name, feature in built.feed.settings().features.items() if feature.side == "item"]
+    same = [name for name in same if name not in CHANGING]
+    for row in built.train + built.test:
+        item = built.items[place_of(row)]
+        assert {name: row[name] for name in same} == {name: item[name] for name in same}
+
+
+def changing(feed: RichFeed, item: int, time: int) -> tuple[float, ...]:
+    return (*feed.item_counters(item, time), feed.days_up(item, time))
+
+
+def test_item_counters_and_ages_are_as_of_the_event(built: Built) -> None:
+    feed = built.feed
+    for row in built.train + built.test:
+        expected = changing(feed, place_of(row), row[EVENT_TIME])
+        assert [row[name] for name in CHANGING] == pytest.approx(expected, rel=1e-5)
+    for place, row in enumerate(built.items):  # as of the date's start
+        assert [row[name] for name in CHANGING] == pytest.approx(changing(feed, place, TEST_START), rel=1e-5)
+
+
+def test_popularity_is_the_training_positives(built: Built) -> None:
+    positives = Counter(place_of(row) for row in built.train if row[LABEL] > 0)
+    assert [row[ITEM_POSITIVES] for row in built.items] == [positives[place] for place in range(len(built.items))]
+
+
+# Negatives ----------------------------------------------------------------------------------------------------
+
+COLUMNS = ["any"] * 2 + ["popular", "damped", "near"] + ["shown"] * 2 + ["hard"] * 2
+
+
+def test_negatives(built: Built) -> None:
+    feed = built.feed
+    window = [c for c in feed.read if start_of(7) <= c.time < TEST_START and c.act and not feed.too_early(c)]
+    clicked: dict[str, set[int]] = {}
+    for click in window:
+        clicked.setdefault(click.user, set()).add(click.item)
+    found: Counter[str] = Counter()
+    spec = read_manifest(str(feed.samples / "train"), "").columns[NEGATIVES]
+    assert (spec.dtype, spec.shape) == ("int32", (9,))
+    for row in built.train:
+        if row[LABEL] <= 0:
+            assert row[NEGATIVES] == [-1] * 9
+            continue
+        user, time = row[USER_ID], row[EVENT_TIME]
+        for column, (name, item) in enumerate(zip(COLUMNS, row[NEGATIVES], strict=True)):
+            chance = row[NEGATIVE_PROBABILITY][column]
+            values = [row[f"{feature}__negatives"][column] for feature in CHANGING]
+            if item < 0:
+                assert chance == 0
+                assert values == pytest.approx([0.3, 0, -9])
+                continue
+            found[name] += 1
+            assert 0 < chance <= 1
+            assert item not in clicked[user]
+            uploaded = feed.posts[item]["uploaded"]
+            assert uploaded is None or uploaded <= time
+            assert values == pytest.approx(changing(feed, item, time), rel=1e-5)
+            if name == "any":
+                there = [p for p in feed.posts if p["uploaded"] is None or p["uploaded"] <= time]
+                assert chance == pytest.approx(1 / len(there))
+            elif name in ("popular", "damped"):
+                assert built.items[item][ITEM_POSITIVES] > 0
+            elif name == "near":
+                assert feed.posts[item]["city"] == feed.posts[place_of(row)]["city"] != ""
+            elif name == "shown":
+                shown = [
+                    c for c in feed.read if c.user == user and not c.act and c.time <= time and not feed.too_early(c)
+                ]
+                assert item in {c.item for c in shown}
+            else:
+                assert built.items[item]["post_large"] > 0  # it has a published vector
+    positives = sum(row[LABEL] > 0 for row in built.train)
+    assert found["any"] == 2 * positives > 200
+    assert all(found[name] > 20 for name in set(COLUMNS))
+    assert NEGATIVES not in built.test[0]
+
+
+# Frozen on the training window --------------------------------------------------------------------------------
+
+
+def newest_seen(built: Built) -> dict[str, tuple[str | None, int | None]]:
+    """Returns the city and age of each user's newest snapshot that a training event sees."""
+    last = {row[USER_ID]: row[EVENT_TIME] for row in sorted(built.train, key=lambda row: row[EVENT_TIME])}
+    return {user: built.feed.client(user, time) for user, time in last.items()}
+
+
+def test_vocabularies_count_training_events(built: Built) -> None:
+    clients = newest_seen(built)
+    tokens = {
+        "client_id": [row[USER_ID] for row in built.train],
+        "post_id": [row[ITEM_ID] for row in built.train],
+        "topic": [built.feed.posts[place_of(row)]["topic"] for row in built.train],
+        "city": [clients[row[USER_ID]][0] for row in built.train],
+    }
+    for name, values in tokens.items():
+        counts = Counter(value for value in values if value is not None)
+        if name == "client_id":
+            counts = Counter({token: count for token, count in counts.items() if count >= 3})
+        if name == "topic":
+            counts = Counter(dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:3]))
+        assert built.counts(name) == counts
+        assert list(built.tokens(name)) == sorted(counts, key=lambda token: (-counts[token], token))
+
+
+def test_statistics_are_those_of_training_events(built: Built) -> None:
+    clients = newest_seen(built)
+    prices = [p for row in built.train if (p := built.feed.posts[place_of(row)]["price"]) is not None]
+    ages = [a for row in built.train if (a := clients[row[USER_ID]][1]) is not None]
+    for name, values in (("price", prices), ("price_group", prices), ("age", ages), ("age_group", ages)):
+        found = built.manifest.statistics[name]
+        assert (found.events, found.minimum, found.maximum) == (len(values), min(values), max(values))
+        assert (found.mean, found.deviation) == pytest.approx((np.mean(values), np.std(values)))
+    thirds, quarters = (np.linspace(0, 100, parts + 1)[1:-1] for parts in (3, 4))
+    statistics = built.manifest.statistics
+    assert statistics["price_group"].boundaries == pytest.approx(np.unique(np.percentile(prices, thirds)))
+    assert statistics["age_group"].boundaries == pytest.approx(np.unique(np.percentile(ages, quarters)))
+
+
+def test_the_manifest_says_what_the_ids_are(built: Built) -> None:
+    found = {name: (spec.rule, spec.size) for name, spec in built.manifest.vocabularies.items()}
+    statistics = built.manifest.statistics
+    assert found == {
+        "client_id": ("tokens", 2 + len(built.tokens("client_id"))),
+        "city": ("tokens", 2 + 3),
+        "age_group": ("buckets", 3 + len(statistics["age_group"].boundaries)),
+        "tags": ("hash", 2 + 20),
+        "hour": ("time", 2 + 24),
+        "weekday": ("time", 2 + 7),
+        "post_id": ("tokens", 2 + len(built.tokens("post_id"))),
+        "topic": ("tokens", 2 + 3),
+        "title": ("hash", 2 + 50),
+        "price_range": ("buckets", 2 + 3),
+        "price_group": ("buckets", 3 + len(statistics["price_group"].boundaries)),
+    }
+
+
+# Other builds -------------------------------------------------------------------------------------------------
+
+
+def without_settings(folder: Path) -> dict[str, bytes]:
+    return {path: data for path, data in files_of(folder).items() if path != "settings.json"}
+
+
+def test_however_the_work_is_parted_the_files_are_the_same(
+    built: Built, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over what stood there; with more cores and tasks, mapped vectors, and the items joined by a shuffle."""
+    from dssm.samples import build as module
+
+    before = without_settings(built.feed.samples)
+    again = dataclasses.replace(built.feed)
+    samples = again.config["samples"]
+    again.config = {
+        **again.config, "samples": {**samples, "shuffle_partitions": 3, "rows_per_task": 300, "broadcast_mb": 0},
+    }  # fmt: skip
+    monkeypatch.setattr(module._Build, "_parallelism", 3)
+    build(spark, again)
+    after = without_settings(built.feed.samples)
+    assert after.keys() == before.keys()
+    assert [path for path in before if after[path] != before[path]] == []
+    assert [path.name for path in built.feed.samples.parent.iterdir()] == ["samples"]
+
+
+@pytest.fixture(scope="module")
+def next_day(built: Built, spark: SparkSession) -> Built:
+    """The next day's leave-last-out build, with the vocabularies of the first one, which grow."""
+    feed = dataclasses.replace(built.feed)
+    samples = {name: feed.config["samples"][name] for name in ("rows_per_file", "max_quarantine_share")}
+    samples |= {
+        "shuffle_partitions": 2,
+        "split": {"kind": "leave_last_out", "rows": 2, "drop_cold": ["users", "items"]},
+        "vocabularies": {"run": f"rich/{feed.config['date']}", "grow": True},
+    }
+    feed.config = {
+        **feed.config, "name": "later", "date": feed.config["date"].replace(day=11), "samples": samples,
+        "train": {},
+    }  # fmt: skip
+    return Built(feed, build(spark, feed))
+
+
+def test_known_tokens_keep_their_ids(built: Built, next_day: Built) -> None:
+    grown = 0
+    for name in ("client_id", "post_id", "city", "topic"):
+        old, new = built.tokens(name), next_day.tokens(name)
+        assert {token: new[token] for token in old} == old
+        assert list(new)[: len(old)] == list(old)
+        grown += len(new) - len(old)
+        assert next_day.manifest.vocabularies[name].size == 2 + len(new)
+    assert grown > 0
+    assert next_day.tokens("topic") == built.tokens("topic")  # max_size is reached
+    assert next_day.manifest.statistics == built.manifest.statistics
+
+
+def test_leave_last_out_end_to_end(next_day: Built) -> None:
+    feed, start, end = next_day.feed, start_of(8), start_of(11)
+    by_user: dict[str, list[Click]] = {}
+    for click in feed.clicks:
+        if start <= click.time < end and click.act and not feed.too_early(click):
+            by_user.setdefault(click.user, []).append(click)
+    tested: dict[str, list[tuple[int, int]]] = {}
+    for row in next_day.test:
+        tested.setdefault(row[USER_ID], []).append((row[EVENT_TIME], place_of(row)))
+    trained: dict[str, list[int]] = {}
+    for row in next_day.train:
+        assert row[LABEL] > 0
+        trained.setdefault(row[USER_ID], []).append(row[EVENT_TIME])
+    assert len(tested) > USERS / 2
+    warm = {place_of(row) for row in next_day.train}
+    cold = 0
+    for user, clicks in by_user.items():
+        first = min(c.time for c in clicks)
+        mine = sorted((c.time for c in clicks if c.source == "feed"), reverse=True)[:2]
+        expected = [time for time in mine if time > first]
+        found = tested.get(user, [])
+        cold += len(expected) - len(found)
+        assert trained[user], user
+        if expected:
+            # Also those test rows whose item is cold have split the user's past.
+            assert max(trained[user]) < min(expected)
+        assert all(item in warm for _, item in found)
+    assert cold == next_day.manifest.sources["sources.feed"].filtered.get("cold item", 0)
+    # A query is as of the user's first test row, and so is what was seen.
+    seen = {row[USER_ID]: set(row[SEEN]) for row in next_day.interactions}
+    assert {row[USER_ID] for row in next_day.users} == set(tested)
+    for row in next_day.users:
+        time = min(time for time, _ in tested[row[USER_ID]])
+        assert row[CLICKED] == sorted({item for _, item in tested[row[USER_ID]]})
+        before = feed.before(row[USER_ID], time, "feed likes")
+        assert seen[row[USER_ID]] == {c.item for c in before}
+        assert row["view_count"] == len(feed.before(row[USER_ID], time, "feed", days=1))
+    for row in next_day.test:
+        check_user(next_day, row, row[EVENT_TIME])
