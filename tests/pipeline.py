@@ -43,6 +43,15 @@ class Pipeline:
         assert ended.returncode == 0, f"{job}: exit code {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
 
+    def succeed_view(self, view: str, *arguments: str) -> str:
+        """Runs a view of a run, which takes no config. Returns: what it printed."""
+        ended = subprocess.run(
+            [str(PROJECT / "spark-submit.sh"), view, *arguments, "--root", str(self.root)],
+            cwd=PROJECT, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, f"{view}: exit code {ended.returncode}\n{said(ended)}"
+        return ended.stdout
+
     def run_folder(self, date: str) -> Path:
         return self.root / self.name / date
 

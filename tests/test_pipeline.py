@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dssm.manifest import ITEM_ID, data_files, read_manifest
+from dssm.manifest import ITEM_ID, NEGATIVES, data_files, read_manifest
 from dssm.model.manifest import read_model_manifest
 from dssm.packing import unpack_all
 from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said, write_small_demo
@@ -148,10 +148,53 @@ def test_jobs_say_which_job_is_missing(demo: Pipeline, tmp_path: Path) -> None:
     assert not (tmp_path / "runs/demo").exists()
 
 
-def test_past_dates_run_in_turn(demo: Pipeline) -> None:
-    printed = demo.succeed("build_samples", "--dates", "2024-01-13..2024-01-14")
-    for date in ("2024-01-13", "2024-01-14"):
+def test_past_dates_run_in_turn_and_are_built_once(demo: Pipeline) -> None:
+    dates, range_ = ("2024-01-13", "2024-01-14"), ("--dates", "2024-01-13..2024-01-14")
+    printed = demo.succeed("build_samples", *range_)
+    for date in dates:
         assert f"build_samples demo {date}" in printed
         manifest = read_manifest(str(demo.run_folder(date) / "samples"), "")
         assert manifest.date == date
         assert manifest.sources["sources.feed"].used["test"] > 0
+    before = {date: files_of(demo.run_folder(date) / "samples") for date in dates}
+    again = demo.succeed("build_samples", *range_)
+    assert again.count("left as it is") == 2
+    assert "samples, users and interactions" not in again
+    forced = demo.succeed("build_samples", "--dates", f"{dates[0]}..{dates[0]}", "--force")
+    assert "left as it is" not in forced
+    assert {date: files_of(demo.run_folder(date) / "samples") for date in dates} == before
+    other = demo.succeed("build_samples", "--dates", f"{dates[0]}..{dates[0]}", "--set", "seed=7")
+    assert "left as it is" not in other  # complete, but with other settings
+    assert files_of(demo.run_folder(dates[0]) / "samples") != before[dates[0]]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_model_learns_from_negatives_of_an_earlier_one_with_its_vocabularies(demo: Pipeline) -> None:
+    (version,) = (demo.root / "demo/item_table" / f"dt={DATE}").glob("version=*")
+    negatives = {
+        "popular": {"kind": "popularity", "count": 3},
+        "shown": {"kind": "unclicked", "count": 1, "weight": 0.5},
+        "hard": {"kind": "hard", "items": str(version / "data"), "ranks": [20, 100], "count": 2},
+    }
+    sets = [*demo.sets, "name=negatives", f"samples.negatives={json.dumps(negatives)}", "train.loss=weighted_bce"]
+    later = Pipeline(
+        demo.config, "negatives", demo.root, [*sets, "train.epochs=4", "train.launch=single", "train.ranks=1"]
+    )
+    later.succeed("build_samples", "--vocabularies", f"demo/{DATE}")
+    ours, earlier = (read_manifest(str(p.run_folder(DATE) / "samples/train"), "") for p in (later, demo))
+    assert ours.vocabularies == earlier.vocabularies
+    assert ours.columns[NEGATIVES].shape == (6,)
+    later.succeed("train")
+    model = read_model_manifest(str(later.run_folder(DATE) / "model"))
+    assert model.loss[-1] < model.loss[0]
+    assert model.auc[-1] is not None
+    assert model.auc[-1] > 0.52
+    shown = later.succeed_view("show", f"negatives/{DATE}", "--rows", "1")
+    assert "popular" in shown
+    assert "hard" in shown
+    report = later.succeed_view("profile", f"negatives/{DATE}")
+    assert "profile.html" in report
+    assert (later.run_folder(DATE) / "profile.html").stat().st_size > 10_000

@@ -65,7 +65,6 @@ from dssm.samples.files import (
     FileMaker,
     arrow_schema,
     counter_column,
-    remove_unfinished,
     write_file,
 )
 from dssm.samples.lookups import Lookups
@@ -112,7 +111,7 @@ from dssm.samples.vocabulary import (
     write_vocabularies,
 )
 from dssm.samples.words import Words
-from dssm.samples.writing import write_parts, write_shuffled
+from dssm.samples.writing import ROW_GROUP_BYTES, remove_unfinished, write_parts, write_shuffled
 from dssm.sections import HardNegatives, Negatives
 
 SETTINGS = "settings.json"
@@ -204,7 +203,8 @@ class _Build:
     def _write_vectors(self, name: str) -> None:
         vectors = read_vectors(self.spark, self.settings, name, self.settings.vectors[name], self.quarantine)
         drawn = vectors.withColumn("__table", F.lit(name)).withColumn("__order", F.col("id"))
-        write_parts(drawn, self._vectors_folder(name), "__table", ["__order"], {name: "vectors.parquet"})
+        rows = max(1, ROW_GROUP_BYTES // (4 * self.settings.vectors[name].width))
+        write_parts(drawn, self._vectors_folder(name), "__table", ["__order"], {name: "vectors.parquet"}, rows)
 
     def _vectors_folder(self, name: str) -> str:
         return f"{self.folder}/vectors/{name}"

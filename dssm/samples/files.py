@@ -7,15 +7,12 @@ what travels through it are places in the catalogue.
 from __future__ import annotations
 
 import itertools
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dssm import storage
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat, of_side
 from dssm.manifest import (
     ALWAYS,
@@ -62,10 +59,10 @@ from dssm.samples.user_pass import (
     history_column,
 )
 from dssm.samples.words import Words
+from dssm.samples.writing import new_file
 from dssm.sections import Counter
 
 WRITTEN = (("file", pa.int32()), ("rows", pa.int64()), ("matched", pa.list_(pa.int64())))
-COMPRESSION = "snappy"
 
 
 def counter_column(name: str) -> str:
@@ -84,22 +81,10 @@ def _scalar(spec: ColumnSpec) -> pa.DataType:
 
 
 def write_file(path: str, table: pa.Table, columns: Mapping[str, ColumnSpec]) -> None:
-    """Writes one Parquet file of one row group, under a name of its own first: a task may run twice at a time."""
+    """Writes one Parquet file of one row group."""
     repetitive = [name for name, spec in columns.items() if spec.encoding == "text"]
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
-    system, place = storage.filesystem(temporary)
-    with system.open(place, "wb") as file:
-        pq.write_table(
-            table, file, row_group_size=max(table.num_rows, 1), compression=COMPRESSION, use_dictionary=repetitive
-        )
-    storage.rename(temporary, path)
-
-
-def remove_unfinished(folder: str) -> None:
-    """Removes what tasks left that ended before their file was whole."""
-    for name in storage.file_names(folder, ".tmp"):
-        storage.remove(f"{folder}/{name}")
+    with new_file(path, table.schema, repetitive) as file:
+        file.write(table)
 
 
 @dataclass(frozen=True)

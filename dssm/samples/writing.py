@@ -1,22 +1,31 @@
-"""Writing of datasets: globally shuffled files of one row group each, in an order that only the seed decides."""
+"""Writing of datasets from Spark's tasks: by PyArrow, so that the same rows give the same bytes.
+
+Spark's own Parquet writer lists a column's encodings in an order that differs from one JVM to the next.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from dssm import storage
 from dssm.manifest import EVENT_TIME, ITEM_ID, ITEM_INDEX, LABEL, SOURCE, USER_ID, WEIGHT, FileSpec
 
-# One row group a file: Spark closes a row group at this size, far above that of a file.
-ROW_GROUP_BYTES = 2**30
-
+# What tells a row from all others, where it has the column.
 IDENTITY = (USER_ID, ITEM_ID, ITEM_INDEX, EVENT_TIME, SOURCE, LABEL, WEIGHT)
+COMPRESSION = "snappy"
+ROW_GROUP_BYTES = 64 * 2**20  # about what a task holds of a file that may have several row groups
+UNFINISHED = ".tmp"
 
 
 def write_parts(
@@ -25,42 +34,145 @@ def write_parts(
     part: str,
     order: Sequence[str],
     names: Mapping[Any, str],
-    row_group_bytes: int = 64 * 2**20,
-) -> None:
+    row_group_rows: int = 2**20,
+) -> dict[str, int]:
     """Writes one Parquet file for each value of the column `part`, sorted within.
 
     Args:
       frame: the rows; columns whose name starts with two underscores are not written.
-      folder: where the files go; it must not exist.
+      folder: where the files go.
       part: column of few values.
       order: columns that order a file's rows completely.
       names: each value's file name; a value without rows gets a file without rows.
-      row_group_bytes: what the writer holds in memory before it closes a row group.
+      row_group_rows: rows of a row group, which a task holds in memory.
+    Returns: rows of each file.
     """
-    parted = frame.repartition(len(names), part).sortWithinPartitions(part, *order)
-    written = parted.drop(*[column for column in frame.columns if column.startswith("__") and column != part])
-    writer = written.write.option("parquet.block.size", row_group_bytes)
-    writer.partitionBy(part).parquet(folder)
-    for value, name in names.items():
-        made = f"{folder}/{part}={value}"
-        if not storage.exists(made):
-            written.drop(part).limit(0).coalesce(1).write.parquet(made)
-        (file,) = storage.file_names(made, ".parquet")
-        storage.rename(f"{made}/{file}", f"{folder}/{name}")
-        storage.remove(made)
-    for leftover in ("_SUCCESS", "._SUCCESS.crc"):
-        storage.remove(f"{folder}/{leftover}")
+    storage.make_folder(folder)
+    columns = [column for column in frame.columns if not column.startswith("__")]
+    # A row group has as many rows as are asked for, whatever the batches were: the bytes must not depend on them.
+    writer = PartWriter(folder, part, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
+    parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(len(names), part)
+    rows = parted.sortWithinPartitions(part, *order).select("__part", *columns)
+    written = rows.mapInArrow(writer.run, "name string, rows bigint").collect()
+    remove_unfinished(folder)
+    counts = dict.fromkeys(names.values(), 0) | {row["name"]: row["rows"] for row in written}
+    for name, count in counts.items():
+        if count == 0:
+            with new_file(f"{folder}/{name}", to_arrow_schema(frame.select(columns).schema)):
+                pass
+    return counts
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """Writes a task's rows, which are sorted by `__part`."""
+
+    folder: str
+    part: str
+    columns: tuple[str, ...]
+    names: Mapping[str, str]
+    row_group_rows: int
+
+    def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        current: str | None = None
+        file: new_file | None = None
+        held: list[pa.RecordBatch] = []
+        counts: dict[str, int] = {}
+        try:
+            for batch in batches:
+                for value in pc.unique(batch.column(0)).to_pylist():
+                    if value != current:
+                        if file is not None:
+                            self._flush(file, held, everything=True)
+                            file.commit()
+                        current, held = value, []
+                        name = self.names[value]
+                        counts[name] = 0
+                        file = new_file(
+                            f"{self.folder}/{name}", pa.schema([batch.schema.field(c) for c in self.columns])
+                        )
+                    rows = batch.filter(pc.equal(batch.column(0), value)).select(list(self.columns))
+                    counts[self.names[value]] += rows.num_rows
+                    held.append(rows)
+                    assert file is not None
+                    self._flush(file, held, everything=False)
+            if file is not None:
+                self._flush(file, held, everything=True)
+                file.commit()
+        finally:
+            if file is not None:
+                file.discard()
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(counts.keys(), pa.string()), pa.array(counts.values(), pa.int64())], names=["name", "rows"]
+        )
+
+    def _flush(self, file: new_file, held: list[pa.RecordBatch], everything: bool) -> None:
+        """Writes whole row groups of what is held, and with `everything` the rest."""
+        size = self.row_group_rows
+        if sum(batch.num_rows for batch in held) < size and not everything:
+            return
+        table = pa.Table.from_batches(held)
+        whole = table.num_rows if everything else table.num_rows - table.num_rows % size
+        for start in range(0, whole, size):
+            file.write(table.slice(start, min(size, whole - start)))
+        held[:] = table.slice(whole).to_batches()
+
+
+class new_file:  # noqa: N801  (used as a function that is a context)
+    """A Parquet file that has its name when it is whole: a task may run twice at a time, or be killed."""
+
+    def __init__(self, path: str, schema: pa.Schema, dictionary: Sequence[str] = ()) -> None:
+        folder, _, name = path.rpartition("/")
+        self._path, self._temporary = path, f"{folder}/.{name}.{uuid.uuid4().hex}{UNFINISHED}"
+        system, place = storage.filesystem(self._temporary)
+        self._file = system.open(place, "wb")
+        kinds = list(dictionary) or False
+        self._writer = pq.ParquetWriter(self._file, schema, compression=COMPRESSION, use_dictionary=kinds)
+        self._open = True
+
+    def __enter__(self) -> new_file:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.commit()
+        self.discard()
+
+    def write(self, rows: pa.Table) -> None:
+        """Writes a row group."""
+        self._writer.write_table(rows, row_group_size=max(rows.num_rows, 1))
+
+    def commit(self) -> None:
+        self._close()
+        storage.rename(self._temporary, self._path)
+
+    def discard(self) -> None:
+        """Removes the file unless it was committed."""
+        if self._open:
+            self._close()
+            storage.remove(self._temporary)
+
+    def _close(self) -> None:
+        self._open = False
+        self._writer.close()
+        self._file.close()
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what tasks left that were killed before their file was whole."""
+    for name in storage.file_names(folder, UNFINISHED):
+        storage.remove(f"{folder}/{name}")
 
 
 def write_shuffled(frame: DataFrame, folder: str, rows: int, rows_per_file: int, seed: int) -> list[FileSpec]:
-    """Writes rows in an order drawn by the seed over the whole dataset.
+    """Writes rows in an order drawn by the seed over the whole dataset, one row group a file.
 
     The place of a row is a hash of the seed and the row's identity (`IDENTITY`), so the same rows give
     the same files whatever the partitions were.
 
     Args:
       frame: the rows, with those columns of IDENTITY that they have.
-      folder: where the files go; it must not exist.
+      folder: where the files go.
       rows: about how many there are.
       rows_per_file: rows of a file; files differ by chance.
       seed: of the order.
@@ -70,14 +182,6 @@ def write_shuffled(frame: DataFrame, folder: str, rows: int, rows_per_file: int,
     drawn = frame.withColumn("__order", F.xxhash64(F.lit(seed), *identity))
     drawn = drawn.withColumn("__file", F.expr(f"cast(pmod(xxhash64(__order), {files}) as int)"))
     names = {number: f"part-{number:05d}.parquet" for number in range(files)}
-    write_parts(drawn, folder, "__file", ["__order", *identity], names, ROW_GROUP_BYTES)
-    return [FileSpec(name=name, rows=_rows(f"{folder}/{name}")) for name in names.values()]
-
-
-def _rows(path: str) -> int:
-    system, place = storage.filesystem(path)
-    with system.open(place, "rb") as file:
-        footer = pq.ParquetFile(file).metadata
-    if footer.num_row_groups > 1:
-        raise RuntimeError(f"{path}: {footer.num_row_groups} row groups, expected one; lower samples.rows_per_file")
-    return int(footer.num_rows)
+    one_row_group = 2**31 - 1
+    counts = write_parts(drawn, folder, "__file", ["__order", *identity], names, one_row_group)
+    return [FileSpec(name=name, rows=counts[name]) for name in names.values()]

@@ -129,6 +129,11 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
+def score(user: int, day: int) -> int:
+    """Returns what the daily profile of every third user says."""
+    return day + user % 5
+
+
 class Click(NamedTuple):
     source: str
     user: str
@@ -245,14 +250,18 @@ class RichFeed(TinyFeed):
         seen = set()
         while len(self.clicks) < EVENTS:
             source = "feed" if random.random() < 0.8 else "likes"
-            user, item = str(random.integers(USERS)), int(random.choice(ITEMS, p=popular / popular.sum()))
+            user, item = int(random.integers(USERS)), int(random.choice(ITEMS, p=popular / popular.sum()))
             # Several at the same time are common: an hour holds what a list of results showed.
             time = start_of(5) + int(random.integers(6 * 24)) * HOUR
+            if time < start_of(10):  # some users and items are new on the last day
+                user, item = min(user, USERS - 6), item % (ITEMS - 3)
+            elif random.random() < 0.4:
+                user, item = USERS - 1 - user % 3, ITEMS - 1 - item % 3
             if (source, user, item, time) not in seen:
                 seen.add((source, user, item, time))
                 act = int(random.random() < 0.4) if source == "feed" else 1
                 watch = None if random.random() < 0.2 else float(random.integers(61))
-                self.clicks.append(Click(source, user, item, time, act, watch if source == "feed" else None))
+                self.clicks.append(Click(source, str(user), item, time, act, watch if source == "feed" else None))
         (self.folder / "feed").mkdir(parents=True)
         for day in range(5, 12):
             of_day = [c for c in self.clicks if c.source == "feed" and start_of(day) <= c.time < start_of(day + 1)]
@@ -281,7 +290,7 @@ class RichFeed(TinyFeed):
         ]
         self.write("clients.csv", "id,taken,city,age\n" + "\n".join([*rows, "5,,x,3", "6,soon,x,3"]))
         for day in (6, 8, 9):
-            lines = [f'{user},{day},"t{user % 5}:1,t{day}:0.5"\n' for user in range(0, USERS, 3)]
+            lines = [f'{user},{score(user, day)},"t{user % 5}:1,t{day}:0.5"\n' for user in range(0, USERS, 3)]
             self.write(f"daily/2024-01-{day:02}.csv", "id,score,tags\n" + "".join(lines))
 
     def _write_vectors(self, random: np.random.Generator) -> None:
