@@ -47,7 +47,8 @@ class Pipeline:
         """Runs a view of a run, which takes no config. Returns: what it printed."""
         ended = subprocess.run(
             [str(PROJECT / "spark-submit.sh"), view, *arguments, "--root", str(self.root)],
-            cwd=PROJECT, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=300, check=False,
+            cwd=PROJECT, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=300,
+            check=False,
         )  # fmt: skip
         assert ended.returncode == 0, f"{view}: exit code {ended.returncode}\n{said(ended)}"
         return ended.stdout

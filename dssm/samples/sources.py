@@ -491,7 +491,7 @@ def _keyed(
         need_columns(name, readable, {"latest_by": table.latest_by})
         value = quoted(table.latest_by)
         newest = Window.partitionBy(quoted(key).cast("string"), *snapshot).orderBy(
-            F.desc_nulls_last(value.cast("double")), F.desc_nulls_last(value.cast("string"))
+            F.desc_nulls_last(F.nanvl(value.cast("double"), F.lit(None))), F.desc_nulls_last(value.cast("string"))
         )
         latest = readable.withColumn("__rank", F.rank().over(newest)).filter("__rank = 1").drop("__rank")
         counts = quarantine.counts[name]

@@ -109,7 +109,8 @@ class PartWriter:
     def _flush(self, file: new_file, held: list[pa.RecordBatch], everything: bool) -> None:
         """Writes whole row groups of what is held, and with `everything` the rest."""
         size = self.row_group_rows
-        if sum(batch.num_rows for batch in held) < size and not everything:
+        waiting = sum(batch.num_rows for batch in held)
+        if waiting == 0 or (waiting < size and not everything):
             return
         table = pa.Table.from_batches(held)
         whole = table.num_rows if everything else table.num_rows - table.num_rows % size

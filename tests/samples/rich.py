@@ -89,6 +89,10 @@ CONFIG: dict[str, Any] = {
             "kind": "VarLenSparseFeat", "side": "user", "column": "clicks", "maxlen": 3, "weighted": True,
             "of": "topic", "share_embedding": "topic",
         },
+        "topics_today": {
+            "kind": "VarLenSparseFeat", "side": "user", "column": "recent", "maxlen": 2, "weighted": True,
+            "of": "topic", "share_embedding": "topic",
+        },
         "click_small": {
             "kind": "DenseFeat", "side": "user", "column": "clicks", "pre_embed": "small", "reduce_type": "mean",
         },
@@ -205,7 +209,7 @@ class RichFeed(TinyFeed):
         """Returns what the features say, ids of posts as places in the catalogue."""
         clicks = [c.item for c in self.before(user, time, "feed") if c.act][:4]
         rated = self.before(user, time, "feed", days=2)
-        topics = Counter(topic for item in clicks if (topic := self.posts[item]["topic"]) is not None)
+        recent = [c.item for c in self.before(user, time, "feed likes", days=1)][:6]
         when = dt.datetime.fromtimestamp(time / 1000, ZONE)
         return {
             "city": self.client(user, time)[0],
@@ -213,8 +217,9 @@ class RichFeed(TinyFeed):
             "hour": when.hour,
             "weekday": when.weekday(),
             "clicks": clicks,
-            "recent": [c.item for c in self.before(user, time, "feed likes", days=1)][:6],
-            "topics": topics,
+            "recent": recent,
+            "topics": Counter(self.posts[item]["topic"] for item in clicks),
+            "topics_today": Counter(self.posts[item]["topic"] for item in recent),
             "views": len(self.before(user, time, "feed", days=1)),
             "rate": (sum(c.act for c in rated) + 0.3 * 5) / (len(rated) + 5),
         }

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dssm.config import Settings
+from dssm.features import FIRST_TOKEN_ID
 from dssm.manifest import (
     ALWAYS,
     EVENT_TIME,
@@ -223,6 +224,7 @@ class TaskFeed:
 
     def _table(self, settings: Settings, plan: Any, lookups: Lookups) -> pa.Table:
         """Returns the rows that the user pass takes: Grain: one row an event or a profile's row."""
+        from dssm.samples.profiles import UserVocabulary
         from dssm.samples.rows import pass_columns
         from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
 
@@ -245,12 +247,18 @@ class TaskFeed:
             for event in self.events
         ]
         for number, encoder in enumerate(plan.profiles):
-            mine = [snapshot for snapshot in self.snapshots if snapshot.profile == encoder.name]
-            raw = {column: _column([s.values for s in mine], column) for column in encoder.raw_columns}
-            words = pack(encoder.encode(raw, len(mine))).to_pylist() if mine else []
+            if isinstance(encoder, UserVocabulary):
+                tokens = self.tokens[encoder.vocabulary]
+                ids = np.arange(len(tokens)) + FIRST_TOKEN_ID
+                given = [(token, 0, words) for token, words in zip(tokens, pack(encoder.encode(ids)), strict=True)]
+            else:
+                mine = [snapshot for snapshot in self.snapshots if snapshot.profile == encoder.name]
+                raw = {column: _column([s.values for s in mine], column) for column in encoder.raw_columns}
+                packed = pack(encoder.encode(raw, len(mine))) if mine else []
+                given = [(s.user, s.time, words) for s, words in zip(mine, packed, strict=True)]
             rows += [
-                {USER_ID: s.user, USER_KEY: _hash(s.user), KIND: number, EVENT_TIME: s.time, WORDS: packed}
-                for s, packed in zip(mine, words, strict=True)
+                {USER_ID: user, USER_KEY: _hash(user), KIND: number, EVENT_TIME: time, WORDS: words.as_py()}
+                for user, time, words in given
             ]
         kinds = {
             "string": pa.string(), "bigint": pa.int64(), "int": pa.int32(), "float": pa.float32(),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -146,49 +147,70 @@ BAD_JSON = [
 ]
 
 
+TYPED_EVENT = st.fixed_dictionaries(
+    {
+        "client_id": cells(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9), None),
+        "post_id": cells(IDS, None, ""),
+        "time": cells(st.integers(0, 23).map(lambda hour: ms(8, hour)), None, -1, 2**62, -(2**63)),
+        "act": cells(st.sampled_from([0.0, 1.0, -0.5]), None, float("nan"), float("inf"), 1e300),
+        "dwell": cells(st.sampled_from([0.0, 2.5]), None, float("nan"), -2.0, float("-inf")),
+        "channel": st.sampled_from(["home", "ad"]).map(lambda value: Cell(value, True)),
+    }
+)
+KINDS = {"client_id": pa.int64(), "time": pa.int64(), "act": pa.float64(), "dwell": pa.float32()}
+
+
 def event_of(row: dict[str, Cell]) -> tuple[Any, ...]:
     values = {name: cell.value for name, cell in row.items()}
     label, weight = np.float32(values["act"]), np.float32(1 + float(values["dwell"]))
-    return values["client_id"], values["post_id"], int(values["time"]), float(label), float(weight)
+    return str(values["client_id"]), values["post_id"], int(values["time"]), float(label), float(weight)
+
+
+def plain(rows: list[dict[str, Cell]]) -> list[dict[str, Any]]:
+    return [{name: cell.value for name, cell in row.items()} for row in rows]
 
 
 def test_logs(spark: SparkSession, tiny_feed: TinyFeed) -> None:
     from dssm.samples.sources import KEPT, REASON
 
-    rows = drawn(EVENT, 500)
+    rows, typed_rows = drawn(EVENT, 500), drawn(TYPED_EVENT, 600)
     rows += rows[::5]  # duplicate events are events
-    values = [{name: cell.value for name, cell in row.items()} for row in rows]
-    tiny_feed.write("log.csv", as_csv(values, BAD_CSV))
+    tiny_feed.write("log.csv", as_csv(plain(rows), BAD_CSV))
     # JSON has types: a number and its text are the same id, as they are between logs of different formats.
-    typed = [{**row, "time": int(time)} if (time := row["time"]) and time.isdigit() else row for row in values]
-    tiny_feed.write("log.jsonl", as_json(typed, BAD_JSON))
+    with_numbers = [
+        {**row, "time": int(time)} if (time := row["time"]) and time.isdigit() else row for row in plain(rows)
+    ]
+    tiny_feed.write("log.jsonl", as_json(with_numbers, BAD_JSON))
+    columns = {name: [row[name] for row in plain(typed_rows)] for name in typed_rows[0]}
+    table = {name: pa.array(values, KINDS.get(name, pa.string())) for name, values in columns.items()}
+    pq.write_table(pa.table(table), tiny_feed.folder / "log.parquet")
     usual = tiny_feed.config["sources"]["feed"]
     tiny_feed.config["sources"] = {
         "feed": {**usual, "path": "{data}/log.csv"},
         "likes": {**usual, "path": "{data}/log.jsonl", "format": "json"},
+        "typed": {**usual, "path": "{data}/log.parquet", "format": "parquet"},
     }
     tiny_feed.config["samples"]["max_quarantine_share"] = 1
     items = {*ALIKE[::2], *AWKWARD[::2], "p1"}
     events, logs, quarantine = read_all_events(spark, tiny_feed, sorted(items))
+    counts = {log.name: quarantine.counts[log.name] for log in logs}
 
-    left_out = [row for row in rows if row["channel"].value == "ad"]
-    good = [row for row in rows if row["channel"].value != "ad" and all(cell.is_good for cell in row.values())]
-    assert len(good) > 50
-    expected = Counter(event_of(row) for row in good)
-    for log, raw in zip(logs, (BAD_CSV, BAD_JSON), strict=True):
-        # A blank line of a CSV file is no row.
-        check_all_accounted(
-            tiny_feed, quarantine.counts[log.name], log.name, len(rows) + sum(line != "" for line in raw)
-        )
+    # A blank line of a CSV file is no row.
+    of_log = ((rows, sum(line != "" for line in BAD_CSV)), (rows, len(BAD_JSON)), (typed_rows, 0))
+    for code, (log, (read, raw)) in enumerate(zip(logs, of_log, strict=True)):
+        check_all_accounted(tiny_feed, counts[log.name], log.name, len(read) + raw)
+        assert events.filter(events[SOURCE] == code).count() == len(read) + raw
+        kept = [row for row in read if row["channel"].value != "ad"]
+        # Some of the raw lines have no channel either.
+        beyond = counts[log.name].filtered["left out by where"] - (len(read) - len(kept))
+        assert 0 <= beyond <= raw // 2
+        expected = Counter(event_of(row) for row in kept if all(cell.is_good for cell in row.values()))
+        assert expected.total() > 30
         names = (USER_ID, ITEM_ID, EVENT_TIME, LABEL, WEIGHT)
         readable = log.rows.filter(log.rows[REASON].isNull() & log.rows[KEPT]).select(*names)
         assert Counter(tuple(row) for row in readable.collect()) == expected
-        # Some lines of the raw ones have no channel either.
-        beyond = quarantine.counts[log.name].filtered["left out by where"] - len(left_out)
-        assert 0 < beyond < len(raw)
-    unknown = sum(count for event, count in expected.items() if event[1] not in items)
-    assert quarantine.counts["sources.feed"].filtered["item not in the catalogue"] == unknown > 10
-    assert events.filter(events[SOURCE] == 0).count() == quarantine.counts["sources.feed"].rows_read
+        unknown = sum(count for event, count in expected.items() if event[1] not in items)
+        assert counts[log.name].filtered["item not in the catalogue"] == unknown > 0
 
 
 # Profiles and the catalogue ----------------------------------------------------------------------------------
@@ -196,8 +218,10 @@ def test_logs(spark: SparkSession, tiny_feed: TinyFeed) -> None:
 NUMBERS = cells(st.sampled_from(["", None, "0", "-1.5", "1e3", " 7 ", "+2", ".5", "5."]),
                 "NaN", "inf", "x", "1d", "0x1p3", "1e39", "1_000", "１", "--1")  # fmt: skip
 WEIGHTED = cells(
-    st.sampled_from(["", None, "a:1", "a:b:1", "1:0.5,2:-1", " a : 1 , b:2e-3", ",,a:1,,", "日本:3", ":::1"]),
-    "a", "a:", "a:b:c", "a:NaN", "1:1,:2", "a:1;b:2", ":", "a:1,b:inf", "a:1e99", "a:0x1",
+    st.sampled_from(
+        ["", None, "a:1", "a:b:1", "1:0.5,2:-1", " a : 1 , b:2e-3", ",,a:1,,", "日本:3", ":::1", "a:1;b:2"]
+    ),
+    "a", "a:", "a:b:c", "a:NaN", "1:1,:2", ":", "a:1,b:inf", "a:1e99", "a:0x1",
 )  # fmt: skip
 LISTS = st.sampled_from(["", None, "a,b", " , ,", "a,,b,\u3000", "日本,é", "x" * 200]).map(
     lambda value: Cell(value, True)
@@ -339,7 +363,7 @@ def test_vectors(spark: SparkSession, tiny_feed: TinyFeed) -> None:
     from dssm.samples.sources import read_vectors
 
     rows = unique(drawn(VECTOR, 500), "post_id", lambda value, number: f"{value}#{number}")
-    values = [{name: cell.value for name, cell in row.items()} for row in rows]
+    values = plain(rows)
     raw = ["{", "7", '{"post_id": "cut", "values": [1', '{"values": [1, 2]}', '{"post_id": "none"}']
     tiny_feed.write("vectors.jsonl", as_json(values, raw))
     quarantine = open_feed(tiny_feed)

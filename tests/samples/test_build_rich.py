@@ -131,19 +131,38 @@ def test_targets(built: Built) -> None:
         np.testing.assert_allclose([row[name] for name in names], expected, rtol=1e-6)
 
 
+def test_joins_are_counted(built: Built) -> None:
+    found = {join.name: (join.rows, join.matched) for join in built.manifest.joins}
+    samples = built.train + built.test
+    of_client = sum(built.feed.client(row[USER_ID], row[EVENT_TIME])[0] is not None for row in samples)
+    of_day = sum(int(row[USER_ID]) % 3 == 0 for row in samples)
+    logs = {name: built.manifest.sources[f"sources.{name}"] for name in ("feed", "likes")}
+    rows = {name: counts.rows_read - sum(counts.quarantined.values()) for name, counts in logs.items()}
+    assert found == {
+        "sources.feed ⋈ catalogue": (rows["feed"], rows["feed"] - 4),
+        "sources.likes ⋈ catalogue": (rows["likes"], rows["likes"]),
+        "catalogue ⋈ vectors.small": (30, 25),
+        "catalogue ⋈ vectors.large": (30, 28),
+        "samples ⋈ profiles.clients": (len(samples), of_client),
+        "samples ⋈ profiles.daily": (len(samples), of_day),
+    }
+    assert 0 < of_client < len(samples)
+
+
 # User features ------------------------------------------------------------------------------------------------
 
 
 def check_user(built: Built, row: Mapping[str, Any], time: int) -> None:
     """Checks the user features of a row against what is known strictly before a time."""
     feed, expected = built.feed, built.feed.user_features(row[USER_ID], time)
-    posts, topics, cities = (built.tokens(name) for name in ("post_id", "topic", "city"))
+    posts, topics, cities, users = (built.tokens(name) for name in ("post_id", "topic", "city", "client_id"))
     ages = built.manifest.statistics["age"]
 
     def ids(items: list[int], width: int) -> list[int]:
         found = [posts.get(feed.posts[item]["id"], 1) for item in items]
         return found + [0] * (width - len(found))
 
+    assert row["client_id"] == users.get(row[USER_ID], 1)
     assert row["city"] == cities.get(expected["city"], 1)
     age = expected["age"]
     assert row["age"] == pytest.approx(0 if age is None else (age - ages.mean) / ages.deviation, abs=1e-5)
@@ -152,11 +171,12 @@ def check_user(built: Built, row: Mapping[str, Any], time: int) -> None:
     assert (row["hour"], row["weekday"]) == (2 + expected["hour"], 2 + expected["weekday"])
     assert row["click_history"] == ids(expected["clicks"], 4)
     assert row["recent_history"] == ids(expected["recent"], 6)
-    known = {topics[topic]: count for topic, count in expected["topics"].items() if topic in topics}
-    favourites = sorted(known, key=lambda topic: (-known[topic], topic))[:3]
-    assert row["fav_topic"] == favourites + [0] * (3 - len(favourites))
-    shares = [known[topic] / sum(known.values()) for topic in favourites]
-    assert row["fav_topic__weight"] == pytest.approx(shares + [0] * (3 - len(shares)))
+    for name, of, width in (("fav_topic", "topics", 3), ("topics_today", "topics_today", 2)):
+        known = {topics[topic]: count for topic, count in expected[of].items() if topic in topics}
+        favourites = sorted(known, key=lambda topic: (-known[topic], topic))[:width]
+        shares = [known[topic] / sum(known.values()) for topic in favourites]
+        assert row[name] == favourites + [0] * (width - len(favourites))
+        assert row[f"{name}__weight"] == pytest.approx(shares + [0] * (width - len(shares)))
     assert row["view_count"] == expected["views"]
     assert row["click_rate"] == pytest.approx(expected["rate"])
     small = [vector for item in expected["clicks"] if (vector := built.items[item]["post_small"]) != [0, 0]]
