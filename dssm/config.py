@@ -8,6 +8,7 @@ relative to the working directory.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -103,8 +104,8 @@ class Settings(StrictModel):
         for section in ("sources", "profiles", "vectors", "histories", "counters", "targets", "features"):
             _check_names(section, getattr(self, section))
         _check_names("samples.negatives", self.samples.negatives)
+        self._check_log_columns()  # first: a feature that `of` can't list has no table to share either
         _check_features(self.features, self.vectors)
-        self._check_log_columns()
         self._check_targets()
         self._check_samples()
         self._check_placeholders()
@@ -113,6 +114,8 @@ class Settings(StrictModel):
         for role in ("train", "test"):
             if not any(role in source.roles for source in self.sources.values()):
                 raise UserError(f"sources: none has '{role}' in its roles; add it to the roles of one source")
+        self._check_split()
+        self._check_file_size()
         if self.train.launch == "single" and self.train.ranks != 1:
             raise UserError(
                 f"train.ranks: {self.train.ranks} ranks with launch: single; expected 1, or launch: spark or horovodrun"
@@ -195,6 +198,35 @@ class Settings(StrictModel):
         if needing and self.catalogue.upload_time is None:
             raise UserError(f"features.{needing[0]}.time: needs catalogue.upload_time; name the column there")
 
+        if samples.train_rows == "positives" and samples.changed("unclicked_weight"):
+            raise UserError(
+                f"samples.unclicked_weight: found {samples.unclicked_weight:g}, but samples.train_rows is positives; "
+                "set that to all, or remove the weight"
+            )
+
+    def _check_split(self) -> None:
+        """Checks that a user can have rows of training and of the test in one source, where the split needs it."""
+        if self.samples.split.kind != "leave_last_out":
+            return
+        if not any({"train", "test"} <= set(source.roles) for source in self.sources.values()):
+            found = ", ".join(f"{name} [{', '.join(source.roles)}]" for name, source in self.sources.items())
+            raise UserError(
+                "samples.split.kind: leave_last_out tests on training positives of sources with both roles, and none "
+                f"has both (found {found}); expected roles: [train, test] of one source, or kind: time"
+            )
+
+    def _check_file_size(self) -> None:
+        """Checks that the packed columns of a sample file fit Arrow's binary columns, whose offsets are of 31 bits."""
+        widths = {f"features.{f.name}": _packed_width(f, self.vectors) for f in self.features.values()}
+        widths["samples.negatives"] = sum(kind.count for kind in self.samples.negatives.values())
+        widest = max(widths, key=lambda key: widths[key])
+        row_bytes = 4 * widths[widest]  # int32 or float32
+        if row_bytes and self.samples.rows_per_file > (largest := _rows_that_fit(row_bytes)):
+            raise UserError(
+                f"samples.rows_per_file: {self.samples.rows_per_file} rows of {widest}, {row_bytes:,} bytes each, "
+                f"do not fit one column of a file (2 GiB); expected at most {largest}"
+            )
+
     def _check_placeholders(self) -> None:
         inputs = {f"sources.{name}.path": table.path for name, table in self.sources.items()}
         inputs |= {f"profiles.{name}.path": table.path for name, table in self.profiles.items()}
@@ -245,18 +277,44 @@ class Settings(StrictModel):
         """Unix milliseconds at which the day `date + offset_days` starts in the settings' time zone."""
         return day_start_ms(self.date + offset_days * DAY, self.timezone)
 
-    def window_days(self) -> list[dt.date]:
-        """Every day from the first of training to the last of the test."""
-        return [self.date + offset * DAY for offset in range(-self.window.train_days, self.window.test_days)]
+    def window_days(self, before: int = 0) -> list[dt.date]:
+        """Every day from the first of training, or so many days `before` it, to the last of the test."""
+        offsets = range(-self.window.train_days - before, self.window.test_days)
+        return [self.date + offset * DAY for offset in offsets]
 
-    def expand(self, path: str, daily: bool = False) -> list[str]:
+    def expand(self, path: str, daily: bool = False, before: int = 0) -> list[str]:
         """Returns the path with its placeholders filled: one path, or one a day of the windows.
 
         Args:
           daily: {date} stands for each day of the windows instead of the run's date.
+          before: days before the first of training, read as well.
         """
-        days = self.window_days() if daily and "{date" in path else [self.date]
+        days = self.window_days(before) if daily and "{date" in path else [self.date]
         return [path.format(data=self.data, date=day) for day in days]
+
+
+def _packed_width(feature: AnyFeature, vectors: Mapping[str, VectorTable]) -> int:
+    """Returns the numbers in each value of a feature's packed columns (`manifest.encoded_columns`), 0 without one."""
+    if isinstance(feature, VarLenSparseFeat):
+        return feature.maxlen
+    if not isinstance(feature, DenseFeat) or feature.pre_embed is None:
+        return 0
+    table = vectors[feature.pre_embed]
+    if table.storage == "inline":
+        return table.width
+    return 0 if feature.reduce_type == "none" else feature.maxlen or 0
+
+
+def _rows_that_fit(row_bytes: int) -> int:
+    """Returns the largest rows_per_file whose files' packed columns stay below 2³¹ bytes.
+
+    A file's rows r are drawn, with a deviation of at most √r: room is left for eight of these.
+
+    >>> _rows_that_fit(768 * 4)
+    692393
+    """
+    most = (2**31 - 1) // row_bytes
+    return max(1, int((math.sqrt(most + 16) - 4) ** 2))  # r + 8√r = most
 
 
 def _check_file_system(key: str, path: str) -> None:
@@ -314,7 +372,7 @@ def _check_features(features: Mapping[str, AnyFeature], vectors: Mapping[str, Ve
             raise UserError(f"{key}: names the feature itself; remove it")
         if owner.share_embedding is not None:
             raise UserError(f"{key}: '{owner.name}' itself shares '{owner.share_embedding}'; name that one")
-        if feature.hash_buckets is not None and not isinstance(feature, TextFeat):
+        if feature.changed("hash_buckets"):
             raise UserError(f"features.{feature.name}.hash_buckets: the table of '{owner.name}' has its own; remove it")
         if isinstance(owner, SparseFeat) and (owner.is_bucketised or owner.time is not None):
             raise UserError(f"{key}: the ids of '{owner.name}' are buckets; name a feature of ids")
@@ -358,6 +416,11 @@ def _check_of_history(feature: AnyFeature, features: Mapping[str, AnyFeature]) -
             raise UserError(f"{key}.of: no item feature is named '{feature.of}'" + did_you_mean(feature.of, items))
         if isinstance(counted, (DenseFeat, TextFeat)):
             raise UserError(f"{key}.of: '{feature.of}' is a {counted.kind} and has no ids to list")
+        if isinstance(counted, SparseFeat) and counted.is_bucketised:
+            raise UserError(
+                f"{key}.of: the ids of '{feature.of}' are the buckets of a number, whose table can't be shared; "
+                "expected an item feature of ids"
+            )
         if feature.share_embedding != counted.vocabulary:
             raise UserError(
                 f"{key}.share_embedding: found {feature.share_embedding!r}, but the ids are those of '{feature.of}'; "
@@ -384,6 +447,8 @@ def _check_of_counter(feature: AnyFeature, counter: Counter) -> None:
             f"{key}.column: '{feature.source_column}' is a counter, a number that changes with each event; "
             "expected a DenseFeat with transform raw or log1p"
         )
+    if isinstance(feature, DenseFeat) and feature.null is not None:
+        raise UserError(f"{key}.null: found {feature.null:g}, but a counter is 0 or its prior, never null; remove it")
 
 
 # Reading ---------------------------------------------------------------------------------------------

@@ -36,6 +36,14 @@ class StrictModel(BaseModel):
                     raise ValueError(f"unknown key '{key}'" + did_you_mean(str(key), cls.model_fields))
         return values
 
+    def changed(self, *names: str) -> list[str]:
+        """Returns those of the named settings that differ from their defaults.
+
+        A dump holds every setting: what its writer gave cannot be told from `model_fields_set`.
+        """
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+
 
 class _Feature(StrictModel):
     side: Side = Field(description="The tower that the feature feeds.")
@@ -68,6 +76,21 @@ class _Embedded(_Feature):
     def vocabulary(self) -> str:
         """Name of the vocabulary, and of the embedding table, that the feature's ids refer to."""
         return self.share_embedding or self.name
+
+    @model_validator(mode="after")
+    def _limits_are_of_counted_tokens(self) -> _Embedded:
+        limits = self.changed("min_count", "max_size")
+        if not limits:
+            return self
+        shown = " and ".join(f"{name}: {getattr(self, name)}" for name in limits)
+        if self.share_embedding is not None:
+            raise ValueError(f"{shown}: the vocabulary is that of '{self.share_embedding}'; expected there, not here")
+        for rule in ("hash_buckets", "boundaries", "quantiles", "time"):
+            if getattr(self, rule, None) is not None:
+                raise ValueError(
+                    f"{shown}: {rule} says what the ids are, and no tokens are counted; remove one of the two"
+                )
+        return self
 
 
 class SparseFeat(_Embedded):
@@ -105,6 +128,8 @@ class SparseFeat(_Embedded):
             raise ValueError("boundaries: expected ascending numbers, each once")
         if self.time is not None and self.side != "user":
             raise ValueError("time: the hour and weekday are the request's; expected side: user")
+        if self.time is not None and self.column is not None:
+            raise ValueError(f"column: '{self.column}' is not read, as time: {self.time} is the event's; remove it")
         return self
 
 
@@ -166,6 +191,8 @@ class TextFeat(VarLenSparseFeat):
     def _counts_are_weights(self) -> TextFeat:
         if self.weight_column is not None or self.of is not None:
             raise ValueError("a text's weights are the counts of its trigrams; remove weight_column and of")
+        if self.changed("separator"):
+            raise ValueError(f"separator: found {self.separator!r}, but words are parted by white space; remove it")
         return self
 
 
@@ -215,6 +242,20 @@ class DenseFeat(_Feature):
         if self.time is not None and self.transform in ("minmax", "standard"):
             raise ValueError(
                 f"transform: {self.transform} needs statistics, which the event's time has not; expected raw or log1p"
+            )
+        if self.time is not None and self.column is not None:
+            raise ValueError(
+                f"column: '{self.column}' is not read, as time: {self.time} is from catalogue.upload_time; remove it"
+            )
+        if self.pre_embed is not None and self.null is not None:
+            raise ValueError(
+                f"null: found {self.null:g}, but an id without a vector counts as the zero vector; "
+                "null goes with plain numbers only: remove it"
+            )
+        if self.reduce_type == "none" and (of_lists := self.changed("maxlen", "separator")):
+            shown = " and ".join(f"{name}: {getattr(self, name)!r}" for name in of_lists)
+            raise ValueError(
+                f"{shown}: the column holds one value a row; remove it, or set pre_embed and reduce_type: mean or sum"
             )
         return self
 

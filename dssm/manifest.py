@@ -126,6 +126,8 @@ class Manifest(_Frozen):
     files: list[FileSpec] = Field(default_factory=list)
     sources: dict[str, SourceCounts] = Field(default_factory=dict)
     joins: list[JoinCounts] = Field(default_factory=list)
+    negatives: dict[str, Negatives] = Field(default_factory=dict, description="Kinds of `NEGATIVES`, in their order.")
+    vocabularies_of: str | None = Field(None, description="Build of the run whose vocabularies were taken.")
 
     @property
     def rows(self) -> int:

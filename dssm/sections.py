@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,10 @@ class Table(StrictModel):
     def _one_place(self) -> Table:
         if (self.path is None) == (self.table is None):
             raise ValueError("give one of 'path' and 'table'")
+        if self.table is not None and self.changed("format"):
+            raise ValueError(
+                f"format: {self.format} goes with path; the metastore knows the format of a table: remove it"
+            )
         return self
 
     @property
@@ -43,6 +48,32 @@ class Table(StrictModel):
     @property
     def place(self) -> str:
         return self.path or f"table {self.table}"
+
+
+_CHANGING = (
+    "rand", "randn", "random", "uuid", "shuffle", "now", "current_timestamp", "current_date", "curdate",
+    "localtimestamp", "monotonically_increasing_id", "spark_partition_id",
+)  # fmt: skip
+# A call of one of these, of unix_timestamp without a time, or one of those that Spark knows without parentheses.
+_CHANGING_SQL = re.compile(
+    rf"\b(?:(?:{'|'.join(_CHANGING)})\s*\(|unix_timestamp\s*\(\s*\)"
+    r"|(?:current_timestamp|current_date)\b)",
+    re.IGNORECASE,
+)
+_QUOTED_SQL = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`""", re.DOTALL)
+
+
+def _check_unchanging(expression: str) -> None:
+    """Checks that an SQL expression has the same value in every build.
+
+    Raises: ValueError that names what it calls.
+    """
+    found = _CHANGING_SQL.search(_QUOTED_SQL.sub("''", expression))
+    if found is not None:
+        raise ValueError(
+            f"'{expression}' holds {found.group().rstrip('( )')}, which differs from run to run; "
+            "the samples must be the same in every build: expected the row's own columns"
+        )
 
 
 class EventSource(Table):
@@ -72,6 +103,31 @@ class EventSource(Table):
         True,
         description="An event before its item's upload (catalogue.upload_time) is filtered, and never in a history.",
     )
+
+    @field_validator("label", "weight", "where")
+    @classmethod
+    def _is_unchanging(cls, value: str | None) -> str | None:
+        _check_unchanging(value or "")
+        return value
+
+    @field_validator("targets")
+    @classmethod
+    def _are_unchanging(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, expression in value.items():
+            try:
+                _check_unchanging(expression)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _rows_become_samples(self) -> EventSource:
+        if not self.roles and (of_samples := self.changed("weight", "targets")):
+            raise ValueError(
+                f"{' and '.join(of_samples)}: found with roles: [], of which no row becomes a sample; "
+                "remove it, or add train or test to the roles"
+            )
+        return self
 
 
 class Target(StrictModel):
@@ -119,6 +175,8 @@ class ProfileTable(KeyedTable):
     def _one_time(self) -> ProfileTable:
         if self.available_from is not None and self.has_snapshots:
             raise ValueError("available_from goes with a table without snapshots; remove it, or as_of and {date}")
+        if self.as_of is None and self.changed("as_of_unit"):
+            raise ValueError(f"as_of_unit: {self.as_of_unit} is of the column as_of; name that, or remove the unit")
         return self
 
 
@@ -131,6 +189,14 @@ class Catalogue(KeyedTable):
         "joined to the item, and no negative is drawn before it.",
     )
     upload_unit: TimeUnit = Field("iso", description="Unit of upload_time; a day such as 2022-04-25 is its start.")
+
+    @model_validator(mode="after")
+    def _unit_has_a_time(self) -> Catalogue:
+        if self.upload_time is None and self.changed("upload_unit"):
+            raise ValueError(
+                f"upload_unit: {self.upload_unit} is of the column upload_time; name that, or remove the unit"
+            )
+        return self
 
 
 class VectorTable(StrictModel):
@@ -160,6 +226,12 @@ class History(StrictModel):
     )
     separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of `then`.")
 
+    @model_validator(mode="after")
+    def _parts_a_list(self) -> History:
+        if self.then is None and self.changed("separator"):
+            raise ValueError(f"separator: {self.separator!r} is of the list in 'then'; name that, or remove it")
+        return self
+
 
 class Counter(StrictModel):
     """A number from the log as of the event, strictly before it: a column to build DenseFeats on.
@@ -176,6 +248,12 @@ class Counter(StrictModel):
     )
     prior: FiniteFloat = Field(0.1, ge=0, le=1, description="The rate where nothing is known.")
     strength: FiniteFloat = Field(10.0, ge=0, description="Events that the prior is worth.")
+
+    @model_validator(mode="after")
+    def _prior_is_of_a_rate(self) -> Counter:
+        if self.count != "rate" and (of_rate := self.changed("prior", "strength")):
+            raise ValueError(f"{' and '.join(of_rate)}: found with count: {self.count}; remove it, or set count: rate")
+        return self
 
 
 class _Negatives(StrictModel):
@@ -235,7 +313,8 @@ class HardNegatives(_Negatives):
     kind: Literal["hard"] = "hard"
     items: str = Field(
         description="The model's published item vectors: a Parquet folder, or table:NAME, whose newest partition dt "
-        "before the run's date is read."
+        "before the run's date is read. With {date} in the folder's path, that of the newest day before the run's "
+        "date is read, at most 60 days back."
     )
     users: str | None = Field(None, description="Its user vectors, in the same way.")
     id: str = Field("item_id", description="Column of the item id.")
@@ -247,6 +326,8 @@ class HardNegatives(_Negatives):
     def _ranks_ascend(self) -> HardNegatives:
         if self.ranks[0] > self.ranks[1]:
             raise ValueError(f"ranks: {self.ranks[0]} is above {self.ranks[1]}; expected [first, last]")
+        if self.users is None and self.changed("user_id"):
+            raise ValueError(f"user_id: '{self.user_id}' is a column of 'users'; name that table, or remove user_id")
         return self
 
 
@@ -264,7 +345,8 @@ class Split(StrictModel):
 
     leave_last_out: each user's last `rows` positives before D are tested on, with at least one positive left
     to train on. Its weakness: other users' later events train the model that is tested on earlier ones, so that
-    item popularity and fashions leak from the future; recall is flattered. Use it to compare with papers.
+    item popularity and fashions leak from the future; recall is flattered. Use it to compare with papers. What
+    is left out of a user may be drawn as its negative in training: to exclude it would tell training of the test.
     """
 
     kind: Literal["time", "leave_last_out"] = "time"
@@ -275,9 +357,19 @@ class Split(StrictModel):
         "whom production must serve: results are flattered.",
     )
 
+    @model_validator(mode="after")
+    def _rows_are_left_out(self) -> Split:
+        if self.kind != "leave_last_out" and self.changed("rows"):
+            raise ValueError(f"rows: {self.rows} goes with kind: leave_last_out; set it, or remove rows")
+        return self
+
 
 class Frozen(StrictModel):
-    """An earlier run whose vocabularies and statistics are used, so that its model can be trained further."""
+    """An earlier run whose vocabularies and statistics are used.
+
+    Its ids stay the same, so that vectors and models of both runs can be compared, and a later model can start
+    from the tables of an earlier one.
+    """
 
     run: str | None = Field(None, description="Its folder, or NAME/DATE below root. Given by --vocabularies too.")
     grow: bool = Field(
@@ -316,8 +408,8 @@ class Samples(StrictModel):
     broadcast_mb: int = Field(
         256,
         ge=0,
-        description="An encoded catalogue or a table of vectors up to this size is looked up in each "
-        "worker's memory; a larger one is joined by a shuffle.",
+        description="An encoded catalogue above this size is joined to the samples by a shuffle instead of being "
+        "looked up in each worker's memory; a table of vectors above it is mapped from a file on the worker's disk.",
     )
     max_quarantine_share: FiniteFloat = Field(
         0.01, ge=0, le=1, description="Share of a source's rows that may be unreadable before the job stops."
@@ -372,6 +464,18 @@ class Train(StrictModel):
     start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")
     stall_shutdown_s: int = Field(120, ge=1, description="A rank that is silent for so long ends the job.")
 
+    @model_validator(mode="after")
+    def _options_of_the_loss(self) -> Train:
+        if self.loss != "weighted_bce" and self.changed("positive_weight"):
+            raise ValueError(
+                f"positive_weight: {self.positive_weight:g} goes with loss: weighted_bce; set it, or remove the weight"
+            )
+        if self.logq == "off" and self.changed("logq_strength"):
+            raise ValueError(
+                f"logq_strength: {self.logq_strength:g} with logq: off; remove it, or set logq: frequency or batch"
+            )
+        return self
+
 
 class Evaluate(StrictModel):
     cutoffs: tuple[PositiveInt, ...] = Field((10, 50, 100), min_length=1, description="K of the metrics.")
@@ -423,4 +527,9 @@ class Spark(StrictModel):
                     f"'{key}' holds {given!r}; expected a text, a number, true or false, "
                     "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"
                 )
+        if (zone := value.get("spark.sql.session.timeZone")) is not None:
+            raise ValueError(
+                f"'spark.sql.session.timeZone' holds '{zone}', but the days are cut in the settings' timezone; "
+                "remove it, and set timezone instead"
+            )
         return {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.config import Settings, load_settings, parse_dates
+from dssm.config import Settings, _packed_width, _rows_that_fit, load_settings, parse_dates
 from dssm.errors import UserError
 from dssm.features import DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, embedded, of_side
+from dssm.manifest import encoded_columns
 from dssm.sections import Catalogue, HardNegatives, PopularityNegatives, ProfileTable, UniformNegatives
 
 PROJECT = Path(__file__).parents[1]
@@ -83,6 +85,7 @@ FAVOURITES = {"kind": "VarLenSparseFeat", "side": "user", "column": "clicks", "o
 COUNTER = {"side": "user", "sources": ["feed"], "days": 7}
 UPLOADED = Catalogue(path="x", key="post_id", upload_time="uploaded").model_dump(mode="json")
 BCE = {"train__loss": "weighted_bce"}
+NO_TOKENS = "features.topic_id: {}: {} says what the ids are, and no tokens are counted; remove one of the two"
 
 CROSS_CHECKS = {
     "a typo in share_embedding": (
@@ -205,6 +208,10 @@ CROSS_CHECKS = {
         {"features__liked": {**FEATURE, "kind": "VarLenSparseFeat", "share_embedding": "topic_id", "hash_buckets": 9}},
         "features.liked.hash_buckets: the table of 'topic_id' has its own; remove it",
     ),
+    "hash buckets of a text beside another's table": (
+        {"features__title": TEXT, "features__tags": {**TEXT, "share_embedding": "title", "hash_buckets": 9}},
+        "features.tags.hash_buckets: the table of 'title' has its own; remove it",
+    ),
     "an embedding shared with buckets of a number": (
         {"features__topic_id__boundaries": [1, 2]},
         "features.all_topic_fav_7.share_embedding: the ids of 'topic_id' are buckets; name a feature of ids",
@@ -268,6 +275,19 @@ CROSS_CHECKS = {
         {"features__title": TEXT, "features__favourites": {**FAVOURITES, "of": "title"}},
         "features.favourites.of: 'title' is a TextFeat and has no ids to list",
     ),
+    "favourites of a number's buckets": (
+        {"features__topic_id__quantiles": 10, "features__favourites": FAVOURITES},
+        "features.favourites.of: the ids of 'topic_id' are the buckets of a number, whose table can't be shared; "
+        "expected an item feature of ids",
+    ),
+    "favourites of a number's buckets in their table": (
+        {
+            "features__topic_id__boundaries": [1, 2],
+            "features__favourites": {**FAVOURITES, "share_embedding": "topic_id"},
+        },
+        "features.favourites.of: the ids of 'topic_id' are the buckets of a number, whose table can't be shared; "
+        "expected an item feature of ids",
+    ),
     "favourites in a table of their own": (
         {"features__favourites": FAVOURITES},
         "features.favourites.share_embedding: found None, but the ids are those of 'topic_id'; set it to topic_id",
@@ -307,6 +327,10 @@ CROSS_CHECKS = {
         "features.clicks_7.column: 'clicks_7' is a counter, a number that changes with each event; "
         "expected a DenseFeat with transform raw or log1p",
     ),
+    "a null of a counter": (
+        {"counters__clicks_7": COUNTER, "features__clicks_7": {**NUMBER, "null": -1}},
+        "features.clicks_7.null: found -1, but a counter is 0 or its prior, never null; remove it",
+    ),
     "a target that no source has": (
         {"sources__feed__targets": {"like": "liked"}, "targets": {"likes": {}}},
         "targets.likes: no source has it in its targets (did you mean 'like'?)",
@@ -318,6 +342,31 @@ CROSS_CHECKS = {
     "a share of unclicked rows that are not kept": (
         {"samples__unclicked_share": 0.5},
         "samples.unclicked_share: goes with samples.train_rows: all; set it, or remove the share",
+    ),
+    "a weight of unclicked rows that are not kept": (
+        {"samples__unclicked_weight": 0},
+        "samples.unclicked_weight: found 0, but samples.train_rows is positives; set that to all, or remove the weight",
+    ),
+    "users whose rows of training and test come from different sources": (
+        {
+            "sources": {
+                "feed": {**MINIMAL["sources"]["feed"], "roles": ["train"]},
+                "push": {**MINIMAL["sources"]["feed"], "roles": ["test"]},
+            },
+            "samples__split": {"kind": "leave_last_out"},
+        },
+        "samples.split.kind: leave_last_out tests on training positives of sources with both roles, and none has both "
+        "(found feed [train], push [test]); expected roles: [train, test] of one source, or kind: time",
+    ),
+    "more vectors in a file than a column can hold": (
+        {"samples__rows_per_file": 700_000, "vectors__post__width": 768},
+        "samples.rows_per_file: 700000 rows of features.post_embed, 3,072 bytes each, do not fit one column of a file "
+        "(2 GiB); expected at most 692393",
+    ),
+    "more negatives in a file than a column can hold": (
+        {**BCE, "samples__rows_per_file": 2_000_000, "samples__negatives": {"any": {"kind": "uniform", "count": 300}}},
+        "samples.rows_per_file: 2000000 rows of samples.negatives, 1,200 bytes each, do not fit one column of a file "
+        "(2 GiB); expected at most 1778898",
     ),
     "negatives that the loss does not read": (
         {"samples__negatives": {"any": {"kind": "uniform"}}},
@@ -424,6 +473,66 @@ SINGLE_KEYS = {
         {"features__hour": {**FEATURE, "time": "hour", "share_embedding": "client_id"}},
         ["features.hour: time and share_embedding: give one of them; each says by itself what the ids are"],
     ),
+    "limits of another's vocabulary": (
+        {"features__all_topic_fav_7__min_count": 2, "features__all_topic_fav_7__max_size": 9},
+        [
+            "features.all_topic_fav_7: min_count: 2 and max_size: 9: the vocabulary is that of 'topic_id'; "
+            "expected there, not here"
+        ],
+    ),
+    "a limit of hashed ids": (
+        {"features__topic_id": {**FEATURE, "side": "item", "hash_buckets": 9, "min_count": 2}},
+        [NO_TOKENS.format("min_count: 2", "hash_buckets")],
+    ),
+    "a limit of hashed trigrams": (
+        {"features__topic_id": {**TEXT, "max_size": 100}, "features__all_topic_fav_7": ABSENT},
+        [NO_TOKENS.format("max_size: 100", "hash_buckets")],
+    ),
+    "a limit of a number's buckets": (
+        {"features__topic_id": {**FEATURE, "side": "item", "boundaries": [1], "max_size": 2}},
+        [NO_TOKENS.format("max_size: 2", "boundaries")],
+    ),
+    "a limit of quantiles": (
+        {"features__topic_id": {**FEATURE, "side": "item", "quantiles": 4, "min_count": 3}},
+        [NO_TOKENS.format("min_count: 3", "quantiles")],
+    ),
+    "a limit of hours": (
+        {"features__topic_id": {**FEATURE, "time": "hour", "min_count": 3}},
+        [NO_TOKENS.format("min_count: 3", "time")],
+    ),
+    "a column of the hour": (
+        {"features__hour": {**FEATURE, "time": "hour", "column": "t"}},
+        ["features.hour: column: 't' is not read, as time: hour is the event's; remove it"],
+    ),
+    "a column of an item's age": (
+        {"features__age": {**NUMBER, "side": "item", "time": "days_since_upload", "column": "t"}},
+        ["features.age: column: 't' is not read, as time: days_since_upload is from catalogue.upload_time; remove it"],
+    ),
+    "a null of vectors": (
+        {"features__post_embed__null": 0},
+        [
+            "features.post_embed: null: found 0, but an id without a vector counts as the zero vector; "
+            "null goes with plain numbers only: remove it"
+        ],
+    ),
+    "a length of one vector": (
+        {"features__post_embed__maxlen": 5},
+        [
+            "features.post_embed: maxlen: 5: the column holds one value a row; "
+            "remove it, or set pre_embed and reduce_type: mean or sum"
+        ],
+    ),
+    "a length and a separator of a number": (
+        {"features__age": {**NUMBER, "maxlen": 5, "separator": ";"}},
+        [
+            "features.age: maxlen: 5 and separator: ';': the column holds one value a row; "
+            "remove it, or set pre_embed and reduce_type: mean or sum"
+        ],
+    ),
+    "a separator of words": (
+        {"features__title": {**TEXT, "separator": ";"}},
+        ["features.title: separator: found ';', but words are parted by white space; remove it"],
+    ),
     "boundaries that descend": (
         {"features__topic_id__boundaries": [2, 1]},
         ["features.topic_id: boundaries: expected ascending numbers, each once"],
@@ -482,6 +591,60 @@ SINGLE_KEYS = {
     "a null that is no number": (
         {"features__age": {**NUMBER, "null": float("nan")}},
         ["features.age.null: found nan: input should be a finite number"],
+    ),
+    "a format of a table": (
+        {"catalogue": {"table": "db.posts", "format": "parquet", "key": "post_id"}},
+        ["catalogue: format: parquet goes with path; the metastore knows the format of a table: remove it"],
+    ),
+    "weights of rows that are no samples": (
+        {"sources__shown": {**MINIMAL["sources"]["feed"], "roles": [], "weight": "2", "targets": {"like": "liked"}}},
+        [
+            "sources.shown: weight and targets: found with roles: [], of which no row becomes a sample; "
+            "remove it, or add train or test to the roles"
+        ],
+    ),
+    "a unit of no time of a snapshot": (
+        {"profiles__clients__as_of_unit": "ms"},
+        ["profiles.clients: as_of_unit: ms is of the column as_of; name that, or remove the unit"],
+    ),
+    "a unit of no upload": (
+        {"catalogue__upload_unit": "s"},
+        ["catalogue: upload_unit: s is of the column upload_time; name that, or remove the unit"],
+    ),
+    "a separator of no older list": (
+        {"histories__clicks__separator": "|"},
+        ["histories.clicks: separator: '|' is of the list in 'then'; name that, or remove it"],
+    ),
+    "a prior of what is no rate": (
+        {"counters__clicks_7": {**COUNTER, "prior": 0.2}},
+        ["counters.clicks_7: prior: found with count: positives; remove it, or set count: rate"],
+    ),
+    "a prior and its strength of a number of events": (
+        {"counters__clicks_7": {**COUNTER, "count": "events", "prior": 0, "strength": 0}},
+        ["counters.clicks_7: prior and strength: found with count: events; remove it, or set count: rate"],
+    ),
+    "a column of no user vectors": (
+        {**BCE, "samples__negatives": {"hard": {"kind": "hard", "items": "x", "user_id": "client"}}},
+        ["samples.negatives.hard: user_id: 'client' is a column of 'users'; name that table, or remove user_id"],
+    ),
+    "rows that the split does not leave out": (
+        {"samples__split": {"rows": 2}},
+        ["samples.split: rows: 2 goes with kind: leave_last_out; set it, or remove rows"],
+    ),
+    "a weight of positives in the softmax": (
+        {"train__positive_weight": 2},
+        ["train: positive_weight: 2 goes with loss: weighted_bce; set it, or remove the weight"],
+    ),
+    "the strength of no correction": (
+        {"train__logq": "off", "train__logq_strength": 0.5},
+        ["train: logq_strength: 0.5 with logq: off; remove it, or set logq: frequency or batch"],
+    ),
+    "another time zone for Spark": (
+        {"spark__conf": {"spark.sql.session.timeZone": "Asia/Tokyo"}},
+        [
+            "spark.conf: 'spark.sql.session.timeZone' holds 'Asia/Tokyo', but the days are cut in the settings' "
+            "timezone; remove it, and set timezone instead"
+        ],
     ),
     "a target without a width": (
         {"sources__feed__targets": {"like": "x"}, "targets": {"like": {"low": 2, "high": 2}}},
@@ -625,6 +788,84 @@ def test_faults_of_one_key(tmp_path: Path, changes: dict[str, Any], messages: li
 
 
 @pytest.mark.parametrize(
+    ("expression", "found"),
+    [
+        ("act * rand()", "rand"),
+        ("if(RandN (3) > 0, 1, 0)", "RandN"),
+        ("random()", "random"),
+        ("length(uuid())", "uuid"),
+        ("element_at(shuffle(tags), 1)", "shuffle"),
+        ("unix_millis(now()) - t", "now"),
+        ("current_timestamp() > t", "current_timestamp"),
+        ("day = CURRENT_DATE", "CURRENT_DATE"),
+        ("datediff(current_timestamp, day)", "current_timestamp"),
+        ("localtimestamp( ) > t", "localtimestamp"),
+        ("curdate() > day", "curdate"),
+        ("unix_timestamp( ) - t", "unix_timestamp"),
+        ("monotonically_increasing_id() % 2", "monotonically_increasing_id"),
+        ("spark_partition_id()", "spark_partition_id"),
+        ("channel = 'it\\'s' and rand() < 1 and channel = 'x'", "rand"),
+    ],
+)
+def test_sql_that_differs_from_run_to_run(tmp_path: Path, expression: str, found: str) -> None:
+    why = (
+        f"'{expression}' holds {found}, which differs from run to run; "
+        "the samples must be the same in every build: expected the row's own columns"
+    )
+    for key in ("label", "weight", "where"):
+        assert faults(tmp_path, changed(**{f"sources__feed__{key}": expression})) == [f"sources.feed.{key}: {why}"]
+    changes = {"sources__feed__targets": {"view": "1", "like": expression}}
+    assert faults(tmp_path, changed(**changes)) == [f"sources.feed.targets: like: {why}"]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "brand(x)", "my_rand(x)", "rand", "random + uuid", "now", "renow + knows", "input_file_name()",
+        "unix_timestamp(day)", "to_date(t)", "channel in ('rand()', \"now()\")", "`current_date` > 1",
+        "current_date_of_user", "channel = 'it\\'s rand()'",
+    ],
+)  # fmt: skip
+def test_sql_that_only_looks_so(tmp_path: Path, expression: str) -> None:
+    keys = {f"sources__feed__{key}": expression for key in ("label", "weight", "where")}
+    settings = load(tmp_path, changed(**keys, sources__feed__targets={"like": expression}))
+    assert settings.sources["feed"].where == settings.sources["feed"].targets["like"] == expression
+
+
+@given(row_bytes=st.integers(1, 2**24))
+def test_the_rows_of_a_file_fit_its_packed_columns(row_bytes: int) -> None:
+    """With room for a file that has more rows than the others, by chance."""
+    rows = _rows_that_fit(row_bytes)
+    assert (rows + 7 * rows**0.5) * row_bytes < 2**31
+    assert (rows + 1 + 8 * (rows + 1) ** 0.5 + 1) * row_bytes >= 2**31 - 1
+
+
+@pytest.mark.parametrize("storage", ["inline", "table"])
+def test_the_packed_widths_are_those_of_the_encoded_columns(tmp_path: Path, storage: str) -> None:
+    many = {**NUMBER, "column": "clicks", "pre_embed": "post", "reduce_type": "mean", "maxlen": 7}
+    settings = load(
+        tmp_path,
+        changed(vectors__post__storage=storage, features__title=TEXT, features__age=NUMBER, features__many=many),
+    )
+    found = {name: _packed_width(f, settings.vectors) for name, f in settings.features.items()}
+    assert found == {
+        name: max(
+            math.prod(spec.shape) if spec.encoding == "packed" else 0
+            for spec in encoded_columns(feature, settings.vectors).values()
+        )
+        for name, feature in settings.features.items()
+    }
+    assert (found["many"], found["post_embed"]) == ((4, 4) if storage == "inline" else (7, 0))
+
+
+def test_the_largest_file_of_wide_vectors(tmp_path: Path) -> None:
+    largest = {"samples__rows_per_file": 692_393, "vectors__post__width": 768}
+    assert load(tmp_path, changed(**largest)).samples.rows_per_file == 692_393
+    in_a_table = {**largest, "samples__rows_per_file": 5_000_000, "vectors__post__storage": "table"}
+    assert load(tmp_path, changed(**in_a_table)).samples.rows_per_file == 5_000_000
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("name: a\nname: b\n", r"malformed YAML: .*found key 'name' twice.*line 2, column 1"),
@@ -695,17 +936,34 @@ def test_everything_that_samples_can_hold_goes_through_json(tmp_path: Path) -> N
         "any": {"kind": "uniform", "count": 2, "weight": 0.5},
         "popular": {"kind": "popularity"},
         "hard": {"kind": "hard", "items": "x", "ranks": [10, 20]},
+        "harder": {"kind": "hard", "items": "x", "users": "y", "user_id": "client"},
     }
+    shown = {**MINIMAL["sources"]["feed"], "roles": []}
     values = changed(
         **BCE,
         samples__negatives=negatives,
-        samples__split={"kind": "leave_last_out", "drop_cold": ["items"]},
+        samples__split={"kind": "leave_last_out", "rows": 2, "drop_cold": ["items"]},
+        samples__train_rows="all",
+        samples__unclicked_weight=0.5,
+        sources__shown=shown,
+        profiles__moods={"table": "db.moods", "key": "client_id", "as_of": "taken", "as_of_unit": "s"},
+        histories__older={"sources": ["feed"], "then": "read", "separator": "|"},
+        counters__rate={**COUNTER, "count": "rate", "prior": 0.2, "strength": 5},
+        train__positive_weight=2,
         sources__feed__targets={"like": "liked", "watch": "seconds"},
         targets__watch={"low": 0, "high": 60},
         counters__clicks_7=COUNTER,
         catalogue=UPLOADED,
         vectors__post__storage="table",
         features__title=TEXT,
+        features__tags={**TEXT, "share_embedding": "title"},
+        features__city={**FEATURE, "hash_buckets": 9},
+        features__price={**FEATURE, "quantiles": 4},
+        features__level={**FEATURE, "boundaries": [1, 2]},
+        features__liked={**FEATURE, "share_embedding": "topic_id"},
+        features__read={**NUMBER, "pre_embed": "post", "reduce_type": "sum", "maxlen": 5, "separator": "|"},
+        features__rare={**FEATURE, "min_count": 2, "max_size": 9},
+        features__height={**NUMBER, "null": 170, "transform": "standard"},
         features__favourites={**FAVOURITES, "share_embedding": "topic_id", "keep": "heaviest"},
         features__hour={**FEATURE, "time": "hour"},
         features__clicks_7={**NUMBER, "transform": "log1p"},
@@ -715,13 +973,15 @@ def test_everything_that_samples_can_hold_goes_through_json(tmp_path: Path) -> N
     settings = load(tmp_path, values)
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
     assert settings.target_names == ["like", "watch"]
-    any_, popular, hard = settings.samples.negatives.values()
+    any_, popular, hard, harder = settings.samples.negatives.values()
     assert (any_, popular) == (UniformNegatives(count=2, weight=0.5), PopularityNegatives(count=4, exponent=0.75))
     assert isinstance(hard, HardNegatives)
-    assert hard.ranks == (10, 20)
-    assert [f.name for f in of_side(settings.features, "item")] == ["topic_id", "post_embed", "title", "age"]
+    assert isinstance(harder, HardNegatives)
+    assert (hard.ranks, hard.users, harder.user_id) == ((10, 20), None, "client")
+    assert [f.name for f in of_side(settings.features, "item")] == ["topic_id", "post_embed", "title", "tags", "age"]
     assert [f.name for f in embedded(settings.features)] == [
-        "client_id", "topic_id", "all_topic_fav_7", "clicked", "title", "favourites", "hour",
+        "client_id", "topic_id", "all_topic_fav_7", "clicked", "title", "tags", "city", "price", "level",
+        "liked", "rare", "favourites", "hour",
     ]  # fmt: skip
     title = settings.features["title"]
     assert isinstance(title, TextFeat)
@@ -837,12 +1097,11 @@ def test_an_override_of_one_of_sparks_settings(tmp_path: Path) -> None:
 def test_sparks_settings_go_over_those_of_the_session(tmp_path: Path) -> None:
     from dssm.spark import session_conf
 
-    conf = {"spark.sql.shuffle.partitions": 99, "spark.sql.session.timeZone": "Asia/Tokyo", "spark.a": 1}
+    conf = {"spark.sql.shuffle.partitions": 99, "spark.a": 1}
     usual = session_conf(load(tmp_path, MINIMAL))
     assert (usual["spark.sql.shuffle.partitions"], usual["spark.sql.session.timeZone"]) == ("8", "UTC")
     assert session_conf(load(tmp_path, changed(spark__conf=conf))) == usual | {
         "spark.sql.shuffle.partitions": "99",
-        "spark.sql.session.timeZone": "Asia/Tokyo",
     }
 
 

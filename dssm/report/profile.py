@@ -94,7 +94,11 @@ def previous_profile(run: Run) -> Profile | None:
     if written is not None and written.build == earlier.manifest.build:
         return written
     out.print(f"{paths.folder} has no profile of its samples: measuring it first", style="dim", markup=False)
-    return measure(earlier, None)
+    try:
+        return measure(earlier, None)
+    except (UserError, OSError, ValueError) as error:  # damaged since: today's report must not fail for it
+        out.print(f"no drift: {paths.folder} can't be measured: {error}", style="yellow", markup=False)
+        return None
 
 
 def _written(path: str) -> Profile | None:

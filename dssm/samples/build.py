@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from dssm.manifest import (
     LABEL,
     LAST_TIME,
     MANIFEST,
+    NO_ITEM,
     POSITIVE,
     SEEN,
     SOURCE,
@@ -50,8 +52,10 @@ from dssm.manifest import (
 from dssm.paths import RunPaths
 from dssm.samples.events import (
     FATE,
+    LATER,
     TEST,
     TRAIN,
+    UNKNOWN,
     all_events,
     check_windows,
     count_fates,
@@ -68,7 +72,7 @@ from dssm.samples.files import (
     write_file,
 )
 from dssm.samples.lookups import Lookups
-from dssm.samples.profiles import UserVocabulary
+from dssm.samples.profiles import PublishedUsers, UserVocabulary
 from dssm.samples.rows import (
     USER,
     TrainingWindow,
@@ -81,6 +85,7 @@ from dssm.samples.rows import (
     pass_columns,
     profile_encoder,
     provided_features,
+    published_user_rows,
     raw_item_features,
     universe_features,
     user_columns,
@@ -88,13 +93,23 @@ from dssm.samples.rows import (
     user_vocabulary_rows,
     with_item_index,
 )
-from dssm.samples.sources import ID, Quarantine, read_catalogue, read_profile, read_published, read_vectors
+from dssm.samples.sources import (
+    ID,
+    LATER_ITEM,
+    Quarantine,
+    quoted,
+    read_catalogue,
+    read_profile,
+    read_published,
+    read_vectors,
+)
 from dssm.samples.user_pass import (
     EVENT,
     FATE_CODE,
     IN_LOG,
     KIND,
     NO_SAMPLE,
+    ORDER,
     TASK,
     TEST_ROW,
     TRAIN_ROW,
@@ -106,6 +121,7 @@ from dssm.samples.user_pass import (
 from dssm.samples.vocabulary import (
     fixed_vocabularies,
     frozen_files,
+    needs_statistics,
     shared_hash_buckets,
     token_owners,
     write_vocabularies,
@@ -113,6 +129,7 @@ from dssm.samples.vocabulary import (
 from dssm.samples.words import Words
 from dssm.samples.writing import ROW_GROUP_BYTES, remove_unfinished, write_parts, write_shuffled
 from dssm.sections import HardNegatives, Negatives
+from dssm.spark import matches
 
 SETTINGS = "settings.json"
 PARTS = ("train", "test", "users", "interactions")  # those that the user pass makes
@@ -164,6 +181,7 @@ class _Build:
         self.spark, self.settings, self.folder = spark, settings, folder
         self.quarantine = Quarantine(f"{folder}/quarantine", settings.samples.max_quarantine_share)
         self.joins: list[JoinCounts] = []
+        self.published_users: dict[str, tuple[DataFrame, int]] = {}  # by name of the hard negatives: vectors, width
         self.datasets: dict[str, tuple[Mapping[str, ColumnSpec], list[FileSpec]]] = {}
 
     def run(self) -> None:
@@ -193,7 +211,8 @@ class _Build:
             check_item_columns(settings, catalogue.result())
             for written in vectors:
                 written.result()
-            self.catalogue = with_item_index(catalogue.result())
+            self.all_items = with_item_index(catalogue.result(), settings.day_start_ms(settings.window.test_days))
+            self.catalogue = self.all_items.filter(F.col(ITEM_INDEX) != NO_ITEM)
             self.providers = user_columns(settings, self.profiles)
             names = [f"profiles.{name}" for name in settings.profiles] + ["catalogue"]
             names += [f"vectors.{name}" for name in settings.vectors]
@@ -213,23 +232,25 @@ class _Build:
         settings, counts = self.settings, self.quarantine.counts
         with step("event logs") as remarks:
             logs = read_logs(self.spark, settings)
-            id_bytes = 100 * counts["catalogue"].used["read"]  # about, as a row of a broadcast table
+            items = counts["catalogue"].used["read"] + counts["catalogue"].filtered.get(LATER_ITEM, 0)
+            id_bytes = 100 * items  # about, as a row of a broadcast table
             broadcast = id_bytes <= settings.samples.broadcast_mb * 2**20
-            events = all_events(settings, logs, self.catalogue, broadcast)
+            events = all_events(settings, logs, self.all_items, broadcast)
             outcomes = count_read(events, logs, self.quarantine)
             self.events = with_final_fates(events, settings)
             count_fates(self.events, logs, self.quarantine, outcomes if self.events is events else None)
             used = [counts[log.name].used for log in logs]
             self.train_rows, self.test_rows = (sum(u.get(fate, 0) for u in used) for fate in (TRAIN, TEST))
             check_windows(settings, self.events, self.train_rows, self.test_rows)
+            self.log_rows = 0  # about: those that count as something a user did
             for log in logs:
                 filtered = counts[log.name].filtered
                 rows = sum(counts[log.name].used.values()) + sum(filtered.values())
                 rows -= filtered.get("left out by where", 0)
-                missing = filtered.get("item not in the catalogue", 0)
+                missing = filtered.get(UNKNOWN, 0) + filtered.get(LATER, 0)
+                self.log_rows += rows - missing
                 self.joins.append(JoinCounts(name=f"{log.name} ⋈ catalogue", rows=rows, matched=rows - missing))
             remarks += [f"train {self.train_rows:,}", f"test {self.test_rows:,}"]
-        self.train_events = self.events.filter(F.col(FATE) == TRAIN)
 
     # Freezing ------------------------------------------------------------------------------------------
 
@@ -237,17 +258,17 @@ class _Build:
         """Writes what the training window says of tokens and numbers, or takes an earlier run's."""
         settings = self.settings
         with step("vocabularies") as remarks:
-            window = self.window = TrainingWindow(
-                settings, self.train_events, self.catalogue, self.profiles, self.providers
-            )
+            window = self.window = TrainingWindow(settings, self.events, self.catalogue, self.profiles, self.providers)
             owners = token_owners(settings.features)
             frozen: dict[str, str] = {}
             self.statistics: dict[str, Statistics] = {}
+            self.vocabularies_of: str | None = None
             if settings.samples.vocabularies.run is not None:
                 earlier = frozen_run(settings)
                 manifest = read_manifest(earlier, "build_samples")
                 frozen = frozen_files(manifest, earlier, owners)
-                self.statistics = dict(manifest.statistics)
+                self.statistics = frozen_statistics(settings, manifest, earlier)
+                self.vocabularies_of = manifest.build
             if missing := [n for n in window.statistics_needed() if n not in self.statistics]:
                 found = window.statistics()
                 self.statistics |= {name: found[name] for name in missing}
@@ -274,22 +295,39 @@ class _Build:
         )
 
     def _with_published(self, negatives: Mapping[str, Negatives]) -> dict[str, Negatives]:
-        """Returns the negatives with copies of the published vectors, which lie anywhere, in the build's folder."""
+        """Returns the negatives with copies of the published item vectors, which lie anywhere, in our folder."""
         found = dict(negatives)
         for name, kind in negatives.items():
             if not isinstance(kind, HardNegatives):
                 continue
             places = {"items": (kind.items, kind.id), "users": (kind.users, kind.user_id)}
             copies: dict[str, str] = {}
+            width: int | None = None
             for part, (place, key) in places.items():
                 if place is not None:
                     where = f"samples.negatives.{name}.{part}"
-                    rows = read_published(self.spark, self.settings, where, place, key, kind.values)
-                    copies[part] = f"{self.folder}/.lookups/published_{name}_{part}"
-                    rows = rows.withColumn("__part", F.lit(part))
-                    write_parts(rows, copies[part], "__part", [key], {part: "vectors.parquet"})
+                    rows, width = read_published(self.spark, self.settings, where, place, key, kind.values, width)
+                    if part == "items":
+                        self._count_published(name, rows.select(quoted(key).alias(ID)))
+                        copies[part] = f"{self.folder}/.lookups/published_{name}"
+                        items = rows.withColumn("__part", F.lit(part))
+                        write_parts(items, copies[part], "__part", [key], {part: "vectors.parquet"})
+                    else:
+                        self.published_users[name] = (rows, width)
             found[name] = kind.model_copy(update=copies)
         return found
+
+    def _count_published(self, name: str, ids: DataFrame) -> None:
+        matched = self.catalogue.select(ID).join(ids, ID, "left_semi").count()
+        rows = self.quarantine.counts["catalogue"].used["read"]
+        if matched == 0:
+            kind = self.settings.samples.negatives[name]
+            assert isinstance(kind, HardNegatives)
+            raise UserError(
+                f"samples.negatives.{name}.items: none of the ids in '{kind.id}' of {kind.items} is one of the "
+                f"catalogue's {rows:,}; expected the ids of catalogue.key: check samples.negatives.{name}.id"
+            )
+        self.joins.append(JoinCounts(name=f"catalogue ⋈ samples.negatives.{name}", rows=rows, matched=matched))
 
     # Items ---------------------------------------------------------------------------------------------
 
@@ -327,7 +365,7 @@ class _Build:
             "train": self.train_rows,
             "test": self.test_rows,
             "users": self.test_rows // 4,  # about: known when they are written
-            "interactions": (self.train_rows + self.test_rows) // 8,
+            "interactions": self.log_rows // 8,
         }
         size = settings.samples.rows_per_file
         files = {part: max(1, math.ceil(counts[part] / size)) for part in PARTS}
@@ -344,7 +382,10 @@ class _Build:
                 own = set(columns["train"]) - {ITEM_INDEX, *made.columns}
                 items = self.spark.read.parquet(*self.item_paths)
                 items = items.select(ITEM_INDEX, *[name for name in items.columns if name in own])
-                made = made.join(items, ITEM_INDEX, "left")
+                # Users and interactions have no item: they are spread, or would all meet in one task.
+                spread = F.coalesce(ITEM_INDEX, -1 - F.pmod(ORDER, F.lit(4096)).cast("int"))
+                items = items.withColumnRenamed(ITEM_INDEX, "__item")
+                made = made.withColumn("__item", spread).join(items, "__item", "left").drop("__item")
             for part in PARTS:
                 storage.make_folder(f"{self.folder}/{part}")
             written = made.repartition(tasks, TASK).mapInArrow(maker.run, _spark_schema(list(WRITTEN))).collect()
@@ -417,7 +458,7 @@ class _Build:
             targets=tuple(settings.target_names),
             histories=settings.histories,
             counters={name: c for name, c in settings.counters.items() if c.side == "user"},
-            profiles=(*tables, *vocabularies),
+            profiles=(*tables, *vocabularies, *(PublishedUsers(n, w) for n, (_, w) in self.published_users.items())),
             user_id_features=tuple(of_id),
             user_id_words=Words(feature_columns(settings, of_id)),
             negatives=self.lookups.negatives,
@@ -477,6 +518,9 @@ class _Build:
             if isinstance(encoder, UserVocabulary):
                 tokens = self.spark.read.parquet(self.lookups.vocabularies[encoder.vocabulary])
                 more = user_vocabulary_rows(tokens, number, encoder, plan.targets)
+            elif isinstance(encoder, PublishedUsers):
+                vectors, _ = self.published_users[encoder.negatives]
+                more = published_user_rows(vectors, number, encoder, plan.targets)
             else:
                 more = encoded_profile(self.profiles[encoder.name], number, encoder, plan.targets)
             rows = rows.unionByName(more)
@@ -501,11 +545,15 @@ class _Build:
             statistics=self.statistics,
             sources=dict(self.quarantine.counts),
             joins=self.joins,
+            vocabularies_of=self.vocabularies_of,
         )
         shown = settings.model_dump_json(indent=1, exclude={"spark"})  # its conf may hold secrets
         storage.write_text(f"{self.folder}/{SETTINGS}", shown + "\n")
         for part, (columns, written) in self.datasets.items():
-            manifest = common.model_copy(update={"kind": part, "columns": dict(columns), "files": written})
+            own: dict[str, object] = {"kind": part, "columns": dict(columns), "files": written}
+            if part == "train":
+                own["negatives"] = settings.samples.negatives
+            manifest = common.model_copy(update=own)
             write_manifest(f"{self.folder}/{part}", manifest)
         write_manifest(self.folder, common)
 
@@ -524,15 +572,68 @@ def content_of(settings: Settings) -> str:
 
 
 def is_complete(settings: Settings) -> bool:
-    """Whether the run's samples are there, made with the same settings."""
+    """Whether the run's samples are there, made with the same settings and, where they are frozen, vocabularies."""
     folder = RunPaths(settings.run_folder).samples
-    if not storage.exists(f"{folder}/{MANIFEST}") or not storage.exists(f"{folder}/{SETTINGS}"):
+    if not storage.exists(f"{folder}/{MANIFEST}"):
         return False
+    made_with = _settings_of(folder)
+    if made_with is None or content_of(made_with) != content_of(settings):
+        return False
+    if settings.samples.vocabularies.run is None:
+        return True
+    earlier, ours = (read_manifest(place, "build_samples") for place in (frozen_run(settings), folder))
+    return ours.vocabularies_of == earlier.build
+
+
+def frozen_statistics(settings: Settings, manifest: Manifest, folder: str) -> dict[str, Statistics]:
+    """Returns an earlier run's statistics of the features that need them.
+
+    Raises: UserError where a feature has become another one since.
+    """
+    made_with = _settings_of(folder)
+    if made_with is None:
+        raise UserError(f"samples.vocabularies.run: {folder}/{SETTINGS} can't be read; run build_samples for it again")
+    found = {}
+    for name, feature in settings.features.items():
+        if not needs_statistics(feature) or name not in manifest.statistics:
+            continue
+        earlier = made_with.features.get(name)
+        alike = earlier is not None and earlier.source_column == feature.source_column
+        if not alike or getattr(earlier, "quantiles", None) != getattr(feature, "quantiles", None):
+            raise UserError(
+                f"features.{name}: another feature than in {folder}, whose statistics samples.vocabularies.run asks "
+                "for; give it another name, or the column and quantiles that it has there"
+            )
+        found[name] = manifest.statistics[name]
+    return found
+
+
+def _settings_of(folder: str) -> Settings | None:
+    """Returns the settings that samples were made with; None where they can't be read."""
+    if not storage.exists(f"{folder}/{SETTINGS}"):
+        return None
     try:
-        made_with = Settings.model_validate_json(storage.read_text(f"{folder}/{SETTINGS}"))
+        return Settings.model_validate_json(storage.read_text(f"{folder}/{SETTINGS}"))
     except (ValidationError, UserError):  # by another version of this program
-        return False
-    return content_of(made_with) == content_of(settings)
+        return None
+
+
+def lacks_days(settings: Settings) -> bool:
+    """Whether the run's samples were made while a log had days without files."""
+    manifest = read_manifest(RunPaths(settings.run_folder).samples, "build_samples")
+    return any(counts.missing_days for name, counts in manifest.sources.items() if name.startswith("sources."))
+
+
+def late_days(spark: SparkSession, settings: Settings) -> list[str]:
+    """Returns days that the run's samples lack and that have files by now, as `SOURCE DAY`."""
+    manifest = read_manifest(RunPaths(settings.run_folder).samples, "build_samples")
+    found = []
+    for name, source in settings.sources.items():
+        for day in manifest.sources[f"sources.{name}"].missing_days:
+            path = settings.for_date(dt.date.fromisoformat(day)).expand(source.path or "")[0]
+            if matches(spark, f"sources.{name}.path", storage.absolute(path)):
+                found.append(f"{name} {day}")
+    return found
 
 
 def frozen_run(settings: Settings) -> str:

@@ -24,11 +24,22 @@ from dssm.manifest import (
     WEIGHT,
     target_column,
 )
-from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, damage_explained, quoted, read_events
+from dssm.samples.sources import (
+    ID,
+    KEPT,
+    LATER_ITEM,
+    REASON,
+    EventLog,
+    Quarantine,
+    damage_explained,
+    quoted,
+    read_events,
+)
 from dssm.samples.user_pass import HASH, IN_LOG
 
 TRAIN, TEST = "train", "test"
 FATE = "__fate"  # train, test, or why the row is no sample; null where it is unreadable
+UNKNOWN, LATER = "item not in the catalogue", f"item {LATER_ITEM}"  # fates of events without an item
 
 
 def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
@@ -43,6 +54,7 @@ def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFram
     histories, counters, seen items, baselines); HASH 64 bits that its contents and the seed decide.
 
     Args:
+      catalogue: the items by (`ID`, ITEM_INDEX, UPLOAD_TIME); NO_ITEM for those uploaded after the windows.
       broadcast: whether the catalogue's ids go to every executor, so that the logs need no shuffle.
     """
     targets = settings.target_names
@@ -78,7 +90,8 @@ def _fate(settings: Settings, too_early: Column) -> Column:
     return (
         F.when(F.col(REASON).isNotNull(), F.lit(None))
         .when(~F.col(KEPT), "left out by where")
-        .when(F.col(ITEM_INDEX) == NO_ITEM, "item not in the catalogue")
+        .when((F.col(ITEM_INDEX) == NO_ITEM) & F.col(UPLOAD_TIME).isNotNull(), LATER)
+        .when(F.col(ITEM_INDEX) == NO_ITEM, UNKNOWN)
         .when(too_early, "item uploaded after the event")
         .when((time < train_start) | (time >= test_end), "outside the windows")
         .when((time < test_start) & ~_has_role(settings, TRAIN), "source has no train role")
@@ -188,6 +201,10 @@ def _is_target() -> Column:
     return (F.col(FATE) == TRAIN) & (F.col(LABEL) > 0)
 
 
+POPULAR, CAPPED = "popular item, left out by popular_threshold", "positive beyond max_positives_per_user"
+THINNED = (POPULAR, CAPPED)  # fates of positives that are left out by chance
+
+
 def _without_popular(events: DataFrame, settings: Settings) -> DataFrame:
     """Keeps a positive of an item with share f with probability min(1, √(t/f) + t/f) (Mikolov et al., 2013)."""
     counts = events.filter(_is_target()).groupBy(ITEM_INDEX).agg(F.count("*").alias("__count"))
@@ -196,10 +213,12 @@ def _without_popular(events: DataFrame, settings: Settings) -> DataFrame:
         ITEM_INDEX, (F.lit(settings.samples.popular_threshold) * F.col("__total") / F.col("__count")).alias("__ratio")
     )
     dropped = _is_target() & (uniform("popular") >= F.sqrt("__ratio") + F.col("__ratio"))
-    fate = F.when(F.coalesce(dropped, F.lit(False)), "popular item, left out by popular_threshold").otherwise(
-        F.col(FATE)
-    )
-    return events.join(shares, ITEM_INDEX, "left").withColumn(FATE, fate).drop("__ratio")
+    fate = F.when(F.coalesce(dropped, F.lit(False)), POPULAR).otherwise(F.col(FATE))
+    # Rows without a known item are spread: they would all meet in one task.
+    spread = F.when(F.col(ITEM_INDEX) >= 0, F.col(ITEM_INDEX)).otherwise(-1 - F.pmod(HASH, F.lit(4096)).cast("int"))
+    shares = shares.withColumnRenamed(ITEM_INDEX, "__item")
+    rows = events.withColumn("__item", spread).join(shares, "__item", "left")
+    return rows.withColumn(FATE, fate).drop("__ratio", "__item")
 
 
 def _with_capped_users(events: DataFrame, settings: Settings) -> DataFrame:
@@ -207,7 +226,7 @@ def _with_capped_users(events: DataFrame, settings: Settings) -> DataFrame:
     ranked = events.withColumn("__target", F.coalesce(_is_target(), F.lit(False)))
     most = F.lit(settings.samples.max_positives_per_user)
     beyond = F.col("__target") & (F.row_number().over(drawn) > most)
-    fate = F.when(beyond, "positive beyond max_positives_per_user").otherwise(F.col(FATE))
+    fate = F.when(beyond, CAPPED).otherwise(F.col(FATE))
     return ranked.withColumn(FATE, fate).drop("__target")
 
 

@@ -147,7 +147,8 @@ class Encoder:
 
 
 def days_since_upload(feature: DenseFeat, upload_ms: np.ndarray, times: np.ndarray) -> np.ndarray:
-    days = np.where(upload_ms == ALWAYS, np.nan, (times - upload_ms) / DAY_MS)
+    # Before its upload, as for an event of a source that is not checked, an item is 0 days old.
+    days = np.where(upload_ms == ALWAYS, np.nan, np.maximum(times - upload_ms, 0) / DAY_MS)
     return encode_numbers(feature, days, None)
 
 

@@ -30,6 +30,7 @@ from dssm.samples.encoding import ItemCodes, Tables, Vectors, item_codes
 from dssm.samples.negatives import CatalogueForSampling
 from dssm.sections import GroupNegatives, HardNegatives, Negatives
 
+VECTORS_AT_ONCE = 4096
 DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN = "day", "events", "positives"
 
 
@@ -167,7 +168,7 @@ def load_vectors(path: str, mapped_mb: int = 2**20) -> Vectors:
         ids = parquet.read(columns=["id"])["id"].combine_chunks()
         count, matrix = 0, np.zeros((0, 0), np.float32)
         scratch = None
-        for batch in parquet.iter_batches(columns=["values"]):
+        for batch in parquet.iter_batches(VECTORS_AT_ONCE, columns=["values"]):
             values = np.asarray(batch.column(0).flatten(), np.float32).reshape(batch.num_rows, -1)
             if count == 0:
                 size = len(ids) * values.shape[1]
@@ -210,16 +211,6 @@ class Published:
 
     items: np.ndarray
     has: np.ndarray
-    user_ids: pa.StringArray
-    users: np.ndarray
-
-    def users_of(self, ids: pa.StringArray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the vectors of ids[asked], (n, d), zeros where there is none, and who has one, (n,)."""
-        found = pc.index_in(ids.take(pa.array(asked)), value_set=self.user_ids)
-        has = found.is_valid().to_numpy(zero_copy_only=False)
-        vectors = np.zeros((len(asked), self.items.shape[1]), np.float32)
-        vectors[has] = self.users[found.drop_null().to_numpy()]
-        return vectors, has
 
 
 @functools.lru_cache(maxsize=64)
@@ -304,9 +295,7 @@ def _cached_published(key: _Key, kind: HardNegatives) -> Published:
     has = place.is_valid().to_numpy(zero_copy_only=False)
     items = np.zeros((len(ids), vectors.shape[1]), np.float32)
     items[has] = vectors[place.drop_null().to_numpy()]
-    if kind.users is None:
-        return Published(items, has, pa.array([], pa.string()), np.zeros((0, vectors.shape[1]), np.float32))
-    return Published(items, has, *_published_table(kind.users, kind.user_id, kind.values))
+    return Published(items, has)
 
 
 def _published_table(folder: str, key: str, values: str) -> tuple[pa.StringArray, np.ndarray]:

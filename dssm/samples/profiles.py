@@ -52,6 +52,37 @@ class UserVocabulary:
 
 
 @dataclass(frozen=True)
+class PublishedUsers:
+    """A previous model's vectors of the users, as a profile with a row a user: nobody holds them all.
+
+    `negatives`: name of the hard negatives that they rank the catalogue for; `width`: numbers of a vector.
+    """
+
+    negatives: str
+    vector_width: int
+
+    @property
+    def words(self) -> Words:
+        return Words({})
+
+    @property
+    def places(self) -> dict[str, slice]:
+        return {}
+
+    @property
+    def width(self) -> int:
+        return 1 + self.vector_width
+
+    def encode(self, vectors: np.ndarray) -> np.ndarray:
+        """Args: vectors: (rows, vector_width) float32. Returns: 1, then the vector's bits, (rows, width)."""
+        words = np.ascontiguousarray(vectors, np.float32).view(np.int32)
+        return np.concatenate([np.ones((len(words), 1), np.int32), words], axis=1)
+
+    def default(self) -> np.ndarray:
+        return np.zeros(self.width, np.int32)
+
+
+@dataclass(frozen=True)
 class OlderList:
     """A profile's column with items that a history goes on with."""
 

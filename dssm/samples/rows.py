@@ -31,6 +31,7 @@ from dssm.manifest import (
     ITEM_POSITIVES,
     ITEM_PROBABILITY,
     LABEL,
+    NO_ITEM,
     SOURCE,
     UPLOAD_TIME,
     USER_ID,
@@ -45,16 +46,17 @@ from dssm.manifest import (
 from dssm.packing import pack
 from dssm.samples.days import local_days
 from dssm.samples.encoding import encode_features, encode_numbers
+from dssm.samples.events import FATE, THINNED, TRAIN
 from dssm.samples.files import days_since_upload
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN, Lookups, group_column
-from dssm.samples.profiles import OlderList, ProfileEncoder, UserVocabulary
+from dssm.samples.profiles import OlderList, ProfileEncoder, PublishedUsers, UserVocabulary
 from dssm.samples.sources import ID, VALID_FROM, need_columns, quoted
 from dssm.samples.user_pass import FATE_CODE, HASH, IN_LOG, KIND, WORDS, counted
 from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statistics, token_counts
 from dssm.sections import Counter, GroupNegatives
 
 RAW = "raw__"  # prefix of raw columns between join and encoding: they can't clash with our own
-EVENTS = "__events"
+EVENTS, CANDIDATES = "__events", "__candidates"
 HISTORY, COUNTER, USER, TIME = "history", "counter", "user", "time"  # providers of columns beside the profiles
 
 
@@ -106,6 +108,12 @@ def check_item_columns(settings: Settings, catalogue: DataFrame) -> None:
     for name, kind in settings.samples.negatives.items():
         if isinstance(kind, GroupNegatives):
             need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": kind.column})
+            group = catalogue.schema[kind.column].dataType
+            if isinstance(group, (T.ArrayType, T.MapType, T.StructType)):
+                raise UserError(
+                    f"samples.negatives.{name}.column: '{kind.column}' holds {group.simpleString()}; "
+                    "expected a column with one value an item"
+                )
 
 
 def raw_item_features(settings: Settings) -> list[AnyFeature]:
@@ -142,14 +150,16 @@ class TrainingWindow:
     def __init__(
         self,
         settings: Settings,
-        train_events: DataFrame,
+        events: DataFrame,
         catalogue: DataFrame,
         profiles: Mapping[str, DataFrame],
         providers: Mapping[str, str],
     ) -> None:
         self._settings, self._providers = settings, providers
-        self.items = item_counts(train_events).cache()
-        self._by_item = catalogue.select(ID, ITEM_INDEX).join(self.items, ITEM_INDEX).select(ID, EVENTS)
+        self.items = item_counts(events).cache()
+        trained = self.items.filter(F.col(EVENTS) > 0)
+        self._by_item = catalogue.select(ID, ITEM_INDEX).join(trained, ITEM_INDEX).select(ID, EVENTS)
+        train_events = events.filter(F.col(FATE) == TRAIN)
         by_user = train_events.groupBy(F.col(USER_ID).alias(ID))
         self._by_user = by_user.agg(F.count("*").alias(EVENTS), F.max(EVENT_TIME).alias("__last")).cache()
         self._train_events = train_events
@@ -213,19 +223,33 @@ class TrainingWindow:
 # Items --------------------------------------------------------------------------------------------------
 
 
-def with_item_index(catalogue: DataFrame) -> DataFrame:
-    """Adds ITEM_INDEX, the place of each item by id. Only the ids pass through the one task that numbers them."""
-    place = (F.row_number().over(Window.orderBy(ID)) - 1).cast("int")
-    return catalogue.join(catalogue.select(ID, place.alias(ITEM_INDEX)), ID).persist(StorageLevel.DISK_ONLY)
+def with_item_index(catalogue: DataFrame, end: int | None = None) -> DataFrame:
+    """Adds ITEM_INDEX, the place of each item by id. Only the ids pass through the one task that numbers them.
 
-
-def item_counts(train_events: DataFrame) -> DataFrame:
-    """Grain: one row an item with training events, as (ITEM_INDEX, EVENTS, ITEM_POSITIVES).
-
-    ITEM_POSITIVES counts the rows that an in-batch candidate can come from: positives of a weight above 0.
+    Args:
+      end: Unix ms; items uploaded from then on are not numbered and get NO_ITEM.
     """
-    candidates = F.sum(((F.col(LABEL) > 0) & (F.col(WEIGHT) > 0)).cast("long"))
-    return train_events.groupBy(ITEM_INDEX).agg(F.count("*").alias(EVENTS), candidates.alias(ITEM_POSITIVES))
+    later = F.lit(False) if end is None else F.col(UPLOAD_TIME) >= end
+    place = F.row_number().over(Window.orderBy(later, ID)) - 1
+    numbers = catalogue.select(ID, F.when(later, NO_ITEM).otherwise(place).cast("int").alias(ITEM_INDEX))
+    return catalogue.join(numbers, ID).persist(StorageLevel.DISK_ONLY)
+
+
+def item_counts(events: DataFrame) -> DataFrame:
+    """Grain: one row an item with positives or training rows, as (ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES).
+
+    EVENTS counts training rows; CANDIDATES those that an in-batch candidate can come from: positives of a weight
+    above 0; ITEM_POSITIVES, the popularity, also those that were left out by chance (popular_threshold and
+    max_positives_per_user).
+    """
+    trains = F.col(FATE) == TRAIN
+    target = (F.col(LABEL) > 0) & (F.col(WEIGHT) > 0)
+    rows = events.filter(F.col(FATE).isin(TRAIN, *THINNED))
+    return rows.groupBy(ITEM_INDEX).agg(
+        F.sum(trains.cast("long")).alias(EVENTS),
+        F.sum((trains & target).cast("long")).alias(CANDIDATES),
+        F.sum(target.cast("long")).alias(ITEM_POSITIVES),
+    )
 
 
 def item_days(events: DataFrame, counter: Counter, settings: Settings) -> DataFrame:
@@ -261,8 +285,8 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
     Grain: one row an item, with its place by id and its share of the training rows that an in-batch
     candidate can come from. Features that change with the event's time are as of the start of the run's date.
     """
-    positives = F.coalesce(ITEM_POSITIVES, F.lit(0)).cast("long")
-    total = max(counts.agg(F.sum(ITEM_POSITIVES)).first()[0] or 0, 1)  # type: ignore[index]
+    positives, drawn = (F.coalesce(column, F.lit(0)).cast("long") for column in (ITEM_POSITIVES, CANDIDATES))
+    total = max(counts.agg(F.sum(CANDIDATES)).first()[0] or 0, 1)  # type: ignore[index]
     groups = {
         group_column(name): F.when(
             F.trim(quoted(kind.column).cast("string")) != "", F.xxhash64(F.trim(quoted(kind.column).cast("string")))
@@ -275,7 +299,7 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
         F.col(ID).alias(ITEM_ID),
         ITEM_INDEX,
         F.xxhash64(ID).alias(ITEM_KEY),
-        (positives / total).cast("float").alias(ITEM_PROBABILITY),
+        (drawn / total).cast("float").alias(ITEM_PROBABILITY),
         positives.alias(ITEM_POSITIVES),
         UPLOAD_TIME,
         *[column.alias(name) for name, column in groups.items()],
@@ -341,6 +365,18 @@ def user_vocabulary_rows(
             yield pa.RecordBatch.from_arrays([batch.column("token"), words], names=[ID, WORDS])
 
     rows = tokens.select("token", "id").mapInArrow(run, f"`{ID}` string, `{WORDS}` binary")
+    return _as_pass_rows(rows.withColumn(VALID_FROM, F.lit(0)), number, targets)
+
+
+def published_user_rows(vectors: DataFrame, number: int, users: PublishedUsers, targets: Sequence[str]) -> DataFrame:
+    """Grain: one row a user of (id, vector), in the columns of `pass_columns`; KIND is `number`."""
+
+    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            matrix = np.asarray(batch.column(1).flatten(), np.float32).reshape(batch.num_rows, -1)
+            yield pa.RecordBatch.from_arrays([batch.column(0), pack(users.encode(matrix))], names=[ID, WORDS])
+
+    rows = vectors.mapInArrow(run, f"`{ID}` string, `{WORDS}` binary")
     return _as_pass_rows(rows.withColumn(VALID_FROM, F.lit(0)), number, targets)
 
 

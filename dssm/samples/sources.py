@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
@@ -30,7 +32,7 @@ from dssm.manifest import (
     SourceCounts,
     target_column,
 )
-from dssm.sections import EventSource, KeyedTable, ProfileTable, Table, Target, VectorTable
+from dssm.sections import Counter, EventSource, History, KeyedTable, ProfileTable, Table, Target, VectorTable
 from dssm.spark import counts_by, explained, matches
 
 TABLE, PARTITION = "table:", "dt"  # of published vectors
@@ -46,6 +48,10 @@ DAMAGE_CLASSES = (
 )
 DAMAGE_TEXTS = ("is not a Parquet file", "CSV header does not conform")
 LATEST_TIME_MS = 4_102_444_800_000  # 2100-01-01: later times are mistaken units
+LOOK_BACK_DAYS = 60  # within which the newest day's snapshot or vectors are looked for
+DAY_S = 86_400
+LATER_ITEM = "uploaded after the windows"
+NOT_UTF8 = "is not UTF-8 text"
 
 
 @dataclass
@@ -153,32 +159,29 @@ def damage_explained(name: str, place: str) -> Iterator[None]:
 
 
 def read_table(
-    spark: SparkSession, settings: Settings, name: str, table: Table, daily: bool = False
+    spark: SparkSession, settings: Settings, name: str, table: Table, daily: bool = False, before: int = 0
 ) -> tuple[DataFrame, str, list[str]]:
     """Reads a table as it is; columns of text files are strings.
 
     Args:
       daily: {date} in the path stands for each day of the windows; days without files are told.
-    Returns: the rows, the place for messages, and the days of `{date}` that have no file.
-    Raises: UserError where nothing is there.
+      before: days before the windows that {date} stands for as well. Those without files are not told: most logs
+        begin somewhere.
+    Returns: the rows, the place for messages, and the days of the windows that have no file.
+    Raises: UserError where nothing is there on the windows' days.
     """
     if table.table is not None:
         with explained(f"{name}.table"):
             return spark.table(table.table), table.place, []
     assert table.path is not None
-    patterns = [storage.absolute(path) for path in settings.expand(table.path, daily)]
-    paths = [pattern for pattern in patterns if matches(spark, f"{name}.path", pattern)]
-    if not paths:
-        raise UserError(f"{name}.path: nothing found at {_shown(patterns)}; expected {table.format} files")
-    missing = (
-        []
-        if len(patterns) == 1
-        else [
-            day.isoformat()
-            for day, pattern in zip(settings.window_days(), patterns, strict=True)
-            if pattern not in paths
-        ]
-    )
+    windows = [storage.absolute(path) for path in settings.expand(table.path, daily)]
+    patterns = [storage.absolute(path) for path in settings.expand(table.path, daily, before)]
+    # Each once: the days of a month have one pattern where {date} names months only.
+    paths = [pattern for pattern in dict.fromkeys(patterns) if matches(spark, f"{name}.path", pattern)]
+    if not set(paths) & set(windows):
+        raise UserError(f"{name}.path: nothing found at {_shown(windows)}; expected {table.format} files")
+    days = zip(settings.window_days(), windows, strict=True) if len(windows) > 1 else ()
+    missing = [day.isoformat() for day, pattern in days if pattern not in paths]
     with explained(f"{name}.path"), damage_explained(name, _shown(patterns)):
         if table.format == "parquet":
             frame = spark.read.parquet(*paths)
@@ -234,6 +237,19 @@ def _need_ids(name: str, frame: DataFrame, columns: Mapping[str, str]) -> None:
             raise UserError(
                 f"{name}.{setting}: '{column}' holds {kind.simpleString()}; expected text or integers{hint}"
             )
+
+
+def _is_not_utf8(frame: DataFrame, column: str) -> Column:
+    """Whether a binary column's bytes are no text: as an id or a token they would stop Arrow."""
+    if not isinstance(frame.schema[column].dataType, T.BinaryType):
+        return F.lit(False)
+    return F.encode(F.decode(quoted(column), "UTF-8"), "UTF-8") != quoted(column)
+
+
+def _need_vectors(name: str, frame: DataFrame, column: str) -> None:
+    kind = frame.schema[column].dataType
+    if not isinstance(kind, T.ArrayType) or not isinstance(kind.elementType, T.NumericType):
+        raise UserError(f"{name}.values: '{column}' holds {kind.simpleString()}; expected lists of numbers")
 
 
 def _first_reason(*checks: tuple[Column, str]) -> Column:
@@ -294,13 +310,27 @@ class EventLog:
         )
 
 
+def days_before(settings: Settings, source: str) -> int:
+    """Returns the days before the windows that the first events' histories and counters see of a source.
+
+    A history without `days` asks for none: of a log in days' files it begins with the windows, or with the days
+    that another history or counter of the source asks for.
+    """
+    readers: list[History | Counter] = [*settings.histories.values(), *settings.counters.values()]
+    days = max((reader.days or 0 for reader in readers if source in reader.sources), default=0)
+    # Days of 24 hours: where the clocks went forward within them, they begin one more calendar day before.
+    begin_s = settings.day_start_ms(-settings.window.train_days) // 1000 - days * DAY_S
+    begin = dt.datetime.fromtimestamp(begin_s, ZoneInfo(settings.timezone)).date()
+    return (settings.window_days()[0] - begin).days
+
+
 def read_events(spark: SparkSession, settings: Settings, name: str, source: EventSource) -> EventLog:
-    """Reads one event log.
+    """Reads one event log: of one in days' files those of the windows, and of `days_before` them.
 
     KEPT is false where the source's `where` leaves the row out: of those, all other values may be null or unfit.
     """
     key = f"sources.{name}"
-    frame, place, missing = read_table(spark, settings, key, source, daily=True)
+    frame, place, missing = read_table(spark, settings, key, source, True, days_before(settings, name))
     need_columns(key, frame, {"user": source.user, "item": source.item, "time": source.time})
     _need_ids(key, frame, {"user": source.user, "item": source.item})
     own = frame.columns
@@ -331,7 +361,9 @@ def read_events(spark: SparkSession, settings: Settings, name: str, source: Even
     reason = _first_reason(
         (_malformed(frame), "malformed row"),
         (kept & _is_blank(quoted(source.user)), f"no user in '{source.user}'"),
+        (kept & _is_not_utf8(frame, source.user), f"user in '{source.user}' {NOT_UTF8}"),
         (kept & _is_blank(quoted(source.item)), f"no item in '{source.item}'"),
+        (kept & _is_not_utf8(frame, source.item), f"item in '{source.item}' {NOT_UTF8}"),
         (
             kept & F.col(EVENT_TIME).isNull(),
             f"bad time in '{source.time}' (expected {source.time_unit}, 1970 to 2100)",
@@ -402,15 +434,34 @@ def _available_from(settings: Settings, table: ProfileTable) -> int:
     return settings.day_start_ms((table.available_from - settings.date).days)
 
 
+def newest_day(spark: SparkSession, settings: Settings, name: str, path: str, before: dt.date) -> dt.date | None:
+    """Returns the newest of the LOOK_BACK_DAYS before a day whose files are there; only looks them up.
+
+    Args:
+      name: the setting of the path.
+      path: holds {date}.
+    """
+    days = (before - offset * DAY for offset in range(1, LOOK_BACK_DAYS + 1))
+    return next((day for day in days if matches(spark, name, _on_day(settings, path, day))), None)
+
+
+def _on_day(settings: Settings, path: str, day: dt.date) -> str:
+    return storage.absolute(settings.for_date(day).expand(path)[0])
+
+
 def _read_days(
     spark: SparkSession, settings: Settings, key: str, table: ProfileTable
 ) -> tuple[DataFrame, str, list[str]]:
-    """Reads one snapshot a day; each is seen from the next day's start."""
-    days, patterns, frames, missing = [settings.window_days()[0] - DAY, *settings.window_days()], [], [], []
+    """Reads one snapshot a day; each is seen from the next day's start.
+
+    The first events see the newest snapshot before the windows, which may be some days old.
+    """
     assert table.path is not None
-    for day in days:
+    first, patterns, frames, missing = settings.window_days()[0], [], [], []
+    newest = newest_day(spark, settings, f"{key}.path", table.path, first) or first - DAY
+    for day in [newest, *settings.window_days()]:
         of_day = settings.for_date(day)
-        patterns.append(storage.absolute(of_day.expand(table.path)[0]))
+        patterns.append(_on_day(settings, table.path, day))
         if not matches(spark, f"{key}.path", patterns[-1]):
             missing.append(day.isoformat())
             continue
@@ -430,8 +481,9 @@ def read_catalogue(
 ) -> DataFrame:
     """Reads the catalogue.
 
-    Grain: one row an item, as (`ID`, UPLOAD_TIME: Unix ms or `ALWAYS`, the columns as they are).
-    Raises: UserError where an id stands twice.
+    Grain: one row an item, as (`ID`, UPLOAD_TIME: Unix ms or `ALWAYS`, the columns as they are). Items uploaded
+    after the windows are among them, counted as filtered: their events are told apart from those of no item.
+    Raises: UserError where an id stands twice, or all items were uploaded after the windows.
     """
     table = settings.catalogue
     frame, place, missing = read_table(spark, settings, "catalogue", table)
@@ -451,15 +503,14 @@ def read_catalogue(
     if table.upload_time is None:
         return rows
     # A past date is built from what was known then.
-    known = rows.filter(F.col(UPLOAD_TIME) < settings.day_start_ms(settings.window.test_days))
     counts = quarantine.counts["catalogue"]
-    kept = known.count()
+    kept = rows.filter(F.col(UPLOAD_TIME) < settings.day_start_ms(settings.window.test_days)).count()
     if later := counts.used["read"] - kept:
-        filtered = {**counts.filtered, "uploaded after the windows": later}
+        filtered = {**counts.filtered, LATER_ITEM: later}
         quarantine.counts["catalogue"] = counts.model_copy(update={"used": {"read": kept}, "filtered": filtered})
     if kept == 0:
-        raise UserError(f"catalogue: all {later:,} items of {place} were uploaded after the windows; check --date")
-    return known
+        raise UserError(f"catalogue: all {later:,} items of {place} were {LATER_ITEM}; check --date")
+    return rows
 
 
 def _keyed(
@@ -481,18 +532,22 @@ def _keyed(
     key = table.key
     need_columns(name, frame, {"key": key})
     _need_ids(name, frame, {"key": key})
-    all_checks = [(_malformed(frame), "malformed row"), (_is_blank(quoted(key)), f"no id in '{key}'"), *checks]
+    all_checks = [
+        (_malformed(frame), "malformed row"),
+        (_is_blank(quoted(key)), f"no id in '{key}'"),
+        (_is_not_utf8(frame, key), f"id in '{key}' {NOT_UTF8}"),
+        *checks,
+    ]
     for feature in features:
         if feature.source_column in frame.columns:
+            all_checks += [(_is_not_utf8(frame, feature.source_column), f"'{feature.source_column}' {NOT_UTF8}")]
             all_checks += _column_checks(frame, feature)
     readable = quarantine.split(name, frame, _first_reason(*all_checks), place, missing, ours, table.is_columnar)
     snapshot = [VALID_FROM] if VALID_FROM in ours else []
     if table.latest_by is not None:
         need_columns(name, readable, {"latest_by": table.latest_by})
-        value = quoted(table.latest_by)
-        newest = Window.partitionBy(quoted(key).cast("string"), *snapshot).orderBy(
-            F.desc_nulls_last(F.nanvl(value.cast("double"), F.lit(None))), F.desc_nulls_last(value.cast("string"))
-        )
+        order = _newest_first(f"{name}.latest_by", table.latest_by, readable)
+        newest = Window.partitionBy(quoted(key).cast("string"), *snapshot).orderBy(*order)
         latest = readable.withColumn("__rank", F.rank().over(newest)).filter("__rank = 1").drop("__rank")
         counts = quarantine.counts[name]
         kept = latest.count()
@@ -505,6 +560,18 @@ def _keyed(
         for c in readable.schema.fields
     ]
     return readable.select(quoted(key).cast("string").alias(ID), *columns)
+
+
+def _newest_first(setting: str, column: str, frame: DataFrame) -> list[Column]:
+    """Returns what orders rows by a column, the largest first: numbers in texts by value, before other texts."""
+    kind, value = frame.schema[column].dataType, quoted(column)
+    if isinstance(kind, (T.DateType, T.TimestampType, T.TimestampNTZType, T.BooleanType, T.IntegralType)):
+        return [F.desc_nulls_last(value)]
+    if not isinstance(kind, (T.StringType, T.BinaryType, T.NumericType)):
+        raise UserError(f"{setting}: '{column}' holds {kind.simpleString()}; expected numbers, times or text")
+    text = value.cast("string")
+    number = value if isinstance(kind, T.NumericType) else text
+    return [F.desc_nulls_last(F.nanvl(number.cast("double"), F.lit(None))), F.desc_nulls_last(text)]
 
 
 def _column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, str]]:
@@ -600,11 +667,7 @@ def read_vectors(
             frame = spark.read.parquet(path)
             need_columns(key, frame, {"key": table.key, "values": table.values})
             _need_ids(key, frame, {"key": table.key})
-            kind = frame.schema[table.values].dataType
-            if not isinstance(kind, T.ArrayType) or not isinstance(kind.elementType, T.NumericType):
-                raise UserError(
-                    f"{key}.values: '{table.values}' holds {kind.simpleString()}; expected lists of numbers"
-                )
+            _need_vectors(key, frame, table.values)
         else:
             types = {table.key: "string", table.values: "array<float>", CORRUPT: "string"}
             schema = ", ".join(f"`{column}` {kind}" for column, kind in types.items())
@@ -613,6 +676,7 @@ def read_vectors(
     reason = _first_reason(
         (_malformed(frame), "malformed row"),
         (_is_blank(quoted(table.key)), f"no id in '{table.key}'"),
+        (_is_not_utf8(frame, table.key), f"id in '{table.key}' {NOT_UTF8}"),
         (values.isNull() | (F.size(values) != table.width), f"'{table.values}' is not {table.width} numbers"),
         (
             F.exists(values, lambda value: ~_is_finite(value)),
@@ -624,46 +688,83 @@ def read_vectors(
     return readable.select(quoted(table.key).cast("string").alias("id"), values.cast("array<float>").alias("values"))
 
 
-def read_published(spark: SparkSession, settings: Settings, name: str, place: str, key: str, values: str) -> DataFrame:
+def read_published(
+    spark: SparkSession,
+    settings: Settings,
+    name: str,
+    place: str,
+    key: str,
+    values: str,
+    width: int | None = None,
+) -> tuple[DataFrame, int]:
     """Reads a model's published vectors.
 
     Args:
-      name: the setting that names them.
-      place: a Parquet folder, or `table:NAME`, whose newest partition before the run's date is read.
-    Grain: one row an id, as (key: string, values: array<float>).
+      name: the setting that names them, samples.negatives.NAME.items or .users.
+      place: a Parquet folder, or `table:NAME`, whose newest partition before the run's date is read. {date} in the
+        folder stands for the newest day before the run's date that is there.
+      width: of the vectors that these are compared with, where it is known.
+    Returns: one row an id, as (key: string, values: array<float>), and the vectors' width.
     Raises: UserError where there are none, an id stands twice, or the vectors differ in width or are not finite.
     """
+    frame, where = _published_rows(spark, settings, name, place)
+    kind, _, part = name.rpartition(".")
+    settings_of_columns = {"user_id" if part == "users" else "id": key}
+    need_columns(kind, frame, {**settings_of_columns, "values": values})
+    _need_ids(kind, frame, settings_of_columns)
+    _need_vectors(kind, frame, values)
+    rows = frame.select(quoted(key).cast("string").alias(key), quoted(values).cast("array<float>").alias(values))
+    vector = quoted(values)
+    bad = vector.isNull() | F.exists(vector, lambda value: ~_is_finite(value))
+    with damage_explained(name, where):
+        found = rows.agg(
+            F.count("*").alias("rows"),
+            F.countDistinct(quoted(key)).alias("ids"),
+            F.min(F.size(vector)).alias("least"),
+            F.max(F.size(vector)).alias("most"),
+            F.sum(bad.cast("int")).alias("bad"),
+        ).first()
+        no_texts = frame.filter(_is_not_utf8(frame, key)).count()
+    assert found is not None  # an aggregate over no rows is a row
+    if no_texts:
+        raise UserError(f"{name}: {no_texts:,} ids in '{key}' of {where} are not UTF-8 text; expected text or integers")
+    if not found["rows"] or found["ids"] != found["rows"] or found["least"] != found["most"] or found["bad"]:
+        raise UserError(
+            f"{name}: {where} holds {found['rows']:,} rows of {found['ids']:,} ids, "
+            f"{found['least']} to {found['most']} numbers each, {found['bad'] or 0:,} of them null or not finite; "
+            "expected one vector an id, of one width"
+        )
+    if width is not None and found["most"] != width:
+        raise UserError(
+            f"{name}: the vectors of {where} are {found['most']} wide, the items' {width}; expected those of one model"
+        )
+    return rows, found["most"]
+
+
+def _published_rows(spark: SparkSession, settings: Settings, name: str, place: str) -> tuple[DataFrame, str]:
+    """Returns published vectors as they are, and where they lie."""
+    day = settings.date.isoformat()
     if place.startswith(TABLE):
+        table = place.removeprefix(TABLE)
         with explained(name):
-            frame = spark.table(place.removeprefix(TABLE))
+            frame = spark.table(table)
         need_columns(name, frame, {"table": PARTITION})
-        day = settings.date.isoformat()
         newest = frame.filter(F.col(PARTITION) < day).agg(F.max(PARTITION)).first()
         if newest is None or newest[0] is None:
-            raise UserError(f"{name}: {place.removeprefix(TABLE)} has no partition before {day}; publish one first")
-        frame = frame.filter(F.col(PARTITION) == newest[0])
+            raise UserError(f"{name}: {table} has no partition before {day}; publish one first")
+        return frame.filter(F.col(PARTITION) == newest[0]), f"{place}, {PARTITION}={newest[0]}"
+    if "{date" in place:
+        found = newest_day(spark, settings, name, place, settings.date)
+        if found is None:
+            first, last = (_on_day(settings, place, settings.date - days * DAY) for days in (LOOK_BACK_DAYS, 1))
+            raise UserError(
+                f"{name}: nothing found at {first} … {last} ({LOOK_BACK_DAYS} days); expected a folder of Parquet "
+                f"files of a day before {day}; publish one first"
+            )
+        folder = _on_day(settings, place, found)
     else:
         folder = storage.absolute(settings.expand(place)[0])
         if not matches(spark, name, folder):
             raise UserError(f"{name}: nothing found at {folder}; expected a folder of Parquet files")
-        with explained(name), damage_explained(name, folder):
-            frame = spark.read.parquet(folder)
-    need_columns(name, frame, {"id": key, "values": values})
-    rows = frame.select(quoted(key).cast("string").alias(key), quoted(values).cast("array<float>").alias(values))
-    vector = quoted(values)
-    bad = vector.isNull() | F.exists(vector, lambda value: ~_is_finite(value))
-    found = rows.agg(
-        F.count("*").alias("rows"),
-        F.countDistinct(quoted(key)).alias("ids"),
-        F.min(F.size(vector)).alias("least"),
-        F.max(F.size(vector)).alias("most"),
-        F.sum(bad.cast("int")).alias("bad"),
-    ).first()
-    assert found is not None  # an aggregate over no rows is a row
-    if not found["rows"] or found["ids"] != found["rows"] or found["least"] != found["most"] or found["bad"]:
-        raise UserError(
-            f"{name}: {place} holds {found['rows']:,} rows of {found['ids']:,} ids, "
-            f"{found['least']} to {found['most']} numbers each, {found['bad'] or 0:,} of them null or not finite; "
-            "expected one vector an id, of one width"
-        )
-    return rows
+    with explained(name), damage_explained(name, folder):
+        return spark.read.parquet(folder), folder

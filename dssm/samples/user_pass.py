@@ -8,7 +8,8 @@ that the same rows give the same files however the users were spread over tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ from dssm.samples.encoding import Lists, encode_features
 from dssm.samples.lookups import Lookups
 from dssm.samples.negatives import Clicked, ItemLists, PositiveRows, sample_negatives, top_ranks
 from dssm.samples.negatives import _mixed as mixed
-from dssm.samples.profiles import NOTHING, ProfileEncoder, UserVocabulary
+from dssm.samples.profiles import NOTHING, ProfileEncoder, PublishedUsers, UserVocabulary
 from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first
 from dssm.samples.words import Words
 from dssm.sections import Counter, HardNegatives, History, Negatives, UnclickedNegatives
@@ -89,7 +90,7 @@ class UserPass:
     targets: tuple[str, ...]
     histories: Mapping[str, History]
     counters: Mapping[str, Counter]
-    profiles: tuple[ProfileEncoder | UserVocabulary, ...]
+    profiles: tuple[ProfileEncoder | UserVocabulary | PublishedUsers, ...]
     user_id_features: tuple[AnyFeature, ...]
     user_id_words: Words
     negatives: Mapping[str, Negatives]
@@ -146,20 +147,21 @@ class _Task:
         unclicked = (self.fate == TRAIN_ROW) & ~self.positive
         self.weight = np.where(unclicked, self.weight * np.float32(plan.unclicked_weight), self.weight)
         self._profile_rows = [
-            self._profile(table, codes, times, np.flatnonzero(kind == number), profile.width)
+            self._profile(table, codes, times, np.flatnonzero(kind == number), profile.default())
             for number, profile in enumerate(plan.profiles)
         ]
         self.split = self._splits()
+        self._found_entries: dict[tuple[object, ...], np.ndarray] = {}
 
     def _profile(
-        self, table: pa.Table, codes: np.ndarray, times: np.ndarray, rows: np.ndarray, width: int
+        self, table: pa.Table, codes: np.ndarray, times: np.ndarray, rows: np.ndarray, default: np.ndarray
     ) -> tuple[Entries, np.ndarray]:
-        """Returns one profile's rows, by user and time, and their words (rows, width)."""
+        """Returns one profile's rows, by user and time, and their words, the default's behind: (rows + 1, width)."""
         keys = self.clock.key(codes[rows], times[rows])
         order = np.argsort(keys, kind="stable")
         words = table[WORDS].combine_chunks().take(pa.array(rows[order]))
-        spec = ColumnSpec(dtype="int32", shape=(width,), encoding="packed")
-        return Entries(self.clock, keys[order]), unpack(words, spec)
+        spec = ColumnSpec(dtype="int32", shape=default.shape, encoding="packed")
+        return Entries(self.clock, keys[order]), np.concatenate([unpack(words, spec), default[None]])
 
     def _splits(self) -> np.ndarray:
         """Returns, for each user, the time before which its events are known: (users,)."""
@@ -183,8 +185,8 @@ class _Task:
         lists: dict[str, Lists] = {}
         for profile, (entries, words) in zip(plan.profiles, self._profile_rows, strict=True):
             begin, end = entries.before(moments, last=1, inclusive=True)
-            place = np.where(end > begin, end - 1, len(words))
-            found = np.concatenate([words, profile.default()[None]])[place]
+            place = np.where(end > begin, end - 1, len(words) - 1)
+            found = words[place]
             profile_words.append(found[:, : profile.words.width])
             for name, places in profile.places.items():
                 more = found[:, places]
@@ -204,18 +206,28 @@ class _Task:
         columns[WORDS] = pack(np.concatenate([*profile_words, of_id, counters.view(np.int32)], axis=1))
         return columns
 
-    def _entries(self, sources: Sequence[str], positives: bool) -> np.ndarray:
+    def _entries(self, sources: tuple[str, ...], positives: bool) -> np.ndarray:
         """Returns the numbers of the log's rows of some sources."""
+        key = (*sources, positives)
+        if key not in self._found_entries:
+            self._found_entries[key] = self._find_entries(sources, positives)
+        return self._found_entries[key]
+
+    def _find_entries(self, sources: tuple[str, ...], positives: bool) -> np.ndarray:
         chosen = self.in_log & np.isin(self.source, [self.plan.sources.index(name) for name in sources])
         return np.flatnonzero(chosen & self.positive if positives else chosen)
 
     def _count(self, counter: Counter, moments: Moments) -> np.ndarray:
         entries = self._entries(counter.sources, positives=False)
         begin, end = Entries(self.clock, self.key[entries]).before(moments, span_ms=counter.days * DAY_MS)
-        clicks = np.concatenate([[0], np.cumsum(self.positive[entries])])
+        clicks = self._positives_up_to(counter.sources)
         return counted(counter, end - begin, clicks[end] - clicks[begin])
 
-    @property
+    def _positives_up_to(self, sources: tuple[str, ...]) -> np.ndarray:
+        """Returns the number of positives before each of the sources' rows, and in all of them: (entries + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.positive[self._entries(sources, positives=False)])])
+
+    @functools.cached_property
     def _user_id_words(self) -> np.ndarray:
         plan = self.plan
         tables = plan.lookups.tables()
@@ -226,55 +238,76 @@ class _Task:
     # Rows ----------------------------------------------------------------------------------------------
 
     def _samples(self, rows: np.ndarray, dataset: str) -> Iterator[pa.RecordBatch]:
-        moments = Moments(self.user[rows], self.time[rows])
-        columns: dict[str, pa.Array] = {
-            ITEM_INDEX: pa.array(self.item[rows]),
-            EVENT_TIME: pa.array(self.time[rows]),
-            SOURCE: pa.array(self.source[rows]),
-            LABEL: pa.array(self.label[rows]),
-            WEIGHT: pa.array(self.weight[rows]),
-            **{target_column(name): pa.array(values[rows]) for name, values in self.targets.items()},
-            **self._known(moments),
-        }
-        if self.plan.negatives and dataset == "train":
-            items, probability = self._negatives(rows)
-            columns |= {DRAWN: pack(items), PROBABILITY: pack(probability)}
-        yield from self._routed(dataset, self.user[rows], self.hash[rows], columns)
+        draw = self._drawer() if self.plan.negatives and dataset == "train" and len(rows) else None
+        # A block at a time: a row's histories and profile take far more than its event.
+        for start in range(0, len(rows), BATCH_ROWS):
+            block = rows[start : start + BATCH_ROWS]
+            columns: dict[str, pa.Array] = {
+                ITEM_INDEX: pa.array(self.item[block]),
+                EVENT_TIME: pa.array(self.time[block]),
+                SOURCE: pa.array(self.source[block]),
+                LABEL: pa.array(self.label[block]),
+                WEIGHT: pa.array(self.weight[block]),
+                **{target_column(name): pa.array(values[block]) for name, values in self.targets.items()},
+                **self._known(Moments(self.user[block], self.time[block])),
+            }
+            if draw is not None:
+                items, probability = draw(block)
+                columns |= {DRAWN: pack(items), PROBABILITY: pack(probability)}
+            yield from self._routed(dataset, self.user[block], self.hash[block], columns)
 
-    def _negatives(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the negatives of some rows.
+    def _drawer(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Returns what draws the negatives of some rows.
 
-        Returns: items and their chances, (rows, K); a row that is no positive has none.
+        It returns items and their chances, (rows, K); a row that is no positive has none.
         """
         plan = self.plan
         catalogue = plan.lookups.catalogue_for_sampling()
         window = self.in_log & self.positive & (self.time >= plan.train_start) & (self.time < plan.test_start)
         clicks = np.flatnonzero(window & (self.fate != TEST_ROW))
         clicked = Clicked(self.user[clicks], self.item[clicks], len(catalogue.upload_ms))
-        targets = self.positive[rows]
-        chosen = rows[targets]
-        moments = Moments(self.user[chosen], self.time[chosen])
-        lists = {}
+        shown = {}
         for name, kind in plan.negatives.items():
             if isinstance(kind, UnclickedNegatives):
-                shown = self._entries(kind.sources or plan.sources, positives=False)
-                shown = shown[~self.positive[shown] & ~clicked.contains(self.user[shown], self.item[shown])]
-                begin, end = Entries(self.clock, self.key[shown]).before(moments, kind.pool, inclusive=True)
-                lists[name] = ItemLists.windows(self.item[shown], begin, end)
-            elif isinstance(kind, HardNegatives):
-                lists[name] = self._ranking(name, kind, moments.users, clicks)
-        positives = PositiveRows(moments.users, self.item[chosen], moments.times, self.hash[chosen], lists)
-        drawn, chance = sample_negatives(plan.negatives, positives, catalogue, clicked, plan.seed)
-        items = np.full((len(rows), drawn.shape[1]), NO_ITEM, np.int32)
-        probability = np.zeros(items.shape, np.float32)
-        items[targets], probability[targets] = drawn, chance
-        return items, probability
+                entries = self._entries(kind.sources or plan.sources, positives=False)
+                kept = ~self.positive[entries] & ~clicked.contains(self.user[entries], self.item[entries])
+                shown[name] = entries[kept]
+
+        def draw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            targets = self.positive[rows]
+            chosen = rows[targets]
+            moments = Moments(self.user[chosen], self.time[chosen])
+            lists = {}
+            for name, kind in plan.negatives.items():
+                if isinstance(kind, UnclickedNegatives):
+                    entries = shown[name]
+                    begin, end = Entries(self.clock, self.key[entries]).before(moments, kind.pool, inclusive=True)
+                    lists[name] = _windows(self.item[entries], begin, end)
+                elif isinstance(kind, HardNegatives):
+                    lists[name] = self._ranking(name, kind, moments.users, clicks)
+            positives = PositiveRows(moments.users, self.item[chosen], moments.times, self.hash[chosen], lists)
+            drawn, chance = sample_negatives(plan.negatives, positives, catalogue, clicked, plan.seed)
+            items = np.full((len(rows), drawn.shape[1]), NO_ITEM, np.int32)
+            probability = np.zeros(items.shape, np.float32)
+            items[targets], probability[targets] = drawn, chance
+            return items, probability
+
+        return draw
+
+    def _published_users(self, name: str, users: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the published vectors of some users, (n, width), zeros where there is none, and who has one, (n,)."""
+        for profile, (entries, words) in zip(self.plan.profiles, self._profile_rows, strict=True):
+            if isinstance(profile, PublishedUsers) and profile.negatives == name:
+                begin, end = entries.before(Moments(users, np.full(len(users), self.plan.test_start)), last=1)
+                found = words[np.where(end > begin, end - 1, len(words) - 1)]
+                return np.ascontiguousarray(found[:, 1:]).view(np.float32), found[:, 0] > 0
+        return np.zeros((len(users), width), np.float32), np.zeros(len(users), bool)
 
     def _ranking(self, name: str, kind: HardNegatives, users: np.ndarray, clicks: np.ndarray) -> ItemLists:
         """Returns ranks a…b of each row's user; none for a user without a vector and without clicks."""
         vectors = self.plan.lookups.published(name)
         asked, line = np.unique(users, return_inverse=True)
-        queries, has = vectors.users_of(self.user_ids, asked)
+        queries, has = self._published_users(name, asked, vectors.items.shape[1])
         # The others: the mean vector of what they clicked in the window.
         total = np.zeros(queries.shape)
         counts = np.zeros(len(asked))
@@ -291,17 +324,19 @@ class _Task:
     def _queries(self) -> Iterator[pa.RecordBatch]:
         """Each user with a positive in the test window, as of its split."""
         found = (self.fate == TEST_ROW) & self.positive
-        users, lists = _distinct(self.user[found], self.item[found])
+        all_users, all_lists = _distinct(self.user[found], self.item[found])
         known = self.in_log & (self.time < self.split[self.user])
         warm = np.zeros(len(self.user_ids), np.int32)
         warm[self.user[known]] = 1
-        columns = {
-            EVENT_TIME: pa.array(self.split[users]),
-            WARM_USER: pa.array(warm[users]),
-            CLICKED_ITEMS: _binary(lists),
-            **self._known(Moments(users, self.split[users])),
-        }
-        yield from self._routed("users", users, _mixed(self.user_key[users], USERS_STREAM), columns)
+        for start in range(0, len(all_users), BATCH_ROWS):
+            users, lists = all_users[start : start + BATCH_ROWS], all_lists.rows(start, start + BATCH_ROWS)
+            columns = {
+                EVENT_TIME: pa.array(self.split[users]),
+                WARM_USER: pa.array(warm[users]),
+                CLICKED_ITEMS: _binary(lists),
+                **self._known(Moments(users, self.split[users])),
+            }
+            yield from self._routed("users", users, _mixed(self.user_key[users], USERS_STREAM), columns)
 
     def _interactions(self) -> Iterator[pa.RecordBatch]:
         """What each user did before its split: distinct items, ascending."""
@@ -352,8 +387,9 @@ BATCH_ROWS = 16384
 def counted(counter: Counter, events: np.ndarray, positives: np.ndarray) -> np.ndarray:
     """Returns a counter's value from its events and the positives among them, (n,) float32."""
     if counter.count == "rate":
-        worth = np.maximum(events + counter.strength, 1e-12)
-        return ((positives + counter.prior * counter.strength) / worth).astype(np.float32)
+        worth = events + counter.strength
+        rate = (positives + counter.prior * counter.strength) / np.where(worth > 0, worth, 1)
+        return np.where(worth > 0, rate, counter.prior).astype(np.float32)
     return (events if counter.count == "events" else positives).astype(np.float32)
 
 
@@ -363,6 +399,12 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     if filled.null_count:
         filled = pc.fill_null(filled, pa.scalar(0, filled.type) if filled.type != pa.bool_() else False)
     return filled.to_numpy(zero_copy_only=False)
+
+
+def _windows(items: np.ndarray, begin: np.ndarray, end: np.ndarray) -> ItemLists:
+    """Returns the items of some windows; of all the items only those between the first window and the last."""
+    first, last = (int(begin.min()), int(end.max())) if len(begin) else (0, 0)
+    return ItemLists.windows(items[first:last], begin - first, end - first)
 
 
 def _binary(lists: Lists) -> pa.BinaryArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
@@ -197,46 +198,66 @@ def needs_statistics(feature: AnyFeature) -> bool:
 def number_statistics(frame: DataFrame, features: Sequence[AnyFeature], count: str) -> dict[str, Statistics]:
     """Returns the statistics of features over the training window's events.
 
+    Sums are of whole numbers, on a grid of 2⁴⁰ steps between minimum and maximum: sums of floats would
+    depend on the order in which tasks end, and the same inputs must give the same bytes.
+
     Args:
       frame: one row a user or item, with the features' source columns and a column of event counts.
       count: name of the latter.
     """
-    values = {f.name: F.col(f"`{f.source_column}`").cast("double") for f in features}
-    rows = frame.select(F.col(count).alias("__events"), *[column.alias(name) for name, column in values.items()])
-    first = []
-    for feature in features:
-        weight = F.when(F.col(feature.name).isNotNull(), F.col("__events"))
-        first += [
-            F.sum(weight).alias(f"{feature.name}__events"),
-            (F.sum(weight * F.col(feature.name)) / F.sum(weight)).alias(f"{feature.name}__mean"),
-            F.min(feature.name).alias(f"{feature.name}__minimum"),
-            F.max(feature.name).alias(f"{feature.name}__maximum"),
-        ]
-        if isinstance(feature, SparseFeat) and feature.quantiles is not None:
-            shares = ", ".join(repr(n / feature.quantiles) for n in range(1, feature.quantiles))
-            first.append(
-                F.expr(f"percentile(`{feature.name}`, array({shares}), __events)").alias(f"{feature.name}__boundaries")
-            )
-    found = rows.agg(*first).first()
-    assert found is not None  # an aggregate over no rows is a row of nulls
-    means = {f.name: found[f"{f.name}__mean"] or 0.0 for f in features}
-    # Around the mean: the mean square less the squared mean loses all digits of a large number's deviation.
-    second = []
-    for name, mean in means.items():
-        weight = F.when(F.col(name).isNotNull(), F.col("__events"))
-        second.append(F.sqrt(F.sum(weight * (F.col(name) - F.lit(mean)) ** 2) / F.sum(weight)).alias(name))
-    deviations = rows.agg(*second).first()
-    assert deviations is not None
+    names = [feature.name for feature in features]
+    values = [F.col(f"`{f.source_column}`").cast("double").alias(f.name) for f in features]
+    rows = frame.select(F.col(count).alias("__events"), *values)
+    edges = [edge(name).alias(f"{name}__{edge.__name__}") for name in names for edge in (F.min, F.max)]
+    ends = rows.agg(*edges).first()
+    assert ends is not None  # an aggregate over no rows is a row of nulls
+    least = {name: ends[f"{name}__min"] or 0.0 for name in names}
+    span = {name: (ends[f"{name}__max"] or 0.0) - least[name] for name in names}
+    sums = []
+    for name in names:
+        events = F.when(F.col(name).isNotNull(), F.col("__events")).cast("decimal(12,0)")
+        step = F.round((F.col(name) - F.lit(least[name])) / F.lit(span[name] or 1.0) * F.lit(float(STEPS)))
+        step = step.cast("decimal(13,0)")
+        of_name = {"events": events, "first": events * step, "second": events * (step * step)}
+        sums += [F.sum(column).alias(f"{name}__{moment}") for moment, column in of_name.items()]
+    totals = rows.agg(*sums).first()
+    assert totals is not None
     statistics = {}
     for feature in features:
         name = feature.name
-        boundaries = found.asDict().get(f"{name}__boundaries")
+        found, first, second = (int(totals[f"{name}__{m}"] or 0) for m in ("events", "first", "second"))
+        scale = span[name] / STEPS
+        variance = (found * second - first * first) / found**2 if found else 0.0  # of whole numbers: exact
+        boundaries: tuple[float, ...] = ()
+        if isinstance(feature, SparseFeat) and feature.quantiles is not None:
+            boundaries = _quantile_boundaries(rows, name, feature.quantiles, found)
         statistics[name] = Statistics(
-            events=found[f"{name}__events"] or 0,
-            mean=means[name],
-            deviation=deviations[name] or 0.0,
-            minimum=found[f"{name}__minimum"] or 0.0,
-            maximum=found[f"{name}__maximum"] or 0.0,
-            boundaries=tuple(np.unique(boundaries or []).tolist()),
+            events=found,
+            mean=least[name] + scale * (first / found) if found else 0.0,
+            deviation=scale * math.sqrt(variance),
+            minimum=least[name],
+            maximum=least[name] + span[name],
+            boundaries=boundaries,
         )
     return statistics
+
+
+STEPS = 2**40
+
+
+def _quantile_boundaries(rows: DataFrame, name: str, quantiles: int, events: int) -> tuple[float, ...]:
+    """Returns the numbers that part the events into equally many; those of equal first four digits count as one.
+
+    So there are at most some thousand numbers a decade to sort, however many users there are.
+    """
+    value = F.col(name)
+    size = F.pow(F.lit(10.0), F.floor(F.log10(F.abs(value))) - 3)
+    alike = F.when(value == 0, 0.0).otherwise(F.floor(value / size) * size)
+    found = rows.filter(value.isNotNull()).groupBy(alike).agg(F.min(name).alias("value"), F.sum("__events").alias("n"))
+    pairs = sorted((row["value"], row["n"]) for row in found.collect())
+    reached = np.cumsum([n for _, n in pairs])
+    if not pairs:
+        return ()
+    wanted = [-(-events * place // quantiles) for place in range(1, quantiles)]  # events at or below, rounded up
+    places = np.searchsorted(reached, wanted)
+    return tuple(sorted({pairs[place][0] for place in places.tolist()}))

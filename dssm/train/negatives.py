@@ -23,6 +23,7 @@ from dssm.manifest import (
     negatives_column,
     read_manifest,
 )
+from dssm.sections import Negatives
 from dssm.stream.batches import Batch
 from dssm.stream.reader import Columns, read_files
 
@@ -82,7 +83,23 @@ def step_negative_columns(settings: Settings, manifest: Manifest, folder: str) -
         check_columns(manifest, expected, folder)
     except UserError as error:
         raise UserError(f"samples.negatives: {error}") from error
+    made, asked = (
+        [(name, kind.model_dump(exclude={"weight"})) for name, kind in kinds.items()]
+        for kinds in (manifest.negatives, settings.samples.negatives)
+    )
+    if made != asked:
+        raise UserError(
+            f"samples.negatives: {folder} was built with {_shown(manifest.negatives)}, the settings have "
+            f"{_shown(settings.samples.negatives)}; run build_samples again with these settings"
+        )
     return {name: spec for name, spec in expected.items() if name != NEGATIVE_PROBABILITY}
+
+
+def _shown(negatives: Mapping[str, Negatives]) -> str:
+    shown = (
+        f"{name}: {kind.model_dump(exclude={'weight'}, exclude_defaults=True)}" for name, kind in negatives.items()
+    )
+    return "; ".join(shown) or "none"
 
 
 def load_negatives(

@@ -170,9 +170,9 @@ class RichFeed(TinyFeed):
 
     @property
     def read(self) -> list[Click]:
-        """What a build reads: of the log in days' files, those of the windows."""
+        """What a build reads: of the log in days' files, those of the windows and of the 2 days that counters see."""
         day = self.config["date"].day
-        begin, end = start_of(day - 3), start_of(day + 1)
+        begin, end = start_of(day - 5), start_of(day + 1)
         return [c for c in self.clicks if c.source == "likes" or begin <= c.time < end]
 
     def too_early(self, click: Click) -> bool:
@@ -203,7 +203,7 @@ class RichFeed(TinyFeed):
 
     def days_up(self, item: int, time: int) -> float:
         uploaded = self.posts[item]["uploaded"]
-        return -9.0 if uploaded is None else (time - uploaded) / DAY
+        return -9.0 if uploaded is None else max(time - uploaded, 0) / DAY
 
     def user_features(self, user: str, time: int) -> dict[str, Any]:
         """Returns what the features say, ids of posts as places in the catalogue."""

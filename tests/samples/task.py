@@ -95,6 +95,7 @@ class TaskFeed:
       tokens: of each vocabulary.
       providers: column of the user features and histories → where it comes from.
       vectors: ids and vectors, by name.
+      published_users: a previous model's vectors of users, by name of the hard negatives.
       more: sections of the configuration, in the place of CONFIG's.
     """
 
@@ -106,6 +107,7 @@ class TaskFeed:
     snapshots: Sequence[Snapshot] = ()
     vectors: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    published_users: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> Settings:
@@ -129,6 +131,7 @@ class TaskFeed:
         build: Any = _Build(None, settings, str(folder))  # type: ignore[arg-type]
         build.providers = dict(self.providers)
         build.lookups = self._lookups(settings, folder)
+        build.published_users = {n: (None, len(next(iter(of.values())))) for n, of in self.published_users.items()}
         fates = [event.fate for event in self.events]
         rows = {"train": fates.count("train"), "test": fates.count("test"), "users": 1, "interactions": 1}
         files = {part: max(1, -(-rows[part] // settings.samples.rows_per_file)) for part in PARTS}
@@ -224,7 +227,7 @@ class TaskFeed:
 
     def _table(self, settings: Settings, plan: Any, lookups: Lookups) -> pa.Table:
         """Returns the rows that the user pass takes: Grain: one row an event or a profile's row."""
-        from dssm.samples.profiles import UserVocabulary
+        from dssm.samples.profiles import PublishedUsers, UserVocabulary
         from dssm.samples.rows import pass_columns
         from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
 
@@ -251,6 +254,10 @@ class TaskFeed:
                 tokens = self.tokens[encoder.vocabulary]
                 ids = np.arange(len(tokens)) + FIRST_TOKEN_ID
                 given = [(token, 0, words) for token, words in zip(tokens, pack(encoder.encode(ids)), strict=True)]
+            elif isinstance(encoder, PublishedUsers):
+                users = self.published_users[encoder.negatives]
+                packed = pack(encoder.encode(np.stack(list(users.values()))))
+                given = [(user, 0, words) for user, words in zip(users, packed, strict=True)]
             else:
                 mine = [snapshot for snapshot in self.snapshots if snapshot.profile == encoder.name]
                 raw = {column: _column([s.values for s in mine], column) for column in encoder.raw_columns}

@@ -17,6 +17,7 @@ from dssm.manifest import (
     ITEM_ID,
     ITEM_INDEX,
     ITEM_POSITIVES,
+    ITEM_PROBABILITY,
     LABEL,
     NEGATIVE_PROBABILITY,
     NEGATIVES,
@@ -271,9 +272,17 @@ def test_item_counters_and_ages_are_as_of_the_event(built: Built) -> None:
         assert [row[name] for name in CHANGING] == pytest.approx(changing(feed, place, TEST_START), rel=1e-5)
 
 
-def test_popularity_is_the_training_positives(built: Built) -> None:
-    positives = Counter(place_of(row) for row in built.train if row[LABEL] > 0)
-    assert [row[ITEM_POSITIVES] for row in built.items] == [positives[place] for place in range(len(built.items))]
+def test_popularity_is_the_windows_positives_and_the_probability_that_of_the_rows_left(built: Built) -> None:
+    feed, places = built.feed, range(len(built.items))
+    window = [c for c in feed.read if start_of(7) <= c.time < TEST_START and c.act and not feed.too_early(c)]
+    positives = Counter(c.item for c in window)
+    assert [row[ITEM_POSITIVES] for row in built.items] == [positives[place] for place in places]
+    left = Counter(place_of(row) for row in built.train if row[LABEL] > 0)
+    assert left.total() < positives.total()
+    expected = [left[place] / left.total() for place in places]
+    assert [row[ITEM_PROBABILITY] for row in built.items] == pytest.approx(expected)
+    for row in built.train:
+        assert row[ITEM_PROBABILITY] == built.items[place_of(row)][ITEM_PROBABILITY]
 
 
 # Negatives ----------------------------------------------------------------------------------------------------
@@ -365,8 +374,12 @@ def test_statistics_are_those_of_training_events(built: Built) -> None:
         assert (found.mean, found.deviation) == pytest.approx((np.mean(values), np.std(values)))
     thirds, quarters = (np.linspace(0, 100, parts + 1)[1:-1] for parts in (3, 4))
     statistics = built.manifest.statistics
-    assert statistics["price_group"].boundaries == pytest.approx(np.unique(np.percentile(prices, thirds)))
-    assert statistics["age_group"].boundaries == pytest.approx(np.unique(np.percentile(ages, quarters)))
+    assert statistics["price_group"].boundaries == pytest.approx(
+        np.unique(np.percentile(prices, thirds, method="inverted_cdf"))
+    )
+    assert statistics["age_group"].boundaries == pytest.approx(
+        np.unique(np.percentile(ages, quarters, method="inverted_cdf"))
+    )
 
 
 def test_the_manifest_says_what_the_ids_are(built: Built) -> None:

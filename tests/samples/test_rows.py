@@ -9,6 +9,7 @@ import pytest
 
 from dssm.errors import UserError
 from dssm.manifest import EVENT_TIME, ITEM_ID, ITEM_INDEX, ITEM_POSITIVES, ITEM_PROBABILITY, LABEL, SOURCE, WEIGHT
+from dssm.samples.events import FATE, THINNED, TRAIN
 from dssm.samples.rows import (
     check_item_columns,
     encoded_items,
@@ -147,16 +148,18 @@ def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(
 
     from dssm.samples.lookups import Lookups
 
-    rows = [(1, 1.0, 1.0)] * 3 + [(0, 2.0, 0.5), (0, 0.0, 1.0), (2, 1.0, 0.0), (2, 0.0, 1.0)]
-    trained = spark.createDataFrame(rows, f"{ITEM_INDEX} int, {LABEL} float, {WEIGHT} float")
+    rows = [(1, 1.0, 1.0, TRAIN)] * 3 + [(0, 2.0, 0.5, TRAIN), (0, 0.0, 1.0, TRAIN), (2, 1.0, 0.0, TRAIN)]
+    # What is left out by chance is no candidate, but popular it is; what is tested on is neither.
+    rows += [(0, 1.0, 1.0, fate) for fate in (*THINNED, "test", "outside the windows", None)]
+    events = spark.createDataFrame(rows, f"{ITEM_INDEX} int, {LABEL} float, {WEIGHT} float, {FATE} string")
     pq.write_table(pa.table({"token": ["a", "b", "c"]}), tmp_path / "ids.parquet")
     tiny_feed.config["features"].pop("post_embed")
     lookups = Lookups(vocabularies={name: str(tmp_path / "ids.parquet") for name in ("post_id", "topic_id")})
     items = encoded_items(
-        raw_catalogue(spark, ["c", "b", "a"]), item_counts(trained), lookups, tiny_feed.settings()
+        raw_catalogue(spark, ["c", "b", "a"]), item_counts(events), lookups, tiny_feed.settings()
     ).collect()
     found = {row[ITEM_ID]: (row[ITEM_INDEX], row[ITEM_PROBABILITY], row[ITEM_POSITIVES]) for row in items}
-    assert found == {"a": (0, 0.25, 1), "b": (1, 0.75, 3), "c": (2, 0.0, 0)}
+    assert found == {"a": (0, 0.25, 3), "b": (1, 0.75, 3), "c": (2, 0.0, 0)}
 
 
 @pytest.mark.spark

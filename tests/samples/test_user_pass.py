@@ -126,11 +126,11 @@ def test_counters_and_histories_of_a_user(tmp_path: Path) -> None:
     }
 
 
-def test_a_rate_without_prior_and_events_is_zero(tmp_path: Path) -> None:
+def test_a_rate_of_no_events_is_the_prior_whatever_its_strength(tmp_path: Path) -> None:
     rate = {"rate": {**MORE["counters"]["rate"], "strength": 0}}
     events = [Event("u", 0, at(7, 10)), Event("u", 1, at(7, 11), label=0), Event("u", 1, at(7, 12))]
     rows = by_event(make_feed(tmp_path, events, counters={**MORE["counters"], **rate}).run()["train"])
-    assert [rows[key]["click_rate"] for key in sorted(rows, key=lambda key: key[2])] == [0, 1, 0.5]
+    assert [rows[key]["click_rate"] for key in sorted(rows, key=lambda key: key[2])] == [0.25, 1, 0.5]
 
 
 def test_favourites_are_shares_of_the_histories_topics(tmp_path: Path) -> None:

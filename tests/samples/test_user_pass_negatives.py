@@ -60,10 +60,6 @@ def publish(folder: Path, with_users: bool) -> Published:
     pq.write_table(rows[7:], folder / "items" / "b.parquet")
     items[sorted(set(range(ITEMS)) - set(order.tolist()))] = np.nan
     users = {"v": random.normal(size=3).astype(np.float32), "stranger": np.zeros(3, np.float32)} if with_users else {}
-    if with_users:
-        values = pa.array([vector.tolist() for vector in users.values()], pa.list_(pa.float32()))
-        (folder / "users").mkdir()
-        pq.write_table(pa.table({"user_id": list(users), "vector": values}), folder / "users" / "a.parquet")
     return Published(items, users)
 
 
@@ -72,8 +68,6 @@ def make_feed(
 ) -> tuple[TaskFeed, Published]:
     published = publish(folder / "published", with_users)
     tables = {"items": str(folder / "published" / "items")}
-    if with_users:
-        tables["users"] = str(folder / "published" / "users")
     negatives = {name: {**kind, **(tables if kind["kind"] == "hard" else {})} for name, kind in kinds.items()}
     feed = TaskFeed(
         folder,
@@ -85,6 +79,7 @@ def make_feed(
         tokens={"client_id": USERS, "post_id": []},
         providers={"client_id": "user"},
         events=events,
+        published_users={"hard": published.users} if with_users else {},
         more={"samples": {"rows_per_file": 16, "train_rows": "all", "negatives": negatives}, **more},
     )  # fmt: skip
     return feed, published
