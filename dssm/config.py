@@ -187,6 +187,11 @@ class Settings(StrictModel):
         samples = self.samples
         if samples.unclicked_share < 1 and samples.train_rows == "positives":
             raise UserError("samples.unclicked_share: goes with samples.train_rows: all; set it, or remove the share")
+        if samples.train_rows == "positives" and samples.changed("unclicked_weight"):
+            raise UserError(
+                f"samples.unclicked_weight: found {samples.unclicked_weight:g}, but samples.train_rows is positives; "
+                "set that to all, or remove the weight"
+            )
         if samples.negatives and self.train.loss != "weighted_bce":
             raise UserError(
                 f"samples.negatives: train.loss {self.train.loss} draws its candidates from the batch and does not "
@@ -197,12 +202,6 @@ class Settings(StrictModel):
         needing = [f.name for f in self.features.values() if isinstance(f, DenseFeat) and f.time is not None]
         if needing and self.catalogue.upload_time is None:
             raise UserError(f"features.{needing[0]}.time: needs catalogue.upload_time; name the column there")
-
-        if samples.train_rows == "positives" and samples.changed("unclicked_weight"):
-            raise UserError(
-                f"samples.unclicked_weight: found {samples.unclicked_weight:g}, but samples.train_rows is positives; "
-                "set that to all, or remove the weight"
-            )
 
     def _check_split(self) -> None:
         """Checks that a user can have rows of training and of the test in one source, where the split needs it."""

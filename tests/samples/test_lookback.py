@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssm.config import Settings
+from dssm.errors import UserError
 from dssm.manifest import EVENT_TIME, ITEM_ID, USER_ID, Manifest
-from tests.samples.feed import TinyFeed, build, ms, read_part
+from tests.samples.feed import TinyFeed, build, ms, read_all_events, read_part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +108,7 @@ EVENTS = [
     ("v", "ghost", 7, 11, 1),
     ("v", "late", 9, 1, 1),
     ("u", "p2", 9, 10, 1),
+    ("w", "p1", 9, 12, 1),
     ("v", "p3", 10, 10, 1),
     ("u", "late", 10, 12, 0),
 ]
@@ -182,7 +184,7 @@ def daily(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Buil
 
 @pytest.mark.spark
 def test_the_first_events_see_the_days_before_the_windows(daily: Built) -> None:
-    assert daily.history("u", 7, 10) == ["p1", "", ""]  # a positive of 23 hours before; that of 9:00 is none
+    assert daily.history("u", 7, 10) == ["p1", "", ""]  # the positive of 2 days
     assert daily.history("v", 7, 10) == ["p1", "", ""]
     assert daily.row("u", 7, 10)["view_count"] == 3  # from 10:00 of the 4th on
     assert daily.row("v", 7, 10)["view_count"] == 1  # the one of an item that was not yet there is none
@@ -191,19 +193,17 @@ def test_the_first_events_see_the_days_before_the_windows(daily: Built) -> None:
 
 
 @pytest.mark.spark
-def test_a_log_in_days_files_is_the_same_log_as_one_file(
-    daily: Built, spark: SparkSession, tmp_path: Path
-) -> None:
+def test_a_log_in_days_files_is_the_same_log_as_one_file(daily: Built, spark: SparkSession, tmp_path: Path) -> None:
     whole = Built(spark, write_feed(tmp_path, "{data}/log.csv"))
     assert whole.rows == daily.rows
-    assert [len(rows) for rows in daily.rows.values()] == [3, 1, 1, 3]
+    assert [len(rows) for rows in daily.rows.values()] == [4, 1, 1, 3]
 
 
 @pytest.mark.spark
 def test_rows_of_the_days_before_are_outside_the_windows(daily: Built) -> None:
     counts = daily.manifest.sources["sources.feed"]
-    assert counts.rows_read == 13  # all but the one of the 3rd
-    assert counts.used == {"train": 3, "test": 1}
+    assert counts.rows_read == 14  # all but the one of the 3rd
+    assert counts.used == {"train": 4, "test": 1}
     assert counts.filtered == {
         "outside the windows": 5, "item not in the catalogue": 1, "item uploaded after the windows": 3,
     }  # fmt: skip
@@ -222,7 +222,7 @@ def test_items_uploaded_after_the_windows_are_no_items(daily: Built) -> None:
 def test_the_newest_snapshot_before_the_windows_is_seen(daily: Built) -> None:
     found = {(row[USER_ID], row[EVENT_TIME]): row["plan"] for row in daily.rows["train"] + daily.rows["test"]}
     assert found == {
-        ("u", ms(7, 10)): 30, ("v", ms(7, 10)): -1, ("u", ms(9, 10)): 8, ("v", ms(10, 10)): -1,
+        ("u", ms(7, 10)): 30, ("v", ms(7, 10)): -1, ("u", ms(9, 10)): 8, ("v", ms(10, 10)): -1, ("w", ms(9, 12)): -1,
     }  # fmt: skip
     counts = daily.manifest.sources["profiles.clients"]
     assert counts.rows_read == 2
@@ -234,7 +234,47 @@ def test_the_newest_snapshot_before_the_windows_is_seen(daily: Built) -> None:
 def test_joins_are_counted(daily: Built) -> None:
     found = {join.name: (join.rows, join.matched) for join in daily.manifest.joins}
     assert found == {
-        "sources.feed ⋈ catalogue": (13, 9),
+        "sources.feed ⋈ catalogue": (14, 10),
         "catalogue ⋈ samples.negatives.hard": (3, 2),  # p1 and p3, of the 8th
-        "samples ⋈ profiles.clients": (4, 2),
+        "samples ⋈ profiles.clients": (5, 2),
     }
+
+
+# Reading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.spark
+def test_files_of_months_are_read_once(spark: SparkSession, tmp_path: Path) -> None:
+    feed = write_feed(tmp_path, "{data}/{date:%Y%m}.csv")
+    feed.write("202401.csv", log_of(EVENTS))
+    _, (log,), quarantine = read_all_events(spark, feed, ["p1", "p2", "p3"])
+    assert quarantine.counts[log.name].rows_read == len(EVENTS)
+
+
+@pytest.mark.spark
+def test_days_before_the_windows_alone_are_not_enough(spark: SparkSession, tmp_path: Path) -> None:
+    feed = write_feed(tmp_path, "{data}/old/{date}.csv")
+    feed.write("old/2024-01-06.csv", log_of(EVENTS))
+    with pytest.raises(UserError) as caught:
+        read_all_events(spark, feed, ["p1"])
+    assert str(caught.value) == (
+        f"sources.feed.path: nothing found at {tmp_path}/old/2024-01-07.csv … {tmp_path}/old/2024-01-10.csv (4 days); "
+        "expected csv files"
+    )
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(("day", "seen"), [("2023-11-08", True), ("2023-11-07", False)])
+def test_how_far_back_a_snapshot_is_looked_for(spark: SparkSession, tmp_path: Path, day: str, seen: bool) -> None:
+    """The 8th of November is 60 days before the 7th of January."""
+    from dssm.samples.sources import Quarantine, read_profile
+
+    feed = write_feed(tmp_path, "{data}/log.csv")
+    feed.config["profiles"]["clients"] = {"path": "{data}/dump/{date}.csv", "key": "id"}
+    feed.write(f"dump/{day}.csv", "id,plan\nold,1\n")
+    feed.write("dump/2024-01-08.csv", "id,plan\nnew,1\n")
+    quarantine = Quarantine(str(tmp_path / "quarantine"), 1)
+    rows = read_profile(spark, feed.settings(), "clients", [], quarantine).collect()
+    assert {row["row__id"] for row in rows} == ({"old", "new"} if seen else {"new"})
+    missing = ["2024-01-07", "2024-01-09", "2024-01-10"]
+    assert quarantine.counts["profiles.clients"].missing_days == (missing if seen else ["2024-01-06", *missing])
