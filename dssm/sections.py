@@ -150,7 +150,7 @@ class KeyedTable(Table):
     latest_by: str | None = Field(
         None,
         description="Where an id stands in several rows, the one with the largest value of this column is read "
-        "(numbers by value, text by order). Without it a repeated id is an error.",
+        "(numbers by value, times by time, text by order). Without it a repeated id is an error.",
     )
 
 
@@ -158,7 +158,8 @@ class ProfileTable(KeyedTable):
     """Columns of the users: one row a user, or one a snapshot.
 
     Snapshots come with the column `as_of`, or from a path with {date}: the day's snapshot then holds that
-    day, and is seen from the next day's start on. An event sees the newest snapshot before it.
+    day, and is seen from the next day's start on. An event sees the newest snapshot before it; of those before
+    the windows the newest within 60 days is read.
     """
 
     available_from: dt.date | None = Field(
@@ -219,7 +220,12 @@ class History(StrictModel):
 
     sources: tuple[str, ...] = Field(min_length=1, description="Event sources that it is taken from.")
     last: int = Field(50, ge=1, description="Items kept, the newest.")
-    days: int | None = Field(None, ge=1, description="Only events of the last so many days (of 24 hours).")
+    days: int | None = Field(
+        None,
+        ge=1,
+        description="Only events of the last so many days (of 24 hours); a log of "
+        "daily files is read so many days before the windows. null: those in the windows' files, whatever their age.",
+    )
     positives: bool = Field(True, description="Only events with a label above 0.")
     then: str | None = Field(
         None, description="A profile's column with an older list (newest first), put after the log's items."

@@ -102,13 +102,13 @@ def test_what_was_left_out_is_counted(built: Built) -> None:
     feed = built.feed
     counts = built.manifest.sources["sources.feed"]
     read = [c for c in feed.read if c.source == "feed"]
-    days = 4
+    days = 6  # of the windows, and the two before them that a history asks for
     assert counts.rows_read == len(read) + 2 * days
     assert counts.quarantined == {"target watch is not in 0…60": days}
     assert counts.filtered["item not in the catalogue"] == days
     early = sum(feed.too_early(c) for c in read)
     assert counts.filtered["item uploaded after the event"] == early > 10
-    negatives = [c for c in read if c.time < TEST_START and not c.act and not feed.too_early(c)]
+    negatives = [c for c in read if start_of(7) <= c.time < TEST_START and not c.act and not feed.too_early(c)]
     dropped = counts.filtered["negative, left out by unclicked_share"]
     assert abs(dropped / len(negatives) - 0.2) < 4 * np.sqrt(0.2 * 0.8 / len(negatives))
     assert counts.filtered["popular item, left out by popular_threshold"] > 10
@@ -140,10 +140,11 @@ def test_joins_are_counted(built: Built) -> None:
     logs = {name: built.manifest.sources[f"sources.{name}"] for name in ("feed", "likes")}
     rows = {name: counts.rows_read - sum(counts.quarantined.values()) for name, counts in logs.items()}
     assert found == {
-        "sources.feed ⋈ catalogue": (rows["feed"], rows["feed"] - 4),
+        "sources.feed ⋈ catalogue": (rows["feed"], rows["feed"] - 6),
         "sources.likes ⋈ catalogue": (rows["likes"], rows["likes"]),
         "catalogue ⋈ vectors.small": (30, 25),
         "catalogue ⋈ vectors.large": (30, 28),
+        "catalogue ⋈ samples.negatives.hard": (30, 25),
         "samples ⋈ profiles.clients": (len(samples), of_client),
         "samples ⋈ profiles.daily": (len(samples), of_day),
     }
