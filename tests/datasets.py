@@ -203,7 +203,8 @@ def write_dataset(
         specs.append(FileSpec(name=name, rows=count))
     manifest = Manifest(
         kind=kind, date=settings.date.isoformat(), build=build, seed=settings.seed,
-        columns=dict(columns), vocabularies=VOCABULARIES, files=specs, negatives=settings.samples.negatives if kind == "train" else {},
+        columns=dict(columns), vocabularies=VOCABULARIES, files=specs,
+        negatives=settings.samples.negatives if kind == "train" else {},
     )  # fmt: skip
     write_manifest(folder, manifest)
     return manifest

@@ -193,7 +193,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", default=os.environ.get("DATA", DATA), help="folder of the KuaiRand extract")
     parser.add_argument("--events", type=positive, default=EVENTS, help="events of the feed")
-    parser.add_argument("--rows", choices=(POSITIVES, ALL), default=POSITIVES, help="events that become samples")
+    parser.add_argument("--rows", choices=(POSITIVES, ALL), default=ALL, help="events that become samples")
     parser.add_argument("--rounds", type=positive, default=ROUNDS, help="runs of each side; the best counts")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of the benchmark; may be repeated")
     return parser.parse_args(argv)
@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "runs": {key: {k: v for k, v in asdict(found).items() if k != "stages"} for key, found in runs.items()},
             "stages": {"columns": STAGE_COLUMNS, "rows": lagging},
         },
-        keep=given.only is None and (given.events, given.rows) == (EVENTS, POSITIVES),
+        keep=given.only is None and (given.events, given.rows) == (EVENTS, ALL),
     )
 
 

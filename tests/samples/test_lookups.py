@@ -112,9 +112,7 @@ def test_published_vectors_in_the_order_of_the_catalogue(tmp_path: Path, kind: p
         pq.write_table(pa.table(rows), tmp_path / "published" / f"{name}.parquet")
     (tmp_path / "published" / "_SUCCESS").write_text("")
     folder = str(tmp_path / "published")
-    hard = HardNegatives(items=folder, users=folder, id="post", user_id="post", values="values")
+    hard = HardNegatives(items=folder, id="post", values="values")
     published = Lookups(negatives={"hard": hard}).with_items(tuple(files), {}).published("hard")
     assert published.has.tolist() == [True, False, True]
     assert published.items.tolist() == [[5, 6], [0, 0], [1, 2]]
-    vectors, has = published.users_of(pa.array(["9", "nobody", "5"]), np.array([1, 2]))
-    assert (vectors.tolist(), has.tolist()) == ([[0, 0], [3, 4]], [False, True])
