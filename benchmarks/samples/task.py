@@ -1,8 +1,9 @@
 """The work that every side does on the same Parquet files, and the names both peers share.
 
-A row an event (or, with --rows positives, a click): the user's profile and the item's catalogue columns as encoded ids and numbers, the user's last
-50 clicks strictly before it, and four negatives in proportion to popularity^0.75 that the user did not
-click in the training window. Vocabularies and popularity are those of the training window.
+A row an event (or, with --rows positives, a click): the user's profile and the item's catalogue columns as
+encoded ids and numbers, the user's last 50 clicks strictly before it, and for a click four negatives in
+proportion to popularity^0.75 that the user did not click in the training window. Vocabularies and popularity
+are those of the training window.
 """
 
 from __future__ import annotations
