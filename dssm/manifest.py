@@ -12,12 +12,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dssm import storage
+from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 from dssm.sections import Negatives, VectorTable
 
 SCHEMA_VERSION = 2
-MANIFEST = "manifest.json"
+MANIFEST, SETTINGS = "manifest.json", "settings.json"
 
 # Columns of the rows beside the features; no feature can have such a name. The keys are 64-bit
 # hashes of the ids: equal ids, equal keys.
@@ -150,6 +151,26 @@ def read_manifest(folder: str, made_by: str) -> Manifest:
     Raises: UserError where there is none, or one of another schema.
     """
     return load_versioned(Manifest, folder, "a finished dataset", made_by)
+
+
+def write_settings(folder: str, settings: Settings) -> None:
+    """Writes what samples were made with. Spark's own settings, which may hold secrets, are left out."""
+    storage.write_text(f"{folder}/{SETTINGS}", settings.model_dump_json(indent=1, exclude={"spark"}) + "\n")
+
+
+def read_settings(folder: str, made_by: str) -> Settings:
+    """Reads what samples were made with; see `read_manifest`.
+
+    Raises: UserError where there is no such file, or one of another version of the settings.
+    """
+    path = f"{folder}/{SETTINGS}"
+    if not storage.exists(path):
+        raise UserError(f"{path}: not found; without it the samples can't be decoded: run {made_by} again")
+    try:
+        return Settings.model_validate_json(storage.read_bytes(path))
+    except (ValidationError, UserError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(f"{path}: settings of another version ({reason}); run {made_by} again") from error
 
 
 def load_versioned(model: type[_Model], folder: str, what: str, made_by: str) -> _Model:

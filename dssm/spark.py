@@ -47,7 +47,7 @@ def session_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.session.timeZone": settings.timezone,
         "spark.sql.shuffle.partitions": str(settings.samples.shuffle_partitions),
         "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_BATCH_ROWS),
-        "spark.sql.inMemoryColumnarStorage.compressed": "false",  # half the time of writing a log's cache to disk
+        "spark.sql.inMemoryColumnarStorage.compressed": "false",  # a cache is read once or twice: not worth its packing
         "spark.sql.csv.parser.columnPruning.enabled": "false",  # else rows with too many or few fields go unnoticed
     }
     return {key: settings.spark.conf.get(key, value) for key, value in conf.items()}

@@ -55,8 +55,8 @@ def is_local(spark_master: str) -> bool:
     return spark_master.startswith("local")
 
 
-# A job on one machine is over in a minute or two: C2 would compile until the end, on the tasks' cores (27 of 90 CPU
-# seconds of build_samples at 5 million events), and G1's threads look for work to do in parallel.
+# A job on one machine is over in a minute or two: C2 would compile until the end, on the cores that the tasks need,
+# and so would G1's threads collect.
 SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from dssm.cli import each_date, exit_with, skips_complete
 from dssm.console import out
-from dssm.samples.build import build_samples, is_complete, lacks_days, late_days
+from dssm.samples.build import build_samples
+from dssm.samples.earlier import came_late, is_complete, missing_days
 from dssm.spark import needs_hive, spark_session
 from dssm.usage import usage_reported
 
@@ -17,14 +18,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     skip = skips_complete(argv)
     for settings in each_date(argv, "build_samples"):
         complete = skip and is_complete(settings)
-        if complete and not lacks_days(settings):
+        missing = missing_days(settings) if complete else []
+        if complete and not missing:
             out.print(LEFT)
             continue
         with (
             spark_session(settings, "build_samples", hive=needs_hive(settings)) as spark,
             usage_reported("build_samples"),
         ):
-            if complete and not late_days(spark, settings):
+            if complete and not any(came_late(spark, settings, source, day) for source, day in missing):
                 out.print(LEFT)
                 continue
             build_samples(spark, settings)

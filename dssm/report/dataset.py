@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.features import FIRST_TOKEN_ID, UNKNOWN_ID, SparseFeat, embedded
-from dssm.manifest import ITEM_ID, ITEM_INDEX, Manifest, VocabularySpec, data_files, read_manifest
+from dssm.manifest import ITEM_ID, ITEM_INDEX, Manifest, VocabularySpec, data_files, read_manifest, read_settings
 from dssm.paths import RunPaths
 from dssm.report.decoding import clock, interval
 
@@ -161,15 +160,7 @@ def open_run(paths: RunPaths) -> Run:
     Raises: UserError where they are missing or of another version.
     """
     manifest = read_manifest(paths.samples, MADE_BY)
-    path = f"{paths.samples}/settings.json"
-    if not storage.exists(path):
-        raise UserError(f"{path}: not found; without it the samples can't be decoded: run {MADE_BY} again")
-    try:
-        settings = Settings.model_validate_json(storage.read_bytes(path))
-    except (ValidationError, UserError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise UserError(f"{path}: settings of another version ({reason}); run {MADE_BY} again") from error
-    return Run(paths, settings, manifest)
+    return Run(paths, read_settings(paths.samples, MADE_BY), manifest)
 
 
 def parquet_batches(path: str, columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -27,7 +25,6 @@ from dssm.manifest import (
     ITEM_PROBABILITY,
     LABEL,
     LAST_TIME,
-    MANIFEST,
     NO_ITEM,
     POSITIVE,
     SEEN,
@@ -48,8 +45,10 @@ from dssm.manifest import (
     read_manifest,
     target_column,
     write_manifest,
+    write_settings,
 )
 from dssm.paths import RunPaths
+from dssm.samples.earlier import content_of, frozen_run, frozen_statistics
 from dssm.samples.events import (
     FATE,
     LATER,
@@ -65,13 +64,12 @@ from dssm.samples.events import (
 )
 from dssm.samples.files import (
     WRITTEN,
-    Encoder,
     FileMaker,
     arrow_schema,
     counter_column,
     write_file,
 )
-from dssm.samples.lookups import Lookups
+from dssm.samples.lookups import DAYS_COLUMN, Lookups
 from dssm.samples.profiles import PublishedUsers, UserVocabulary
 from dssm.samples.rows import (
     USER,
@@ -79,6 +77,7 @@ from dssm.samples.rows import (
     check_item_columns,
     encoded_items,
     encoded_profile,
+    event_encoder,
     feature_columns,
     item_columns,
     item_days,
@@ -87,22 +86,13 @@ from dssm.samples.rows import (
     provided_features,
     published_user_rows,
     raw_item_features,
-    universe_features,
     user_columns,
     user_vocabularies,
     user_vocabulary_rows,
     with_item_index,
 )
-from dssm.samples.sources import (
-    ID,
-    LATER_ITEM,
-    Quarantine,
-    quoted,
-    read_catalogue,
-    read_profile,
-    read_published,
-    read_vectors,
-)
+from dssm.samples.sources import ID, Quarantine
+from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile, read_published, read_vectors
 from dssm.samples.user_pass import (
     EVENT,
     FATE_CODE,
@@ -121,17 +111,14 @@ from dssm.samples.user_pass import (
 from dssm.samples.vocabulary import (
     fixed_vocabularies,
     frozen_files,
-    needs_statistics,
     shared_hash_buckets,
     token_owners,
     write_vocabularies,
 )
 from dssm.samples.words import Words
-from dssm.samples.writing import ROW_GROUP_BYTES, remove_unfinished, write_parts, write_shuffled
-from dssm.sections import HardNegatives, Negatives
-from dssm.spark import matches
+from dssm.samples.writing import ROW_GROUP_BYTES, remove_unfinished, write_one, write_shuffled
+from dssm.sections import HardNegatives
 
-SETTINGS = "settings.json"
 PARTS = ("train", "test", "users", "interactions")  # those that the user pass makes
 READERS = 4  # tables that are read at the same time
 ROWS_PER_FILE_TASK = 131_072  # of the last shuffle: a task's rows are in memory at once, a few hundred bytes each
@@ -221,9 +208,12 @@ class _Build:
 
     def _write_vectors(self, name: str) -> None:
         vectors = read_vectors(self.spark, self.settings, name, self.settings.vectors[name], self.quarantine)
-        drawn = vectors.withColumn("__table", F.lit(name)).withColumn("__order", F.col("id"))
-        rows = max(1, ROW_GROUP_BYTES // (4 * self.settings.vectors[name].width))
-        write_parts(drawn, self._vectors_folder(name), "__table", ["__order"], {name: "vectors.parquet"}, rows)
+        self._write_table(vectors, self._vectors_folder(name), self.settings.vectors[name].width)
+
+    def _write_table(self, vectors: DataFrame, folder: str, width: int) -> None:
+        """Writes (id, values) as one file, `vectors.parquet`, by id."""
+        rows = max(1, ROW_GROUP_BYTES // (4 * width))
+        write_one(vectors, f"{folder}/vectors.parquet", ["id"], rows)
 
     def _vectors_folder(self, name: str) -> str:
         return f"{self.folder}/vectors/{name}"
@@ -290,32 +280,29 @@ class _Build:
             statistics=self.statistics,
             vectors={name: f"{self._vectors_folder(name)}/vectors.parquet" for name in settings.vectors},
             storage={name: table.storage for name, table in settings.vectors.items()},
-            negatives=self._with_published(settings.samples.negatives),
+            negatives=settings.samples.negatives,
+            published=self._read_published(),
             mapped_mb=settings.samples.broadcast_mb,
         )
 
-    def _with_published(self, negatives: Mapping[str, Negatives]) -> dict[str, Negatives]:
-        """Returns the negatives with copies of the published item vectors, which lie anywhere, in our folder."""
-        found = dict(negatives)
-        for name, kind in negatives.items():
+    def _read_published(self) -> dict[str, str]:
+        """Copies the published item vectors of hard negatives, which lie anywhere; returns the files by their name."""
+        copies: dict[str, str] = {}
+        for name, kind in self.settings.samples.negatives.items():
             if not isinstance(kind, HardNegatives):
                 continue
-            places = {"items": (kind.items, kind.id), "users": (kind.users, kind.user_id)}
-            copies: dict[str, str] = {}
-            width: int | None = None
-            for part, (place, key) in places.items():
-                if place is not None:
-                    where = f"samples.negatives.{name}.{part}"
-                    rows, width = read_published(self.spark, self.settings, where, place, key, kind.values, width)
-                    if part == "items":
-                        self._count_published(name, rows.select(quoted(key).alias(ID)))
-                        copies[part] = f"{self.folder}/.lookups/published_{name}"
-                        items = rows.withColumn("__part", F.lit(part))
-                        write_parts(items, copies[part], "__part", [key], {part: "vectors.parquet"})
-                    else:
-                        self.published_users[name] = (rows, width)
-            found[name] = kind.model_copy(update=copies)
-        return found
+            where = f"samples.negatives.{name}"
+            items, width = read_published(self.spark, self.settings, f"{where}.items", kind.items, kind.id, kind.values)
+            self._count_published(name, items.select(F.col("id").alias(ID)))
+            folder = f"{self.folder}/.lookups/published_{name}"
+            self._write_table(items, folder, width)
+            copies[name] = f"{folder}/vectors.parquet"
+            if kind.users is not None:
+                users, _ = read_published(
+                    self.spark, self.settings, f"{where}.users", kind.users, kind.user_id, kind.values, width
+                )
+                self.published_users[name] = (users, width)
+        return copies
 
     def _count_published(self, name: str, ids: DataFrame) -> None:
         matched = self.catalogue.select(ID).join(ids, ID, "left_semi").count()
@@ -337,10 +324,8 @@ class _Build:
             days = {}
             for name, counter in settings.counters.items():
                 if counter.side == "item":
-                    found = item_days(self.events, counter, settings).withColumn("__table", F.lit(name))
-                    place = f"{self.folder}/.lookups/{name}"
-                    write_parts(found, place, "__table", [ITEM_INDEX, "day"], {name: "days.parquet"})
-                    days[name] = f"{place}/days.parquet"
+                    days[name] = f"{self.folder}/.lookups/{name}/days.parquet"
+                    write_one(item_days(self.events, counter, settings), days[name], [ITEM_INDEX, DAYS_COLUMN])
             lookups = self.lookups.with_days(days)
             columns = item_columns(settings)
             items = encoded_items(self.catalogue, self.window.items, lookups, settings).select(*columns)
@@ -348,8 +333,7 @@ class _Build:
             size = settings.samples.rows_per_file
             files = write_shuffled(items, f"{self.folder}/items", rows, size, settings.seed)
             self.datasets["items"] = (columns, files)
-            self.item_paths = [f"{self.folder}/items/{file.name}" for file in files]
-            self.lookups = lookups.with_items(tuple(self.item_paths), columns)
+            self.lookups = lookups.with_items(tuple(f"{self.folder}/items/{file.name}" for file in files), columns)
             for name in settings.vectors:
                 known = self.spark.read.parquet(self._vectors_folder(name)).select(F.col("id").alias(ID))
                 matched = self.catalogue.select(ID).join(known, ID, "left_semi").count()
@@ -380,7 +364,7 @@ class _Build:
             made = rows.mapInArrow(plan.run, _spark_schema(output_fields(plan)))
             if maker.with_items:
                 own = set(columns["train"]) - {ITEM_INDEX, *made.columns}
-                items = self.spark.read.parquet(*self.item_paths)
+                items = self.spark.read.parquet(*self.lookups.item_files)
                 items = items.select(ITEM_INDEX, *[name for name in items.columns if name in own])
                 # Users and interactions have no item: they are spread, or would all meet in one task.
                 spread = F.coalesce(ITEM_INDEX, -1 - F.pmod(ORDER, F.lit(4096)).cast("int"))
@@ -461,7 +445,7 @@ class _Build:
             profiles=(*tables, *vocabularies, *(PublishedUsers(n, w) for n, (_, w) in self.published_users.items())),
             user_id_features=tuple(of_id),
             user_id_words=Words(feature_columns(settings, of_id)),
-            negatives=self.lookups.negatives,
+            negatives=settings.samples.negatives,
             tested=tuple(name for name, source in settings.sources.items() if TEST in source.roles),
             train_start=settings.day_start_ms(-settings.window.train_days),
             test_start=settings.day_start_ms(0),
@@ -486,14 +470,7 @@ class _Build:
             folder=self.folder,
             names=names,
             columns=columns,
-            encoder=Encoder(
-                features=settings.features,
-                histories=tuple(settings.histories),
-                counters=settings.counters,
-                timezone=settings.timezone,
-                lookups=self.lookups,
-                universe=universe_features(settings),
-            ),
+            encoder=event_encoder(settings, self.lookups),
             words=Words(words),
             targets=tuple(settings.target_names),
             profiles=tuple(settings.profiles),
@@ -508,7 +485,7 @@ class _Build:
         code = F.lit(NO_SAMPLE)
         for fate, number in codes.items():
             code = F.when(F.col(FATE) == fate, number).otherwise(code)
-        end = self.settings.day_start_ms(max(self.settings.window.test_days, 0))
+        end = self.settings.day_start_ms(self.settings.window.test_days)
         wanted = F.col(FATE).isin(*codes) | (F.col(IN_LOG) & (F.col(EVENT_TIME) < end))
         events = self.events.filter(wanted)
         events = events.withColumns({KIND: F.lit(EVENT), FATE_CODE: code, WORDS: F.lit(None).cast("binary")})
@@ -530,12 +507,11 @@ class _Build:
 
     def _write_manifests(self) -> None:
         settings = self.settings
-        content = content_of(settings)
         files = repr({part: files for part, (_, files) in self.datasets.items()})
         vocabularies = repr(sorted((name, spec.digest) for name, spec in self.vocabularies.items()))
         # The item table's version is named after the build: another catalogue must give another build.
         items = storage.folder_digest(f"{self.folder}/items")
-        build = storage.digest(settings.date.isoformat(), content, files, vocabularies, items)
+        build = storage.digest(settings.date.isoformat(), content_of(settings), files, vocabularies, items)
         common = Manifest(
             kind="samples",
             date=settings.date.isoformat(),
@@ -547,8 +523,7 @@ class _Build:
             joins=self.joins,
             vocabularies_of=self.vocabularies_of,
         )
-        shown = settings.model_dump_json(indent=1, exclude={"spark"})  # its conf may hold secrets
-        storage.write_text(f"{self.folder}/{SETTINGS}", shown + "\n")
+        write_settings(self.folder, settings)
         for part, (columns, written) in self.datasets.items():
             own: dict[str, object] = {"kind": part, "columns": dict(columns), "files": written}
             if part == "train":
@@ -556,92 +531,6 @@ class _Build:
             manifest = common.model_copy(update=own)
             write_manifest(f"{self.folder}/{part}", manifest)
         write_manifest(self.folder, common)
-
-
-# What the samples depend on: with other values a build is another one.
-SECTIONS = (
-    "seed", "timezone", "data", "window", "sources", "profiles", "catalogue", "targets", "features", "histories",
-    "counters", "vectors", "samples",
-)  # fmt: skip
-# How the work is parted: the samples are the same with any of these.
-HOW_NOT_WHAT = {"rows_per_task", "broadcast_mb", "max_quarantine_share", "shuffle_partitions"}
-
-
-def content_of(settings: Settings) -> str:
-    return settings.model_dump_json(include=set(SECTIONS), exclude={"samples": HOW_NOT_WHAT})
-
-
-def is_complete(settings: Settings) -> bool:
-    """Whether the run's samples are there, made with the same settings and, where they are frozen, vocabularies."""
-    folder = RunPaths(settings.run_folder).samples
-    if not storage.exists(f"{folder}/{MANIFEST}"):
-        return False
-    made_with = _settings_of(folder)
-    if made_with is None or content_of(made_with) != content_of(settings):
-        return False
-    if settings.samples.vocabularies.run is None:
-        return True
-    earlier, ours = (read_manifest(place, "build_samples") for place in (frozen_run(settings), folder))
-    return ours.vocabularies_of == earlier.build
-
-
-def frozen_statistics(settings: Settings, manifest: Manifest, folder: str) -> dict[str, Statistics]:
-    """Returns an earlier run's statistics of the features that need them.
-
-    Raises: UserError where a feature has become another one since.
-    """
-    made_with = _settings_of(folder)
-    if made_with is None:
-        raise UserError(f"samples.vocabularies.run: {folder}/{SETTINGS} can't be read; run build_samples for it again")
-    found = {}
-    for name, feature in settings.features.items():
-        if not needs_statistics(feature) or name not in manifest.statistics:
-            continue
-        earlier = made_with.features.get(name)
-        alike = earlier is not None and earlier.source_column == feature.source_column
-        if not alike or getattr(earlier, "quantiles", None) != getattr(feature, "quantiles", None):
-            raise UserError(
-                f"features.{name}: another feature than in {folder}, whose statistics samples.vocabularies.run asks "
-                "for; give it another name, or the column and quantiles that it has there"
-            )
-        found[name] = manifest.statistics[name]
-    return found
-
-
-def _settings_of(folder: str) -> Settings | None:
-    """Returns the settings that samples were made with; None where they can't be read."""
-    if not storage.exists(f"{folder}/{SETTINGS}"):
-        return None
-    try:
-        return Settings.model_validate_json(storage.read_text(f"{folder}/{SETTINGS}"))
-    except (ValidationError, UserError):  # by another version of this program
-        return None
-
-
-def lacks_days(settings: Settings) -> bool:
-    """Whether the run's samples were made while a log had days without files."""
-    manifest = read_manifest(RunPaths(settings.run_folder).samples, "build_samples")
-    return any(counts.missing_days for name, counts in manifest.sources.items() if name.startswith("sources."))
-
-
-def late_days(spark: SparkSession, settings: Settings) -> list[str]:
-    """Returns days that the run's samples lack and that have files by now, as `SOURCE DAY`."""
-    manifest = read_manifest(RunPaths(settings.run_folder).samples, "build_samples")
-    found = []
-    for name, source in settings.sources.items():
-        for day in manifest.sources[f"sources.{name}"].missing_days:
-            path = settings.for_date(dt.date.fromisoformat(day)).expand(source.path or "")[0]
-            if matches(spark, f"sources.{name}.path", storage.absolute(path)):
-                found.append(f"{name} {day}")
-    return found
-
-
-def frozen_run(settings: Settings) -> str:
-    """Returns the samples' folder of the run whose vocabularies are used: its folder, or NAME/DATE below root."""
-    run = settings.samples.vocabularies.run
-    assert run is not None
-    inside = f"{settings.root}/{run}"
-    return RunPaths(inside if storage.exists(f"{inside}/samples") else run).samples
 
 
 def _spark_schema(fields: Sequence[tuple[str, pa.DataType]]) -> T.StructType:

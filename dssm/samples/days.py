@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+DAY_MS = 86_400_000
+
 
 def local_days(times: np.ndarray, timezone: str) -> np.ndarray:
     """Returns the number of the local day of each time, from 1970-01-01.

@@ -24,17 +24,8 @@ from dssm.manifest import (
     WEIGHT,
     target_column,
 )
-from dssm.samples.sources import (
-    ID,
-    KEPT,
-    LATER_ITEM,
-    REASON,
-    EventLog,
-    Quarantine,
-    damage_explained,
-    quoted,
-    read_events,
-)
+from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, damage_explained, quoted, read_events
+from dssm.samples.tables import LATER_ITEM
 from dssm.samples.user_pass import HASH, IN_LOG
 
 TRAIN, TEST = "train", "test"

@@ -38,13 +38,12 @@ from dssm.manifest import (
     target_column,
 )
 from dssm.packing import pack, unpack
-from dssm.samples.days import local_days
+from dssm.samples.days import DAY_MS, local_days
 from dssm.samples.encoding import Lists, encode_event_time, encode_history, encode_numbers
 from dssm.samples.lookups import Lookups
 from dssm.samples.profiles import found_column
 from dssm.samples.user_pass import (
     CLICKED_ITEMS,
-    DAY_MS,
     DRAWN,
     FILE,
     ORDER,
@@ -135,21 +134,22 @@ class Encoder:
 
     def changing(self, feature: DenseFeat, items: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Returns an item feature that changes with the event's time, for items at times of the same shape; float32."""
-        flat, when = items.reshape(-1), times.reshape(-1)
+        flat = items.reshape(-1)
+        upload = np.where(flat >= 0, self.lookups.item_column(UPLOAD_TIME)[flat], ALWAYS)
+        values = self.changing_of(feature, flat, upload, times.reshape(-1))
+        return values.reshape(items.shape)
+
+    def changing_of(
+        self, feature: DenseFeat, items: np.ndarray, upload_ms: np.ndarray, times: np.ndarray
+    ) -> np.ndarray:
+        """As `changing`, where the upload times are at hand. All (n,)."""
         if feature.time is not None:
-            upload = np.where(flat >= 0, self.lookups.item_column(UPLOAD_TIME)[flat], ALWAYS)
-            return days_since_upload(feature, upload, when).reshape(items.shape)
-        counter = self.counters[feature.source_column]
-        day = local_days(when, self.timezone)
-        events, positives = self.lookups.item_days(feature.source_column).between(flat, day - counter.days, day)
-        values = counted(counter, events, positives).astype(np.float64)
-        return encode_numbers(feature, values, None).reshape(items.shape)
-
-
-def days_since_upload(feature: DenseFeat, upload_ms: np.ndarray, times: np.ndarray) -> np.ndarray:
-    # Before its upload, as for an event of a source that is not checked, an item is 0 days old.
-    days = np.where(upload_ms == ALWAYS, np.nan, np.maximum(times - upload_ms, 0) / DAY_MS)
-    return encode_numbers(feature, days, None)
+            # Before its upload, as for an event of a source that is not checked, an item is 0 days old.
+            days = np.where(upload_ms == ALWAYS, np.nan, np.maximum(times - upload_ms, 0) / DAY_MS)
+            return encode_numbers(feature, days, None)
+        counter, day = self.counters[feature.source_column], local_days(times, self.timezone)
+        found = self.lookups.item_days(feature.source_column).between(items, day - counter.days, day)
+        return encode_numbers(feature, counted(counter, *found).astype(np.float64), None)
 
 
 def as_column(values: np.ndarray) -> pa.Array:
@@ -202,7 +202,7 @@ class FileMaker:
         yield pa.RecordBatch.from_arrays(arrays, names=[name for name, _ in WRITTEN])
 
     def _write(self, number: int, rows: pa.Table) -> list[int]:
-        """Writes one file. Returns: how many rows found a row of each profile, then an item."""
+        """Writes one file. Returns: how many rows found a row of each profile."""
         dataset, name = self.names[number]
         specs = self.columns[dataset]
         get = {column: rows[column].combine_chunks() for column in rows.column_names}
@@ -239,7 +239,7 @@ class FileMaker:
             when = np.broadcast_to(times[:, None], drawn.shape)
             for feature in self.changing:
                 columns[negatives_column(feature.name)] = pack(self.encoder.changing(feature, drawn, when))
-        return columns, [*matched, len(items)]
+        return columns, matched
 
     def _of_items(self, name: str, spec: ColumnSpec, items: np.ndarray) -> pa.Array:
         return as_column(self.encoder.lookups.item_column(name)[items])

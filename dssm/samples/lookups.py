@@ -26,9 +26,9 @@ from dssm.manifest import (
     Statistics,
 )
 from dssm.packing import unpack
-from dssm.samples.encoding import ItemCodes, Tables, Vectors, item_codes
+from dssm.samples.encoding import ItemCodes, Tables, Vectors, item_codes, places_in
 from dssm.samples.negatives import CatalogueForSampling
-from dssm.sections import GroupNegatives, HardNegatives, Negatives
+from dssm.sections import GroupNegatives, Negatives
 
 VECTORS_AT_ONCE = 4096
 DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN = "day", "events", "positives"
@@ -50,6 +50,7 @@ class Lookups:
       vectors: name → Parquet file; `storage`: name → inline or table.
       item_files, item_columns: of the encoded catalogue.
       day_counts: an item counter's name → Parquet file of (item index, day, events, positives).
+      published: hard negatives' name → Parquet file of a previous model's item vectors.
       mapped_mb: a larger table of vectors is mapped from a local file instead of held in memory.
       attempt: tells one build from another in the same folder: Python workers outlive a build.
     """
@@ -63,6 +64,7 @@ class Lookups:
     item_columns: Mapping[str, ColumnSpec] = field(default_factory=dict)
     day_counts: Mapping[str, str] = field(default_factory=dict)
     negatives: Mapping[str, Negatives] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
     mapped_mb: int = 256
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -106,10 +108,8 @@ class Lookups:
     def item_days(self, counter: str) -> ItemDays:
         return _cached_days(self.day_counts[counter], self.attempt)
 
-    def published(self, negatives: str) -> Published:
-        kind = self.negatives[negatives]
-        assert isinstance(kind, HardNegatives)
-        return _cached_published(_Key(self), kind)
+    def published_items(self, negatives: str) -> Published:
+        return _cached_published(_Key(self), self.published[negatives])
 
 
 _Table = TypeVar("_Table")
@@ -154,8 +154,11 @@ def tokens_digest(path: str) -> tuple[int, str]:
     with system.open(place, "rb") as file:
         for batch in pq.ParquetFile(file).iter_batches(columns=["token"]):
             tokens = batch.column(0).cast(pa.large_binary())
-            lengths.update(pc.binary_length(tokens).to_numpy().tobytes())
-            texts.update(b"".join(tokens.to_pylist()))
+            _, offsets, data = tokens.buffers()
+            bounds = np.frombuffer(offsets, np.int64)[tokens.offset : tokens.offset + len(tokens) + 1]
+            lengths.update(np.diff(bounds).tobytes())
+            if data is not None:
+                texts.update(memoryview(data)[bounds[0] : bounds[-1]])
             count += len(tokens)
     return count, storage.digest(lengths.digest(), texts.digest())
 
@@ -288,22 +291,13 @@ def _cached_days(path: str, _attempt: str) -> ItemDays:
 
 
 @functools.lru_cache(maxsize=4)
-def _cached_published(key: _Key, kind: HardNegatives) -> Published:
-    ids = key.lookups.item_ids()
-    item_ids, vectors = _published_table(kind.items, kind.id, kind.values)
-    place = pc.index_in(ids, value_set=item_ids)
-    has = place.is_valid().to_numpy(zero_copy_only=False)
-    items = np.zeros((len(ids), vectors.shape[1]), np.float32)
-    items[has] = vectors[place.drop_null().to_numpy()]
+def _cached_published(key: _Key, path: str) -> Published:
+    vectors = load_vectors(path)
+    place = places_in(key.lookups.item_ids(), vectors.ids)
+    has = place >= 0
+    items = np.zeros((len(place), vectors.matrix.shape[1]), np.float32)
+    items[has] = vectors.matrix[place[has]]
     return Published(items, has)
-
-
-def _published_table(folder: str, key: str, values: str) -> tuple[pa.StringArray, np.ndarray]:
-    system, place = storage.filesystem(folder)
-    files = sorted(path for path in system.find(place) if path.endswith(".parquet"))
-    rows = pa.concat_tables([pq.read_table(system.open(path, "rb"), columns=[key, values]) for path in files])
-    vectors = np.asarray(rows[values].combine_chunks().flatten(), np.float32).reshape(rows.num_rows, -1)
-    return rows[key].cast(pa.string()).combine_chunks(), vectors
 
 
 def _read_all(files: tuple[str, ...], column: str) -> pa.Array:

@@ -56,12 +56,12 @@ def uniforms(seed: int, name: str, attempt: int, row_hash: np.ndarray, draw: np.
     """
     text = f"{seed}/{attempt}/{name}".encode()
     key = np.frombuffer(hashlib.blake2b(text, digest_size=8).digest(), dtype="<u8")
-    state = _mixed(np.asarray(row_hash).astype(np.uint64) ^ key)
+    state = mixed(np.asarray(row_hash).astype(np.uint64) ^ key)
     state = state + (np.atleast_1d(draw).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    return (_mixed(state) >> np.uint64(11)) * 2.0**-53
+    return (mixed(state) >> np.uint64(11)) * 2.0**-53
 
 
-def _mixed(state: np.ndarray) -> np.ndarray:
+def mixed(state: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser, in place: a bijection of 64 bits in which each input bit moves all output bits."""
     state ^= state >> np.uint64(30)
     state *= np.uint64(0xBF58476D1CE4E5B9)

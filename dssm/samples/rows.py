@@ -44,20 +44,20 @@ from dssm.manifest import (
     target_column,
 )
 from dssm.packing import pack
-from dssm.samples.days import local_days
-from dssm.samples.encoding import encode_features, encode_numbers
+from dssm.samples.encoding import encode_features
 from dssm.samples.events import FATE, THINNED, TRAIN
-from dssm.samples.files import days_since_upload
+from dssm.samples.files import Encoder
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN, Lookups, group_column
 from dssm.samples.profiles import OlderList, ProfileEncoder, PublishedUsers, UserVocabulary
-from dssm.samples.sources import ID, VALID_FROM, need_columns, quoted
-from dssm.samples.user_pass import FATE_CODE, HASH, IN_LOG, KIND, WORDS, counted
+from dssm.samples.sources import ID, need_columns, quoted
+from dssm.samples.tables import VALID_FROM
+from dssm.samples.user_pass import FATE_CODE, HASH, IN_LOG, KIND, WORDS
 from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statistics, token_counts
 from dssm.sections import Counter, GroupNegatives
 
 RAW = "raw__"  # prefix of raw columns between join and encoding: they can't clash with our own
 EVENTS, CANDIDATES = "__events", "__candidates"
-HISTORY, COUNTER, USER, TIME = "history", "counter", "user", "time"  # providers of columns beside the profiles
+HISTORY, COUNTER, USER = "history", "counter", "user"  # providers of columns beside the profiles
 
 
 # Where columns come from --------------------------------------------------------------------------------
@@ -277,6 +277,17 @@ def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
     }
 
 
+def event_encoder(settings: Settings, lookups: Lookups) -> Encoder:
+    return Encoder(
+        features=settings.features,
+        histories=tuple(settings.histories),
+        counters=settings.counters,
+        timezone=settings.timezone,
+        lookups=lookups,
+        universe=universe_features(settings),
+    )
+
+
 def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, settings: Settings) -> DataFrame:
     """Encodes the catalogue.
 
@@ -306,20 +317,12 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
         *_raw(features),
     )
     changing = changing_item_features(settings.features, settings.counters)
-    counters, timezone, moment = settings.counters, settings.timezone, settings.day_start_ms(0)
+    encoder, moment = event_encoder(settings, lookups), settings.day_start_ms(0)
 
     def as_of_start(batch: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-        columns = {}
         upload, items = batch[UPLOAD_TIME].to_numpy(), batch[ITEM_INDEX].to_numpy()
         times = np.full(len(items), moment)
-        for feature in changing:
-            if feature.time is not None:
-                columns[feature.name] = pa.array(days_since_upload(feature, upload, times))
-                continue
-            counter, day = counters[feature.source_column], local_days(times, timezone)
-            found = lookups.item_days(feature.source_column).between(items, day - counter.days, day)
-            columns[feature.name] = pa.array(encode_numbers(feature, counted(counter, *found).astype(float), None))
-        return columns
+        return {f.name: pa.array(encoder.changing_of(f, items, upload, times)) for f in changing}
 
     specs = {name: spec for name, spec in item_columns(settings).items() if name not in raw.columns}
     return _encoded(raw, features, specs, lookups, as_of_start)

@@ -30,10 +30,10 @@ from dssm.manifest import (
     target_column,
 )
 from dssm.packing import pack, unpack
+from dssm.samples.days import DAY_MS
 from dssm.samples.encoding import Lists, encode_features
 from dssm.samples.lookups import Lookups
-from dssm.samples.negatives import Clicked, ItemLists, PositiveRows, sample_negatives, top_ranks
-from dssm.samples.negatives import _mixed as mixed
+from dssm.samples.negatives import Clicked, ItemLists, PositiveRows, mixed, sample_negatives, top_ranks
 from dssm.samples.profiles import NOTHING, ProfileEncoder, PublishedUsers, UserVocabulary
 from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first
 from dssm.samples.words import Words
@@ -49,7 +49,6 @@ DRAWN, PROBABILITY = "__negatives", "__negative_probability"
 CLICKED_ITEMS = "__clicked"
 SEEN_ITEMS, SEEN_POSITIVE, SEEN_TARGETS, SEEN_TIME = "__seen", "__seen_positive", "__seen_targets", "__seen_time"
 
-DAY_MS = 86_400_000
 USERS_STREAM, SEEN_STREAM = 0x75736572, 0x7365656E  # part a user's two rows' numbers from each other
 
 
@@ -121,6 +120,15 @@ def output_fields(plan: UserPass) -> list[tuple[str, pa.DataType]]:
     return [*fields, *((c, pa.binary()) for c in (SEEN_ITEMS, SEEN_POSITIVE, SEEN_TARGETS, SEEN_TIME))]
 
 
+@dataclass(frozen=True)
+class _Log:
+    """Some of a task's events: their places in time, items, and the positives before each, in all at the end."""
+
+    entries: Entries
+    items: np.ndarray
+    positives_before: np.ndarray
+
+
 class _Task:
     """The rows of one task's users, ordered."""
 
@@ -151,7 +159,7 @@ class _Task:
             for number, profile in enumerate(plan.profiles)
         ]
         self.split = self._splits()
-        self._found_entries: dict[tuple[object, ...], np.ndarray] = {}
+        self._logs: dict[tuple[object, ...], _Log] = {}
 
     def _profile(
         self, table: pa.Table, codes: np.ndarray, times: np.ndarray, rows: np.ndarray, default: np.ndarray
@@ -193,10 +201,9 @@ class _Task:
                 lists[name] = Lists(np.append(0, np.cumsum((more != NOTHING).sum(axis=1))), more[more != NOTHING])
         columns = {}
         for name, history in plan.histories.items():
-            entries_of = self._entries(history.sources, history.positives)
-            span = history.days and history.days * DAY_MS
-            begin, end = Entries(self.clock, self.key[entries_of]).before(moments, history.last, span)
-            found_items = newest_first(self.item[entries_of], begin, end)
+            log = self._log(history.sources, history.positives)
+            begin, end = log.entries.before(moments, history.last, history.days and history.days * DAY_MS)
+            found_items = newest_first(log.items, begin, end)
             if name in lists:
                 found_items = appended(found_items, lists[name], history.last)
             columns[history_column(name)] = _binary(found_items)
@@ -206,26 +213,25 @@ class _Task:
         columns[WORDS] = pack(np.concatenate([*profile_words, of_id, counters.view(np.int32)], axis=1))
         return columns
 
-    def _entries(self, sources: tuple[str, ...], positives: bool) -> np.ndarray:
-        """Returns the numbers of the log's rows of some sources."""
+    def _log(self, sources: tuple[str, ...], positives: bool) -> _Log:
+        """Returns what users did in some sources; every block of samples asks for the same few."""
         key = (*sources, positives)
-        if key not in self._found_entries:
-            self._found_entries[key] = self._find_entries(sources, positives)
-        return self._found_entries[key]
+        if key not in self._logs:
+            rows = self._rows_of(sources)
+            self._logs[key] = self._log_of(np.flatnonzero(rows & self.positive if positives else rows))
+        return self._logs[key]
 
-    def _find_entries(self, sources: tuple[str, ...], positives: bool) -> np.ndarray:
-        chosen = self.in_log & np.isin(self.source, [self.plan.sources.index(name) for name in sources])
-        return np.flatnonzero(chosen & self.positive if positives else chosen)
+    def _rows_of(self, sources: tuple[str, ...]) -> np.ndarray:
+        return self.in_log & np.isin(self.source, [self.plan.sources.index(name) for name in sources])
+
+    def _log_of(self, rows: np.ndarray) -> _Log:
+        positives = np.concatenate([[0], np.cumsum(self.positive[rows])])
+        return _Log(Entries(self.clock, self.key[rows]), self.item[rows], positives)
 
     def _count(self, counter: Counter, moments: Moments) -> np.ndarray:
-        entries = self._entries(counter.sources, positives=False)
-        begin, end = Entries(self.clock, self.key[entries]).before(moments, span_ms=counter.days * DAY_MS)
-        clicks = self._positives_up_to(counter.sources)
-        return counted(counter, end - begin, clicks[end] - clicks[begin])
-
-    def _positives_up_to(self, sources: tuple[str, ...]) -> np.ndarray:
-        """Returns the number of positives before each of the sources' rows, and in all of them: (entries + 1,)."""
-        return np.concatenate([[0], np.cumsum(self.positive[self._entries(sources, positives=False)])])
+        log = self._log(counter.sources, positives=False)
+        begin, end = log.entries.before(moments, span_ms=counter.days * DAY_MS)
+        return counted(counter, end - begin, log.positives_before[end] - log.positives_before[begin])
 
     @functools.cached_property
     def _user_id_words(self) -> np.ndarray:
@@ -269,9 +275,9 @@ class _Task:
         shown = {}
         for name, kind in plan.negatives.items():
             if isinstance(kind, UnclickedNegatives):
-                entries = self._entries(kind.sources or plan.sources, positives=False)
-                kept = ~self.positive[entries] & ~clicked.contains(self.user[entries], self.item[entries])
-                shown[name] = entries[kept]
+                rows = self._rows_of(kind.sources or plan.sources) & ~self.positive
+                rows[rows] = ~clicked.contains(self.user[rows], self.item[rows])
+                shown[name] = self._log_of(np.flatnonzero(rows))
 
         def draw(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             targets = self.positive[rows]
@@ -280,9 +286,8 @@ class _Task:
             lists = {}
             for name, kind in plan.negatives.items():
                 if isinstance(kind, UnclickedNegatives):
-                    entries = shown[name]
-                    begin, end = Entries(self.clock, self.key[entries]).before(moments, kind.pool, inclusive=True)
-                    lists[name] = _windows(self.item[entries], begin, end)
+                    begin, end = shown[name].entries.before(moments, kind.pool, inclusive=True)
+                    lists[name] = _windows(shown[name].items, begin, end)
                 elif isinstance(kind, HardNegatives):
                     lists[name] = self._ranking(name, kind, moments.users, clicks)
             positives = PositiveRows(moments.users, self.item[chosen], moments.times, self.hash[chosen], lists)
@@ -305,7 +310,7 @@ class _Task:
 
     def _ranking(self, name: str, kind: HardNegatives, users: np.ndarray, clicks: np.ndarray) -> ItemLists:
         """Returns ranks a…b of each row's user; none for a user without a vector and without clicks."""
-        vectors = self.plan.lookups.published(name)
+        vectors = self.plan.lookups.published_items(name)
         asked, line = np.unique(users, return_inverse=True)
         queries, has = self._published_users(name, asked, vectors.items.shape[1])
         # The others: the mean vector of what they clicked in the window.

@@ -26,7 +26,7 @@ from dssm.features import (
 )
 from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.samples.lookups import tokens_digest
-from dssm.samples.sources import list_entries
+from dssm.samples.tables import list_entries
 from dssm.samples.writing import write_parts
 
 HOURS, WEEKDAYS = 24, 7

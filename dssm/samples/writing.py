@@ -50,7 +50,7 @@ def write_parts(
     storage.make_folder(folder)
     columns = [column for column in frame.columns if not column.startswith("__")]
     # A row group has as many rows as are asked for, whatever the batches were: the bytes must not depend on them.
-    writer = PartWriter(folder, part, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
+    writer = PartWriter(folder, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
     parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(len(names), part)
     rows = parted.sortWithinPartitions(part, *order).select("__part", *columns)
     written = rows.mapInArrow(writer.run, "name string, rows bigint").collect()
@@ -63,12 +63,17 @@ def write_parts(
     return counts
 
 
+def write_one(frame: DataFrame, path: str, order: Sequence[str], row_group_rows: int = 2**20) -> None:
+    """Writes all rows as one file, sorted; see `write_parts`."""
+    folder, _, name = path.rpartition("/")
+    write_parts(frame.withColumn("__one", F.lit(0)), folder, "__one", order, {0: name}, row_group_rows)
+
+
 @dataclass(frozen=True)
 class PartWriter:
     """Writes a task's rows, which are sorted by `__part`."""
 
     folder: str
-    part: str
     columns: tuple[str, ...]
     names: Mapping[str, str]
     row_group_rows: int

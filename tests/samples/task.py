@@ -95,6 +95,7 @@ class TaskFeed:
       tokens: of each vocabulary.
       providers: column of the user features and histories → where it comes from.
       vectors: ids and vectors, by name.
+      published_items: file of a previous model's vectors of items, by name of the hard negatives.
       published_users: a previous model's vectors of users, by name of the hard negatives.
       more: sections of the configuration, in the place of CONFIG's.
     """
@@ -107,6 +108,7 @@ class TaskFeed:
     snapshots: Sequence[Snapshot] = ()
     vectors: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    published_items: Mapping[str, str] = field(default_factory=dict)
     published_users: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -177,6 +179,7 @@ class TaskFeed:
             vectors=vectors,
             storage={name: table.storage for name, table in settings.vectors.items()},
             negatives=settings.samples.negatives,
+            published=self.published_items,
             mapped_mb=settings.samples.broadcast_mb,
         ).with_days(days)
         return self._with_items(settings, folder, lookups)

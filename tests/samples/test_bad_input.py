@@ -263,7 +263,8 @@ def check_encodes(frame: DataFrame, features: list[AnyFeature]) -> None:
 
 
 def test_profiles(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.sources import ID, VALID_FROM, read_profile
+    from dssm.samples.sources import ID
+    from dssm.samples.tables import VALID_FROM, read_profile
 
     rows = drawn(CLIENT, 600)
     rows += rows[::6]
@@ -304,7 +305,8 @@ def text_of(value: Any) -> str:
 
 def test_the_catalogue(spark: SparkSession, tiny_feed: TinyFeed) -> None:
     from dssm.samples.rows import with_item_index
-    from dssm.samples.sources import ID, read_catalogue
+    from dssm.samples.sources import ID
+    from dssm.samples.tables import read_catalogue
 
     rows = drawn(POST, 500)
     values = numbered(rows)
@@ -360,7 +362,7 @@ def unique(rows: list[dict[str, Cell]], key: str, fix: Callable[[str, int], str]
 
 
 def test_vectors(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.sources import read_vectors
+    from dssm.samples.tables import read_vectors
 
     rows = unique(drawn(VECTOR, 500), "post_id", lambda value, number: f"{value}#{number}")
     values = plain(rows)

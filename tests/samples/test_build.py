@@ -317,7 +317,7 @@ def test_quarantined_rows_are_kept_as_they_were(built: TinyFeed) -> None:
 
 def test_a_run_is_complete_with_the_settings_it_was_made_with(built: TinyFeed) -> None:
     """How the work is parted is none of them."""
-    from dssm.samples.build import is_complete
+    from dssm.samples.earlier import is_complete
 
     def changed(**sections: Any) -> bool:
         feed = TinyFeed(built.folder)
@@ -334,7 +334,7 @@ def test_a_run_is_complete_with_the_settings_it_was_made_with(built: TinyFeed) -
 
 
 def test_an_earlier_run_by_its_name_or_its_folder(tmp_path: Path) -> None:
-    from dssm.samples.build import frozen_run
+    from dssm.samples.earlier import frozen_run
 
     feed = TinyFeed(tmp_path)
     (tmp_path / "runs" / "tiny" / "2024-01-09" / "samples").mkdir(parents=True)

@@ -267,7 +267,8 @@ def test_days_before_the_windows_alone_are_not_enough(spark: SparkSession, tmp_p
 @pytest.mark.parametrize(("day", "seen"), [("2023-11-08", True), ("2023-11-07", False)])
 def test_how_far_back_a_snapshot_is_looked_for(spark: SparkSession, tmp_path: Path, day: str, seen: bool) -> None:
     """The 8th of November is 60 days before the 7th of January."""
-    from dssm.samples.sources import Quarantine, read_profile
+    from dssm.samples.sources import Quarantine
+    from dssm.samples.tables import read_profile
 
     feed = write_feed(tmp_path, "{data}/log.csv")
     feed.config["profiles"]["clients"] = {"path": "{data}/dump/{date}.csv", "key": "id"}

@@ -12,7 +12,6 @@ import pytest
 from dssm.features import SparseFeat, VarLenSparseFeat
 from dssm.manifest import ITEM_ID, ITEM_INDEX, ColumnSpec
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN, Lookups, load_vectors
-from dssm.sections import HardNegatives
 
 
 def _write(path: Path, number: float) -> None:
@@ -99,20 +98,11 @@ def test_an_older_lists_items_may_have_left_the_catalogue(tmp_path: Path) -> Non
     assert known.universe((hashed,)).to_pylist() == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.int64()])
-def test_published_vectors_in_the_order_of_the_catalogue(tmp_path: Path, kind: pa.DataType) -> None:
-    files = []
-    for number, ids in enumerate([["7", "8"], ["9"]]):
-        files.append(str(tmp_path / f"{number}.parquet"))
-        indexes = pa.array(range(2 * number, 2 * number + len(ids)), pa.int32())
-        pq.write_table(pa.table({ITEM_INDEX: indexes, ITEM_ID: ids}), files[-1])
-    (tmp_path / "published" / "part").mkdir(parents=True)
-    for name, ids, values in (("a", [9], [[1.0, 2.0]]), ("part/b", [5, 7], [[3.0, 4.0], [5.0, 6.0]])):
-        rows = {"post": pa.array(ids, pa.int64()).cast(kind), "values": pa.array(values, pa.list_(pa.float64()))}
-        pq.write_table(pa.table(rows), tmp_path / "published" / f"{name}.parquet")
-    (tmp_path / "published" / "_SUCCESS").write_text("")
-    folder = str(tmp_path / "published")
-    hard = HardNegatives(items=folder, id="post", values="values")
-    published = Lookups(negatives={"hard": hard}).with_items(tuple(files), {}).published("hard")
+def test_published_vectors_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.parquet"
+    values = pa.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"id": ["c", "gone", "a"], "values": values}), path)
+    items = _write_items(tmp_path).item_files
+    published = Lookups(published={"hard": str(path)}).with_items(items, {}).published_items("hard")
     assert published.has.tolist() == [True, False, True]
     assert published.items.tolist() == [[5, 6], [0, 0], [1, 2]]

@@ -22,7 +22,8 @@ from dssm.manifest import (
     SourceCounts,
     target_column,
 )
-from dssm.samples.sources import KEPT, VALID_FROM
+from dssm.samples.sources import KEPT
+from dssm.samples.tables import VALID_FROM
 from tests.samples.feed import HEADER, TinyFeed, ms, read_all_events
 
 if TYPE_CHECKING:
@@ -61,20 +62,20 @@ class Reader:
 
     def catalogue(self) -> DataFrame:
         from dssm.samples.rows import raw_item_features
-        from dssm.samples.sources import read_catalogue
+        from dssm.samples.tables import read_catalogue
 
         settings, quarantine = self._start()
         return read_catalogue(self.spark, settings, raw_item_features(settings), quarantine)
 
     def profile(self, name: str = "clients") -> DataFrame:
-        from dssm.samples.sources import read_profile
+        from dssm.samples.tables import read_profile
 
         settings, quarantine = self._start()
         users = [feature for feature in settings.features.values() if feature.side == "user"]
         return read_profile(self.spark, settings, name, users, quarantine)
 
     def vectors(self) -> DataFrame:
-        from dssm.samples.sources import read_vectors
+        from dssm.samples.tables import read_vectors
 
         settings, quarantine = self._start()
         return read_vectors(self.spark, settings, "post", settings.vectors["post"], quarantine)

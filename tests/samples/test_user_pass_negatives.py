@@ -54,10 +54,8 @@ def publish(folder: Path, with_users: bool) -> Published:
     items, order = random.normal(size=(ITEMS, 3)).astype(np.float32), random.permutation(ITEMS)[:-4]
     folder.mkdir(parents=True)
     ids = [f"p{item:02}" for item in order]
-    rows = pa.table({"item_id": ids, "vector": pa.array(items[order].tolist(), pa.list_(pa.float32()))})
-    (folder / "items").mkdir()
-    pq.write_table(rows[:7], folder / "items" / "a.parquet")
-    pq.write_table(rows[7:], folder / "items" / "b.parquet")
+    rows = pa.table({"id": ids, "values": pa.array(items[order].tolist(), pa.list_(pa.float32()))})
+    pq.write_table(rows, folder / "items.parquet")
     items[sorted(set(range(ITEMS)) - set(order.tolist()))] = np.nan
     users = {"v": random.normal(size=3).astype(np.float32), "stranger": np.zeros(3, np.float32)} if with_users else {}
     return Published(items, users)
@@ -67,7 +65,7 @@ def make_feed(
     folder: Path, events: Sequence[Event], kinds: dict[str, Any] = KINDS, with_users: bool = False, **more: Any
 ) -> tuple[TaskFeed, Published]:
     published = publish(folder / "published", with_users)
-    tables = {"items": str(folder / "published" / "items")}
+    tables = {"items": "read by the build"}
     negatives = {name: {**kind, **(tables if kind["kind"] == "hard" else {})} for name, kind in kinds.items()}
     feed = TaskFeed(
         folder,
@@ -79,6 +77,7 @@ def make_feed(
         tokens={"client_id": USERS, "post_id": []},
         providers={"client_id": "user"},
         events=events,
+        published_items={"hard": str(folder / "published" / "items.parquet")},
         published_users={"hard": published.users} if with_users else {},
         more={"samples": {"rows_per_file": 16, "train_rows": "all", "negatives": negatives}, **more},
     )  # fmt: skip

@@ -33,7 +33,7 @@ def batches(parts: Sequence[str], cuts: Sequence[int]) -> Iterator[pa.RecordBatc
 
 def write(folder: Path, parts: Sequence[str], cuts: Sequence[int], row_group_rows: int) -> dict[str, int]:
     folder.mkdir(parents=True)
-    writer = PartWriter(str(folder), "part", ("number",), NAMES, row_group_rows)
+    writer = PartWriter(str(folder), ("number",), NAMES, row_group_rows)
     (counted,) = writer.run(batches(parts, cuts))
     return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))
 
@@ -67,7 +67,7 @@ def test_a_task_that_fails_leaves_nothing_unfinished(tmp_path: Path) -> None:
         yield from batches(["a", "a", "b"], [])
         raise RuntimeError("lost")
 
-    writer = PartWriter(str(tmp_path), "part", ("number",), NAMES, 1)
+    writer = PartWriter(str(tmp_path), ("number",), NAMES, 1)
     with pytest.raises(RuntimeError, match="lost"):
         list(writer.run(failing()))
     assert [path.name for path in tmp_path.iterdir()] == ["first.parquet"]  # which was whole
