@@ -1,13 +1,14 @@
 """Settings: one YAML file, validated and frozen. The only place that reads YAML.
 
-Every key is documented where it is defined. Paths may hold `{data}` (the setting `data`) and `{date}` or
-`{date:%Y%m%d}`: each day of the windows in an event source, else the run's date. Relative paths are
-relative to the working directory.
+Every key is documented where it is defined. A file may extend another: `extends: ../demo.yaml`. Paths may hold
+`{data}` (the setting `data`) and `{date}` or `{date:%Y%m%d}`: each day of the windows in an event source, else the
+run's date. Relative paths are relative to the working directory.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,13 +20,13 @@ import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from dssm.checks import check_losses, check_model
 from dssm.errors import UserError, did_you_mean
 from dssm.features import (
     AnyFeature,
     DenseFeat,
     Feature,
     SparseFeat,
-    StrictModel,
     TextFeat,
     VarLenSparseFeat,
     embedded,
@@ -49,6 +50,7 @@ from dssm.sections import (
     VectorTable,
     Window,
 )
+from dssm.strict import StrictModel
 
 DAY = dt.timedelta(days=1)
 
@@ -82,6 +84,22 @@ class Settings(StrictModel):
     evaluate: Evaluate = Evaluate()
     item_table: ItemTable = ItemTable()
     spark: Spark = Spark()
+    plugins: tuple[str, ...] = Field(
+        (), description="Modules with kinds of your own (towers, encoders, losses …), imported before the rest is read."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _import_plugins(cls, values: Any) -> Any:
+        plugins = values.get("plugins") if isinstance(values, Mapping) else None
+        for module in plugins if isinstance(plugins, (list, tuple)) else ():
+            try:
+                importlib.import_module(str(module))
+            except ImportError as error:
+                raise UserError(
+                    f"plugins: '{module}' can't be imported ({error}); expected a module on Python's path"
+                ) from error
+        return values
 
     @field_validator("timezone")
     @classmethod
@@ -125,12 +143,13 @@ class Settings(StrictModel):
                 f"train.hosts: '{self.train.hosts}' with launch: {self.train.launch}; "
                 "remove it, or set launch: horovodrun"
             )
-        negatives = self.samples.negatives
-        if self.train.loss == "weighted_bce" and self.samples.train_rows == "positives" and not negatives:
+        if self.train.recent is not None and self.train.recent.days > self.window.train_days:
             raise UserError(
-                "samples.train_rows: 'positives' leaves weighted_bce without negatives; expected 'all', "
-                "samples.negatives, or train.loss: in_batch_softmax"
+                f"train.recent.days: {self.train.recent.days} are more than window.train_days, "
+                f"{self.window.train_days}; expected at most those"
             )
+        check_model(self.model, self.features, self.vectors, self.target_names)
+        check_losses(self.model, self.train, self.samples)
         gate = self.item_table.gate
         metrics = [f"{m}@{k}" for m in ("recall", "precision", "hitrate", "ndcg") for k in self.evaluate.cutoffs]
         if gate.metric not in metrics:
@@ -191,11 +210,6 @@ class Settings(StrictModel):
             raise UserError(
                 f"samples.unclicked_weight: found {samples.unclicked_weight:g}, but samples.train_rows is positives; "
                 "set that to all, or remove the weight"
-            )
-        if samples.negatives and self.train.loss != "weighted_bce":
-            raise UserError(
-                f"samples.negatives: train.loss {self.train.loss} draws its candidates from the batch and does not "
-                "read them; expected train.loss: weighted_bce, or no negatives"
             )
         if samples.vocabularies.grow and samples.vocabularies.run is None:
             raise UserError("samples.vocabularies.grow: grows another run's; name that in samples.vocabularies.run")
@@ -476,14 +490,47 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
-    """Reads and validates a YAML file.
+def _read_yaml(path: str, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Reads a file of settings; with `extends`, another one, relative to it, lies below.
 
-    Args:
-      path: the file.
-      overrides: `dotted.key=value`, the value in YAML; they go over the file.
-    Raises: UserError with one line a fault.
+    Raises: UserError where a file can't be read, or files extend each other in a ring.
     """
+    place = Path(path).resolve()
+    if place in extending:
+        ring = " → ".join(str(file) for file in (*extending, place))
+        raise UserError(f"{path}: extends itself ({ring}); remove one of the `extends`")
+    values = _parse_yaml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends: found {base!r}, expected the path of a YAML file")
+    below = Path(path).parent / base
+    if not below.is_file():
+        raise UserError(f"{path}: extends: {below} is no file; expected a YAML file's path relative to this one")
+    return _laid_over(_read_yaml(str(below), (*extending, place)), values)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lays settings over others: mappings are merged, null takes one away, and another `kind` replaces it whole.
+
+    >>> _laid_over({"a": {"x": 1, "y": 2}, "b": {"kind": "p", "z": 3}}, {"a": {"y": 5}, "b": {"kind": "q"}})
+    {'a': {'x': 1, 'y': 5}, 'b': {'kind': 'q'}}
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        known = below.get(key)
+        if isinstance(known, Mapping) and value is None:
+            del merged[key]
+        elif isinstance(known, Mapping) and isinstance(value, Mapping):
+            other_kind = "kind" in value and value["kind"] != known.get("kind")
+            merged[key] = dict(value) if other_kind else _laid_over(known, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _parse_yaml(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -498,6 +545,18 @@ def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
         raise UserError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: found {type(values).__name__}, expected a mapping of settings")
+    return values
+
+
+def load_settings(path: str, overrides: Sequence[str] = ()) -> Settings:
+    """Reads and validates a YAML file.
+
+    Args:
+      path: the file.
+      overrides: `dotted.key=value`, the value in YAML; they go over the file.
+    Raises: UserError with one line a fault.
+    """
+    values = _read_yaml(path)
     for override in overrides:
         _apply(values, override)
     try:

@@ -9,40 +9,18 @@ Encoded ids: 0 is padding, 1 is unknown or null, 2 and above are the vocabulary'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-from dssm.errors import did_you_mean
+from dssm.encoders import Encoder, Pooling, Transformer
+from dssm.strict import StrictModel
 
 PADDING_ID = 0
 UNKNOWN_ID = 1
 FIRST_TOKEN_ID = 2
 
 Side = Literal["user", "item"]
-
-
-class StrictModel(BaseModel):
-    """A frozen section of the settings in which an unknown key is an error with a suggestion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key '{key}'" + did_you_mean(str(key), cls.model_fields))
-        return values
-
-    def changed(self, *names: str) -> list[str]:
-        """Returns those of the named settings that differ from their defaults.
-
-        A dump holds every setting: what its writer gave cannot be told from `model_fields_set`.
-        """
-        fields = type(self).model_fields
-        return [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
 
 
 class _Feature(StrictModel):
@@ -55,6 +33,14 @@ class _Feature(StrictModel):
     @property
     def source_column(self) -> str:
         return self.column or self.name
+
+    @classmethod
+    def _unknown(cls, key: str) -> str:
+        kinds = (SparseFeat, VarLenSparseFeat, TextFeat, DenseFeat)
+        others = [kind.__name__ for kind in kinds if key in kind.model_fields]
+        if others:
+            return f"'{key}' goes with {' or '.join(others)}; remove it, or set that kind"
+        return super()._unknown(key)
 
 
 class _Embedded(_Feature):
@@ -157,6 +143,10 @@ class VarLenSparseFeat(_Embedded):
     combiner: Literal["sum", "mean", "sqrtn", "max"] = Field(
         "mean", description="How the embeddings become one: sum, sum/Σw, sum/√Σw², or the maximum."
     )
+    encoder: Encoder = Field(Pooling(), description="How, where the combiner is not enough.")
+    entry_dropout: FiniteFloat = Field(
+        0.0, ge=0, lt=1, description="Share of the entries that are left out in training, drawn for each row."
+    )
 
     @property
     def weight_name(self) -> str:
@@ -171,6 +161,14 @@ class VarLenSparseFeat(_Embedded):
             raise ValueError("keep: heaviest goes with weighted: true; set it, or keep: first")
         if self.of is not None and self.weight_column is not None:
             raise ValueError("of counts a history's ids itself; remove weight_column")
+        if self.encoder.kind != "pooling" and self.changed("combiner"):
+            raise ValueError(
+                f"combiner: {self.combiner} goes with encoder: pooling, found {self.encoder.kind}; "
+                "remove one of the two"
+            )
+        heads = self.encoder.heads if isinstance(self.encoder, Transformer) else 1
+        if self.dim % heads:
+            raise ValueError(f"encoder.heads: {heads} do not divide dim: {self.dim}; set one that does")
         return self
 
 
@@ -226,6 +224,9 @@ class DenseFeat(_Feature):
         "storage: table need it.",
     )
     separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of a text.")
+    projection: int | None = Field(
+        None, ge=1, description="Width of a trainable projection of the pretrained vector; null: it goes in as it is."
+    )
 
     @property
     def is_number(self) -> bool:
@@ -235,6 +236,8 @@ class DenseFeat(_Feature):
     def _options_fit(self) -> DenseFeat:
         if self.pre_embed is None and self.reduce_type != "none":
             raise ValueError("reduce_type goes with pre_embed only; remove it, or name the vectors in pre_embed")
+        if self.pre_embed is None and self.projection is not None:
+            raise ValueError("projection: goes with pre_embed only; remove it, or name the vectors in pre_embed")
         if self.pre_embed is not None and self.transform != "raw":
             raise ValueError("transform goes with plain numbers only; remove it, or remove pre_embed")
         if self.time is not None and (self.pre_embed is not None or self.side != "item"):

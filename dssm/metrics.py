@@ -28,8 +28,8 @@ def ranking_metrics(hits: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[in
     """Metrics of each user's ranking.
 
     recall@k = hits in the first k / relevant items; precision@k = hits in the first k / k;
-    hitrate@k = 1 if there is a hit in the first k; ndcg@k = DCG / best DCG with gain 1 and discount
-    1 / log2(place + 1) (Järvelin & Kekäläinen, 2002).
+    hitrate@k = 1 if there is a hit in the first k; mrr@k = 1 / place of the first hit, 0 without one in the
+    first k; ndcg@k = DCG / best DCG with gain 1 and discount 1 / log2(place + 1) (Järvelin & Kekäläinen, 2002).
 
     Args:
       hits: (users, places), whether the item at each place is relevant; places ≥ max(cutoffs)
@@ -40,6 +40,7 @@ def ranking_metrics(hits: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[in
     """
     hits = hits.astype(np.float64)
     discounts = 1.0 / np.log2(np.arange(hits.shape[1]) + 2.0)
+    reciprocal = 1.0 / (hits.argmax(axis=1) + 1.0)
     metrics = {}
     for k in cutoffs:
         found = hits[:, :k].sum(axis=1)
@@ -47,5 +48,6 @@ def ranking_metrics(hits: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[in
         metrics[f"recall@{k}"] = found / relevant
         metrics[f"precision@{k}"] = found / k
         metrics[f"hitrate@{k}"] = (found > 0).astype(np.float64)
+        metrics[f"mrr@{k}"] = np.where(found > 0, reciprocal, 0.0)
         metrics[f"ndcg@{k}"] = (hits[:, :k] @ discounts[:k]) / best[np.minimum(relevant, k).astype(int)]
     return metrics

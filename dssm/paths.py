@@ -29,6 +29,11 @@ class RunPaths:
         return f"{self.folder}/model"
 
     @property
+    def checkpoint(self) -> str:
+        """The state of a training after its last whole epoch; it is gone when the model is there."""
+        return f"{self.folder}/checkpoint"
+
+    @property
     def logs(self) -> str:
         """TensorBoard's event files."""
         return f"{self.folder}/logs"

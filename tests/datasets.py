@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from dssm.config import Settings
 from dssm.features import FIRST_TOKEN_ID, PADDING_ID, AnyFeature, DenseFeat, VarLenSparseFeat, of_side
 from dssm.manifest import (
+    EVENT_TIME,
     ITEM_ID,
     ITEM_INDEX,
     ITEM_KEY,
@@ -32,6 +33,7 @@ from dssm.manifest import (
     encoded_columns,
     negative_columns,
     negatives_column,
+    target_column,
     write_manifest,
 )
 from dssm.packing import pack
@@ -40,6 +42,7 @@ from dssm.paths import RunPaths
 SIZES = {"user_id": 12, "item_id": 20, "topic_id": 7}
 VOCABULARIES = {name: VocabularySpec(size=size, digest=name) for name, size in SIZES.items()}
 ITEMS = 15  # of the catalogue
+DAY_MS = 86_400_000
 VECTORS = np.random.default_rng(31).normal(size=(9, 4)).astype(np.float32)  # the pretrained vectors `post`
 
 FEATURES: dict[str, dict[str, Any]] = {
@@ -67,14 +70,19 @@ Rows = dict[str, np.ndarray]
 
 
 def make_settings(
-    root: Path | str, *, negatives: Mapping[str, Any] | None = None, storage: str = "inline", **train: Any
+    root: Path | str,
+    *,
+    negatives: Mapping[str, Any] | None = None,
+    storage: str = "inline",
+    model: Mapping[str, Any] | None = None,
+    **train: Any,
 ) -> Settings:
     """Returns settings of a tiny model over FEATURES.
 
     Args:
       negatives: samples.negatives.
       storage: of the vectors, inline or table.
-      train: goes over the section of that name.
+      model, train: go over the sections of that name.
     """
     chosen = {"launch": "single", "batch_size": 4, "epochs": 1, "threads": 1, **train}
     return Settings.model_validate(
@@ -82,7 +90,11 @@ def make_settings(
             "name": "tiny",
             "date": dt.date(2024, 1, 8),
             "root": str(root),
-            "sources": {"clicks": {"path": "clicks.csv", "user": "user", "item": "item", "time": "time"}},
+            "sources": {
+                "clicks": {
+                    "path": "clicks.csv", "user": "user", "item": "item", "time": "time", "targets": {"like": "liked"},
+                }
+            },
             "catalogue": {"path": "items.csv", "key": "item", "upload_time": "uploaded"},
             "vectors": {"post": {"path": "vectors.json", "width": VECTORS.shape[1], "storage": storage}},
             "features": FEATURES,
@@ -91,10 +103,11 @@ def make_settings(
                 "user_tower": {"layers": [8], "activation": "tanh"},
                 "item_tower": {"layers": [6], "activation": "tanh"},
                 "vector_dim": 5,
+                **(model or {}),
             },
             "train": chosen,
         }
-    )
+    )  # fmt: skip
 
 
 def feature_columns(settings: Settings, features: Sequence[AnyFeature]) -> dict[str, ColumnSpec]:
@@ -103,8 +116,9 @@ def feature_columns(settings: Settings, features: Sequence[AnyFeature]) -> dict[
 
 def columns_of(settings: Settings, part: str = "train") -> dict[str, ColumnSpec]:
     """Returns the encoded columns of a sample: those of the features, and those beside them."""
-    columns = {USER_KEY: ColumnSpec(dtype="int64"), ITEM_KEY: ColumnSpec(dtype="int64")}
-    columns |= {name: ColumnSpec(dtype="float32") for name in (LABEL, WEIGHT, ITEM_PROBABILITY)}
+    columns = {name: ColumnSpec(dtype="int64") for name in (USER_KEY, ITEM_KEY, EVENT_TIME)}
+    numbers = (LABEL, WEIGHT, ITEM_PROBABILITY, *map(target_column, settings.target_names))
+    columns |= {name: ColumnSpec(dtype="float32") for name in numbers}
     columns |= feature_columns(settings, list(settings.features.values()))
     if part == "train":
         columns |= negative_columns(settings.samples.negatives, settings.features, settings.counters)
@@ -114,6 +128,7 @@ def columns_of(settings: Settings, part: str = "train") -> dict[str, ColumnSpec]
 def item_columns_of(settings: Settings) -> dict[str, ColumnSpec]:
     """Returns the encoded columns of a catalogue's item."""
     columns = {ITEM_ID: ColumnSpec(dtype="string", encoding="text"), ITEM_INDEX: ColumnSpec(dtype="int32")}
+    columns |= {ITEM_KEY: ColumnSpec(dtype="int64"), ITEM_PROBABILITY: ColumnSpec(dtype="float32")}
     return columns | feature_columns(settings, of_side(settings.features, "item"))
 
 
@@ -154,13 +169,26 @@ def make_rows(settings: Settings, count: int, seed: int = 0, first_key: int = 1)
     random = np.random.default_rng(seed)
     rows = draw_features(settings, list(settings.features.values()), count, random)
     rows[USER_KEY] = np.arange(first_key, first_key + count, dtype=np.int64)
-    rows[ITEM_KEY] = rows["item_id"].astype(np.int64) * 1_000_003
+    rows[ITEM_KEY] = _key(rows["item_id"])
     rows[LABEL] = (random.random(count) < 0.6).astype(np.float32)
     rows[WEIGHT] = random.uniform(0.5, 2, count).astype(np.float32)
-    rows[ITEM_PROBABILITY] = ((rows["item_id"] + FIRST_TOKEN_ID) / 500).astype(np.float32)
+    rows[ITEM_PROBABILITY] = _share(rows["item_id"])
+    rows[EVENT_TIME] = settings.day_start_ms(0) - random.integers(1, 6 * DAY_MS, count)
+    for name in settings.target_names:  # known of some rows
+        known = random.random(count) < 0.8
+        rows[target_column(name)] = np.where(known, random.random(count) < 0.4, np.nan).astype(np.float32)
     if settings.samples.negatives:
         rows |= _draw_negatives(settings, rows[LABEL], random)
     return rows
+
+
+def _key(items: np.ndarray) -> np.ndarray:
+    return items.astype(np.int64) * 1_000_003
+
+
+def _share(items: np.ndarray) -> np.ndarray:
+    """Returns the item's share of the training rows: (rows,)."""
+    return ((items + FIRST_TOKEN_ID) / 500).astype(np.float32)
 
 
 def _draw_negatives(settings: Settings, label: np.ndarray, random: np.random.Generator) -> Rows:
@@ -177,7 +205,8 @@ def make_catalogue(settings: Settings, seed: int = 50) -> Rows:
     """Draws the encoded catalogue, in the order of the item indexes."""
     drawn = draw_features(settings, of_side(settings.features, "item"), ITEMS, np.random.default_rng(seed))
     ids = np.array([f"item{number:02d}" for number in range(ITEMS)])
-    return {ITEM_ID: ids, ITEM_INDEX: np.arange(ITEMS, dtype=np.int32), **drawn}
+    keys = {ITEM_KEY: _key(drawn["item_id"]), ITEM_PROBABILITY: _share(drawn["item_id"])}
+    return {ITEM_ID: ids, ITEM_INDEX: np.arange(ITEMS, dtype=np.int32), **keys, **drawn}
 
 
 def write_dataset(

@@ -370,8 +370,8 @@ CROSS_CHECKS = {
     ),
     "negatives that the loss does not read": (
         {"samples__negatives": {"any": {"kind": "uniform"}}},
-        "samples.negatives: train.loss in_batch_softmax draws its candidates from the batch and does not read them; "
-        "expected train.loss: weighted_bce, or no negatives",
+        "samples.negatives: train.loss in_batch_softmax does not read them; expected one of weighted_bce, "
+        "sampled_softmax, hinge, bpr, a model.scorer, or no negatives",
     ),
     "unclicked negatives of an unknown source": (
         {**BCE, "samples__negatives": {"shown": {"kind": "unclicked", "sources": ["fed"]}}},
@@ -630,14 +630,6 @@ SINGLE_KEYS = {
     "rows that the split does not leave out": (
         {"samples__split": {"rows": 2}},
         ["samples.split: rows: 2 goes with kind: leave_last_out; set it, or remove rows"],
-    ),
-    "a weight of positives in the softmax": (
-        {"train__positive_weight": 2},
-        ["train: positive_weight: 2 goes with loss: weighted_bce; set it, or remove the weight"],
-    ),
-    "the strength of no correction": (
-        {"train__logq": "off", "train__logq_strength": 0.5},
-        ["train: logq_strength: 0.5 with logq: off; remove it, or set logq: frequency or batch"],
     ),
     "another time zone for Spark": (
         {"spark__conf": {"spark.sql.session.timeZone": "Asia/Tokyo"}},
@@ -940,7 +932,6 @@ def test_everything_that_samples_can_hold_goes_through_json(tmp_path: Path) -> N
     }
     shown = {**MINIMAL["sources"]["feed"], "roles": []}
     values = changed(
-        **BCE,
         samples__negatives=negatives,
         samples__split={"kind": "leave_last_out", "rows": 2, "drop_cold": ["items"]},
         samples__train_rows="all",
@@ -949,7 +940,7 @@ def test_everything_that_samples_can_hold_goes_through_json(tmp_path: Path) -> N
         profiles__moods={"table": "db.moods", "key": "client_id", "as_of": "taken", "as_of_unit": "s"},
         histories__older={"sources": ["feed"], "then": "read", "separator": "|"},
         counters__rate={**COUNTER, "count": "rate", "prior": 0.2, "strength": 5},
-        train__positive_weight=2,
+        train__loss={"kind": "weighted_bce", "positive_weight": 2},
         sources__feed__targets={"like": "liked", "watch": "seconds"},
         targets__watch={"low": 0, "high": 60},
         counters__clicks_7=COUNTER,

@@ -33,11 +33,11 @@ def test_ranking_metrics_at_literal_rankings():
     hits = np.array([[1, 0, 1], [0, 1, 0]])
     found = ranking_metrics(hits, np.array([4, 1]), [1, 2, 3])
     expected = {
-        "recall@1": [1 / 4, 0], "precision@1": [1, 0], "hitrate@1": [1, 0], "ndcg@1": [1, 0],
+        "recall@1": [1 / 4, 0], "precision@1": [1, 0], "hitrate@1": [1, 0], "ndcg@1": [1, 0], "mrr@1": [1, 0],
         "recall@2": [1 / 4, 1], "precision@2": [1 / 2, 1 / 2], "hitrate@2": [1, 1],
-        "ndcg@2": [1 / 1.6309297535714575, 0.6309297535714575],
+        "mrr@2": [1, 1 / 2], "ndcg@2": [1 / 1.6309297535714575, 0.6309297535714575],
         "recall@3": [2 / 4, 1], "precision@3": [2 / 3, 1 / 3], "hitrate@3": [1, 1],
-        "ndcg@3": [1.5 / 2.1309297535714578, 0.6309297535714575],
+        "mrr@3": [1, 1 / 2], "ndcg@3": [1.5 / 2.1309297535714578, 0.6309297535714575],
     }  # fmt: skip
     assert set(found) == set(expected)
     for name, values in expected.items():
@@ -47,7 +47,8 @@ def test_ranking_metrics_at_literal_rankings():
 def test_a_catalogue_smaller_than_k():
     found = ranking_metrics(np.array([[0, 1]]), np.array([1]), [5])
     assert {name: values.tolist() for name, values in found.items()} == {
-        "recall@5": [1.0], "precision@5": [0.2], "hitrate@5": [1.0], "ndcg@5": [pytest.approx(1 / math.log2(3))],
+        "recall@5": [1.0], "precision@5": [0.2], "hitrate@5": [1.0], "mrr@5": [0.5],
+        "ndcg@5": [pytest.approx(1 / math.log2(3))],
     }  # fmt: skip
 
 
@@ -66,5 +67,6 @@ def test_ranking_metrics_against_a_loop(hits, unfound, k):
     assert found[f"recall@{k}"][0] == pytest.approx(sum(first) / relevant)
     assert found[f"precision@{k}"][0] == pytest.approx(sum(first) / k)
     assert found[f"hitrate@{k}"][0] == float(any(first))
+    assert found[f"mrr@{k}"][0] == next((1 / place for place, hit in enumerate(first, start=1) if hit), 0.0)
     assert found[f"ndcg@{k}"][0] == pytest.approx(gain / best)
     assert found[f"ndcg@{k}"][0] <= 1 + 1e-12

@@ -29,6 +29,8 @@ READS_MEAN = 8.0  # posts read before the log starts
 VECTORS_MISSING = 0.03  # share of posts without a pretrained vector
 VECTOR_NOISE = 0.5  # norm of the noise beside a signal of norm about 1
 SLOTS = 20  # positions of the feed
+LIKE_RATES = (0.5, 0.25, 0.08)  # of clicks that came by the client's first topic, by another favourite, by neither
+DWELL_SHAPES = (0.5, 4.0)  # Beta(a, 1) of the share of a clicked post that is watched: a at no taste for it, at all
 # Share of a day's events by hour: quiet nights, a lunch break, busy evenings.
 HOURLY = (9, 6, 4, 3, 3, 4, 8, 14, 20, 23, 25, 28, 33, 29, 25, 24, 25, 28, 33, 38, 42, 40, 30, 17)
 WEEKEND = 1.2  # events of a Saturday or Sunday against those of a weekday
@@ -93,7 +95,10 @@ class Feed:
 
 
 # First part of the key of each random stream.
-_CLIENTS, _POSTS, _EVENTS, READS_STREAM, PROFILES_STREAM, VECTORS_STREAM = range(6)
+(
+    _CLIENTS, _POSTS, _EVENTS, READS_STREAM, PROFILES_STREAM, VECTORS_STREAM,
+    _REACTIONS, WORDS_STREAM, TITLES_STREAM, INTERESTS_STREAM,
+) = range(10)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,15 +141,29 @@ class Tastes:
         values[np.arange(len(topics))[:, None], topics] += (1 - BACKGROUND) * own
         return values
 
-    def draw_posts(self, client: Ints, from_background: npt.NDArray[np.bool_], topic_u: Floats, post_u: Floats) -> Ints:
-        """Draws a post for each row, by the client's taste or from the background. All (rows,)."""
+    def affinity(self, client: Ints, post: Ints) -> Floats:
+        """Returns the client's taste for the post's topics, each as far as the post is of it: (rows,), 0…1."""
+        favourites, weights = self.favourites[client], self.favourite_weights[client]
+        second = self.second_shares[post]
+        shares = ((1 - second), second)
+        by_topic = [
+            share * np.where(favourites == topic[:, None], weights, 0).sum(axis=1)
+            for share, topic in zip(shares, self.post_topics[post].T, strict=True)
+        ]
+        return np.asarray(by_topic[0] + by_topic[1])
+
+    def draw_topics(self, client: Ints, from_background: npt.NDArray[np.bool_], topic_u: Floats) -> Ints:
+        """Draws a topic for each row by the client's taste; T stands for the background. All (rows,)."""
         cdf = np.cumsum(self.favourite_weights, axis=1)[:, :-1]
         place = np.zeros(len(client), dtype=np.int64)
         for bound in cdf.T:
             place += topic_u >= bound[client]
-        row = np.where(from_background, len(self.topic_ids), self.favourites[client, place])
+        return np.where(from_background, len(self.topic_ids), self.favourites[client, place])
+
+    def draw_posts(self, topic: Ints, post_u: Floats) -> Ints:
+        """Draws one of each topic's own posts, or one from the background. All (rows,)."""
         # Near 1 a uniform would round up into the next row's CDF.
-        entry = np.searchsorted(self.share_cdf, row + np.minimum(post_u, 1 - 2.0**-40), side="right")
+        entry = np.searchsorted(self.share_cdf, topic + np.minimum(post_u, 1 - 2.0**-40), side="right")
         return np.asarray(self.share_post[entry])
 
 
@@ -236,6 +255,8 @@ class Events:
     act: npt.NDArray[np.bool_]
     time: Ints  # Unix milliseconds, ascending
     position: Ints  # 1 is the top of the feed
+    like: npt.NDArray[np.bool_]  # of clicks only
+    dwell_share: Floats  # of the post that was watched: thousandths, above 0 for every click
 
 
 def draw_events(feed: Feed, tastes: Tastes, date: dt.date, start: int, stop: int) -> Events:
@@ -254,10 +275,35 @@ def draw_events(feed: Feed, tastes: Tastes, date: dt.date, start: int, stop: int
     client = np.searchsorted(cdf / cdf[-1], client_u, side="right")
     act = act_u < tastes.click_rates[client]
     by_taste = np.where(act, 1.0, TASTE_IN_IMPRESSIONS) * (1 - BACKGROUND)
-    post = tastes.draw_posts(client, source_u >= by_taste, topic_u, post_u)
+    topic = tastes.draw_topics(client, source_u >= by_taste, topic_u)
+    post = tastes.draw_posts(topic, post_u)
     position = 1 + (SLOTS * np.where(act, position_u**2, position_u)).astype(np.int64)
     quantile = (np.arange(start, stop) + time_u) / rows
     hours = np.interp(quantile, np.cumsum((0, *HOURLY)) / sum(HOURLY), np.linspace(0, 1, len(HOURLY) + 1))
     midnight, next_midnight = (day_start_ms(d, feed.timezone) for d in (date, date + DAY))
     time_ms = midnight + np.minimum((hours * (next_midnight - midnight)).astype(np.int64), next_midnight - midnight - 1)
-    return Events(client, post, act, time_ms, position)
+    like_u, dwell_u = feed.uniforms(_REACTIONS, date.toordinal(), start=start, stop=stop, columns=2)
+    like, dwell_share = _draw_reactions(tastes, client, topic, post, act, like_u, dwell_u)
+    return Events(client, post, act, time_ms, position, like, dwell_share)
+
+
+def _draw_reactions(
+    tastes: Tastes, client: Ints, topic: Ints, post: Ints, act: npt.NDArray[np.bool_], like_u: Floats, dwell_u: Floats
+) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Draws what follows a click: likes, and how much of the post is watched. All (rows,).
+
+    Args:
+      topic: what the post was drawn by; T is the background.
+    """
+    clicks = np.flatnonzero(act)
+    client, topic, post = client[clicks], topic[clicks], post[clicks]
+    first = tastes.favourites[np.arange(len(tastes.favourites)), tastes.favourite_weights.argmax(axis=1)]
+    by_first, by_other, by_none = LIKE_RATES
+    rate = np.where(topic == first[client], by_first, np.where(topic < len(tastes.topic_ids), by_other, by_none))
+    like = np.zeros(len(act), dtype=bool)
+    like[clicks] = like_u[clicks] < rate
+    low, high = DWELL_SHAPES
+    share = dwell_u[clicks] ** (1 / (low + (high - low) * tastes.affinity(client, post)))
+    dwell_share = np.zeros(len(act))
+    dwell_share[clicks] = np.maximum(np.rint(1000 * share), 1) / 1000
+    return like, dwell_share

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,16 @@ from dssm.demo.feed import (
     BACKGROUND,
     CLIENT_TYPES,
     FAVOURITES,
+    INTERESTS_STREAM,
     PROFILE_ROWS,
     PROFILES_STREAM,
     READS_MEAN,
     READS_STREAM,
+    TITLES_STREAM,
     VECTOR_NOISE,
     VECTORS_MISSING,
     VECTORS_STREAM,
+    WORDS_STREAM,
     Feed,
     Floats,
     Ints,
@@ -39,13 +43,21 @@ from dssm.demo.feed import (
     plant_tastes,
 )
 from dssm.demo.recall import best_reachable_recall, popularity_recall
+from dssm.demo.words import Lexicon, make_lexicon
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 
-GENERATOR = "dssm.demo 1"  # raise the number when the same parameters give other bytes
+GENERATOR = "dssm.demo 2"  # raise the number when the same parameters give other bytes
 RECALL_CLIENTS = 10_000  # at most so many clients of the last day are ranked for it
 ROWS_AT_ONCE = 1 << 18  # events; bounds the memory and has no influence on what is written
 _VECTOR_NUMBERS = 1 << 21  # numbers of the vectors at once; likewise
+TITLE_WORDS = (3, 6)
+TITLE_COMMON = 0.3  # share of common words in titles
+LENGTH_S = (math.log(45), 0.8)  # of the posts' log-normal length: mean and deviation of the logarithm
+INTEREST_WORDS = (3, 8)
+INTEREST_NOISE = (0.15, 0.15)  # shares of common words and of any topic's words in interests
+INTERESTS_MISSING = 0.2  # share of clients that state none
+AGE_DAYS_MEAN = 400
 
 
 @dataclass(frozen=True)
@@ -112,11 +124,12 @@ def write_feed(feed: Feed, folder: Path, rows_at_once: int = ROWS_AT_ONCE) -> Su
       rows_at_once: events held in memory; no influence on what is written.
     """
     tastes = plant_tastes(feed)
+    lexicon = make_lexicon(feed.generator(WORDS_STREAM), feed.topics)
     (folder / "oracle").mkdir()
     rows = {
-        "clients.csv": _write_csv(folder / "clients.csv", _client_tables(feed, tastes)),
+        "clients.csv": _write_csv(folder / "clients.csv", _client_tables(feed, tastes, lexicon)),
         "reads.csv": _write_csv(folder / "reads.csv", _read_tables(feed, tastes)),
-        "posts.csv": _write_csv(folder / "posts.csv", [_post_table(tastes)]),
+        "posts.csv": _write_csv(folder / "posts.csv", [_post_table(feed, tastes, lexicon)]),
         "vectors.jsonl": _write_vectors(folder / "vectors.jsonl", feed, tastes),
         "oracle/clients.parquet": _write_oracle(
             folder / "oracle/clients.parquet", tastes.client_ids, tastes.client_values
@@ -141,6 +154,8 @@ def write_feed(feed: Feed, folder: Path, rows_at_once: int = ROWS_AT_ONCE) -> Su
                     "act": events.act.astype(np.int8),
                     "time": events.time,
                     "position": events.position,
+                    "like": events.like.astype(np.int8),
+                    "dwell_share": events.dwell_share,
                 }
             )
 
@@ -178,10 +193,11 @@ def _write_csv(path: Path, tables: Iterable[pa.Table]) -> int:
     return rows
 
 
-def _client_tables(feed: Feed, tastes: Tastes) -> Iterator[pa.Table]:
-    """Yields client_id, client_type, the followed topics and the favourites of seven days with weights.
+def _client_tables(feed: Feed, tastes: Tastes, lexicon: Lexicon) -> Iterator[pa.Table]:
+    """Yields client_id, client_type, the followed topics, the favourites of seven days with weights, interests, age.
 
-    Both lists are noisy views of the taste. A cold client has followed topics at most: it has clicked nothing yet.
+    Topics, favourites and interests are noisy views of the taste. A cold client has clicked nothing yet, so it has no
+    favourites, and has registered on the last day.
     """
     types = pa.array(CLIENT_TYPES)
     topic_names = pa.array(tastes.topic_ids.astype(str))
@@ -213,8 +229,29 @@ def _client_tables(feed: Feed, tastes: Tastes) -> Iterator[pa.Table]:
                 "client_type": types.take(pa.array(tastes.client_types[start:stop])),
                 "follow_topic_id": _joined(topic_names.take(pa.array(topics.ravel())), follows),
                 "all_topic_fav_7": _joined(pairs, seen),
+                **_interests(feed, tastes, lexicon, start, stop),
             }
         )
+
+
+def _interests(feed: Feed, tastes: Tastes, lexicon: Lexicon, start: int, stop: int) -> dict[str, pa.Array]:
+    """Returns the clients' interests in their own words, null where they state none, and their accounts' age."""
+    random = feed.generator(INTERESTS_STREAM, start)
+    least, most = INTEREST_WORDS
+    shape = (stop - start, most)
+    client = np.repeat(np.arange(start, stop), most)
+    source_u, topic_u, word_u = random.random((3, *shape))
+    common, any_topic = INTEREST_NOISE
+    topic = tastes.draw_topics(client, (source_u < common).ravel(), topic_u.ravel()).reshape(shape)
+    topic = np.where(source_u >= 1 - any_topic, random.integers(0, feed.topics, shape), topic)
+    count = random.integers(least, most + 1, stop - start)
+    count[random.random(stop - start) < INTERESTS_MISSING] = 0
+    age_days = np.rint(random.exponential(AGE_DAYS_MEAN, stop - start)).astype(np.int64)
+    age_days[tastes.cold[start:stop]] = 0
+    return {
+        "interests": _joined(lexicon.draw(topic, word_u), np.arange(most) < count[:, None], " "),
+        "age_days": pa.array(age_days),
+    }
 
 
 def _read_tables(feed: Feed, tastes: Tastes) -> Iterator[pa.Table]:
@@ -228,7 +265,7 @@ def _read_tables(feed: Feed, tastes: Tastes) -> Iterator[pa.Table]:
         counts[tastes.cold[start:stop]] = 0
         client = np.repeat(np.arange(start, stop), counts)
         source_u, topic_u, post_u = random.random((3, len(client)))
-        posts = tastes.draw_posts(client, source_u < BACKGROUND, topic_u, post_u)
+        posts = tastes.draw_posts(tastes.draw_topics(client, source_u < BACKGROUND, topic_u), post_u)
         has_read = counts > 0
         within = np.arange(most) < counts[has_read, None]
         places = np.zeros(within.shape, dtype=np.int64)
@@ -241,20 +278,30 @@ def _read_tables(feed: Feed, tastes: Tastes) -> Iterator[pa.Table]:
         )
 
 
-def _joined(entries: pa.Array, kept: npt.NDArray[np.bool_]) -> pa.Array:
-    """Joins each row's kept entries by commas; null where none is kept. `entries` is `kept` row by row."""
+def _joined(entries: pa.Array, kept: npt.NDArray[np.bool_], separator: str = ",") -> pa.Array:
+    """Joins each row's kept entries; null where none is kept. `entries` is `kept` row by row."""
     offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
     lists = pa.ListArray.from_arrays(pa.array(offsets), entries.filter(pa.array(kept.ravel())))
-    texts = pc.binary_join(lists, ",")
+    texts = pc.binary_join(lists, separator)
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
 
 
-def _post_table(tastes: Tastes) -> pa.Table:
+def _post_table(feed: Feed, tastes: Tastes, lexicon: Lexicon) -> pa.Table:
+    """Returns post_id, topic_id, author_id, a title in words of both topics, and the post's length in seconds."""
+    random = feed.generator(TITLES_STREAM)
+    least, most = TITLE_WORDS
+    source_u, topic_u, word_u = random.random((3, feed.posts, most))
+    main, second = tastes.post_topics.T[:, :, None]
+    topic = np.where(topic_u < tastes.second_shares[:, None], second, main)
+    topic = np.where(source_u < TITLE_COMMON, feed.topics, topic)
+    count = random.integers(least, most + 1, feed.posts)
     return pa.table(
         {
             "post_id": tastes.post_ids,
             "topic_id": tastes.topic_ids[tastes.post_topics[:, 0]],
             "author_id": tastes.author_ids,
+            "title": _joined(lexicon.draw(topic, word_u), np.arange(most) < count[:, None], " "),
+            "length_s": np.round(random.lognormal(*LENGTH_S, feed.posts), 1),
         }
     )
 

@@ -26,7 +26,7 @@ class Pooling(tf.keras.layers.Layer):
     def call(self, embeddings: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
         """Args: embeddings (batch, entries, dim); ids, weights (batch, entries). Returns: (batch, dim)."""
         real = tf.cast(tf.not_equal(ids, PADDING_ID), embeddings.dtype)
-        scale = real if weights is None else real * weights
+        scale = real if weights is None else real * tf.cast(weights, real.dtype)
         if self.combiner == "max":
             lowest = embeddings.dtype.min
             scaled = tf.where(real[:, :, None] > 0, embeddings * scale[:, :, None], lowest)
@@ -54,7 +54,7 @@ class FrozenVectors(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.rows, self.width = rows, width
         self.table = self.add_weight(
-            f"{self.name}/table", shape=(rows + 1, width), dtype=tf.float32, initializer="zeros", trainable=False
+            f"{self.name}/table", (rows + 1, width), tf.float32, "zeros", trainable=False, experimental_autocast=False
         )
 
     @classmethod
@@ -66,7 +66,7 @@ class FrozenVectors(tf.keras.layers.Layer):
         return layer
 
     def call(self, codes: tf.Tensor) -> tf.Tensor:
-        """Args: codes (batch, …) int32, 0…rows. Returns: (batch, …, width)."""
+        """Args: codes (batch, …) int32, 0…rows. Returns: (batch, …, width) float32."""
         return tf.gather(self.table, codes)
 
     def get_config(self) -> dict[str, Any]:
@@ -80,3 +80,57 @@ class UnitNorm(tf.keras.layers.Layer):
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
         """Args: vectors (batch, dim). Returns: (batch, dim)."""
         return tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-12)
+
+
+@tf.keras.utils.register_keras_serializable("dssm")
+class SqueezeExcitation(tf.keras.layers.Layer):
+    """Re-weights features: x ← aᵢ xᵢ with a = relu(W₂ relu(W₁ z)), zᵢ the mean of xᵢ (Huang et al., RecSys 2019).
+
+    Args:
+      units: rows of W₁.
+      deviation: of the initial kernels, normal; None: uniform by fan-in and fan-out (Glorot).
+    """
+
+    def __init__(self, units: int, deviation: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units, self.deviation = units, deviation
+
+    def build(self, shapes: list[tf.TensorShape]) -> None:
+        features = len(shapes)
+        self.squeeze = self.add_weight("squeeze", (features, self.units), initializer=initial_kernel(self.deviation))
+        self.excite = self.add_weight("excite", (self.units, features), initializer=initial_kernel(self.deviation))
+        super().build(shapes)
+
+    def call(self, vectors: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Args: vectors, of each feature (batch, its width). Returns: as given."""
+        means = tf.stack([tf.reduce_mean(vector, axis=1) for vector in vectors], axis=1)
+        factors = tf.nn.relu(tf.matmul(tf.nn.relu(tf.matmul(means, self.squeeze)), self.excite))
+        return [vector * factor for vector, factor in zip(vectors, tf.split(factors, len(vectors), 1), strict=True)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units, "deviation": self.deviation}
+
+
+def initial_kernel(deviation: float | None) -> tf.keras.initializers.Initializer:
+    """Returns what draws a kernel: normal of this deviation; None: uniform by fan-in and fan-out (Glorot)."""
+    if deviation is None:
+        return tf.keras.initializers.GlorotUniform()
+    return tf.keras.initializers.RandomNormal(stddev=deviation)
+
+
+@tf.keras.utils.register_keras_serializable("dssm")
+class EntryDropout(tf.keras.layers.Layer):
+    """Leaves entries of a list out in training, each with probability `rate`: their ids become padding."""
+
+    def __init__(self, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, ids: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Args: ids (batch, entries) int32. Returns: (batch, entries)."""
+        if not training:
+            return ids
+        return tf.where(tf.random.uniform(tf.shape(ids)) < self.rate, PADDING_ID, ids)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}

@@ -23,7 +23,11 @@ class ModelManifest(BaseModel):
     )
     user_columns: dict[str, ColumnSpec]
     item_columns: dict[str, ColumnSpec]
-    vector_dim: int
+    vector_dim: int = Field(description="Width of the combined vector.")
+    vector_norm: float | None = Field(None, description="Of every vector, where the similarity is cosine.")
+    objectives: dict[str, float] = Field(
+        default_factory=dict, description="Share of each in the combined vector; its own is the output vector_NAME."
+    )
     ranks: int
     epochs: int
     steps: int
@@ -31,6 +35,9 @@ class ModelManifest(BaseModel):
     rows_per_s: float
     loss: list[float]
     auc: list[float | None]
+    metrics: list[dict[str, float | None]] = Field(
+        default_factory=list, description="Of the test samples after each epoch, by name."
+    )
 
 
 def read_model_manifest(folder: str) -> ModelManifest:

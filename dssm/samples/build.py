@@ -62,6 +62,7 @@ from dssm.samples.events import (
     read_logs,
     with_final_fates,
 )
+from dssm.samples.exchange import SLICE, gathered, scattered
 from dssm.samples.files import (
     WRITTEN,
     FileMaker,
@@ -361,8 +362,9 @@ class _Build:
             plan = self._user_pass(router)
             maker = self._file_maker(plan, names, columns)
             rows = self._pass_rows(plan).repartition(self._pass_tasks(), USER_ID)
-            made = rows.mapInArrow(plan.run, _spark_schema(output_fields(plan)))
+            slices = _spark_schema([(TASK, pa.int32()), (SLICE, pa.binary())])
             if maker.with_items:
+                made = rows.mapInArrow(plan.run, _spark_schema(output_fields(plan)))
                 own = set(columns["train"]) - {ITEM_INDEX, *made.columns}
                 items = self.spark.read.parquet(*self.lookups.item_files)
                 items = items.select(ITEM_INDEX, *[name for name in items.columns if name in own])
@@ -370,9 +372,12 @@ class _Build:
                 spread = F.coalesce(ITEM_INDEX, -1 - F.pmod(ORDER, F.lit(4096)).cast("int"))
                 items = items.withColumnRenamed(ITEM_INDEX, "__item")
                 made = made.withColumn("__item", spread).join(items, "__item", "left").drop("__item")
+                made = made.mapInArrow(scattered(iter, TASK), slices)
+            else:
+                made = rows.mapInArrow(scattered(plan.run, TASK), slices)
             for part in PARTS:
                 storage.make_folder(f"{self.folder}/{part}")
-            written = made.repartition(tasks, TASK).mapInArrow(maker.run, _spark_schema(list(WRITTEN))).collect()
+            written = made.repartition(tasks, TASK).mapInArrow(gathered(maker.run), _spark_schema(list(WRITTEN))).collect()
             rows_of = {row["file"]: row["rows"] for row in written}
             for part in PARTS:
                 remove_unfinished(f"{self.folder}/{part}")

@@ -70,7 +70,7 @@ def score_items(spark: SparkSession, settings: Settings) -> None:
                 rows=rows,
                 vector_dim=model.vector_dim,
             )
-            _check_version(spark.read.parquet(f"{temporary}/data"), items.rows, model.vector_dim, settings)
+            _check_version(spark.read.parquet(f"{temporary}/data"), items.rows, model, settings)
             storage.write_text(f"{temporary}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
             remarks.append(f"{rows:,} items")
     with step(f"partition dt={date} of {settings.table_name}") as remarks:
@@ -99,8 +99,8 @@ def _write_version(spark: SparkSession, paths: RunPaths, items: Manifest, model:
     return spark.read.parquet(folder).count()
 
 
-def _check_version(rows: DataFrame, expected: int, vector_dim: int, settings: Settings) -> None:
-    """Checks what is about to be published: one row a catalogue item, all numbers finite, unit norms.
+def _check_version(rows: DataFrame, expected: int, model: ModelManifest, settings: Settings) -> None:
+    """Checks what is about to be published: one row a catalogue item, all numbers finite, norms of the model's.
 
     Raises: GateError that names the first check that fails.
     """
@@ -109,8 +109,8 @@ def _check_version(rows: DataFrame, expected: int, vector_dim: int, settings: Se
     found = rows.agg(
         F.count("*").alias("rows"),
         F.countDistinct("item_id").alias("items"),
-        F.sum((~numbers | (F.size(VECTOR) != vector_dim)).cast("int")).alias("broken"),
-        F.max(F.abs(norm - 1)).alias("off"),
+        F.sum((~numbers | (F.size(VECTOR) != model.vector_dim)).cast("int")).alias("broken"),
+        F.max(F.abs(norm - (model.vector_norm or 0))).alias("off"),
     ).first()
     assert found is not None
     if not found["rows"] == found["items"] == expected:
@@ -120,11 +120,11 @@ def _check_version(rows: DataFrame, expected: int, vector_dim: int, settings: Se
         )
     if found["broken"]:
         raise GateError(
-            f"item table: {found['broken']:,} vectors are not {vector_dim} finite numbers; nothing was published"
+            f"item table: {found['broken']:,} vectors are not {model.vector_dim} finite numbers; nothing was published"
         )
-    if found["off"] > settings.item_table.norm_tolerance:
+    if model.vector_norm is not None and found["off"] > settings.item_table.norm_tolerance:
         raise GateError(
-            f"item table: a vector's norm is off 1 by {found['off']:.2g}, "
+            f"item table: a vector's norm is off {model.vector_norm:.4g} by {found['off']:.2g}, "
             f"item_table.norm_tolerance is {settings.item_table.norm_tolerance:.2g}; nothing was published"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
-from dssm.manifest import WEIGHT, ColumnSpec, Manifest
+from dssm.manifest import EVENT_TIME, WEIGHT, ColumnSpec, Manifest
 from dssm.stream.plan import EpochPlan
 from dssm.stream.reader import Columns, read_files
 
@@ -65,6 +65,7 @@ def rank_batches(
     batch_size: int,
     shuffle: tuple[int, int] | None,
     threads: int = 2,
+    since: int | None = None,
 ) -> Iterator[Columns]:
     """Reads one rank's part of an epoch.
 
@@ -77,6 +78,7 @@ def rank_batches(
       batch_size: as in the plan.
       shuffle: (seed, epoch) that order the rows within each file; None keeps the file's order.
       threads: Petastorm's reader threads.
+      since: Unix ms; rows of earlier events are left out, and `plan` is of what is left. EVENT_TIME must be read.
     Yields: `plan.steps` batches.
     """
 
@@ -84,6 +86,8 @@ def rank_batches(
         numbers = plan.files[rank]
         files = read_files(folder, [manifest.files[number] for number in numbers], columns, threads)
         for number, arrays in zip(numbers, files, strict=True):
+            if since is not None:
+                arrays = {name: array[arrays[EVENT_TIME] >= since] for name, array in arrays.items()}
             if shuffle is None:
                 yield arrays
                 continue
@@ -91,6 +95,16 @@ def rank_batches(
             yield {name: array[order] for name, array in arrays.items()}
 
     return batches(shuffled(), columns, batch_size, plan.steps)
+
+
+def rows_since(folder: str, manifest: Manifest, since: int) -> list[int]:
+    """Counts the rows of each file whose event is at `since` (Unix ms) or later."""
+    filled = [number for number, file in enumerate(manifest.files) if file.rows]
+    times = read_files(folder, [manifest.files[number] for number in filled], {EVENT_TIME: ColumnSpec(dtype="int64")})
+    counts = [0] * len(manifest.files)
+    for number, arrays in zip(filled, times, strict=True):
+        counts[number] = int((arrays[EVENT_TIME] >= since).sum())
+    return counts
 
 
 def as_dataset(

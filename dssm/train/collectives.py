@@ -11,8 +11,7 @@ import tensorflow as tf
 Gradient = Any  # a dense tensor, tf.IndexedSlices, or None
 
 
-@tf.custom_gradient
-def gather_candidates(vectors: tf.Tensor) -> tuple[tf.Tensor, object]:
+def gather_candidates(vectors: tf.Tensor, name: str = "candidates") -> tf.Tensor:
     """Joins the ranks' vectors, in rank order; each rank's batch must have the same size.
 
     The gradient of `hvd.allgather` averages over ranks. Here a vector's gradient is the sum of the
@@ -20,12 +19,32 @@ def gather_candidates(vectors: tf.Tensor) -> tuple[tf.Tensor, object]:
 
     Args: vectors: (batch, dim). Returns: (ranks · batch, dim).
     """
-    gathered = hvd.allgather(vectors, name="candidates")
+    if hvd.size() == 1:
+        return vectors
 
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        return hvd.reducescatter(upstream, op=hvd.Sum, name="candidates_gradient")
+    @tf.custom_gradient
+    def gathered(own: tf.Tensor) -> tuple[tf.Tensor, object]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return hvd.reducescatter(upstream, op=hvd.Sum, name=f"{name}_gradient")
 
-    return gathered, gradient
+        return hvd.allgather(own, name=name), gradient
+
+    return gathered(vectors)
+
+
+def sum_over_ranks(value: tf.Tensor, name: str) -> tf.Tensor:
+    """Returns the sum of the ranks' values; its gradient is the sum of the ranks' gradients, as in one process."""
+    if hvd.size() == 1:
+        return value
+
+    @tf.custom_gradient
+    def summed(own: tf.Tensor) -> tuple[tf.Tensor, object]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return hvd.allreduce(upstream, op=hvd.Sum, name=f"{name}_gradient")
+
+        return hvd.allreduce(own, op=hvd.Sum, name=name), gradient
+
+    return summed(value)
 
 
 def gather(values: tf.Tensor, name: str) -> tf.Tensor:
@@ -62,5 +81,5 @@ def sum_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
         if isinstance(gradient, tf.IndexedSlices):
             values = hvd.allgather(gradient.values, name=f"gradient_values_{place}")
             indices = hvd.allgather(gradient.indices, name=f"gradient_rows_{place}")
-            summed[place] = tf.IndexedSlices(values, indices, gradient.dense_shape)
+            summed[place] = merge_rows(tf.IndexedSlices(values, indices, gradient.dense_shape))
     return summed

@@ -37,9 +37,10 @@ def train(settings: Settings) -> None:
     samples = read_manifest(paths.part("train"), "build_samples")
     chosen = settings.train
     steps = -(-samples.rows // (chosen.ranks * chosen.batch_size))
+    losses = {(objective.loss or chosen.loss).kind for objective in settings.model.all_objectives.values()}
     out.print(
         f"  {samples.rows:,} rows in {len(samples.files)} files, {chosen.ranks} rank(s) by {chosen.launch}, "
-        f"batch {chosen.batch_size} each, about {steps} steps an epoch, loss {chosen.loss}"
+        f"batch {chosen.batch_size} each, about {steps} steps an epoch, loss {' and '.join(sorted(losses))}"
     )
     if len(samples.files) < chosen.ranks:
         out.print(

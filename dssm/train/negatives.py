@@ -1,8 +1,9 @@
-"""Sampled negatives: rows of label 0 behind a batch's rows, with their items' columns from the encoded catalogue."""
+"""Sampled negatives: items drawn for each positive, with their columns from the encoded catalogue."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,7 @@ from dssm.manifest import (
     negatives_column,
     read_manifest,
 )
+from dssm.model.losses import Sampled
 from dssm.sections import Negatives
 from dssm.stream.batches import Batch
 from dssm.stream.reader import Columns, read_files
@@ -39,38 +41,66 @@ class SampledNegatives:
     Args:
       catalogue: encoded item columns in the order of the item indexes, each (items, *shape).
       changing: names of the item features whose values stand beside the positive.
-      weights: (K,), of each place among a positive's K negatives: the factor on the positive's weight.
+      kinds: of each kind of negatives, in their order, its count for each positive and the factor on the
+        positive's weight.
     """
 
-    def __init__(self, catalogue: Mapping[str, np.ndarray], changing: Sequence[str], weights: Sequence[float]) -> None:
+    def __init__(
+        self, catalogue: Mapping[str, np.ndarray], changing: Sequence[str], kinds: Sequence[tuple[int, float]]
+    ) -> None:
         with tf.device("CPU:0"):  # a GPU's memory is for the tables; what a batch needs of the catalogue is small
             self._catalogue = {name: tf.constant(values) for name, values in catalogue.items()}
-            self._weights = tf.constant(weights, tf.float32)
+        self._weights = tf.constant([weight for count, weight in kinds for _ in range(count)], tf.float32)
+        self._kinds = tuple(count for count, _ in kinds)
         self._changing = tuple(changing)
 
-    def appended(self, batch: Batch) -> tuple[Batch, tf.Tensor]:
-        """Puts the negatives of a batch's positives behind its rows.
+    def drawn(self, batch: Batch) -> DrawnRows:
+        """Looks the negatives of a batch's positives up.
 
         A place without a negative (−1) gives no row, nor does a row that is no positive or weighs nothing.
 
         Args:
-          batch: item columns, LABEL and WEIGHT, each (batch, …); NEGATIVES and `negatives_column`s, (batch, K).
-        Returns: item columns, LABEL and WEIGHT of the batch's rows and then of the negatives; and the number of
-          the row in the batch that each of them belongs to. A negative has the label 0.
+          batch: LABEL and WEIGHT, (batch,); NEGATIVES, NEGATIVE_PROBABILITY and `negatives_column`s, (batch, K).
         """
         drawn = batch[NEGATIVES]
         positive = tf.logical_and(batch[LABEL] > 0, batch[WEIGHT] > 0)
-        places = tf.where(tf.logical_and(positive[:, None], drawn >= 0))  # (negatives, 2): row, place among K
-        row, place = tf.unstack(places, axis=1)
+        there = tf.logical_and(positive[:, None], drawn >= 0)
+        places = tf.where(there)
         items = tf.gather_nd(drawn, places)
         with tf.device("CPU:0"):
             columns = {name: tf.gather(values, items) for name, values in self._catalogue.items()}
-            factors = tf.gather(self._weights, place)
         columns |= {name: tf.gather_nd(batch[negatives_column(name)], places) for name in self._changing}
-        columns[WEIGHT] = tf.gather(batch[WEIGHT], row) * factors
-        columns[LABEL] = tf.zeros_like(columns[WEIGHT])
-        joined = {name: tf.concat([batch[name], values], axis=0) for name, values in columns.items()}
-        return joined, tf.concat([tf.range(tf.shape(drawn, row.dtype)[0], dtype=row.dtype), row], axis=0)
+        return DrawnRows(columns, places, there, batch[NEGATIVE_PROBABILITY], self._weights, self._kinds)
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """The negatives of a batch's positives.
+
+    Attributes:
+      columns: item columns, each (negatives, …).
+      places: (negatives, 2) int64: the row of the batch that each belongs to, and its place among the row's K.
+      there: (batch, K) bool: which of the places have one.
+      probability: (batch, K).
+      weight: (K,), the factor on the positive's weight.
+      kinds: how many of the K places each kind of negative has.
+    """
+
+    columns: Batch
+    places: tf.Tensor
+    there: tf.Tensor
+    probability: tf.Tensor
+    weight: tf.Tensor
+    kinds: tuple[int, ...]
+
+    def beside(self, users: tf.Tensor, items: tf.Tensor, temperature: float) -> Sampled:
+        """Scores each negative with its row's user.
+
+        Args: users (batch, dim), of the batch; items (negatives, dim), of the negatives.
+        """
+        score = tf.reduce_sum(tf.gather(users, self.places[:, 0]) * items, axis=1) / temperature
+        logits = tf.scatter_nd(self.places, score, tf.shape(self.there, self.places.dtype))
+        return Sampled(logits, self.probability, self.there, self.weight, self.kinds)
 
 
 def step_negative_columns(settings: Settings, manifest: Manifest, folder: str) -> dict[str, ColumnSpec]:
@@ -92,7 +122,7 @@ def step_negative_columns(settings: Settings, manifest: Manifest, folder: str) -
             f"samples.negatives: {folder} was built with {_shown(manifest.negatives)}, the settings have "
             f"{_shown(settings.samples.negatives)}; run build_samples again with these settings"
         )
-    return {name: spec for name, spec in expected.items() if name != NEGATIVE_PROBABILITY}
+    return expected
 
 
 def _shown(negatives: Mapping[str, Negatives]) -> str:
@@ -124,8 +154,9 @@ def load_negatives(
         )
     changing = [feature.name for feature in changing_item_features(settings.features, settings.counters)]
     fixed = {name: spec for name, spec in item_columns.items() if name not in changing}
-    weights = [kind.weight for kind in kinds for _ in range(kind.count)]
-    return SampledNegatives(read_catalogue(folder, manifest, fixed), changing, weights)
+    return SampledNegatives(
+        read_catalogue(folder, manifest, fixed), changing, [(kind.count, kind.weight) for kind in kinds]
+    )
 
 
 def read_catalogue(folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> Columns:

@@ -1,4 +1,4 @@
-"""One training step: rows to loss, to gradients over all ranks, to new weights."""
+"""One training step: rows to losses, to gradients over all ranks, to new weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Callable
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from dssm.manifest import ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, ColumnSpec
-from dssm.model import losses
-from dssm.model.towers import TwoTowers
-from dssm.sections import Model, Train
+from dssm.config import Settings
+from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, ColumnSpec, target_column
+from dssm.model.losses.parts import weighted_bce
+from dssm.model.optimizers import build_optimizer
+from dssm.model.optimizers.gradients import add_l2, clip_gradients
+from dssm.model.two_tower import TwoTowerModel
+from dssm.sections import Train
 from dssm.stream.batches import Batch
-from dssm.train.collectives import gather, gather_candidates, sum_gradients, total
+from dssm.train.collectives import sum_gradients, total
 from dssm.train.negatives import SampledNegatives
+from dssm.train.scores import MAIN, Encoded, StepScores, encode, scorer_rows
+
+DAY_MS = 86_400_000
 
 # What the losses need beside the features.
 STEP_COLUMNS = {
@@ -23,103 +29,99 @@ STEP_COLUMNS = {
     WEIGHT: ColumnSpec(dtype="float32"),
     ITEM_PROBABILITY: ColumnSpec(dtype="float32"),
 }
+# What they need of the catalogue's items.
+CATALOGUE_COLUMNS = {name: STEP_COLUMNS[name] for name in (ITEM_KEY, ITEM_PROBABILITY)}
+
+Losses = dict[str, tf.Tensor]  # scalars: "loss" is the whole, others are its parts
+Step = Callable[[Batch, Batch], Losses]
 
 
-def tower_vectors(towers: TwoTowers, batch: Batch, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the user and item vectors of a batch, each (batch, dim)."""
-    users = towers.user({name: batch[name] for name in towers.user.input}, training=training)
-    items = towers.item({name: batch[name] for name in towers.item.input}, training=training)
-    return users, items
+def step_columns(settings: Settings) -> dict[str, ColumnSpec]:
+    """Returns the columns that the losses read beside the features."""
+    labels = {objective.label for objective in settings.model.all_objectives.values()} - {MAIN}
+    columns = {**STEP_COLUMNS, **{target_column(name): STEP_COLUMNS[LABEL] for name in sorted(labels)}}
+    return columns | ({EVENT_TIME: ColumnSpec(dtype="int64")} if settings.train.half_life_days else {})
 
 
-def training_rows(
-    towers: TwoTowers, batch: Batch, negatives: SampledNegatives | None
-) -> tuple[Batch, tf.Tensor, tf.Tensor]:
-    """Returns the rows that a step trains on, and the user and item vector of each, (rows, dim).
+def loss_shares(
+    model: TwoTowerModel,
+    batch: Batch,
+    catalogue: Batch,
+    encoded: Encoded,
+    catalogue_size: int = 0,
+) -> Losses:
+    """Returns this rank's share of each objective's Σ weight · loss / Σ weight over all ranks' rows.
 
-    Args:
-      batch: the columns of both towers, STEP_COLUMNS and, with negatives, what `SampledNegatives.appended` needs.
-      negatives: of the batch's positives; None: the batch's rows are all there are.
+    The ranks' shares add up to the mean. Beside the objectives, `scorer` where there is one.
     """
-    if negatives is None:
-        return batch, *tower_vectors(towers, batch, training=True)
-    rows, number = negatives.appended(batch)
-    users, items = tower_vectors(towers, {**batch, **rows}, training=True)
-    return rows, tf.gather(users, number), items
+    scores = StepScores(model, batch, catalogue, encoded, catalogue_size)
+    shares = {}
+    for name, loss in model.losses.items():
+        losses, weights = loss.build(scores.of(name))
+        shares[name] = _share(losses, weights, name)
+    if model.scorer is not None:
+        logits, labels, weights = scorer_rows(model, batch, encoded)
+        shares["scorer"] = _share(weighted_bce(logits, labels, 1.0), weights, "scorer")
+    return shares
 
 
-def row_losses(
-    model: Model, train: Train, batch: Batch, users: tf.Tensor, items: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes the loss of each row and the row's weight in it.
-
-    In the in-batch softmax only positives are targets and candidates; other rows weigh nothing.
-    Padding (weight 0) is never a candidate.
-
-    Args:
-      batch: STEP_COLUMNS, each (batch,); LABEL and WEIGHT are enough for weighted_bce.
-      users: (batch, dim).
-      items: (batch, dim).
-    Returns: losses (batch,) and weights (batch,).
-    """
-    if train.loss == "weighted_bce":
-        scores = tf.reduce_sum(users * items, axis=1) / model.temperature
-        labels = tf.clip_by_value(batch[LABEL], 0.0, 1.0)
-        return losses.weighted_bce(scores, labels, train.positive_weight), batch[WEIGHT]
-    target = tf.logical_and(batch[LABEL] > 0, batch[WEIGHT] > 0)
-    rows = tf.shape(users)[0]
-    own = tf.range(rows)
-    keys = tf.stack([batch[USER_KEY], batch[ITEM_KEY], tf.cast(target, tf.int64)], axis=1)
-    candidates, probability = items, batch[ITEM_PROBABILITY]
-    if train.candidates == "all_ranks" and hvd.size() > 1:
-        candidates = gather_candidates(items)
-        keys, probability = gather(keys, "candidate_keys"), gather(probability, "candidate_probability")
-        own += hvd.rank() * rows
-    candidate_users, candidate_items, valid = keys[:, 0], keys[:, 1], keys[:, 2] > 0
-    logits = losses.candidate_logits(users, candidates, model.temperature)
-    if train.logq != "off":
-        if train.logq == "batch":
-            probability = losses.batch_probability(candidate_items, valid)
-        logits = losses.correct_sampling_bias(logits, probability, train.logq_strength)
-    masked = tf.logical_not(valid)[None, :]
-    if train.mask_accidental_hits:
-        hits = losses.accidental_hits(batch[USER_KEY], batch[ITEM_KEY], candidate_users, candidate_items, own)
-        masked = tf.logical_or(masked, hits)
-    loss = losses.softmax_loss(losses.mask_candidates(logits, masked), own)
-    # A row that is no target has its own candidate masked: its loss means nothing, and must not be NaN either.
-    return tf.where(target, loss, 0.0), tf.where(target, batch[WEIGHT], 0.0)
+def _share(losses: tf.Tensor, weights: tf.Tensor, name: str) -> tf.Tensor:
+    return tf.reduce_sum(losses * weights) / tf.maximum(total(tf.reduce_sum(weights), f"{name}_weight"), 1e-12)
 
 
-def mean_loss(model: Model, train: Train, batch: Batch, users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Returns this rank's share of Σ weight · loss / Σ weight over all ranks' rows: the shares add up to the mean."""
-    loss, weights = row_losses(model, train, batch, users, items)
-    return tf.reduce_sum(loss * weights) / tf.maximum(total(tf.reduce_sum(weights), "loss_weight"), 1e-12)
+def total_loss(model: TwoTowerModel, shares: Losses) -> tf.Tensor:
+    """Returns this rank's share of what is minimised: the objectives' losses as they are weighed, and the scorer's."""
+    objectives = {name: shares[name] for name in model.losses}
+    loss = model.weights.combine(objectives, 1.0 / hvd.size())
+    if model.scorer is not None:
+        assert model.settings.scorer is not None
+        loss += model.settings.scorer.weight * shares["scorer"]
+    return loss
+
+
+def weighted_by_age(batch: Batch, now_ms: int, half_life_days: float | None) -> Batch:
+    """Halves the rows' weights with each half-life between their event and `now_ms`."""
+    if half_life_days is None:
+        return batch
+    days = tf.cast(now_ms - batch[EVENT_TIME], tf.float32) / DAY_MS
+    # Padding has the time 0, which is 50 years ago: its weight is 0 whatever its age.
+    age = tf.where(batch[WEIGHT] > 0, days, 0.0)
+    return {**batch, WEIGHT: batch[WEIGHT] * tf.pow(2.0, -age / half_life_days)}
 
 
 def make_step(
-    model: Model,
-    train: Train,
-    towers: TwoTowers,
+    settings: Settings,
+    model: TwoTowerModel,
     optimizer: tf.keras.optimizers.Optimizer,
     negatives: SampledNegatives | None = None,
-) -> Callable[[Batch], tf.Tensor]:
-    """Returns the compiled step: a batch in, the mean loss over all ranks' rows out; the weights have moved."""
-    variables = towers.trainable_variables
-    optimizer.build(variables)
+    catalogue_size: int = 0,
+) -> Step:
+    """Returns the compiled step: a batch and items of the catalogue in, the mean losses out; the weights have moved."""
+    variables = list(model.trainable_variables)
+    penalties = {variable.ref(): strength for variable, strength in model.towers.penalties}
+    now = settings.day_start_ms(0)
 
-    @tf.function
-    def step(batch: Batch) -> tf.Tensor:
+    @tf.function(autograph=False)  # the losses' builders are found by name, which AutoGraph can't follow
+    def step(batch: Batch, catalogue: Batch) -> Losses:
+        batch = weighted_by_age(batch, now, settings.train.half_life_days)
         with tf.GradientTape() as tape:
-            rows, users, items = training_rows(towers, batch, negatives)
-            share = mean_loss(model, train, rows, users, items)
+            encoded = encode(model.towers, batch, negatives, catalogue)
+            shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
+            share = total_loss(model, shares)
         gradients = sum_gradients(tape.gradient(share, variables))
+        gradients = add_l2(gradients, variables, penalties, settings.model.embedding_l2, model.towers.embeddings)
+        if settings.train.clip is not None:
+            gradients = clip_gradients(settings.train.clip, gradients)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return total(share, "loss")
+        losses = {"loss": total(share, "loss")}
+        if len(shares) > 1:
+            losses |= {f"loss/{name}": total(part, f"{name}_part") for name, part in shares.items()}
+        return losses
 
     return step
 
 
-def make_optimizer(train: Train) -> tf.keras.optimizers.Optimizer:
-    if train.optimizer == "adam":
-        return tf.keras.optimizers.Adam(train.learning_rate)
-    return tf.keras.optimizers.Adagrad(train.learning_rate)
+def make_optimizer(train: Train, steps: int, model: TwoTowerModel) -> tf.keras.optimizers.Optimizer:
+    """Builds the optimizer, its schedule and its state. Args: steps: of the whole training."""
+    rate = train.schedule.build(train.learning_rate, steps)
+    return build_optimizer(train.optimizer, rate, list(model.trainable_variables), model.towers.embeddings)

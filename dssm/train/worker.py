@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
+import itertools
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -18,25 +21,31 @@ from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.features import embedded
 from dssm.manifest import (
-    LABEL,
+    EVENT_TIME,
     MANIFEST,
-    WEIGHT,
+    ColumnSpec,
     Manifest,
     check_columns,
     read_manifest,
 )
-from dssm.metrics import auc
-from dssm.model.export import save_tower, weights_digest
+from dssm.model.export import save_scorer, save_tower, weights_digest
+from dssm.model.inputs import tower_columns
 from dssm.model.manifest import ModelManifest
-from dssm.model.towers import TwoTowers, build_towers, frozen_tables, tower_columns
+from dssm.model.towers import TwoTowers, build_towers, frozen_tables
+from dssm.model.two_tower import TwoTowerModel
 from dssm.paths import RunPaths
 from dssm.samples.lookups import load_vectors
-from dssm.stream.batches import Batch, as_dataset, rank_batches
-from dssm.stream.plan import plan_epoch
+from dssm.sections import Train
+from dssm.stream.batches import Batch, as_dataset, rank_batches, rows_since
+from dssm.stream.plan import EpochPlan, plan_epoch
+from dssm.train.catalogue import catalogue_batches
+from dssm.train.checkpoint import save_state
+from dssm.train.measure import measure
 from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.progress import REPORT_TO, Report, reporter
 from dssm.train.result import TrainResult
-from dssm.train.step import STEP_COLUMNS, make_optimizer, make_step, tower_vectors
+from dssm.train.step import CATALOGUE_COLUMNS, Losses, make_optimizer, make_step, step_columns
+from dssm.train.watch import suspicious_columns
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
 
@@ -105,6 +114,32 @@ def _frozen_matrices(settings: Settings, paths: RunPaths) -> dict[str, np.ndarra
     return matrices
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One reading of rows.
+
+    Attributes:
+      number: of the epoch, from 0.
+      rows: of all ranks.
+      since: Unix ms; earlier rows are left out. None: none are.
+    """
+
+    number: int
+    rows: int
+    plan: EpochPlan
+    since: int | None
+
+    @property
+    def steps(self) -> int:
+        return self.plan.steps
+
+
+def _use_precision(train: Train) -> None:
+    """Sets what dense layers compute in; variables, losses and vectors stay float32."""
+    # Not float16, whose range needs the loss to be scaled.
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16" if train.mixed_precision else "float32")
+
+
 class _Trainer:
     """One rank's training of one run."""
 
@@ -116,7 +151,7 @@ class _Trainer:
         self.user_columns, self.item_columns = (
             tower_columns(settings.features, side, settings.vectors) for side in ("user", "item")
         )
-        columns = {**STEP_COLUMNS, **self.user_columns, **self.item_columns}
+        columns = {**step_columns(settings), **self.user_columns, **self.item_columns}
         for part, manifest in (("train", self.train), ("test", self.test)):
             check_columns(manifest, columns, self.paths.part(part))
         drawn = step_negative_columns(settings, self.train, self.paths.part("train"))
@@ -131,28 +166,74 @@ class _Trainer:
         sizes = {name: spec.size for name, spec in self.train.vocabularies.items()}
         matrices = _frozen_matrices(settings, self.paths)
         negatives = load_negatives(settings, self.paths.part("items"), self.item_columns, self.train.build)
+        self.passes = self._plan_passes()
         tf.keras.backend.clear_session()
+        _use_precision(settings.train)
         tf.keras.utils.set_random_seed(settings.seed)
-        self.towers: TwoTowers = build_towers(settings.model, settings.features, sizes, settings.vectors, matrices)
+        towers = build_towers(settings.model, settings.features, sizes, settings.vectors, matrices)
+        self.model = TwoTowerModel(settings.model, settings.train.loss, towers)
         tf.keras.utils.set_random_seed(settings.seed + 1 + hvd.rank())  # dropout differs between ranks
-        self.optimizer = make_optimizer(settings.train)
-        self.step = make_step(settings.model, settings.train, self.towers, self.optimizer, negatives)
+        self.optimizer = make_optimizer(settings.train, sum(a_pass.steps for a_pass in self.passes), self.model)
+        self.catalogue, catalogue_size = self._open_catalogue()
+        self.step = make_step(settings, self.model, self.optimizer, negatives, catalogue_size)
+
+    @property
+    def towers(self) -> TwoTowers:
+        return self.model.towers
+
+    def _plan_passes(self) -> list[_Pass]:
+        """Returns the epochs over all rows, then those over the newest."""
+        train, files = self.settings.train, [file.rows for file in self.train.files]
+        passes = [self._pass(number, files, None) for number in range(train.epochs)]
+        if train.recent is not None:
+            since = self.settings.day_start_ms(-train.recent.days)
+            files = rows_since(self.paths.part("train"), self.train, since)
+            if not sum(files):
+                raise UserError(
+                    f"train.recent.days: {self.paths.part('train')} has no rows of the last {train.recent.days} days"
+                )
+            passes += [self._pass(train.epochs + number, files, since) for number in range(train.recent.epochs)]
+            self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
+        return passes
+
+    def _pass(self, number: int, files: list[int], since: int | None) -> _Pass:
+        train = self.settings.train
+        plan = plan_epoch(files, self.settings.seed, number, hvd.size(), train.batch_size)
+        return _Pass(number, sum(files), plan, since)
+
+    def _open_catalogue(self) -> tuple[Iterator[Batch], int]:
+        """Returns the items that are drawn uniformly for each step, and how many there are to draw from."""
+        items = self.model.catalogue_rows
+        if not items:
+            return itertools.repeat({}), 0
+        folder = self.paths.part("items")
+        manifest = read_manifest(folder, "build_samples")
+        columns = {**CATALOGUE_COLUMNS, **self.item_columns}
+        check_columns(manifest, columns, folder)
+        if manifest.rows == 0:
+            raise UserError(f"{folder}: no items; {self.settings.train.loss.kind} draws from the catalogue")
+        seed, train = self.settings.seed, self.settings.train
+        made = catalogue_batches(folder, manifest, columns, items, hvd.rank(), hvd.size(), seed)
+        return iter(as_dataset(made, columns, items, train.prefetch)), manifest.rows
 
     def run(self, show: Callable[[Report], None]) -> ModelManifest:
-        train = self.settings.train
         # The frozen tables are left out: each rank has read the same file.
-        hvd.broadcast_variables([*self.towers.trained_variables, *self.optimizer.variables], root_rank=0)
+        frozen = {id(layer.table) for layer in self.towers.frozen.values()}
+        state = [variable for variable in self.model.variables if id(variable) not in frozen]
+        hvd.broadcast_variables([*state, *self.optimizer.variables], root_rank=0)
         is_first = hvd.rank() == 0
         if is_first:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
+            storage.remove(self.paths.checkpoint)
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
-        losses, aucs, seconds, done = [], [], 0.0, 0
-        for epoch in range(train.epochs):
+        done, seconds, losses, metrics = 0, 0.0, [], []
+        for a_pass in self.passes:
             started = time.monotonic()
             last: Report | None = None
             with writer.as_default():
-                for last in self._epoch(epoch, started):
-                    tf.summary.scalar("loss", last.loss, step=done + last.step)
+                for last, parts in self._steps_of(a_pass, started):
+                    for name, value in parts.items():
+                        tf.summary.scalar(name, value, step=done + last.step)
                     tf.summary.scalar("samples_per_s", last.rows_per_s, step=done + last.step)
                     if is_first and last.step < last.steps:
                         show(last)
@@ -160,24 +241,29 @@ class _Trainer:
                 assert last is not None
                 done += last.steps
                 losses.append(last.loss)
-                aucs.append(self._test_auc())
-                tf.summary.scalar("test_auc", aucs[-1], step=done)
+                metrics.append(self._test_metrics())
+                for name, value in metrics[-1].items():
+                    tf.summary.scalar(f"test_{name}", value, step=done)
             if is_first:
-                show(Report(**{**last.__dict__, "auc": aucs[-1]}))
-        faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
+                faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
+                save_state(self.model, self.optimizer, self.paths.checkpoint)
+                show(dataclasses.replace(last, auc=metrics[-1]["auc"]))
+        faulthandler.cancel_dump_traceback_later()
         for variable in self.towers.variables:  # equal on all ranks: all stop here, or none
             if not np.isfinite(variable.numpy()).all():
                 raise UserError(
                     f"train: {variable.name} holds NaN or infinity after the last step; "
                     f"lower train.learning_rate ({self.settings.train.learning_rate})"
                 )
-        saved = self._save(done, seconds, losses, aucs).model_dump_json() if is_first else None
+        saved = self._save(done, seconds, losses, metrics).model_dump_json() if is_first else None
         # Nobody leaves before the model is saved.
         return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
 
-    def _save(self, steps: int, seconds: float, losses: list[float], aucs: list[float]) -> ModelManifest:
+    def _save(self, steps: int, seconds: float, losses: list[float], metrics: list[dict[str, float]]) -> ModelManifest:
         """Writes model/, the manifest last."""
-        settings = self.settings
+        settings, model = self.settings, self.settings.model
+        shares = {name: objective.share for name, objective in model.all_objectives.items()}
+        tower = model.user_tower
         manifest = ModelManifest(
             model_version=weights_digest(self.towers.variables),
             date=settings.date.isoformat(),
@@ -186,57 +272,77 @@ class _Trainer:
             frozen_vectors=list(self.towers.frozen),
             item_columns=self.item_columns,
             user_columns=self.user_columns,
-            vector_dim=settings.model.vector_dim,
+            vector_dim=tower.width(model.vector_dim) * sum(share > 0 for share in shares.values()),
+            vector_norm=(sum(shares.values()) * tower.unit_vectors()) ** 0.5 if model.similarity == "cosine" else None,
+            objectives=shares,
             ranks=hvd.size(),
-            epochs=settings.train.epochs,
+            epochs=len(self.passes),
             steps=steps,
             rows_per_epoch=self.train.rows,
-            rows_per_s=settings.train.epochs * self.train.rows / seconds,
+            rows_per_s=sum(a_pass.rows for a_pass in self.passes) / seconds,
             loss=losses,
-            auc=[None if np.isnan(value) else value for value in aucs],
+            auc=[_known(of_epoch["auc"]) for of_epoch in metrics],
+            metrics=[{name: _known(value) for name, value in of_epoch.items()} for of_epoch in metrics],
         )
         with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
-            for name, tower in (("user_tower", self.towers.user), ("item_tower", self.towers.item)):
-                save_tower(tower, f"{scratch}/{name}")
+            for name, part in (("user_tower", self.towers.user), ("item_tower", self.towers.item)):
+                save_tower(part, f"{scratch}/{name}", shares)
+            if self.model.scorer is not None:
+                save_scorer(self.model.scorer, f"{scratch}/scorer")
+            for name in os.listdir(scratch):
                 storage.put_folder(f"{scratch}/{name}", f"{folder}/{name}")
+            save_state(self.model, self.optimizer, f"{folder}/checkpoint")
             storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
+        storage.remove(self.paths.checkpoint)
         return manifest
 
-    def _batches(self, part: str, manifest: Manifest, epoch: int, shuffle: bool) -> tuple[int, Iterator[Batch]]:
+    def _batches(
+        self, part: str, manifest: Manifest, plan: EpochPlan, shuffle: int | None, since: int | None = None
+    ) -> Iterator[Batch]:
         train, seed = self.settings.train, self.settings.seed
-        plan = plan_epoch([file.rows for file in manifest.files], seed, epoch, hvd.size(), train.batch_size)
         made = rank_batches(
             self.paths.part(part), manifest, self.columns[part], plan, hvd.rank(), train.batch_size,
-            (seed, epoch) if shuffle else None, train.reader_threads,
+            None if shuffle is None else (seed, shuffle), train.reader_threads, since,
         )  # fmt: skip
-        return plan.steps, iter(as_dataset(made, self.columns[part], train.batch_size, train.prefetch))
+        return iter(as_dataset(made, self.columns[part], train.batch_size, train.prefetch))
 
-    def _epoch(self, epoch: int, started: float) -> Iterator[Report]:
-        """Steps through an epoch.
+    def _steps_of(self, a_pass: _Pass, started: float) -> Iterator[tuple[Report, dict[str, float]]]:
+        """Steps through a pass.
 
-        Yields: a report now and then, and one after the last step with the epoch's mean loss.
+        Yields: a report now and then with the mean of the loss and of its parts since the last one, and one after
+          the last step with the pass's mean loss.
         """
-        steps, batches = self._batches("train", self.train, epoch, shuffle=True)
-        pending: list[tf.Tensor] = []
+        batches = self._batches("train", self.train, a_pass.plan, a_pass.number, a_pass.since)
+        pending: list[tuple[Batch, Losses]] = []
         losses: list[float] = []
         for number, batch in enumerate(batches, start=1):
-            pending.append(self.step(batch))
+            pending.append((batch, self.step(batch, next(self.catalogue))))
             self._expect_progress()
-            if number % LOOK_EVERY and number < steps:
+            if number % LOOK_EVERY and number < a_pass.steps:
                 continue
-            fresh = [float(loss) for loss in pending]
-            pending.clear()
+            fresh = [float(made["loss"]) for _, made in pending]
             if not np.isfinite(fresh).all():
-                step = number - len(fresh) + 1 + int(np.argmin(np.isfinite(fresh)))
-                raise UserError(
-                    f"train: the loss is {fresh[step - number - 1]} at step {step} of epoch {epoch + 1}; "
-                    f"expected a finite number: lower train.learning_rate ({self.settings.train.learning_rate})"
-                )
+                place = int(np.argmin(np.isfinite(fresh)))
+                self._stop(fresh[place], a_pass, number - len(fresh) + 1 + place, pending[place][0])
+            parts = {name: float(np.mean([float(made[name]) for _, made in pending])) for name in pending[0][1]}
+            pending.clear()
             losses += fresh
-            mean = float(np.mean(losses if number == steps else fresh))
+            mean = float(np.mean(losses)) if number == a_pass.steps else parts["loss"]
             seconds = time.monotonic() - started
-            speed = self.train.rows * number / steps / seconds
-            yield Report(epoch + 1, self.settings.train.epochs, number, steps, speed, mean, seconds)
+            speed = a_pass.rows * number / a_pass.steps / seconds
+            yield Report(a_pass.number + 1, len(self.passes), number, a_pass.steps, speed, mean, seconds), parts
+
+    def _stop(self, loss: float, a_pass: _Pass, step: int, batch: Batch) -> None:
+        """Raises: UserError with the step, what stood in its batches, and where the last good state is."""
+        own = suspicious_columns({name: values.numpy() for name, values in batch.items()})
+        of_ranks = hvd.allgather_object(own, name="suspicious")
+        shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
+        saved = self.paths.checkpoint if a_pass.number else "none yet: it is written after each epoch"
+        raise UserError(
+            f"train: the loss is {loss} at step {step} of epoch {a_pass.number + 1}; expected a finite number: lower "
+            f"train.learning_rate ({self.settings.train.learning_rate}), set train.clip, or mend the feature\n"
+            + "\n".join(["in that step's batch:", *shown, f"last good checkpoint: {saved}"])
+        )
 
     def _expect_progress(self) -> None:
         """Ends this rank, and so the job, unless it is called again in time: another rank may have fallen silent.
@@ -246,26 +352,22 @@ class _Trainer:
         if hvd.size() > 1:
             faulthandler.dump_traceback_later(self.settings.train.stall_shutdown_s, exit=True)
 
-    def _test_auc(self) -> float:
-        """AUC of the test samples of all ranks, as one process computes it; NaN where there are none."""
-        if self.test.rows == 0:
-            return float("nan")
-        _, batches = self._batches("test", self.test, epoch=0, shuffle=False)
-        scores, labels = [], []
-        for batch in batches:
-            users, items = self._score(batch)
-            self._expect_progress()
-            real = batch[WEIGHT].numpy() > 0
-            scores.append(tf.reduce_sum(users * items, axis=1).numpy()[real])
-            labels.append(batch[LABEL].numpy()[real])
-        joined = np.stack([np.concatenate(scores), np.concatenate(labels)], axis=1)
-        if hvd.size() > 1:
-            joined = hvd.allgather(tf.constant(joined, tf.float32), name="test_scores").numpy()
-        return auc(joined[:, 1], joined[:, 0])
+    def _test_metrics(self) -> dict[str, float]:
+        """Measures the test samples of all ranks, as one process does: see `measure`."""
+        files, train = [file.rows for file in self.test.files], self.settings.train
+        if not self.test.rows:
+            return measure(self.model, iter(()))
+        plan = plan_epoch(files, self.settings.seed, 0, hvd.size(), train.batch_size)
+        return measure(self.model, self._watched(self._batches("test", self.test, plan, None)))
 
-    @tf.function
-    def _score(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        return tower_vectors(self.towers, batch, training=False)
+    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield batch
+            self._expect_progress()
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 if __name__ == "__main__":  # started by horovodrun: the settings' file, then the file for rank 0's result

@@ -49,13 +49,15 @@ def in_batch_softmax(
 ) -> np.ndarray:
     """Loss of each target row: −log softmax of ⟨u, v⟩/τ − strength · log q over the batch's target items; others 0.
 
-    Left out beside non-targets: for each row, other rows with its item or with its user.
+    Left out beside non-targets: for each row, other rows with its item or with another target of its user.
     """
     losses = np.zeros(len(users))
     for row in np.flatnonzero(targets):
+        others = [r for r in np.flatnonzero(targets) if r != row and user_keys[r] == user_keys[row]]
+        liked = {item_keys[row], *(item_keys[r] for r in others)}
         logits = []
         for column in np.flatnonzero(targets):
-            hit = item_keys[row] == item_keys[column] or user_keys[row] == user_keys[column]
+            hit = item_keys[column] in liked
             if mask_accidental_hits and hit and row != column:
                 continue
             logit = float(np.dot(users[row].astype(float), items[column].astype(float))) / temperature

@@ -3,9 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dssm.model.layers import FrozenVectors, Pooling, UnitNorm
+from dssm.model.layers import EntryDropout, FrozenVectors, Pooling, SqueezeExcitation, UnitNorm
 from tests.model import reference
+from tests.model.tiny import assert_same_slopes, precision
 
 IDS = np.array([[2, 3, 4, 5], [2, 2, 0, 0], [0, 0, 0, 0], [0, 4, 0, 3], [1, 0, 0, 0]], np.int32)
 COMBINERS = ["sum", "mean", "sqrtn", "max"]
@@ -36,6 +39,52 @@ def test_pooling_at_literal_values(combiner: str, expected: list[float]):
     embeddings = tf.constant([[[5.0, -5.0], [2.5, 1.25], [50.0, 50.0]]])
     found = Pooling(combiner)(embeddings, ids=tf.constant([[3, 4, 0]]), weights=tf.constant([[0.6, 0.8, 9.0]]))
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_gradients_of_pooling_against_numpy(combiner: str):
+    values = dict(zip(("embeddings", "weights"), _drawn(), strict=True))
+    variables = {name: tf.Variable(drawn) for name, drawn in values.items()}
+    factor = np.random.default_rng(6).normal(size=(len(IDS), 3))
+    with tf.GradientTape() as tape:
+        embeddings, weights = (tf.convert_to_tensor(variables[name]) for name in ("embeddings", "weights"))
+        total = tf.reduce_sum(Pooling(combiner)(embeddings, ids=tf.constant(IDS), weights=weights) * factor)
+    gradients = {name: gradient.numpy() for name, gradient in tape.gradient(total, variables).items()}
+    place = {name: drawn.astype(float) for name, drawn in values.items()}
+
+    def function(w: dict[str, np.ndarray]) -> float:
+        return float(np.sum(factor * reference.pooled(w["embeddings"], IDS, w["weights"], combiner)))
+
+    assert_same_slopes(gradients, function, place)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=5), st.lists(st.integers(0, 5), max_size=4), st.sampled_from(COMBINERS))
+def test_more_padding_changes_nothing(ids: list[int], places: list[int], combiner: str):
+    table = np.random.default_rng(1).normal(size=(10, 3)).astype(np.float32)
+    padded = list(ids)
+    for place in places:
+        padded.insert(place, 0)
+    weights = {0: 7.0, **{number: number / 4 for number in range(1, 10)}}
+    one, other = (
+        Pooling(combiner)(
+            tf.constant(table[listed])[None],
+            ids=tf.constant([listed], tf.int32),
+            weights=tf.constant([[weights[number] for number in listed]], tf.float32),
+        )
+        for listed in (np.array([*ids, 0]), np.array([*padded, 0]))
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_pooling_under_mixed_precision_takes_float32_weights():
+    embeddings, weights = _drawn()
+    with precision("mixed_bfloat16"):
+        layer = Pooling("mean")
+    found = layer(tf.constant(embeddings), ids=tf.constant(IDS), weights=tf.constant(weights))
+    assert found.dtype == tf.bfloat16
+    expected = reference.pooled(embeddings, IDS, weights, "mean")
+    np.testing.assert_allclose(tf.cast(found, tf.float32), expected, rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("combiner", COMBINERS)
@@ -91,6 +140,12 @@ def test_frozen_vectors_are_rebuilt_from_config_and_weights():
     np.testing.assert_array_equal(again(tf.constant([3])), [[500, 600]])
 
 
+def test_frozen_vectors_stay_float32_under_mixed_precision():
+    with precision("mixed_bfloat16"):
+        layer = FrozenVectors.of(MATRIX + np.float32(1 / 1024))
+    np.testing.assert_array_equal(layer(tf.constant([3])), MATRIX[2:] + np.float32(1 / 1024))
+
+
 @pytest.mark.parametrize(
     ("reduce_type", "expected"),
     [("sum", [[31, 42], [1000, 1200], [0, 0]]), ("mean", [[15.5, 21], [500, 600], [0, 0]])],
@@ -104,3 +159,31 @@ def test_an_id_without_a_vector_does_not_shrink_the_mean_of_the_others(reduce_ty
 def test_unit_norm():
     found = UnitNorm()(tf.constant([[3.0, 4.0], [0.0, 0.0], [-1e-3, 0.0]])).numpy()
     np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]], rtol=1e-6)
+
+
+def test_the_gradient_of_the_unit_norm_is_across_the_vector():
+    vectors = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+    factor, variable = np.random.default_rng(4).normal(size=(4, 3)), tf.Variable(vectors)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(UnitNorm()(tf.convert_to_tensor(variable)) * factor)
+    gradient = tape.gradient(total, variable).numpy()
+    slope = reference.slope(lambda v: float(np.sum(factor * v / np.sqrt(np.sum(v**2, axis=1, keepdims=True)))), vectors)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.sum(gradient * vectors, axis=1), 0, atol=1e-5)
+
+
+def test_entry_dropout_leaves_its_share_out_in_training_alone():
+    tf.keras.utils.set_random_seed(5)
+    layer, ids = EntryDropout(0.3), tf.constant(np.random.default_rng(5).integers(1, 9, (200, 50)), tf.int32)
+    np.testing.assert_array_equal(layer(ids), ids)
+    np.testing.assert_array_equal(layer(ids, training=False), ids)
+    kept = layer(ids, training=True).numpy()
+    np.testing.assert_array_equal(kept[kept > 0], ids.numpy()[kept > 0])
+    assert abs(np.mean(kept == 0) - 0.3) < 0.02  # 4 deviations of 10,000 draws
+    assert len({row.tobytes() for row in kept == 0}) == 200  # each row draws its own
+
+
+def test_layers_are_rebuilt_from_their_configs():
+    assert EntryDropout.from_config(EntryDropout(0.3).get_config()).rate == 0.3
+    again = SqueezeExcitation.from_config(SqueezeExcitation(2, 0.1).get_config())
+    assert (again.units, again.deviation) == (2, 0.1)

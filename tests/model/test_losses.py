@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dssm.model import losses
+from dssm.model.losses import parts
 from tests.model import reference
 
 USER_KEYS = np.array([1, 2, 3, 1, 4], np.int64)
@@ -20,50 +20,79 @@ def _vectors(seed: int, rows: int = 5) -> tuple[np.ndarray, np.ndarray]:
     return users, items
 
 
+def test_a_row_without_a_label_is_one_of_label_and_weight_0():
+    labels, weights = parts.known_labels(tf.constant([1.0, np.nan, 0.3]), tf.constant([2.0, 3.0, 0.5]))
+    np.testing.assert_array_equal(labels, np.float32([1, 0, 0.3]))
+    np.testing.assert_array_equal(weights, np.float32([2, 0, 0.5]))
+
+
+def test_positives_have_a_label_and_a_weight():
+    found = parts.positives(tf.constant([1.0, 0.3, 1.0, 0.0, np.nan]), tf.constant([1.0, 0.5, 0.0, 1.0, 1.0]))
+    assert found.numpy().tolist() == [True, True, False, False, False]
+
+
+def test_own_columns():
+    found = parts.own_columns(tf.constant([2, 0]), tf.constant(3))
+    assert found.numpy().tolist() == [[False, False, True], [True, False, False]]
+
+
 def test_candidate_logits_are_inner_products_over_the_temperature():
     users, items = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32), np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
-    np.testing.assert_allclose(losses.candidate_logits(users, items, 0.2), [[0.0, 5.0], [4.0, 3.0]], rtol=1e-6)
+    np.testing.assert_allclose(parts.candidate_logits(users, items, 0.2), [[0.0, 5.0], [4.0, 3.0]], rtol=1e-6)
 
 
 def test_log_q_is_subtracted_after_the_temperature():
     users, items = np.array([[1.0]], np.float32), np.array([[1.0], [0.5]], np.float32)
-    logits = losses.candidate_logits(users, items, 0.1)
-    corrected = losses.correct_sampling_bias(logits, tf.constant([0.5, 0.125]), strength=0.5)
+    logits = parts.candidate_logits(users, items, 0.1)
+    corrected = parts.correct_sampling_bias(logits, tf.constant([0.5, 0.125]), strength=0.5)
     np.testing.assert_allclose(corrected, [[10 + 0.5 * np.log(2), 5 + 0.5 * np.log(8)]], rtol=1e-6)
 
 
 def test_a_probability_of_0_counts_as_a_billionth():
-    corrected = losses.correct_sampling_bias(tf.zeros((1, 2)), tf.constant([0.0, 1.0]))
+    corrected = parts.correct_sampling_bias(tf.zeros((1, 2)), tf.constant([0.0, 1.0]))
     np.testing.assert_allclose(corrected, [[9 * np.log(10), 0.0]], rtol=1e-6)
 
 
 def test_batch_probability_counts_valid_rows_alone():
     items, valid = tf.constant([5, 6, 5, 7, 5], tf.int64), tf.constant([True, True, True, False, False])
-    np.testing.assert_allclose(losses.batch_probability(items, valid), [2 / 3, 1 / 3, 2 / 3, 0, 2 / 3], rtol=1e-6)
-    np.testing.assert_array_equal(losses.batch_probability(items, tf.zeros(5, tf.bool)), np.zeros(5))
+    np.testing.assert_allclose(parts.batch_probability(items, valid), [2 / 3, 1 / 3, 2 / 3, 0, 2 / 3], rtol=1e-6)
+    np.testing.assert_array_equal(parts.batch_probability(items, tf.zeros(5, tf.bool)), np.zeros(5))
 
 
 @settings(max_examples=100, deadline=None)
 @given(rows=st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=12))
 def test_batch_probability_is_the_share_of_the_draws(rows):
     keys, valid = np.array([key for key, _ in rows], np.int64), np.array([drawn for _, drawn in rows])
-    found = losses.batch_probability(tf.constant(keys), tf.constant(valid)).numpy()
+    found = parts.batch_probability(tf.constant(keys), tf.constant(valid)).numpy()
     np.testing.assert_allclose(found, reference.batch_shares(keys, valid), rtol=1e-6)
 
 
 def test_accidental_hits_are_the_own_item_again_and_the_users_other_positives():
-    hits = losses.accidental_hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, tf.range(5)).numpy()
+    hits = parts.accidental_hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, tf.range(5), tf.ones(5, tf.bool)).numpy()
     expected = np.zeros((5, 5), bool)
     expected[0, 2] = expected[2, 0] = True  # both have item 7
     expected[0, 3] = expected[3, 0] = True  # both are user 1
+    expected[3, 2] = True  # user 1's other item, from another user
     np.testing.assert_array_equal(hits, expected)
 
 
 def test_own_columns_lie_elsewhere_among_the_candidates_of_all_ranks():
     users, items = np.array([1, 2], np.int64), np.array([7, 8], np.int64)
     all_users, all_items = np.array([2, 5, 1, 2], np.int64), np.array([9, 7, 7, 8], np.int64)
-    hits = losses.accidental_hits(users, items, all_users, all_items, tf.constant([2, 3])).numpy()
+    own, targets = tf.constant([2, 3]), tf.ones(4, tf.bool)
+    hits = parts.accidental_hits(users, items, all_users, all_items, own, targets).numpy()
     np.testing.assert_array_equal(hits, [[False, True, False, False], [True, False, False, False]])
+
+
+def test_an_item_that_the_user_acted_on_is_a_hit_wherever_it_comes_from():
+    """User 1 has the items 7 and 8; 8 comes again from user 2, and drawn uniformly, whose user is 0."""
+    users, items = np.array([1, 1, 2, 0], np.int64), np.array([7, 8, 8, 8], np.int64)
+    targets = tf.constant([True, True, True, False])
+    hits = parts.accidental_hits(users[:3], items[:3], users, items, tf.range(3), targets).numpy()
+    np.testing.assert_array_equal(hits, [[0, 1, 1, 1], [1, 0, 1, 1], [0, 1, 0, 1]])
+    # A row that is no target is no deed of its user's.
+    hits = parts.accidental_hits(users[:1], items[:1], users, items, tf.range(1), tf.constant([True, *[False] * 3]))
+    np.testing.assert_array_equal(hits, [[0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
@@ -77,12 +106,12 @@ def test_the_parts_make_the_in_batch_softmax(targets: list[int], mask: bool, str
     }  # fmt: skip
 
     def composed(users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        logits = losses.candidate_logits(users, items, 0.3)
-        logits = losses.correct_sampling_bias(logits, PROBABILITY, strength)
+        logits = parts.candidate_logits(users, items, 0.3)
+        logits = parts.correct_sampling_bias(logits, PROBABILITY, strength)
         masked = tf.broadcast_to(~wanted[None, :], (5, 5))
         if mask:
-            masked |= losses.accidental_hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, tf.range(5))
-        return tf.where(wanted, losses.softmax_loss(losses.mask_candidates(logits, masked), tf.range(5)), 0.0)
+            masked |= parts.accidental_hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, tf.range(5), wanted)
+        return tf.where(wanted, parts.softmax_loss(parts.mask_candidates(logits, masked), tf.range(5)), 0.0)
 
     users, items = (tf.Variable(vectors) for vectors in _vectors(seed=3))
     with tf.GradientTape() as tape:
@@ -103,7 +132,7 @@ def test_the_parts_make_the_in_batch_softmax(targets: list[int], mask: bool, str
 def test_a_batch_of_one_row_has_nothing_to_learn_from():
     users, items = (tf.Variable(vectors) for vectors in _vectors(seed=0, rows=1))
     with tf.GradientTape() as tape:
-        loss = losses.softmax_loss(losses.candidate_logits(users, items, 0.1), tf.range(1))
+        loss = parts.softmax_loss(parts.candidate_logits(users, items, 0.1), tf.range(1))
     assert loss.numpy().tolist() == [0.0]
     for gradient in tape.gradient(loss, [users, items]):
         np.testing.assert_array_equal(gradient, np.zeros((1, 3)))
@@ -112,14 +141,14 @@ def test_a_batch_of_one_row_has_nothing_to_learn_from():
 def test_a_row_whose_candidates_are_all_masked_gives_no_nan():
     logits = tf.Variable([[1.0, 2.0]])
     with tf.GradientTape() as tape:
-        loss = losses.softmax_loss(losses.mask_candidates(logits, tf.constant([[True, True]])), tf.constant([0]))
+        loss = parts.softmax_loss(parts.mask_candidates(logits, tf.constant([[True, True]])), tf.constant([0]))
     np.testing.assert_allclose(loss, [np.log(2)], rtol=1e-6)
     np.testing.assert_array_equal(tape.gradient(loss, logits), [[0.0, 0.0]])
 
 
 def test_masked_candidates_weigh_nothing():
     logits, masked = tf.constant([[0.3, 9.0, -0.2]]), tf.constant([[False, True, False]])
-    found = losses.softmax_loss(losses.mask_candidates(logits, masked), tf.constant([0]))
+    found = parts.softmax_loss(parts.mask_candidates(logits, masked), tf.constant([0]))
     np.testing.assert_allclose(found, [np.log1p(np.exp(-0.5))], rtol=1e-6)
 
 
@@ -132,7 +161,7 @@ def test_masked_candidates_weigh_nothing():
 def test_weighted_bce_and_its_gradient(score, label, positive_weight):
     logits = tf.Variable([score], dtype=tf.float32)
     with tf.GradientTape() as tape:
-        loss = losses.weighted_bce(logits, tf.constant([label]), positive_weight)
+        loss = parts.weighted_bce(logits, tf.constant([label]), positive_weight)
     np.testing.assert_allclose(loss, [reference.bce(score, label, positive_weight)], rtol=1e-5, atol=1e-6)
     slope = reference.slope(lambda s: reference.bce(s[0], label, positive_weight), np.array([score]))
     np.testing.assert_allclose(tape.gradient(loss, logits), slope, rtol=1e-3, atol=1e-5)
@@ -142,10 +171,10 @@ def test_the_gradient_of_weighted_bce_at_a_score_of_0():
     """Of a vector of zeros, say. TensorFlow's own function gives 1 and 0 there."""
     logits = tf.Variable([0.0, 0.0])
     with tf.GradientTape() as tape:
-        loss = losses.weighted_bce(logits, tf.constant([0.0, 1.0]), 3.0)
+        loss = parts.weighted_bce(logits, tf.constant([0.0, 1.0]), 3.0)
     np.testing.assert_allclose(tape.gradient(loss, logits), [0.5, -1.5], rtol=1e-6)
 
 
 def test_weighted_bce_at_literal_scores():
-    found = losses.weighted_bce(tf.constant([0.0, 0.0, 100.0]), tf.constant([1.0, 0.0, 0.0]), 3.0)
+    found = parts.weighted_bce(tf.constant([0.0, 0.0, 100.0]), tf.constant([1.0, 0.0, 0.0]), 3.0)
     np.testing.assert_allclose(found, [3 * np.log(2), np.log(2), 100.0], rtol=1e-6)

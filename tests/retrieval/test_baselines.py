@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from dssm.retrieval import baselines
-from dssm.retrieval.baselines import item_cf_scores, item_similarity
+from dssm.retrieval.baselines import ease, item_cf_scores, item_similarity
 
 interactions_ = arrays(np.int64, array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.integers(0, 2))
 
@@ -61,3 +61,57 @@ def test_scores_add_up_the_similarities_to_the_history(interactions, neighbours)
     assert found.dtype == np.float32
     assert found.shape == clicked.shape
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def _closed_form(interactions: np.ndarray, l2: float) -> np.ndarray:
+    inverse = np.linalg.inv(interactions.T.astype(np.float64) @ interactions + l2 * np.eye(interactions.shape[1]))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    return weights
+
+
+def _ridge_without_itself(interactions: np.ndarray, l2: float) -> np.ndarray:
+    """Column by column: the ridge regression of an item on all others, by least squares over stacked rows."""
+    items = interactions.shape[1]
+    weights = np.zeros((items, items))
+    for item in range(items):
+        others = np.delete(np.arange(items), item)
+        rows = np.vstack([interactions[:, others], math.sqrt(l2) * np.eye(items - 1)])
+        wanted = np.concatenate([interactions[:, item], np.zeros(items - 1)])
+        if items > 1:
+            weights[others, item] = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    return weights
+
+
+@settings(max_examples=200, deadline=None)
+@given(interactions=interactions_, l2=st.sampled_from([0.1, 1.0, 30.0]), rows=st.integers(1, 8))
+def test_ease_is_the_ridge_regression_of_each_item_on_the_others(interactions, l2, rows):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(baselines, "ROWS_AT_ONCE", rows)
+        patched.setattr(baselines, "SWEPT_ROWS", rows)
+        patched.setattr(baselines, "GRAM_VALUES", 2 * rows)
+        found = ease(sp.csr_matrix(interactions), l2)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(np.diag(found), 0.0)
+    np.testing.assert_allclose(found, _closed_form(interactions, l2), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found, _ridge_without_itself(interactions.astype(np.float64), l2), rtol=1e-5, atol=1e-6)
+
+
+def test_ease_at_literal_values():
+    """Users ab, abc, c, λ = 1: the Gram matrix is ((3, 2, 1), (2, 3, 1), (1, 1, 3)), and its determinant 13."""
+    found = ease(sp.csr_matrix([[1, 1, 0], [1, 1, 1], [0, 0, 1]]), 1.0)
+    # Of 13 P: ((8, −5, −1), (−5, 8, −1), (−1, −1, 5)).
+    np.testing.assert_allclose(found, [[0, 5 / 8, 1 / 5], [5 / 8, 0, 1 / 5], [1 / 8, 1 / 8, 0]], rtol=1e-6)
+
+
+def test_ease_over_several_blocks_of_many_items(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(baselines, "SWEPT_ROWS", 48)
+    interactions = (sp.random(300, 200, density=0.1, format="csr", random_state=1) > 0).astype(np.float32)
+    found = ease(interactions, 5.0)
+    np.testing.assert_allclose(found, _closed_form(interactions.toarray(), 5.0), rtol=1e-5, atol=1e-7)
+    assert found.flags.c_contiguous
+
+
+def test_ease_of_a_singular_matrix_is_refused():
+    with pytest.raises(ValueError, match="not positive definite at the rows 0…1"):
+        ease(sp.csr_matrix([[1, 1]]), 1e-300)

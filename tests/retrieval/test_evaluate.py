@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from dssm.config import Settings
+from dssm.errors import UserError
 from dssm.features import of_side
 from dssm.manifest import (
     CLICKED,
@@ -22,11 +24,15 @@ from dssm.manifest import (
     USER_ID,
     WARM,
     ColumnSpec,
+    data_files,
     read_manifest,
 )
 from dssm.model.export import LoadedTower
 from dssm.paths import RunPaths
-from dssm.retrieval.evaluate import _rankers, evaluate
+from dssm.retrieval.baselines import ease
+from dssm.retrieval.evaluate import evaluate
+from dssm.retrieval.rankers import Rankers, make_rankers, mapped_weights, write_weights
+from dssm.retrieval.tally import TENTHS
 from dssm.sections import Evaluate
 from tests.datasets import (
     ITEMS,
@@ -66,16 +72,29 @@ LOG: dict[str, tuple[list[int], list[int], list[int], list[int]]] = {
 }
 TESTED = ["a", "b", "c", "d", "e", "again"]  # those whose metrics count
 PAIRS = sum(len(seen) for seen, *_ in LOG.values())
+TWICE = ("gone", 14)  # a positive that was there twice
+RECENT = {"a": [0, 2, 5], "c": [5, 7], "d": [9, 12, 13], "again": [6], "gone": [5, 14]}  # seen last in the recent days
+RANKERS = [
+    "model", "popularity", "popularity_recent", "itemcf", "itemcf_impressions", "ease", "ease_recent",
+]  # fmt: skip
+EASE_L2 = 2.0
 
 
-def _interactions(names: list[str]) -> dict[str, Any]:
-    log = {name: LOG[name] for name in names}
+def _positives(name: str, which: int, item: int, recent: bool = False) -> int:
+    """Positives of a user and an item: 1 of all sources, 2 of the tested ones."""
+    if recent and item not in RECENT.get(name, []):
+        return 0
+    return int(item in LOG[name][which]) * (2 if which == 2 and (name, item) == TWICE else 1)
+
+
+def _interactions(settings: Settings, names: list[str]) -> dict[str, Any]:
+    log, since = {name: LOG[name] for name in names}, settings.day_start_ms(-settings.evaluate.recent_days)
     return {
         USER_ID: names,
         SEEN: [seen for seen, *_ in log.values()],
         POSITIVE: [[int(item in positive) for item in seen] for seen, positive, *_ in log.values()],
-        TARGETS: [[int(item in targets) for item in seen] for seen, _, targets, _ in log.values()],
-        LAST_TIME: [[1_000 + item for item in seen] for seen, *_ in log.values()],
+        TARGETS: [[_positives(name, 2, item) for item in seen] for name, (seen, *_) in log.items()],
+        LAST_TIME: [[since - (item not in RECENT.get(name, [])) for item in seen] for name, (seen, *_) in log.items()],
     }
 
 
@@ -90,7 +109,7 @@ def _users(settings: Settings) -> Rows:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A written run with a model whose towers hold a frozen table."""
     settings = make_settings(tmp_path_factory.mktemp("evaluate"), storage="table").model_copy(
-        update={"evaluate": Evaluate(cutoffs=CUTOFFS, users_per_block=4)}
+        update={"evaluate": Evaluate(cutoffs=CUTOFFS, users_per_block=4, ease_l2=EASE_L2)}
     )
     paths = RunPaths(settings.run_folder)
     write_items(settings)
@@ -98,7 +117,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     columns |= feature_columns(settings, of_side(settings.features, "user"))
     write_dataset(paths.part("users"), settings, [_users(settings)], "users", columns)
     named = [name for name, (seen, *_) in LOG.items() if seen]
-    parts = [_interactions(named[:4]), _interactions(named[4:])]
+    parts = [_interactions(settings, named[:4]), _interactions(settings, named[4:])]
     write_dataset(paths.part("interactions"), settings, parts, "interactions", INTERACTION_COLUMNS)
     write_model(settings)
     return settings
@@ -110,43 +129,85 @@ def _cosine(one: int, other: int, which: int) -> float:
     return both / math.sqrt(len(users[0]) * len(users[1])) if both and one != other else 0.0
 
 
+def _popularity(recent: bool) -> list[float]:
+    return [float(sum(_positives(name, 2, item, recent) for name in LOG)) for item in range(ITEMS)]
+
+
+def _row(items: list[int]) -> np.ndarray:
+    row = np.zeros(ITEMS, np.float32)
+    row[items] = 1.0
+    return row
+
+
 def _scores(name: str) -> dict[str, list[float]]:
     """Each ranker's score of each item for a user; the model's are left out."""
     seen, positive, *_ = LOG[name]
     every = range(ITEMS)
+    weights = ease(sp.csr_matrix(np.stack([_row(parts[0]) for parts in LOG.values()])), EASE_L2)
+    by_ease = sp.csr_matrix(_row(seen)) @ weights  # in float32 as there: the order of equal items hangs on its rounding
+    recent = [float(sum(_positives(user, 1, item, recent=True) for user in LOG)) for item in every]
     return {
-        "popularity": [float(sum(item in targets for _, _, targets, _ in LOG.values())) for item in every],
-        "itemcf": [sum(_cosine(mine, item, 1) for mine in positive) for item in every],
-        "itemcf_impressions": [sum(_cosine(mine, item, 0) for mine in seen) for item in every],
+        "popularity": _popularity(recent=False),
+        "popularity_recent": _popularity(recent=True),
+        "itemcf": [round(sum(_cosine(mine, item, 1) for mine in positive), 5) for item in every],
+        "itemcf_impressions": [round(sum(_cosine(mine, item, 0) for mine in seen), 5) for item in every],
+        "ease": by_ease[0].tolist(),
+        "ease_recent": (by_ease * np.sqrt(np.array(recent, np.float32)))[0].tolist(),
     }
 
 
-def _metrics(scores: list[float], relevant: set[int], left_out: set[int], k: int) -> dict[str, float]:
-    """Metrics of one user; equal scores rank by item index."""
-    ranked = sorted((item for item in range(ITEMS) if item not in left_out), key=lambda item: -round(scores[item], 5))
+def _ranked(scores: list[float], left_out: set[int]) -> list[int]:
+    """Items by score, the highest first; equal ones by index."""
+    return sorted((item for item in range(ITEMS) if item not in left_out), key=lambda item: -scores[item])
+
+
+def _metrics(ranked: list[int], relevant: set[int], k: int) -> dict[str, float]:
+    """Metrics of one user."""
     hits = [place for place, item in enumerate(ranked[:k]) if item in relevant]
     best = sum(1 / math.log2(place + 2) for place in range(min(k, len(relevant))))
     return {
         f"recall@{k}": len(hits) / len(relevant),
         f"precision@{k}": len(hits) / k,
         f"hitrate@{k}": float(bool(hits)),
+        f"mrr@{k}": 1 / (hits[0] + 1) if hits else 0.0,
         f"ndcg@{k}": sum(1 / math.log2(place + 2) for place in hits) / best,
     }
 
 
-def _expected(scores: dict[str, dict[str, list[float]]], view: str) -> dict[str, dict[str, float]]:
-    """Means over users of each ranker's metrics; scores: user → ranker → item."""
-    found: dict[str, dict[str, list[float]]] = {}
+def _rankings(scores: dict[str, dict[str, list[float]]], ranker: str, view: str) -> list[tuple[list[int], set[int]]]:
+    """Each counted user's ranking, and its relevant items; scores: user → ranker → item."""
+    found = []
     for name in TESTED:
         seen, clicked = set(LOG[name][0]), set(LOG[name][3])
         relevant, left_out = (clicked, set()) if view == "seen_kept" else (clicked - seen, seen)
-        if not relevant:
-            continue
-        for ranker, of_items in scores[name].items():
-            for k in CUTOFFS:
-                for metric, value in _metrics(of_items, relevant, left_out, k).items():
-                    found.setdefault(ranker, {}).setdefault(metric, []).append(value)
-    return {ranker: {m: sum(v) / len(v) for m, v in metrics.items()} for ranker, metrics in found.items()}
+        if relevant:
+            found.append((_ranked(scores[name][ranker], left_out), relevant))
+    return found
+
+
+def _expected(rankings: list[tuple[list[int], set[int]]]) -> dict[str, float]:
+    """Means over users of a ranker's metrics, and its coverage."""
+    found: dict[str, list[float]] = {}
+    for ranked, relevant in rankings:
+        for k in CUTOFFS:
+            for metric, value in _metrics(ranked, relevant, k).items():
+                found.setdefault(metric, []).append(value)
+    means = {metric: sum(values) / len(values) for metric, values in found.items()}
+    coverage = {f"coverage@{k}": len({i for ranked, _ in rankings for i in ranked[:k]}) / ITEMS for k in CUTOFFS}
+    return means | coverage
+
+
+def _expected_tenths(rankings: list[tuple[list[int], set[int]]]) -> tuple[list[int], dict[str, list[float | None]]]:
+    """Clicks on each tenth, and the share of them found; the tenths of 15 items are of 2 and 1 by turns."""
+    by_popularity = _ranked(_popularity(recent=False), set())
+    tenths = [set(by_popularity[3 * n // 2 + n % 2 : 3 * (n + 1) // 2 + (n + 1) % 2]) for n in range(TENTHS)]
+    assert [len(tenth) for tenth in tenths] == [2, 1] * 5
+    clicks = [sum(len(relevant & tenth) for _, relevant in rankings) for tenth in tenths]
+    recall: dict[str, list[float | None]] = {}
+    for k in CUTOFFS:
+        hits = [sum(len(set(ranked[:k]) & relevant & tenth) for ranked, relevant in rankings) for tenth in tenths]
+        recall[f"recall@{k}"] = [hit / of if of else None for hit, of in zip(hits, clicks, strict=True)]
+    return clicks, recall
 
 
 def test_the_written_evaluation_is_that_of_plain_python(run: Settings, spark: SparkSession):
@@ -157,23 +218,37 @@ def test_the_written_evaluation_is_that_of_plain_python(run: Settings, spark: Sp
     users, catalogue = _users(run), make_catalogue(run)
     items = LoadedTower(f"{paths.model}/item_tower").vectors(catalogue)
     vectors = dict(zip(users[USER_ID], LoadedTower(f"{paths.model}/user_tower").vectors(users), strict=True))
-    scores = {name: {"model": (items @ vectors[name]).tolist(), **_scores(name)} for name in TESTED}
+    scores = {name: {"model": np.round(items @ vectors[name], 5).tolist(), **_scores(name)} for name in TESTED}
     assert (found["users"], found["users_filtered"], found["cold_users"], found["items"]) == (6, 5, 1, ITEMS)
     assert found["samples_build"] == "tiny"
+    assert found["popularity_tenths"]["items"] == [2, 1] * 5
     for view in ("seen_kept", "seen_filtered"):
-        expected = _expected(scores, view)
-        assert list(found[view]) == ["model", "popularity", "itemcf", "itemcf_impressions"]
-        for ranker, metrics in expected.items():
-            assert found[view][ranker] == pytest.approx(metrics, abs=1e-9), (view, ranker)
-    assert len({found["seen_kept"][ranker]["ndcg@5"] for ranker in found["seen_kept"]}) == 4
+        assert list(found[view]) == RANKERS
+        tenths = found["popularity_tenths"][view]
+        assert list(tenths) == ["clicks", "model", "popularity"]
+        for ranker in RANKERS:
+            rankings = _rankings(scores, ranker, view)
+            assert found[view][ranker] == pytest.approx(_expected(rankings), abs=1e-9), (view, ranker)
+            if ranker in tenths:
+                assert (tenths["clicks"], tenths[ranker]) == _expected_tenths(rankings), (view, ranker)
+    assert len({found["seen_kept"][ranker]["ndcg@5"] for ranker in RANKERS}) == len(RANKERS)
+    assert not (Path(run.run_folder) / ".evaluate.tmp").exists()
 
 
-def test_popularity_and_similarities_at_literal_values(run: Settings, spark: SparkSession):
-    paths = RunPaths(run.run_folder)
-    manifest = read_manifest(paths.part("interactions"), "build_samples")
-    items = {ITEM_ID: make_catalogue(run)[ITEM_ID], "vector": np.zeros((ITEMS, 5), np.float32)}
-    rankers = _rankers(spark, run, paths, manifest, items)
-    assert rankers.popularity.tolist() == [1, 0, 0, 1, 0, 3, 1, 1, 0, 3, 0, 0, 0, 0, 1]
+def _made(spark: SparkSession, settings: Settings, scratch: Path) -> Rankers:
+    folder = RunPaths(settings.run_folder).part("interactions")
+    users = spark.read.parquet(*data_files(folder, read_manifest(folder, "build_samples")))
+    items = {ITEM_ID: make_catalogue(settings)[ITEM_ID], "vector": np.zeros((ITEMS, 5), np.float32)}
+    return make_rankers(users, settings, items, str(scratch))
+
+
+def test_baselines_at_literal_values(run: Settings, spark: SparkSession, tmp_path: Path):
+    rankers = _made(spark, run, tmp_path)
+    assert rankers.names == RANKERS
+    assert rankers.popularity.tolist() == [1, 0, 0, 1, 0, 3, 1, 1, 0, 3, 0, 0, 0, 0, 2]
+    assert rankers.recent is not None
+    assert rankers.recent.targets.tolist() == [1, 0, 0, 0, 0, 3, 1, 0, 0, 1, 0, 0, 0, 0, 2]
+    assert rankers.recent.positives.tolist() == [1, 0, 0, 0, 0, 3, 1, 1, 0, 1, 0, 0, 1, 0, 1]
     positive, seen = (rankers.similarity[name].toarray() for name in ("itemcf", "itemcf_impressions"))
     assert positive[0, 5] == pytest.approx(1.0)  # both are positives of a, c and gone alone
     assert positive[5, 9] == pytest.approx(1 / 3)  # gone alone, of three users each
@@ -181,14 +256,54 @@ def test_popularity_and_similarities_at_literal_values(run: Settings, spark: Spa
     assert positive[2].max() == positive[10].max() == 0.0
 
 
-@pytest.mark.parametrize(("limit", "left_out"), [(PAIRS, False), (PAIRS - 1, True)])
-def test_the_limit_of_itemcf_counts_pairs(
-    run: Settings, spark: SparkSession, capsys: pytest.CaptureFixture[str], limit: int, left_out: bool
+@pytest.mark.parametrize(
+    ("limits", "left_out", "remark"),
+    [
+        ({"itemcf_max_interactions": PAIRS, "ease_max_items": ITEMS}, "", ""),
+        (
+            {"itemcf_max_interactions": PAIRS - 1},
+            "itemcf itemcf_impressions ease ease_recent",
+            f"ItemCF and EASE left out: {PAIRS} interactions are above evaluate.itemcf_max_interactions ({PAIRS - 1})",
+        ),
+        (
+            {"ease_max_items": ITEMS - 1},
+            "ease ease_recent",
+            f"EASE left out: {ITEMS} items are above evaluate.ease_max_items ({ITEMS - 1})",
+        ),
+    ],
+)
+def test_what_is_above_a_limit_is_left_out_and_said(
+    run: Settings, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str], limits: dict[str, int],
+    left_out: str, remark: str,
+):  # fmt: skip
+    limited = run.model_copy(update={"evaluate": Evaluate(cutoffs=CUTOFFS, **limits)})
+    names = _made(spark, limited, tmp_path).names
+    assert names == [name for name in RANKERS if name not in left_out.split()]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert remark in printed
+    assert ("left out" in printed) == bool(remark)
+
+
+def test_no_recent_positives_no_recent_rows(
+    run: Settings, spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    limited = run.model_copy(update={"evaluate": Evaluate(cutoffs=CUTOFFS, itemcf_max_interactions=limit)})
-    paths = RunPaths(run.run_folder)
-    manifest = read_manifest(paths.part("interactions"), "build_samples")
-    items = {ITEM_ID: make_catalogue(run)[ITEM_ID], "vector": np.zeros((ITEMS, 5), np.float32)}
-    rankers = _rankers(spark, limited, paths, manifest, items)
-    assert rankers.names == ["model", "popularity", *([] if left_out else ["itemcf", "itemcf_impressions"])]
-    assert (f"ItemCF left out: {PAIRS} interactions are above" in capsys.readouterr().out) == left_out
+    """All that is recent was two days before the window."""
+    latest = run.model_copy(update={"evaluate": Evaluate(cutoffs=CUTOFFS, recent_days=1)})
+    assert _made(spark, latest, tmp_path).names == [name for name in RANKERS if not name.endswith("_recent")]
+    said = "Recent popularity left out: no positives in the last 1 days before the test window (evaluate.recent_days)"
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_lambda_that_is_too_small_names_the_setting(run: Settings, spark: SparkSession, tmp_path: Path):
+    tiny = run.model_copy(update={"evaluate": Evaluate(cutoffs=CUTOFFS, ease_l2=1e-300)})
+    with pytest.raises(UserError, match=r"^evaluate\.ease_l2: 1e-300 is too small, .* not positive definite"):
+        _made(spark, tiny, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_weights_are_mapped_from_any_file_system(tmp_path: Path, scheme: str):
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3)
+    write_weights(weights, f"{scheme}{tmp_path}/new/ease")
+    found = mapped_weights(f"{scheme}{tmp_path}/new/ease")
+    np.testing.assert_array_equal(found, weights)
+    assert not found.flags.writeable

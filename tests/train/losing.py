@@ -21,7 +21,7 @@ def lose_a_rank(how: str) -> None:
     def losing_make_step(*arguments):
         step, steps = make_step(*arguments), 0
 
-        def losing_step(batch):
+        def losing_step(*batches):
             nonlocal steps
             steps += 1
             if steps == 3 and hvd.rank() == 1:
@@ -31,7 +31,7 @@ def lose_a_rank(how: str) -> None:
                 if how == "silent":
                     time.sleep(600)
                 raise MemoryError("no room for the batch")
-            return step(batch)
+            return step(*batches)
 
         return losing_step
 

@@ -15,6 +15,7 @@ from dssm.errors import UserError
 from dssm.manifest import (
     ITEM_INDEX,
     LABEL,
+    NEGATIVE_PROBABILITY,
     NEGATIVES,
     WEIGHT,
     ColumnSpec,
@@ -22,10 +23,11 @@ from dssm.manifest import (
     read_manifest,
     write_manifest,
 )
-from dssm.model.towers import tower_columns
+from dssm.model.inputs import tower_columns
 from dssm.paths import RunPaths
-from dssm.train.negatives import load_negatives, read_catalogue, step_negative_columns
-from dssm.train.step import make_optimizer, make_step, mean_loss, training_rows
+from dssm.train.negatives import SampledNegatives, load_negatives, read_catalogue, step_negative_columns
+from dssm.train.scores import encode
+from dssm.train.step import loss_shares, make_optimizer, make_step, total_loss
 from tests.datasets import (
     ITEMS,
     NEGATIVE_KINDS,
@@ -39,12 +41,11 @@ from tests.datasets import (
     write_run,
 )
 from tests.model import reference
-from tests.model.tiny import make_towers
-from tests.train.tiny import FIXED_COLUMNS, make_negatives
+from tests.train.tiny import FIXED_COLUMNS, make_model, make_negatives
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 
-SETTINGS = make_settings("unused", negatives=NEGATIVE_KINDS, loss="weighted_bce", positive_weight=2.5)
+SETTINGS = make_settings("unused", negatives=NEGATIVE_KINDS, loss={"kind": "weighted_bce", "positive_weight": 2.5})
 DAYS = negatives_column("days")
 FACTORS = (0.5, 0.5, 2.0)  # of the three places
 
@@ -65,9 +66,9 @@ def _batch(rows: Rows) -> dict[str, tf.Tensor]:
 # What becomes of a batch -------------------------------------------------------------------------------
 
 
-def test_negatives_stand_behind_the_rows_with_their_catalogue_rows_columns():
+def test_negatives_have_their_catalogue_rows_columns():
     rows, catalogue = _rows(), make_catalogue(SETTINGS)
-    joined, number = make_negatives(SETTINGS).appended(_batch(rows))
+    drawn = make_negatives(SETTINGS).drawn(_batch(rows))
 
     expected = [
         (row, place, rows[NEGATIVES][row, place])
@@ -78,13 +79,29 @@ def test_negatives_stand_behind_the_rows_with_their_catalogue_rows_columns():
     assert len(expected) > 6
     of_row, of_place, items = (np.array(values) for values in zip(*expected, strict=True))
     assert len(set(items)) > 3
-    assert number.numpy().tolist() == [*range(8), *of_row]
+    np.testing.assert_array_equal(drawn.places, np.stack([of_row, of_place], axis=1))
+    assert sorted(drawn.columns) == sorted([*FIXED_COLUMNS, "days"])
     for name in FIXED_COLUMNS:
-        np.testing.assert_array_equal(joined[name], np.concatenate([rows[name], catalogue[name][items]]))
-    np.testing.assert_array_equal(joined["days"], np.concatenate([rows["days"], rows[DAYS][of_row, of_place]]))
-    np.testing.assert_array_equal(joined[LABEL], np.concatenate([rows[LABEL], np.zeros(len(items))]))
-    weights = rows[WEIGHT][of_row] * np.array(FACTORS, np.float32)[of_place]
-    np.testing.assert_array_equal(joined[WEIGHT], np.concatenate([rows[WEIGHT], weights]))
+        np.testing.assert_array_equal(drawn.columns[name], catalogue[name][items])
+    np.testing.assert_array_equal(drawn.columns["days"], rows[DAYS][of_row, of_place])
+    there = np.zeros((8, 3), bool)
+    there[of_row, of_place] = True
+    np.testing.assert_array_equal(drawn.there, there)
+    np.testing.assert_array_equal(drawn.probability, rows[NEGATIVE_PROBABILITY])
+    np.testing.assert_allclose(drawn.weight, FACTORS)
+    assert drawn.kinds == (2, 1)
+
+
+def test_a_negative_is_scored_with_its_rows_user():
+    rows, random = _rows(), np.random.default_rng(2)
+    drawn = make_negatives(SETTINGS).drawn(_batch(rows))
+    users, items = random.normal(size=(8, 3)), random.normal(size=(len(drawn.places), 3))
+    found = drawn.beside(tf.constant(users, tf.float32), tf.constant(items, tf.float32), temperature=0.5)
+    expected = np.zeros((8, 3))
+    for (row, place), item in zip(drawn.places.numpy(), items, strict=True):
+        expected[row, place] = users[row] @ item / 0.5
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-5)
+    np.testing.assert_array_equal(found.drawn, drawn.there)
 
 
 @pytest.mark.parametrize("why", ["padding", "no positive", "no weight", "none was found"])
@@ -97,10 +114,11 @@ def test_rows_without_negatives(why: str):
     else:
         rows[NEGATIVES][:] = 3
         rows[LABEL if why == "no positive" else WEIGHT][:] = 0
-    joined, number = make_negatives(SETTINGS).appended(_batch(rows))
-    assert number.numpy().tolist() == list(range(8))
-    for name in (*FIXED_COLUMNS, "days", LABEL, WEIGHT):
-        np.testing.assert_array_equal(joined[name], rows[name])
+    drawn = make_negatives(SETTINGS).drawn(_batch(rows))
+    assert len(drawn.places) == 0
+    assert not drawn.there.numpy().any()
+    for name, values in drawn.columns.items():
+        assert values.shape == (0, *rows[name].shape[1:])
 
 
 # The loss ----------------------------------------------------------------------------------------------
@@ -123,9 +141,9 @@ class _TableTowers:
     @staticmethod
     def _tower(inputs: list[str], vectors: Any) -> Any:
         class Tower(SimpleNamespace):
-            def __call__(self, columns: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
+            def __call__(self, columns: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
                 assert training
-                return vectors(columns)
+                return {"label": vectors(columns)}
 
         return Tower(input=dict.fromkeys(inputs))
 
@@ -139,15 +157,20 @@ def _expected(users: np.ndarray, items: np.ndarray, rows: Rows) -> float:
             negatives[row].append((vector, FACTORS[place]))
     return reference.bce_with_negatives(
         users[rows["user_id"]], items[rows["item_id"]] + np.outer(rows["days"], direction), rows[LABEL], rows[WEIGHT],
-        negatives, temperature=SETTINGS.model.temperature, positive_weight=2.5,
+        negatives, temperature=SETTINGS.model.tau, positive_weight=2.5,
     )  # fmt: skip
+
+
+def _loss(settings: Settings, towers: Any, rows: Rows, negatives: SampledNegatives | None) -> tf.Tensor:
+    """Returns the loss of rows under towers that stand for the model's own."""
+    model, batch = make_model(settings), _batch(rows)
+    return total_loss(model, loss_shares(model, batch, {}, encode(towers, batch, negatives, {})))
 
 
 def _loss_and_gradients(rows: Rows) -> tuple[float, np.ndarray, np.ndarray]:
     towers = _TableTowers()
     with tf.GradientTape() as tape:
-        examples, users, items = training_rows(towers, _batch(rows), make_negatives(SETTINGS))
-        loss = mean_loss(SETTINGS.model, SETTINGS.train, examples, users, items)
+        loss = _loss(SETTINGS, towers, rows, make_negatives(SETTINGS))
     gradients = tape.gradient(loss, [towers.users, towers.items])
     return float(loss), *(tf.convert_to_tensor(gradient).numpy() for gradient in gradients)
 
@@ -171,9 +194,11 @@ def test_the_weight_of_negatives_counts_in_the_mean():
     rows = _rows(padded=(1, 2, 3, 4, 5, 6, 7))
     rows[LABEL][0], rows[WEIGHT][0] = 1, 2
     rows[NEGATIVES][0] = [4, -1, -1]
-    joined, _ = make_negatives(SETTINGS).appended(_batch(rows))
-    zeros = tf.zeros((9, 3))
-    found = mean_loss(SETTINGS.model, SETTINGS.train, joined, zeros, zeros)
+    towers = _TableTowers()
+    for table in (towers.users, towers.items):
+        table.assign(tf.zeros_like(table))
+    rows["days"][:] = rows[DAYS][:] = 0
+    found = _loss(SETTINGS, towers, rows, make_negatives(SETTINGS))
     assert float(found) == pytest.approx((2 * 2.5 + 1) / 3 * np.log(2), rel=1e-6)
 
 
@@ -183,16 +208,16 @@ def test_a_place_without_a_negative_changes_nothing():
     found = _loss_and_gradients(rows)
     rows[DAYS][rows[NEGATIVES] < 0] = np.nan
     first = {name: kind for name, kind in NEGATIVE_KINDS.items() if name == "any"}
-    fewer = make_settings("unused", negatives=first, loss="weighted_bce", positive_weight=2.5)
-    two = {**rows, NEGATIVES: rows[NEGATIVES][:, :2], DAYS: rows[DAYS][:, :2]}
+    fewer = make_settings("unused", negatives=first, loss={"kind": "weighted_bce", "positive_weight": 2.5})
+    of_place = (NEGATIVES, NEGATIVE_PROBABILITY, DAYS)
+    two = {**rows, **{name: rows[name][:, :2] for name in of_place}}
     towers = _TableTowers()
     with tf.GradientTape() as tape:
-        examples, users, items = training_rows(towers, _batch(two), make_negatives(fewer))
-        loss = mean_loss(fewer.model, fewer.train, examples, users, items)
+        loss = _loss(fewer, towers, two, make_negatives(fewer))
     expected = [loss, *map(tf.convert_to_tensor, tape.gradient(loss, [towers.users, towers.items]))]
     for again in (found, _loss_and_gradients(rows)):
         for one, other in zip(again, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)  # a sum with other zeros in it
 
 
 def test_positives_without_any_negative_have_the_loss_without_negatives():
@@ -201,8 +226,7 @@ def test_positives_without_any_negative_have_the_loss_without_negatives():
     loss, by_users, by_items = _loss_and_gradients(rows)
     towers = _TableTowers()
     with tf.GradientTape() as tape:
-        examples, users, items = training_rows(towers, _batch(rows), None)
-        plain = mean_loss(SETTINGS.model, SETTINGS.train, examples, users, items)
+        plain = _loss(SETTINGS, towers, rows, None)
     assert loss == float(plain)
     for found, gradient in zip((by_users, by_items), tape.gradient(plain, [towers.users, towers.items]), strict=True):
         np.testing.assert_array_equal(found, tf.convert_to_tensor(gradient))
@@ -210,19 +234,19 @@ def test_positives_without_any_negative_have_the_loss_without_negatives():
 
 def test_steps_with_negatives_lower_the_loss_that_they_report():
     settings = make_settings("unused", negatives=NEGATIVE_KINDS, loss="weighted_bce", learning_rate=0.05)
-    towers, batch, negatives = make_towers(settings), _batch(_rows()), make_negatives(settings)
-    step = make_step(settings.model, settings.train, towers, make_optimizer(settings.train), negatives)
-    before = mean_loss(settings.model, settings.train, *training_rows(towers, batch, negatives))
-    losses = [float(step(batch)) for _ in range(20)]
+    model, rows, negatives = make_model(settings), _rows(), make_negatives(settings)
+    step = make_step(settings, model, make_optimizer(settings.train, 20, model), negatives)
+    before = _loss(settings, model.towers, rows, negatives)
+    losses = [float(step(_batch(rows), {})["loss"]) for _ in range(20)]
     assert losses[0] == pytest.approx(float(before), rel=1e-5)
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_step_takes_batches_with_and_without_negatives():
-    towers, negatives = make_towers(SETTINGS), make_negatives(SETTINGS)
-    step = make_step(SETTINGS.model, SETTINGS.train, towers, make_optimizer(SETTINGS.train), negatives)
+    model = make_model(SETTINGS)
+    step = make_step(SETTINGS, model, make_optimizer(SETTINGS.train, 3, model), make_negatives(SETTINGS))
     batches = [_rows(), _rows(padded=tuple(range(8))), _rows(seed=3)]
-    losses = [float(step(_batch(rows))) for rows in batches]
+    losses = [float(step(_batch(rows), {})["loss"]) for rows in batches]
     assert losses[1] == 0.0
     assert np.isfinite(losses).all()
 
@@ -264,12 +288,11 @@ def test_negatives_from_the_written_catalogue_are_those_of_the_drawn_one(tmp_pat
     settings = make_settings(tmp_path, negatives=NEGATIVE_KINDS, loss="weighted_bce")
     write_items(settings)
     batch = _batch(_rows())
-    found, number = _loaded(settings).appended(batch)
-    expected, of_expected = make_negatives(settings).appended(batch)
-    assert found.keys() == expected.keys()
-    np.testing.assert_array_equal(number, of_expected)
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values)
+    found, expected = _loaded(settings).drawn(batch), make_negatives(settings).drawn(batch)
+    assert found.columns.keys() == expected.columns.keys()
+    np.testing.assert_array_equal(found.places, expected.places)
+    for name, values in expected.columns.items():
+        np.testing.assert_array_equal(found.columns[name], values)
 
 
 def test_settings_without_negatives_read_no_catalogue(tmp_path: Path):
@@ -294,7 +317,9 @@ def test_samples_with_other_negatives_are_refused(tmp_path: Path):
     settings = write_run(tmp_path, negatives=NEGATIVE_KINDS, loss="weighted_bce")
     folder = RunPaths(settings.run_folder).part("train")
     manifest = read_manifest(folder, "build_samples")
-    packed = {name: spec for name, spec in columns_of(settings).items() if name in (NEGATIVES, DAYS)}
+    packed = {
+        name: spec for name, spec in columns_of(settings).items() if name in (NEGATIVES, NEGATIVE_PROBABILITY, DAYS)
+    }
     assert step_negative_columns(settings, manifest, folder) == packed
 
     more = {**NEGATIVE_KINDS, "any": {"kind": "uniform", "count": 5}}

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import tensorflow as tf
+
 from dssm.config import Settings
+from dssm.model.two_tower import TwoTowerModel
+from dssm.stream.batches import Batch
 from dssm.train.negatives import SampledNegatives
-from tests.datasets import make_catalogue
+from dssm.train.scores import Encoded
+from dssm.train.step import loss_shares, total_loss
+from tests.datasets import ITEMS, make_catalogue
+from tests.model.tiny import make_towers
 
 FIXED_COLUMNS = ("item_id", "topic_id", "image")  # of the item tower's; days changes with the event's time
 
@@ -14,5 +23,19 @@ def make_negatives(settings: Settings) -> SampledNegatives | None:
     if not kinds:
         return None
     catalogue = make_catalogue(settings)
-    weights = [kind.weight for kind in kinds for _ in range(kind.count)]
-    return SampledNegatives({name: catalogue[name] for name in FIXED_COLUMNS}, ["days"], weights)
+    counts = [(kind.count, kind.weight) for kind in kinds]
+    return SampledNegatives({name: catalogue[name] for name in FIXED_COLUMNS}, ["days"], counts)
+
+
+def make_model(settings: Settings, seed: int = 1) -> TwoTowerModel:
+    """Builds what is trained, with weights that depend on the seed alone."""
+    return TwoTowerModel(settings.model, settings.train.loss, make_towers(settings, seed))
+
+
+def mean_loss(
+    settings: Settings, batch: Batch, users: Any, items: Any, model: TwoTowerModel | None = None, catalogue: Any = None
+) -> tf.Tensor:
+    """Returns the loss of a batch whose towers gave these vectors, each (batch, width), for the only objective."""
+    model = make_model(settings) if model is None else model
+    encoded = Encoded({"label": tf.convert_to_tensor(users)}, {"label": tf.convert_to_tensor(items)}, {}, {}, None)
+    return total_loss(model, loss_shares(model, batch, catalogue or {}, encoded, ITEMS))

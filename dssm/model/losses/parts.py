@@ -1,4 +1,4 @@
-"""Losses and what they are composed of. One function, one idea; the trainer composes them."""
+"""What losses are composed of. One function, one idea."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ import tensorflow as tf
 # Far below any logit, yet finite: exp gives 0, and a row of masked candidates alone gives no NaN.
 MASKED = -1e9
 SMALLEST_PROBABILITY = 1e-9
+
+
+def known_labels(labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Makes rows whose label is NaN rows of label 0 and weight 0.
+
+    To weigh them 0 is not enough: 0 · NaN is NaN, in the loss as in its gradient.
+
+    Args: labels, weights: (batch,) each. Returns: labels and weights, (batch,) each.
+    """
+    known = tf.logical_not(tf.math.is_nan(labels))
+    return tf.where(known, labels, 0.0), tf.where(known, weights, 0.0)
+
+
+def positives(labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Finds the rows with a positive label and a weight. Args: (batch,) each. Returns: (batch,) bool."""
+    return tf.logical_and(labels > 0, weights > 0)
 
 
 def candidate_logits(users: tf.Tensor, candidates: tf.Tensor, temperature: float) -> tf.Tensor:
@@ -48,23 +64,40 @@ def batch_probability(items: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 def accidental_hits(
-    users: tf.Tensor, items: tf.Tensor, candidate_users: tf.Tensor, candidate_items: tf.Tensor, own: tf.Tensor
+    users: tf.Tensor,
+    items: tf.Tensor,
+    candidate_users: tf.Tensor,
+    candidate_items: tf.Tensor,
+    own: tf.Tensor,
+    targets: tf.Tensor,
 ) -> tf.Tensor:
-    """Finds candidates that are no negatives for a row: its own item again, or another positive of its user.
+    """Finds candidates that are no negatives for a row: its own item again, or an item of its user's other targets.
+
+    An item of the user's is one wherever it comes from: another user's row and a uniform draw included.
 
     Args:
       users: (batch,) keys of the rows' users.
       items: (batch,) keys of the rows' items.
-      candidate_users: (candidates,) keys of the users that the candidates are positives of.
+      candidate_users: (candidates,) keys of the users of the candidates' rows.
       candidate_items: (candidates,) keys of the candidates.
-      own: (batch,) column of each row's own positive, which is never a hit.
-    Returns: (batch, candidates) bool. Where a user's other positive comes again from another user,
-      that copy is a hit too only if it is the row's own item.
+      own: (batch,) column of each row's own item, which is never a hit.
+      targets: (candidates,) bool, the candidates that are rows with a loss: their users acted on them.
+    Returns: (batch, candidates) bool.
     """
+    is_own = own_columns(own, tf.size(candidate_items))
+    same_user = tf.logical_and(tf.equal(users[:, None], candidate_users[None, :]), targets[None, :])
+    # Few rows share a batch with another of their user: each such pair gives a row of hits.
+    pairs = tf.where(tf.logical_and(same_user, tf.logical_not(is_own)))
+    liked = tf.gather(candidate_items, pairs[:, 1])
+    of_pair = tf.cast(tf.equal(liked[:, None], candidate_items[None, :]), tf.int32)
+    of_user = tf.math.unsorted_segment_max(of_pair, pairs[:, 0], tf.size(users)) > 0
     same_item = tf.equal(items[:, None], candidate_items[None, :])
-    same_user = tf.equal(users[:, None], candidate_users[None, :])
-    is_own = tf.equal(own[:, None], tf.range(tf.size(candidate_items), dtype=own.dtype)[None, :])
-    return tf.logical_and(tf.logical_or(same_item, same_user), tf.logical_not(is_own))
+    return tf.logical_and(tf.logical_or(same_item, of_user), tf.logical_not(is_own))
+
+
+def own_columns(own: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+    """Marks each row's own candidate. Args: own: (batch,) int32 columns. Returns: (batch, candidates) bool."""
+    return tf.equal(own[:, None], tf.range(candidates, dtype=own.dtype)[None, :])
 
 
 def mask_candidates(logits: tf.Tensor, masked: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,106 @@
+"""Checks of the model's and the training's settings that no section can make alone.
+
+Each raises a UserError that names the key, what was found, and what would fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from dssm.errors import UserError, did_you_mean
+from dssm.features import AnyFeature, DenseFeat, SparseFeat, of_side
+from dssm.sections import LossKind, Model, Samples, TowerKind, Train, VectorTable
+from dssm.sections.model import Dnn, MultiObjective, Parallel
+
+
+def check_model(
+    model: Model, features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable], targets: Collection[str]
+) -> None:
+    """Checks the references of towers to features and of objectives to labels."""
+    for side in ("user", "item"):
+        own = {feature.name: feature for feature in of_side(features, side)}
+        for place, tower in _towers(f"model.{side}_tower", getattr(model, f"{side}_tower")):
+            for name in tower.residual if isinstance(tower, Dnn) else ():
+                _check_residual(f"{place}.residual", name, own, vectors, model.vector_dim)
+    for name, objective in model.objectives.items():
+        if objective.label != "label" and objective.label not in targets:
+            raise UserError(
+                f"model.objectives.{name}.label: no source has '{objective.label}' in its targets"
+                + did_you_mean(objective.label, ["label", *targets])
+            )
+
+
+def _towers(place: str, tower: TowerKind) -> Iterator[tuple[str, TowerKind]]:
+    """Yields a tower and its parts, each with its key."""
+    yield place, tower
+    if isinstance(tower, Parallel):
+        for name, channel in tower.channels.items():
+            yield from _towers(f"{place}.channels.{name}", channel)
+    if isinstance(tower, MultiObjective):
+        yield from _towers(f"{place}.shared", tower.shared)
+        yield from _towers(f"{place}.head", tower.head)
+
+
+def _check_residual(
+    key: str, name: str, features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable], vector_dim: int
+) -> None:
+    if name not in features:
+        raise UserError(f"{key}: this side has no feature '{name}'" + did_you_mean(name, features))
+    width = encoded_width(features[name], vectors)
+    if width != vector_dim:
+        raise UserError(
+            f"{key}: '{name}' is {width} wide, and is added to a vector of model.vector_dim {vector_dim}; "
+            "expected the same width"
+        )
+
+
+def encoded_width(feature: AnyFeature, vectors: Mapping[str, VectorTable]) -> int:
+    """Returns the numbers that a feature gives to its tower."""
+    if isinstance(feature, DenseFeat):
+        if feature.pre_embed is None:
+            return 1
+        return feature.projection or vectors[feature.pre_embed].width
+    return feature.dim if isinstance(feature, SparseFeat) else feature.encoder.width(feature.dim)
+
+
+def check_losses(model: Model, train: Train, samples: Samples) -> None:
+    """Checks that the samples hold what the losses compare a row with, and no negatives that none of them reads."""
+    takers = [key for key, loss in _losses(model, train) if loss.takes_sampled]
+    takers += ["model.scorer"] if model.scorer is not None else []
+    known = ", ".join(kind for kind, loss in LossKind.choices.items() if loss().takes_sampled)  # type: ignore[attr-defined]
+    for key, loss in _losses(model, train):
+        if loss.reads_sampled and not samples.negatives:
+            raise UserError(f"{key}: {loss.kind} compares a positive with samples.negatives; name a kind of them there")
+        if loss.kind == "weighted_bce" and samples.train_rows == "positives" and not samples.negatives:
+            raise UserError(
+                "samples.train_rows: 'positives' leaves weighted_bce without negatives; expected 'all', "
+                "samples.negatives, or train.loss: in_batch_softmax"
+            )
+        if loss.draws_all_rows and samples.train_rows == "positives":
+            raise UserError(
+                f"{key}.impression_weight: weighs rows without a positive label, and samples.train_rows is positives; "
+                "set that to all, or remove the weight"
+            )
+    if samples.negatives and not takers:
+        raise UserError(
+            f"samples.negatives: train.loss {train.loss.kind} does not read them; expected one of {known}, a "
+            "model.scorer, or no negatives"
+        )
+    if model.scorer is not None and samples.train_rows == "positives" and not samples.negatives:
+        raise UserError(
+            "model.scorer: learns to tell positives from others, and there are only positives; expected "
+            "samples.train_rows: all, or samples.negatives"
+        )
+    if model.score_bias and not any(loss.is_pointwise for _, loss in _losses(model, train)):
+        raise UserError(
+            f"model.score_bias: goes with a loss of each row's own score, found {train.loss.kind}; remove it, or set "
+            "weighted_bce or regression"
+        )
+
+
+def _losses(model: Model, train: Train) -> Iterator[tuple[str, LossKind]]:
+    """Yields the loss of each objective, with its key."""
+    for name, objective in model.all_objectives.items():
+        yield (
+            ("train.loss", train.loss) if objective.loss is None else (f"model.objectives.{name}.loss", objective.loss)
+        )

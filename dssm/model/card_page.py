@@ -1,0 +1,158 @@
+"""The page of a model card: one file that needs nothing else, in the style of the data report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dssm.report.html import (
+    Html,
+    count_cell,
+    figure_text,
+    join,
+    note,
+    number_cell,
+    table,
+    tag,
+    text_cell,
+    words_cell,
+)
+from dssm.report.style import STYLE
+
+if TYPE_CHECKING:
+    from dssm.model.card import ModelCard, SignatureCard
+
+VIEWS = ("seen_kept", "seen_filtered")  # of evaluation.json: the metrics of each ranking
+
+
+def card_html(card: ModelCard) -> str:
+    """Returns the whole page."""
+    sections: list[tuple[str, str, Html]] = [
+        ("metrics", "Metrics", _metrics(card)),
+        ("evaluation", "Evaluation", _evaluation(card)),
+        ("samples", "Samples", _samples(card)),
+        ("vocabularies", "Vocabularies", _vocabularies(card)),
+        *[(name, name.replace("_", " "), _signature(name, signature)) for name, signature in card.towers.items()],
+        ("settings", "Settings", _json("All but Spark's own", card.settings)),
+    ]
+    title = f"{card.name} · {card.date}"
+    head = join(
+        [
+            Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+            # What the logs hold is shown: nothing of it may load or run.
+            Html('<meta http-equiv="Content-Security-Policy" '),
+            Html("content=\"default-src 'none'; style-src 'unsafe-inline'\">"),
+            tag("title", f"{title} · model card"),
+            tag("style", Html(STYLE)),
+        ]
+    )
+    body = join(
+        [
+            tag("header", tag("h1", title), note(f"Model card. Weights {card.model_version}.")),
+            _tiles(card),
+            tag("nav", *[tag("a", name, href=f"#{key}") for key, name, _ in sections]),
+            *[tag("section", tag("h2", name, id=key), content) for key, name, content in sections],
+        ]
+    )
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+
+
+def _tiles(card: ModelCard) -> Html:
+    train = card.parts.get("train")
+    last = card.epochs[-1] if card.epochs else {}
+    tiles = [
+        (f"{train.rows:,}" if train is not None else "–", "training rows"),
+        (f"{len(card.epochs)}", "epochs"),
+        (f"{card.steps:,}", "steps"),
+        (f"{card.ranks}", "ranks"),
+        (f"{card.rows_per_s:,.0f}", "rows/s"),
+        (f"{card.vector_dim}", "numbers in a vector"),
+        *[(_figure(value), f"{name}, last epoch") for name, value in last.items()],
+    ]
+    drawn = [tag("div", tag("b", value), tag("span", what), class_="tile") for value, what in tiles]
+    return tag("div", *drawn, class_="tiles")
+
+
+def _metrics(card: ModelCard) -> Html:
+    names = list(dict.fromkeys(name for epoch in card.epochs for name in epoch))
+    rows = [
+        (f"{number}", [number_cell(_figure(epoch.get(name))) for name in names])
+        for number, epoch in enumerate(card.epochs, start=1)
+    ]
+    return join([note("Loss of the training rows; all else of the test samples."), table(["epoch ", *names], rows)])
+
+
+def _evaluation(card: ModelCard) -> Html:
+    if card.evaluation is None:
+        return note("The model has not been evaluated over the catalogue yet: run evaluate.")
+    parts = []
+    for view in VIEWS:
+        measured: Mapping[str, Mapping[str, float | None]] = card.evaluation.get(view, {})
+        metrics = list(dict.fromkeys(name for found in measured.values() for name in found))
+        rows = [(name, [number_cell(_figure(found.get(name))) for found in measured.values()]) for name in metrics]
+        parts += [tag("h3", view.replace("_", " ")), table(["metric ", *measured], rows)]
+    return join([*parts, _json("evaluation.json", card.evaluation)])
+
+
+def _samples(card: ModelCard) -> Html:
+    rows = [
+        (name, [count_cell(part.rows), count_cell(part.files), text_cell(tag("code", part.digest))])
+        for name, part in card.parts.items()
+    ]
+    frozen = "" if card.vocabularies_of is None else f" Its vocabularies are those of build {card.vocabularies_of}."
+    return join(
+        [note(f"Build {card.samples_build}.{frozen}"), table(["dataset ", "rows", "files", "manifest's digest "], rows)]
+    )
+
+
+def _vocabularies(card: ModelCard) -> Html:
+    rows = [
+        (name, [text_cell(spec.rule), count_cell(spec.size), text_cell(tag("code", spec.digest))])
+        for name, spec in card.vocabularies.items()
+    ]
+    parts = [note("Ids count padding and unknown."), table(["vocabulary ", "rule ", "ids", "digest "], rows)]
+    if card.statistics:
+        numbers = [
+            (name, [number_cell(figure_text(x)) for x in (s.mean, s.deviation, s.minimum, s.maximum)])
+            for name, s in card.statistics.items()
+        ]
+        heads = ["number ", "mean", "deviation", "minimum", "maximum"]
+        parts += [tag("h3", "Statistics of the training window"), table(heads, numbers)]
+    return join(parts)
+
+
+def _signature(name: str, signature: SignatureCard) -> Html:
+    rows = [
+        (key, [text_cell(given.dtype), text_cell(_shape(given.shape)), words_cell(given.says)])
+        for key, given in signature.inputs.items()
+    ]
+    outputs = [(key, [words_cell(says)]) for key, says in signature.outputs.items()]
+    request = json.dumps({"instances": [signature.example]}, indent=1, ensure_ascii=False)
+    return join(
+        [
+            table(["input ", "type ", "shape ", "what "], rows),
+            table(["output ", "what "], outputs),
+            tag("h3", "Example request"),
+            note(f"For TensorFlow Serving: POST /v1/models/{name}:predict"),
+            tag("pre", request),
+        ]
+    )
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    """Returns a shape for reading.
+
+    >>> _shape((None,)), _shape((None, 20)), _shape((None, None))
+    ('rows', 'rows × 20', 'rows × any')
+    """
+    return " × ".join(["rows", *("any" if size is None else str(size) for size in shape[1:])])
+
+
+def _json(summary: str, values: Mapping[str, Any]) -> Html:
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    return tag("details", tag("summary", summary), tag("pre", text))
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else figure_text(value)

@@ -1,0 +1,64 @@
+"""Losses of a positive's score against that of each of its negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from dssm.model.losses import Candidates, Rows, Scored
+from dssm.model.losses.parts import accidental_hits, known_labels, own_columns, positives
+from dssm.sections.losses import Bpr, Hinge
+
+
+def hinge_rows(settings: Hinge, scored: Scored) -> Rows:
+    """max(0, m − s₊ + s₋), the mean over a positive's negatives. Returns: losses and weights, (batch,) each."""
+    return _mean_over_negatives(settings, scored, lambda difference: tf.nn.relu(settings.margin + difference))
+
+
+def bpr_rows(settings: Bpr, scored: Scored) -> Rows:
+    """−log σ(s₊ − s₋), the mean over a positive's negatives (Rendle et al., UAI 2009).
+
+    Returns: losses and weights, (batch,) each.
+    """
+    return _mean_over_negatives(settings, scored, tf.math.softplus)
+
+
+def _mean_over_negatives(settings: Hinge | Bpr, scored: Scored, loss_of: Callable[[tf.Tensor], tf.Tensor]) -> Rows:
+    """Takes the loss of each positive against each of its negatives, and their mean by the negatives' weights.
+
+    A row weighs nothing where it is no positive, or has no negative with a weight.
+
+    Args: loss_of: from s₋ − s₊ to the loss, each (batch, negatives).
+    Returns: losses and weights, (batch,) each.
+    """
+    label, weight = known_labels(scored.label, scored.weight)
+    target = positives(label, weight)
+    if settings.negatives == "batch":
+        assert scored.candidates is not None
+        logits = scored.candidates.logits
+        factors = tf.cast(in_batch_negatives(settings, scored, scored.candidates), tf.float32)
+    else:
+        assert scored.sampled is not None
+        logits = scored.sampled.logits
+        factors = tf.where(scored.sampled.drawn, scored.sampled.weight[None, :], 0.0)
+    factors = tf.where(target[:, None], factors, 0.0)
+    difference = tf.where(factors > 0, logits - scored.score[:, None], 0.0)
+    total = tf.reduce_sum(factors, axis=1)
+    loss = tf.math.divide_no_nan(tf.reduce_sum(factors * loss_of(difference), axis=1), total)
+    return loss, tf.where(total > 0, weight, 0.0)
+
+
+def in_batch_negatives(settings: Hinge | Bpr, scored: Scored, candidates: Candidates) -> tf.Tensor:
+    """Finds the other rows' positives, without accidental hits where they are masked.
+
+    Returns: (batch, candidates) bool.
+    """
+    own = own_columns(candidates.own, tf.size(candidates.items))
+    negative = tf.logical_and(candidates.positive[None, :], tf.logical_not(own))
+    if settings.mask_accidental_hits:
+        hits = accidental_hits(
+            scored.users, scored.items, candidates.users, candidates.items, candidates.own, candidates.positive
+        )
+        negative = tf.logical_and(negative, tf.logical_not(hits))
+    return negative

@@ -1,0 +1,43 @@
+"""How the objectives' losses become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from dssm.sections.model import Model
+
+
+class ObjectiveWeights(tf.Module):
+    """The weights of the objectives' losses: fixed, or learned beside the model.
+
+    `uncertainty` takes Σ e⁻ˢ w L + s with a learned s for each objective (Kendall et al., CVPR 2018): s is the log of
+    the variance of the objective's noise, and settles at log(w L). It begins at 0, the fixed weights.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(name="objective_weights")
+        self.weights = {name: objective.weight for name, objective in model.all_objectives.items()}
+        learned = self.weights if model.objective_weights == "uncertainty" else ()
+        self.log_variance = {name: tf.Variable(0.0, name=f"log_variance_{name}") for name in learned}
+
+    def combine(self, losses: Mapping[str, tf.Tensor], share: float = 1.0) -> tf.Tensor:
+        """Returns the weighted sum of the losses.
+
+        Args:
+          losses: of each objective, scalars.
+          share: of Σ s, which no row carries: 1 / ranks where `losses` are this rank's shares of the means, whose
+            gradients are summed over ranks.
+        Returns: a scalar.
+        Raises: ValueError where the losses are not those of the objectives.
+        """
+        if set(losses) != set(self.weights):
+            raise ValueError(f"losses: found {sorted(losses)}, expected {sorted(self.weights)}")
+        terms = [self._factor(name) * losses[name] for name in self.weights]
+        return tf.add_n(terms + [share * s for s in self.log_variance.values()])
+
+    def _factor(self, name: str) -> tf.Tensor | float:
+        if name not in self.log_variance:
+            return self.weights[name]
+        return tf.exp(-self.log_variance[name]) * self.weights[name]

@@ -1,0 +1,1 @@
+"""Raw inputs: towers that a service calls with strings, lists and numbers as it has them."""

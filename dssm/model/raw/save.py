@@ -1,0 +1,142 @@
+"""Towers as SavedModels that take what a service has: texts, lists and numbers as they are."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import tensorflow as tf
+from pydantic import BaseModel, ConfigDict
+
+from dssm.config import Settings
+from dssm.features import (
+    FIRST_TOKEN_ID,
+    AnyFeature,
+    DenseFeat,
+    Side,
+    SparseFeat,
+    TextFeat,
+    VarLenSparseFeat,
+    of_side,
+)
+from dssm.manifest import Manifest
+from dssm.model.export import named_outputs, raw_tensors, save_function
+from dssm.model.raw.encoder import RawEncoder
+from dssm.model.raw.inputs import RawInput
+from dssm.samples.encoding import Tables
+from dssm.samples.lookups import load_tokens, load_vectors
+from dssm.sections import History
+
+EXAMPLE_ENTRIES = 2  # of a list
+EXAMPLE_HOUR, EXAMPLE_WEEKDAY = 20, 5
+
+
+class RawTower(BaseModel):
+    """What a raw tower takes, and an example: a row as it is sent, and the same row encoded.
+
+    The example is made of the most frequent values, so that it is no person's row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: dict[str, RawInput]
+    example: dict[str, Any]
+    encoded: dict[str, Any]
+
+
+def save_raw_tower(
+    tower: tf.keras.Model, side: Side, settings: Settings, manifest: Manifest, samples_folder: str, folder: str
+) -> RawTower:
+    """Writes a SavedModel with the signature `serving_default`: raw inputs → the outputs of `save_tower`.
+
+    Its assets are the vocabularies and the pretrained vectors' ids, as text files, and `inputs.json`: what the inputs
+    are, and the statistics that the graph has as constants. Pretrained vectors of storage: inline are variables.
+
+    Args:
+      tower: from encoded columns to {objective: (batch, width)}.
+      side: of the tower.
+      settings: of the run.
+      manifest: of its train samples.
+      samples_folder: with `vocabularies` and `vectors`.
+      folder: a local one, to write to.
+    """
+    features = of_side(settings.features, side)
+    tables = lookup_tables(settings, features, manifest, samples_folder)
+    shares = {name: objective.share for name, objective in settings.model.all_objectives.items()}
+    with tempfile.TemporaryDirectory(prefix="dssm-tokens-") as scratch:
+        encoder = RawEncoder(features, settings.histories, settings.vectors, tables, scratch)
+
+        def serve(raw: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return named_outputs(tower(encoder(raw), training=False), shares)
+
+        specs = {name: given.spec for name, given in encoder.inputs.items()}
+        save_function(serve, specs, [encoder, *tower.variables], folder)
+        example = example_row(features, settings.histories, tables, encoder.inputs)
+        encoded = encoder(raw_tensors(specs, [example]))
+    row = {name: values[0].numpy().tolist() for name, values in encoded.items()}
+    return RawTower(inputs=encoder.inputs, example=example, encoded=row)
+
+
+def lookup_tables(
+    settings: Settings, features: Sequence[AnyFeature], manifest: Manifest, samples_folder: str
+) -> Tables:
+    """Reads what the features' ids and numbers are looked up in."""
+    specs = manifest.vocabularies
+    used = {f.vocabulary for f in features if isinstance(f, (SparseFeat, VarLenSparseFeat))}
+    vectors = {f.pre_embed for f in features if isinstance(f, DenseFeat) and f.pre_embed is not None}
+    return Tables(
+        vocabularies={
+            name: load_tokens(f"{samples_folder}/vocabularies/{name}.parquet")
+            for name in used
+            if specs[name].rule == "tokens"
+        },
+        buckets={name: specs[name].size - FIRST_TOKEN_ID for name in used if specs[name].rule == "hash"},
+        statistics=manifest.statistics,
+        vectors={name: load_vectors(f"{samples_folder}/vectors/{name}/vectors.parquet") for name in vectors},
+        storage={name: table.storage for name, table in settings.vectors.items()},
+    )
+
+
+def example_row(
+    features: Sequence[AnyFeature], histories: Mapping[str, History], tables: Tables, inputs: Mapping[str, RawInput]
+) -> dict[str, Any]:
+    """Returns a row of raw inputs: the most frequent ids, the mean of a number."""
+    row: dict[str, Any] = {}
+    for feature in features:
+        if isinstance(feature, SparseFeat):
+            row[feature.name] = _example_id(feature, tables)
+        elif isinstance(feature, TextFeat):
+            row[feature.name] = "an example"
+        elif isinstance(feature, VarLenSparseFeat):
+            ids = _frequent(tables.vocabularies.get(feature.vocabulary))
+            parted = feature.weighted and feature.weight_column is None
+            row[feature.name] = [f"{token}:{1 / place:g}" for place, token in enumerate(ids, 1)] if parted else ids
+            if feature.weight_column is not None:
+                row[feature.weight_name] = [1 / place for place in range(1, len(ids) + 1)]
+        elif feature.pre_embed is not None:
+            ids = _frequent(tables.vectors[feature.pre_embed].ids)
+            row[feature.name] = ids if inputs[feature.name].is_list else (ids or [""])[0]
+        else:
+            row[feature.name] = _example_number(feature.name, tables)
+    return row
+
+
+def _example_id(feature: SparseFeat, tables: Tables) -> Any:
+    if feature.time is not None:
+        return EXAMPLE_HOUR if feature.time == "hour" else EXAMPLE_WEEKDAY
+    if feature.is_bucketised:
+        return feature.boundaries[0] if feature.boundaries else _example_number(feature.name, tables)
+    return (_frequent(tables.vocabularies.get(feature.vocabulary)) or [""])[0]
+
+
+def _example_number(name: str, tables: Tables) -> float:
+    return float(f"{tables.statistics[name].mean:.4g}") if name in tables.statistics else 1.0
+
+
+def _frequent(tokens: pa.StringArray | None) -> list[str]:
+    """Returns the first tokens of a vocabulary, which are the most frequent; any where they are hashed."""
+    if tokens is None:
+        return [f"example{place}" for place in range(1, EXAMPLE_ENTRIES + 1)]
+    return tokens.slice(0, EXAMPLE_ENTRIES).to_pylist()

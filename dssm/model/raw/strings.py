@@ -1,0 +1,111 @@
+"""Texts as the samples' encoder reads them, in TensorFlow's own operations: the graph needs nothing else."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+
+_SURROGATES = range(0xD800, 0xE000)  # code points that are no letters and stand in no UTF-8 text
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"  # what build_samples takes for one
+_WEIGHTED = r"(?s)(.*):([^:]*)"  # the last colon parts id from weight: an id may hold colons itself
+
+
+@functools.cache
+def _letters() -> tuple[np.ndarray, pa.StringArray]:
+    """Returns every code point, (n,) int32, and its text."""
+    points = np.array([point for point in range(0x110000) if point not in _SURROGATES], np.int32)
+    text = "".join(map(chr, points.tolist()))
+    return points, pa.array(list(text))
+
+
+@functools.cache
+def white_space() -> np.ndarray:
+    """Returns the code points that Arrow trims and splits at, ascending, (n,) int32: TensorFlow knows fewer."""
+    points, letters = _letters()
+    return points[pc.equal(pc.utf8_trim_whitespace(letters), "").to_numpy(zero_copy_only=False)]
+
+
+@functools.cache
+def lower_case() -> tuple[np.ndarray, np.ndarray]:
+    """Returns the code points that have a lower case, ascending, and these, both (n,) int32.
+
+    Arrow maps letter by letter; `tf.strings.lower` looks at the neighbours too: a Σ that ends a word becomes another
+    letter.
+    """
+    points, letters = _letters()
+    text = "".join(pc.utf8_lower(letters).to_pylist())
+    lower = np.frombuffer(text.encode("utf-32-le"), "<i4")
+    changed = lower != points
+    return points[changed], lower[changed]
+
+
+@functools.cache
+def _space() -> str:
+    """Returns a class of RE2 that matches white space."""
+    return "[" + "".join(rf"\x{{{point:x}}}" for point in white_space().tolist()) + "]"
+
+
+def trimmed(texts: tf.Tensor) -> tf.Tensor:
+    """Returns the texts without white space at their ends, of the same shape."""
+    return tf.strings.regex_replace(texts, f"^{_space()}+|{_space()}+$", "")
+
+
+def is_blank(texts: tf.Tensor) -> tf.Tensor:
+    """Returns whether each text is empty or white space alone, of the same shape."""
+    return tf.strings.regex_full_match(texts, f"{_space()}*")
+
+
+def split_lists(lists: tf.Tensor, separator: str | None) -> tf.RaggedTensor:
+    """Returns the trimmed tokens of each row; blank ones are left out.
+
+    Args:
+      lists: (batch, entries) strings, padded with empty ones.
+      separator: each entry is parted at it; None: an entry is a token.
+    Returns: (batch, None).
+    """
+    batch, entries = tf.unstack(tf.shape(lists, tf.int64))
+    flat = tf.reshape(lists, [-1])
+    rows = tf.repeat(tf.range(batch), entries)
+    if separator is not None:
+        parts = tf.strings.split(flat, separator)
+        flat, rows = parts.values, tf.gather(rows, parts.value_rowids())
+    tokens = trimmed(flat)
+    real = tf.not_equal(tokens, "")
+    return ragged(tf.boolean_mask(tokens, real), tf.boolean_mask(rows, real), batch)
+
+
+def ragged(values: tf.Tensor, rows: tf.Tensor, batch: tf.Tensor) -> tf.RaggedTensor:
+    """Returns values (n,) as lists, (batch, None); `rows` (n,) int64 says where each belongs, ascending."""
+    return tf.RaggedTensor.from_value_rowids(values, rows, nrows=batch, validate=False)
+
+
+def split_weights(entries: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Parts entries `id:weight`.
+
+    Args:
+      entries: (batch, None) trimmed strings.
+    Returns: tokens and weights, (batch, None) each, the weights float64. An entry without a token or without a finite
+      weight is left out.
+    """
+    flat = entries.values
+    weighted = tf.strings.regex_full_match(flat, _WEIGHTED)
+    tokens = tf.where(weighted, trimmed(tf.strings.regex_replace(flat, f"^{_WEIGHTED}$", r"\1")), "")
+    weights = parsed(tf.strings.regex_replace(flat, f"^{_WEIGHTED}$", r"\2"))
+    return real_entries(entries.with_values(tokens), entries.with_values(weights))
+
+
+def real_entries(tokens: tf.RaggedTensor, weights: tf.RaggedTensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Returns the entries that have a token and a weight that is finite as a float32, too; (batch, None) each."""
+    finite = tf.math.is_finite(tf.cast(weights.values, tf.float32))
+    real = tokens.with_values(tf.not_equal(tokens.values, "") & finite)
+    return tf.ragged.boolean_mask(tokens, real), tf.ragged.boolean_mask(weights, real)
+
+
+def parsed(texts: tf.Tensor) -> tf.Tensor:
+    """Returns texts as numbers, float64 of the same shape; NaN for one that is none."""
+    texts = trimmed(texts)
+    return tf.strings.to_number(tf.where(tf.strings.regex_full_match(texts, _NUMBER), texts, "nan"), tf.float64)

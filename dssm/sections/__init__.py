@@ -1,0 +1,40 @@
+"""The sections of the settings: every key, documented where it is defined."""
+
+from dssm.sections.losses import Loss, LossKind
+from dssm.sections.model import Model, Objective, Scorer, Tower, TowerKind
+from dssm.sections.optimizers import Optimizer, OptimizerKind, Schedule, ScheduleKind
+from dssm.sections.outputs import Evaluate, Gate, ItemTable, Spark
+from dssm.sections.samples import (
+    Frozen,
+    GroupNegatives,
+    HardNegatives,
+    Negatives,
+    PopularityNegatives,
+    Samples,
+    Split,
+    SuppressedNegatives,
+    UnclickedNegatives,
+    UniformNegatives,
+)
+from dssm.sections.tables import (
+    Catalogue,
+    Counter,
+    EventSource,
+    History,
+    KeyedTable,
+    ProfileTable,
+    Table,
+    Target,
+    TimeUnit,
+    VectorTable,
+    Window,
+)
+from dssm.sections.train import Recent, Train
+
+__all__ = [
+    "Catalogue", "Counter", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives", "History",
+    "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer", "OptimizerKind",
+    "PopularityNegatives", "ProfileTable", "Recent", "Samples", "Schedule", "ScheduleKind", "Scorer", "Spark", "Split",
+    "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Train", "UnclickedNegatives",
+    "UniformNegatives", "VectorTable", "Window",
+]  # fmt: skip

@@ -1,0 +1,54 @@
+"""A second stream: items of the encoded catalogue, drawn uniformly for each step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from dssm.manifest import ColumnSpec, Manifest
+from dssm.stream.plan import plan_epoch
+from dssm.stream.reader import Columns, read_files
+
+
+def catalogue_batches(
+    folder: str,
+    manifest: Manifest,
+    columns: Mapping[str, ColumnSpec],
+    items: int,
+    rank: int,
+    ranks: int,
+    seed: int,
+    threads: int = 1,
+) -> Iterator[Columns]:
+    """Draws items of the catalogue without end, each as often as any other: pass after pass, each in a new order.
+
+    A pass spreads the files over the ranks; a rank without a file in one goes on with the next.
+
+    Args:
+      folder: the encoded catalogue, samples/items, with at least one item.
+      manifest: its manifest.
+      columns: what to read.
+      items: of a batch.
+    Yields: arrays of shape (items, *column shape).
+    """
+    held: list[Columns] = []
+    count = 0
+    for number in itertools.count():
+        plan = plan_epoch([file.rows for file in manifest.files], seed, number, ranks, items)
+        chosen = plan.files[rank]
+        for file, arrays in zip(
+            chosen, read_files(folder, [manifest.files[place] for place in chosen], columns, threads), strict=True
+        ):
+            rows = len(next(iter(arrays.values())))
+            order = np.random.default_rng([seed, number, file]).permutation(rows)
+            held.append({name: array[order] for name, array in arrays.items()})
+            count += rows
+            if count < items:
+                continue
+            joined = {name: np.concatenate([part[name] for part in held]) for name in columns}
+            whole = count - count % items
+            for start in range(0, whole, items):
+                yield {name: array[start : start + items] for name, array in joined.items()}
+            held, count = [{name: array[whole:] for name, array in joined.items()}], count - whole

@@ -1,0 +1,62 @@
+"""Metrics of scores over all ranks' rows, as one process computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import horovod.tensorflow as hvd
+import numpy as np
+import tensorflow as tf
+
+from dssm.metrics import auc
+from dssm.model.two_tower import TwoTowerModel
+from dssm.sections.losses import Regression
+from dssm.stream.batches import Batch
+from dssm.train.scores import label_and_weight, tower_vectors
+
+
+def measure(model: TwoTowerModel, batches: Iterator[Batch]) -> dict[str, float]:
+    """Measures the batches of all ranks; NaN where there are none.
+
+    Returns: `auc` of the first objective and `NAME_auc` of each further one, in the same way `mse` of those with the
+      loss regression. A label that is a share counts as positive above one half in the AUC.
+    """
+    predicted = tf.function(lambda batch: predictions(model, batch), autograph=False)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in model.losses}
+    for batch in batches:
+        for name, (score, label, weight) in predicted(batch).items():
+            rows = np.stack([score.numpy(), label.numpy()], axis=1)
+            parts[name].append(rows[weight.numpy() > 0])
+    found: dict[str, float] = {}
+    for number, (name, loss) in enumerate(model.losses.items()):
+        joined = np.concatenate(parts[name]) if parts[name] else np.zeros((0, 2), np.float32)
+        if hvd.size() > 1:
+            joined = hvd.allgather(tf.constant(joined, tf.float32), name=f"measured_{name}").numpy()
+        score, label = joined.T
+        prefix = f"{name}_" if number else ""
+        if isinstance(loss, Regression):
+            found[f"{prefix}mse"] = float(np.mean((score - label) ** 2)) if len(joined) else np.nan
+        found[f"{prefix}auc"] = auc(label > 0.5 if _has_shares(label) else label, score)
+    return found
+
+
+def _has_shares(labels: np.ndarray) -> bool:
+    return bool(((labels > 0) & (labels < 1)).any())
+
+
+def predictions(model: TwoTowerModel, batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    """Returns, for each objective, what the model predicts, the labels and the weights of the rows: (batch,) each.
+
+    The prediction is the score, or the rating for the loss regression.
+    """
+    users, items = tower_vectors(model.towers, batch, training=False)
+    found = {}
+    for name, loss in model.losses.items():
+        label, weight = label_and_weight(batch, model.settings.all_objectives[name].label)
+        score = tf.reduce_sum(users[name] * items[name], axis=1) / model.settings.tau
+        if name in model.biases:
+            score += model.biases[name]
+        if isinstance(loss, Regression) and loss.prediction == "sigmoid":
+            score = tf.sigmoid(score)
+        found[name] = (score, label, weight)
+    return found

@@ -1,0 +1,264 @@
+"""Settings of the model and its training: choices by kind, what does not fit, files that extend others, plugins."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dssm.config import Settings, load_settings
+from dssm.errors import UserError
+from dssm.sections.losses import InBatchSoftmax, SampledSoftmax
+from dssm.sections.model import Dnn, Senet
+from tests.test_config import changed, faults, load
+
+LIKED = {"label": "1", "targets": {"like": "liked"}}
+HEADS = {"kind": "multi_objective", "shared": {"layers": [8]}, "head": {"layers": []}}
+NEGATIVES = {"any": {"kind": "uniform"}}
+
+
+def test_a_kind_is_chosen_by_its_name_alone_or_with_its_options(tmp_path: Path):
+    settings = load(
+        tmp_path,
+        changed(
+            model__user_tower={"kind": "senet", "layers": [8, 4], "reduction": 2},
+            train__loss="in_batch_softmax",
+            train__optimizer={"kind": "sgd", "momentum": 0.9},
+        ),
+    )
+    assert isinstance(settings.model.user_tower, Senet)
+    assert (settings.model.user_tower.layers, settings.model.user_tower.reduction) == ((8, 4), 2)
+    assert settings.model.item_tower == Dnn()
+    assert settings.train.loss == InBatchSoftmax()
+    assert settings.train.optimizer.kind == "sgd"
+
+
+def test_every_choice_goes_through_json(tmp_path: Path):
+    tower = {"kind": "parallel", "channels": {"deep": {"activation": "dice"}, "fm": "fm", "cross": {"kind": "cross"}}}
+    settings = load(
+        tmp_path,
+        changed(
+            sources__feed__targets={"like": "liked"},
+            samples__negatives=NEGATIVES,
+            features__all_topic_fav_7__encoder={"kind": "transformer", "heads": 4},
+            model={
+                "user_tower": {**HEADS, "head": tower},
+                "item_tower": {**HEADS, "head": tower},
+                "objectives": {"click": {"loss": "sampled_softmax"}, "like": {"label": "like", "loss": "regression"}},
+                "objective_weights": "uncertainty",
+                "scorer": {"kind": "shallow"},
+                "score_bias": True,
+            },
+            train={
+                "loss": {"kind": "mixed_negative", "logq": "streaming", "frequency": {"buckets": 9}},
+                "optimizer": "rowwise_adagrad",
+                "schedule": {"kind": "cosine", "warmup_steps": 3},
+                "clip": {"limit": 1},
+                "recent": {"days": 1},
+            },
+        ),
+    )
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+    assert isinstance(settings.model.all_objectives["click"].loss, SampledSoftmax)
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown tower": (
+        {"model__user_tower": {"kind": "senat"}},
+        "model.user_tower: kind: found 'senat' (did you mean 'senet'?)",
+    ),
+    "an unknown key of a loss": (
+        {"train__loss": {"kind": "weighted_bce", "posweight": 2}},
+        "train.loss: unknown key 'posweight' (did you mean 'positive_weight'?)",
+    ),
+    "an option of another loss": (
+        {"train__loss": {"positive_weight": 2}},
+        "train.loss: 'positive_weight' goes with kind: weighted_bce; remove it, or set that",
+    ),
+    "a layer without width, deep inside": (
+        {"model__user_tower": {"kind": "parallel", "channels": {"deep": {"layers": [8, 0]}}}},
+        "model.user_tower.channels.deep.layers.1: found 0: input should be greater than 0",
+    ),
+    "the strength of no correction": (
+        {"train__loss": {"logq": "off", "logq_strength": 0.5}},
+        "train.loss: logq_strength: 0.5 with logq: off; remove it, or set logq: frequency or batch",
+    ),
+    "a streaming frequency that is not read": (
+        {"train__loss": {"frequency": {"buckets": 9}}},
+        "train.loss: frequency: goes with logq: streaming, found logq: frequency; remove it, or set that",
+    ),
+    "too few activations": (
+        {"model__user_tower": {"layers": [8, 4], "activation": ["relu"]}},
+        "model.user_tower: activation: found 1 for 2 layers; expected one, or one for each",
+    ),
+    "towers of different width": (
+        {
+            "model__user_tower": {"kind": "fm", "dim": 8},
+            "model__item_tower": {"kind": "fm", "dim": 6},
+        },
+        "model: user_tower makes vectors 8 wide, item_tower 6; expected the same",
+    ),
+    "channels on one side": (
+        {"model__user_tower": {"kind": "parallel", "channels": {"deep": "dnn"}}},
+        "model: user_tower is parallel, item_tower is dnn; expected parallel for both or for none",
+    ),
+    "channels of other names": (
+        {
+            "model__user_tower": {"kind": "parallel", "channels": {"deep": "dnn", "fm": "fm"}},
+            "model__item_tower": {"kind": "parallel", "channels": {"deep": "dnn", "cross": "cross"}},
+        },
+        "model: user_tower.channels: found deep, fm; item_tower.channels has deep, cross: expected the same names in "
+        "the same order",
+    ),
+    "towers for objectives without any": (
+        {"model__user_tower": HEADS},
+        "model: objectives: a multi_objective tower needs them; name at least one",
+    ),
+    "objectives without a tower for them": (
+        {"model__objectives": {"click": {}}},
+        "model: objectives: go with a tower of kind multi_objective; set it, or remove the objectives",
+    ),
+    "an objective with no label": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "model": {"user_tower": HEADS, "item_tower": HEADS, "objectives": {"like": {"label": "liek"}}},
+        },
+        "model.objectives.like.label: no source has 'liek' in its targets (did you mean 'like'?)",
+    ),
+    "learned weights of one objective": (
+        {"model__objective_weights": "uncertainty"},
+        "model: objective_weights: uncertainty weighs several objectives; name them, or set fixed",
+    ),
+    "a residual of the other side": (
+        {"model__item_tower": {"residual": ["client_id"]}},
+        "model.item_tower.residual: this side has no feature 'client_id' (known: post_embed, topic_id)",
+    ),
+    "a residual of another width": (
+        {"model": {"vector_dim": 7, "item_tower": {"residual": ["topic_id"]}}},
+        "model.item_tower.residual: 'topic_id' is 16 wide, and is added to a vector of model.vector_dim 7; "
+        "expected the same width",
+    ),
+    "an encoder on a scalar feature": (
+        {"features__topic_id__encoder": "lstm"},
+        "features.topic_id: 'encoder' goes with VarLenSparseFeat or TextFeat; remove it, or set that kind",
+    ),
+    "weights on a feature that has none": (
+        {"features__clicked__weight_column": "weights"},
+        "features.clicked: weight_column goes with weighted: true; set it",
+    ),
+    "a combiner beside an encoder": (
+        {"features__all_topic_fav_7__encoder": "gru", "features__all_topic_fav_7__combiner": "max"},
+        "features.all_topic_fav_7: combiner: max goes with encoder: pooling, found gru; remove one of the two",
+    ),
+    "heads that do not divide": (
+        {"features__all_topic_fav_7__encoder": {"kind": "transformer", "heads": 3}},
+        "features.all_topic_fav_7: encoder.heads: 3 do not divide dim: 16; set one that does",
+    ),
+    "a loss of negatives without any": (
+        {"train__loss": "sampled_softmax"},
+        "train.loss: sampled_softmax compares a positive with samples.negatives; name a kind of them there",
+    ),
+    "weights of impressions that are left out": (
+        {"train__loss": {"impression_weight": 0.5}},
+        "train.loss.impression_weight: weighs rows without a positive label, and samples.train_rows is positives; set "
+        "that to all, or remove the weight",
+    ),
+    "a scorer of positives alone": (
+        {"model__scorer": {"kind": "logistic"}},
+        "model.scorer: learns to tell positives from others, and there are only positives; expected "
+        "samples.train_rows: all, or samples.negatives",
+    ),
+    "a bias that a softmax would not see": (
+        {"model__score_bias": True},
+        "model.score_bias: goes with a loss of each row's own score, found in_batch_softmax; remove it, or set "
+        "weighted_bce or regression",
+    ),
+    "more recent days than there are": (
+        {"train__recent": {"days": 99}},
+        "train.recent.days: 99 are more than window.train_days, 30; expected at most those",
+    ),
+    "nesterov without momentum": (
+        {"train__optimizer": {"kind": "sgd", "nesterov": True}},
+        "train.optimizer: nesterov: goes with momentum above 0; set it, or remove nesterov",
+    ),
+    "a plugin that is not there": (
+        {"plugins": ["no_such_module"]},
+        "plugins: 'no_such_module' can't be imported (No module named 'no_such_module'); expected a module on "
+        "Python's path",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_a_model_that_can_not_be_is_one_message(tmp_path: Path, fault: str):
+    changes, message = FAULTS[fault]
+    assert faults(tmp_path, changed(**changes)) == [message]
+
+
+# Files that extend others -------------------------------------------------------------------------------
+
+
+def _write(path: Path, values: dict[str, Any]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def test_a_file_extends_another(tmp_path: Path):
+    _write(tmp_path / "base.yaml", changed(train__loss={"logq": "batch"}, model__vector_dim=8))
+    above = {
+        "extends": "../base.yaml",
+        "name": "other",
+        "features": {"clicked": None, "topic_id": {"dim": 5}, "all_topic_fav_7": {"dim": 5}},
+        "train": {"loss": {"kind": "bpr", "negatives": "batch"}},
+    }
+    settings = load_settings(_write(tmp_path / "recipes" / "other.yaml", above))
+    assert settings.name == "other"
+    assert "clicked" not in settings.features
+    assert settings.features["topic_id"].dim == 5  # type: ignore[union-attr]
+    assert settings.features["topic_id"].side == "item"
+    assert settings.model.vector_dim == 8
+    assert settings.train.loss.kind == "bpr"
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ("pipeline.yaml", "extends itself"),
+        ("none.yaml", "none.yaml is no file; expected a YAML file's path relative to this one"),
+        (3, "extends: found 3, expected the path of a YAML file"),
+    ],
+)
+def test_what_can_not_be_extended(tmp_path: Path, extends: Any, message: str):
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, changed(extends=extends))
+
+
+# Plugins ------------------------------------------------------------------------------------------------
+
+PLUGIN = """
+from typing import ClassVar, Literal
+from dssm.sections.losses import LossKind
+
+class Absolute(LossKind):
+    kind: Literal["absolute"] = "absolute"
+    builder: ClassVar[str] = "my_absolute_loss:rows"
+    slope: float = 1.0
+
+def rows(settings, scored):
+    return settings.slope * abs(scored.score - scored.label), scored.weight
+"""
+
+
+def test_a_loss_of_ones_own_is_one_file_and_a_line_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_absolute_loss.py").write_text(PLUGIN, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        settings = load(tmp_path, changed(plugins=["my_absolute_loss"], train__loss={"kind": "absolute", "slope": 2.0}))
+        assert settings.train.loss.model_dump() == {"kind": "absolute", "slope": 2.0}
+        assert Settings.model_validate_json(settings.model_dump_json()) == settings
+    finally:
+        sys.modules["my_absolute_loss"].Absolute.choices.pop("absolute")

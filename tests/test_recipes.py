@@ -1,0 +1,245 @@
+"""Each recipe of conf/recipes: its settings, and the way from a small feed's log to the published table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.recipes import (
+    BEGIN,
+    END,
+    Outcome,
+    loss_names,
+    markdown,
+    recipes,
+    samples_key,
+    share_samples,
+    title,
+    with_table,
+    write_table,
+)
+from dssm.config import Settings, load_settings
+from dssm.encoders import EncoderKind
+from dssm.features import VarLenSparseFeat
+from dssm.sections import LossKind, OptimizerKind, TowerKind
+from dssm.sections.model import MultiObjective, Parallel
+from dssm.strict import Kind
+from tests.pipeline import write_small_demo
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+RECIPES = recipes()
+# Kinds that no recipe needs: none so far.
+WITHOUT_RECIPE: set[str] = set()
+
+
+@pytest.fixture(scope="module")
+def all_settings() -> dict[str, Settings]:
+    return {name: load_settings(str(path)) for name, path in RECIPES.items()}
+
+
+# The files -------------------------------------------------------------------------------------------
+
+
+def test_every_recipe_trains_alone_under_its_own_name(all_settings: dict[str, Settings]) -> None:
+    assert len(all_settings) >= 20
+    for name, settings in all_settings.items():
+        assert settings.name == name
+        assert (settings.train.launch, settings.train.ranks) == ("single", 1)
+        assert settings.item_table == load_settings("conf/demo.yaml").item_table
+        assert settings.evaluate == load_settings("conf/demo.yaml").evaluate
+
+
+def test_every_recipe_says_what_it_is_where_it_is_from_and_what_differs() -> None:
+    for name, path in RECIPES.items():
+        head = re.match(r"(?:#.*\n)+", path.read_text())
+        assert head is not None, name
+        assert 20 < len(title(path)) < 100, name
+        assert "\n# Source: " in head.group(), name
+        assert "\n# Other than the demo: " in head.group(), name
+
+
+def _towers(tower: Kind) -> Iterator[Kind]:
+    yield tower
+    if isinstance(tower, Parallel):
+        for channel in tower.channels.values():
+            yield from _towers(channel)
+    if isinstance(tower, MultiObjective):
+        yield from _towers(tower.shared)
+        yield from _towers(tower.head)
+
+
+def _kinds(settings: Settings) -> Iterator[Kind]:
+    yield from _towers(settings.model.user_tower)
+    yield from _towers(settings.model.item_tower)
+    yield from (f.encoder for f in settings.features.values() if isinstance(f, VarLenSparseFeat))
+    yield from (o.loss or settings.train.loss for o in settings.model.all_objectives.values())
+    yield settings.train.optimizer
+
+
+@pytest.mark.parametrize("family", [TowerKind, EncoderKind, LossKind, OptimizerKind])
+def test_every_kind_is_in_a_recipe(all_settings: dict[str, Settings], family: type[Kind]) -> None:
+    shown = {kind.kind for settings in all_settings.values() for kind in _kinds(settings) if isinstance(kind, family)}
+    ours = {kind for kind, made in family.choices.items() if made.__module__.startswith("dssm.")}
+    assert shown - WITHOUT_RECIPE == ours - WITHOUT_RECIPE
+
+
+# The benchmark's table -------------------------------------------------------------------------------
+
+
+def test_samples_are_shared_by_recipes_that_read_the_same_and_by_no_others(all_settings: dict[str, Settings]) -> None:
+    keys = {name: samples_key(settings) for name, settings in all_settings.items()}
+    assert keys["senet"] == keys["cnn"] == keys["youtube_2019"]  # an encoder's list is stored as it is
+    assert keys["logistic_scorer"] == keys["shallow_scorer"] != keys["senet"]
+    demo = load_settings("conf/demo.yaml")
+    assert keys["senet"] == samples_key(demo)
+    for change in ("seed=1", "date=2024-01-14", "features.click_history.maxlen=29", "samples.rows_per_file=100"):
+        assert samples_key(load_settings("conf/demo.yaml", [change])) != samples_key(demo)
+    for change in ("name=other", "train.epochs=1", "model.vector_dim=8", "features.click_history.encoder=cnn"):
+        assert samples_key(load_settings("conf/demo.yaml", [change])) == samples_key(demo)
+
+
+def test_shared_samples_replace_those_that_were_there(tmp_path: Path) -> None:
+    for run, text in (("made", "new"), ("other", "old")):
+        (tmp_path / run / "samples" / "train").mkdir(parents=True)
+        (tmp_path / run / "samples" / "train" / f"{text}.parquet").write_text(text)
+    share_samples(tmp_path / "made", tmp_path / "other")
+    (shared,) = (tmp_path / "other" / "samples" / "train").iterdir()
+    assert (shared.name, shared.read_text()) == ("new.parquet", "new")
+
+
+def _outcome(name: str, recall: float, auc: float | None = 0.7) -> Outcome:
+    recalls = {"model": recall, "popularity": 0.2, "best_reachable": 0.5}
+    return Outcome(name, f"What {name} is", "bpr", auc, recalls, 12.34, published=True)
+
+
+def test_table_is_ordered_by_recall_with_the_bounds_below() -> None:
+    lines = markdown([_outcome("a", 0.25), _outcome("b", 0.4, auc=None)]).splitlines()
+    assert lines[0] == "| recipe | what it is | loss | AUC | recall@50 | of the best reachable | training s |"
+    assert lines[1] == "| --- | --- | --- | ---: | ---: | ---: | ---: |"
+    assert lines[2] == "| [`b`](conf/recipes/b.yaml) | What b is | bpr | – | 0.400 | 80% | 12 |"
+    assert lines[3] == "| [`a`](conf/recipes/a.yaml) | What a is | bpr | 0.700 | 0.250 | 50% | 12 |"
+    assert lines[4] == "| *best reachable* |  |  |  | 0.500 |  |  |"
+    assert lines[5] == "| *popularity* |  |  |  | 0.200 |  |  |"
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@given(before=st.text(), old=st.text(), after=st.text(), made=st.text())
+def test_table_replaces_what_is_between_its_markers_alone(before: str, old: str, after: str, made: str) -> None:
+    marks = (BEGIN, END)
+    if any(mark in part for part in (before, old, after, made) for mark in marks):
+        return
+    text = f"{before}{BEGIN}{old}{END}{after}"
+    changed = with_table(text, made)
+    assert changed == f"{before}{BEGIN}\n{made}\n{END}{after}"
+    assert with_table(changed, made) == changed
+    assert with_table(before + after, made) is with_table(f"{before}{BEGIN}{after}", made) is None
+
+
+def test_a_readme_without_the_place_is_left_alone_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# no place\n")
+    write_table(readme, "| a |")
+    assert readme.read_text() == "# no place\n"
+    assert capsys.readouterr().out == (
+        "README.md: no <!-- recipes --> … <!-- /recipes -->, so the table is not there; "
+        "put the two lines where it belongs\n"
+    )
+    readme.write_text(f"a\n{BEGIN}\n{END}\nb\n")
+    write_table(readme, "| a |")
+    assert readme.read_text() == f"a\n{BEGIN}\n| a |\n{END}\nb\n"
+
+
+def test_losses_of_all_objectives_and_the_scorer_are_named(all_settings: dict[str, Settings]) -> None:
+    assert loss_names(all_settings["senet"]) == "in_batch_softmax"
+    assert loss_names(all_settings["multi_objective"]) == "in_batch_softmax + weighted_bce + regression"
+    assert loss_names(all_settings["shallow_scorer"]) == "in_batch_softmax + shallow scorer"
+
+
+# From the log to the table ---------------------------------------------------------------------------
+
+EVENTS, CLIENTS, POSTS = 20_000, 400, 300
+
+
+@dataclass
+class SmallRuns:
+    """Runs recipes on a small feed in this process; `samples`: the runs that made some, by key."""
+
+    folder: Path
+    samples: dict[str, Path] = field(default_factory=dict)
+
+    def settings(self, name: str) -> Settings:
+        changes = [
+            f"data={self.folder / 'data'}", f"root={self.folder / 'runs'}", "samples.rows_per_file=1000",
+            "samples.shuffle_partitions=2", "train.batch_size=256", "train.epochs=2",
+            "item_table.gate.better_than=none",
+        ]  # fmt: skip
+        return load_settings(str(RECIPES[name]), changes)
+
+
+@pytest.fixture(scope="module")
+def small_runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
+    folder = tmp_path_factory.mktemp("recipes")
+    write_small_demo(folder / "data", EVENTS, CLIENTS, POSTS)
+    return SmallRuns(folder)
+
+
+@pytest.fixture
+def build(spark: SparkSession, small_runs: SmallRuns) -> Callable[[Settings], None]:
+    """Makes a run's samples, or takes those of an earlier one that are the same."""
+    from dssm.samples.build import build_samples
+
+    def make(settings: Settings) -> None:
+        key, run = samples_key(settings), Path(settings.run_folder)
+        if key in small_runs.samples:
+            share_samples(small_runs.samples[key], run)
+        else:
+            build_samples(spark, settings)
+            small_runs.samples[key] = run
+
+    return make
+
+
+@pytest.mark.spark
+@pytest.mark.horovod
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_learns_and_is_published(
+    spark: SparkSession, small_runs: SmallRuns, build: Callable[[Settings], None], name: str
+) -> None:
+    from dssm.model.manifest import read_model_manifest
+    from dssm.retrieval.evaluate import evaluate
+    from dssm.scoring.items import score_items
+    from dssm.train.launch import train
+
+    settings = small_runs.settings(name)
+    run = Path(settings.run_folder)
+    build(settings)
+    train(settings)
+    evaluate(spark, settings)
+    score_items(spark, settings)
+
+    model = read_model_manifest(str(run / "model"))
+    assert np.isfinite(model.loss).all()
+    assert model.loss[-1] < model.loss[0]
+    recalls = json.loads((run / "evaluation.json").read_text())["seen_kept"]
+    assert recalls["model"]["recall@50"] > recalls["popularity"]["recall@50"] / 2
+    published = spark.table(settings.table_name).filter(f"dt = '{settings.date}'").toPandas()
+    assert len(published) == published["item_id"].nunique() == POSTS
+    vectors = np.stack(published["vector"].to_numpy())
+    assert vectors.shape == (POSTS, model.vector_dim)
+    assert np.isfinite(vectors).all()
+    assert vectors.std(axis=0).max() > 0.01  # not one vector for all
+    if model.vector_norm is not None:
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), model.vector_norm, rtol=1e-3)
