@@ -92,3 +92,8 @@ def counts_by(frame: DataFrame, column: str) -> dict[str, int]:
     """Returns the number of rows for each value of a column of few values, sorted by value."""
     rows = frame.groupBy(F.col(column).alias("value")).count().collect()
     return dict(sorted((row["value"], row["count"]) for row in rows))
+
+
+def size_in_bytes(frame: DataFrame) -> int:
+    """Returns about how many bytes a frame's rows take, as Spark's planner takes it from the files: reads none."""
+    return int(frame._jdf.queryExecution().optimizedPlan().stats().sizeInBytes())

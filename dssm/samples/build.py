@@ -50,7 +50,6 @@ from dssm.manifest import (
 from dssm.paths import RunPaths
 from dssm.samples.earlier import content_of, frozen_run, frozen_statistics
 from dssm.samples.events import (
-    FATE,
     LATER,
     TEST,
     TRAIN,
@@ -62,7 +61,7 @@ from dssm.samples.events import (
     read_logs,
     with_final_fates,
 )
-from dssm.samples.exchange import SLICE, gathered, scattered
+from dssm.samples.exchange import SLICE, filled, gathered, scattered, task_keys
 from dssm.samples.files import (
     WRITTEN,
     FileMaker,
@@ -70,6 +69,7 @@ from dssm.samples.files import (
     counter_column,
     write_file,
 )
+from dssm.samples.log import Log, by_task
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
 from dssm.samples.profiles import PublishedUsers, UserVocabulary
 from dssm.samples.rows import (
@@ -81,8 +81,6 @@ from dssm.samples.rows import (
     event_encoder,
     feature_columns,
     item_columns,
-    item_days,
-    pass_columns,
     profile_encoder,
     provided_features,
     published_user_rows,
@@ -95,16 +93,8 @@ from dssm.samples.rows import (
 from dssm.samples.sources import ID, Quarantine
 from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile, read_published, read_vectors
 from dssm.samples.user_pass import (
-    EVENT,
-    FATE_CODE,
-    IN_LOG,
-    KIND,
-    NO_SAMPLE,
     ORDER,
     TASK,
-    TEST_ROW,
-    TRAIN_ROW,
-    WORDS,
     Router,
     UserPass,
     output_fields,
@@ -226,13 +216,14 @@ class _Build:
             items = counts["catalogue"].used["read"] + counts["catalogue"].filtered.get(LATER_ITEM, 0)
             id_bytes = 100 * items  # about, as a row of a broadcast table
             broadcast = id_bytes <= settings.samples.broadcast_mb * 2**20
-            events = all_events(settings, logs, self.all_items, broadcast)
-            outcomes = count_read(events, logs, self.quarantine)
-            self.events = with_final_fates(events, settings)
-            count_fates(self.events, logs, self.quarantine, outcomes if self.events is events else None)
+            events = with_final_fates(all_events(settings, logs, self.all_items, broadcast), settings)
+            self.log = Log(events, settings, logs)
+            outcomes = self.log.outcomes()
+            count_read(outcomes, logs, self.quarantine)
+            count_fates(outcomes, logs, self.quarantine)
             used = [counts[log.name].used for log in logs]
             self.train_rows, self.test_rows = (sum(u.get(fate, 0) for u in used) for fate in (TRAIN, TEST))
-            check_windows(settings, self.events, self.train_rows, self.test_rows)
+            check_windows(settings, events, self.train_rows, self.test_rows)
             self.log_rows = 0  # about: those that count as something a user did
             for log in logs:
                 filtered = counts[log.name].filtered
@@ -249,7 +240,9 @@ class _Build:
         """Writes what the training window says of tokens and numbers, or takes an earlier run's."""
         settings = self.settings
         with step("vocabularies") as remarks:
-            window = self.window = TrainingWindow(settings, self.events, self.catalogue, self.profiles, self.providers)
+            window = self.window = TrainingWindow(
+                settings, self.log, self._pass_tasks(), self.catalogue, self.profiles, self.providers
+            )
             owners = token_owners(settings.features)
             frozen: dict[str, str] = {}
             self.statistics: dict[str, Statistics] = {}
@@ -326,7 +319,7 @@ class _Build:
             for name, counter in settings.counters.items():
                 if counter.side == "item":
                     days[name] = f"{self.folder}/.lookups/{name}/days.parquet"
-                    write_one(item_days(self.events, counter, settings), days[name], [ITEM_INDEX, DAYS_COLUMN])
+                    write_one(self.log.item_days(counter), days[name], [ITEM_INDEX, DAYS_COLUMN])
             lookups = self.lookups.with_days(days)
             columns = item_columns(settings)
             items = encoded_items(self.catalogue, self.window.items, lookups, settings).select(*columns)
@@ -357,14 +350,15 @@ class _Build:
         names = tuple((part, f"part-{number:05d}.parquet") for part in PARTS for number in range(files[part]))
         with step("samples, users and interactions") as remarks:
             tasks = min(len(names), max(self._parallelism, math.ceil(sum(counts.values()) / ROWS_PER_FILE_TASK)))
-            keys = self._task_keys(tasks)
+            keys = task_keys(tasks)
             router = Router(files, tuple(keys[number % tasks] for number in range(len(names))))
             plan = self._user_pass(router)
             maker = self._file_maker(plan, names, columns)
-            rows = self._pass_rows(plan).repartition(self._pass_tasks(), USER_ID)
+            rows = by_task(self._pass_slices(plan), self._pass_tasks())
             slices = _spark_schema([(TASK, pa.int32()), (SLICE, pa.binary())])
             if maker.with_items:
-                made = rows.mapInArrow(plan.run, _spark_schema(output_fields(plan)))
+                fields = output_fields(plan)
+                made = rows.mapInArrow(gathered(filled(plan.run, fields)), _spark_schema(fields))
                 own = set(columns["train"]) - {ITEM_INDEX, *made.columns}
                 items = self.spark.read.parquet(*self.lookups.item_files)
                 items = items.select(ITEM_INDEX, *[name for name in items.columns if name in own])
@@ -374,10 +368,12 @@ class _Build:
                 made = made.withColumn("__item", spread).join(items, "__item", "left").drop("__item")
                 made = made.mapInArrow(scattered(iter, TASK), slices)
             else:
-                made = rows.mapInArrow(scattered(plan.run, TASK), slices)
+                made = rows.mapInArrow(gathered(scattered(plan.run, TASK)), slices)
             for part in PARTS:
                 storage.make_folder(f"{self.folder}/{part}")
-            written = made.repartition(tasks, TASK).mapInArrow(gathered(maker.run), _spark_schema(list(WRITTEN))).collect()
+            written = (
+                made.repartition(tasks, TASK).mapInArrow(gathered(maker.run), _spark_schema(list(WRITTEN))).collect()
+            )
             rows_of = {row["file"]: row["rows"] for row in written}
             for part in PARTS:
                 remove_unfinished(f"{self.folder}/{part}")
@@ -413,14 +409,6 @@ class _Build:
         rows = sum(counts.rows_read for counts in self.quarantine.counts.values())
         tasks = math.ceil(rows / self.settings.samples.rows_per_task)
         return max(1, math.ceil(tasks / self._parallelism)) * self._parallelism
-
-    def _task_keys(self, tasks: int) -> list[int]:
-        """Returns a number for each task that Spark's partitioning by hash sends there: as many rows to each."""
-        numbers = self.spark.range(64 * tasks).select(F.col("id").cast("int").alias("key"))
-        place = F.expr(f"pmod(hash(key), {tasks})").alias("place")
-        rows = numbers.groupBy(place).agg(F.min("key").alias("key")).collect()
-        keys = {row["place"]: row["key"] for row in rows}
-        return [keys.get(task, task) for task in range(tasks)]
 
     def _dataset_columns(self) -> dict[str, dict[str, ColumnSpec]]:
         settings = self.settings
@@ -484,29 +472,20 @@ class _Build:
             with_items=size > settings.samples.broadcast_mb * 2**20,
         )
 
-    def _pass_rows(self, plan: UserPass) -> DataFrame:
-        """Grain: one row an event that is a sample or may be known to one, and one a profile's row."""
-        codes = {TRAIN: TRAIN_ROW, TEST: TEST_ROW}
-        code = F.lit(NO_SAMPLE)
-        for fate, number in codes.items():
-            code = F.when(F.col(FATE) == fate, number).otherwise(code)
-        end = self.settings.day_start_ms(self.settings.window.test_days)
-        wanted = F.col(FATE).isin(*codes) | (F.col(IN_LOG) & (F.col(EVENT_TIME) < end))
-        events = self.events.filter(wanted)
-        events = events.withColumns({KIND: F.lit(EVENT), FATE_CODE: code, WORDS: F.lit(None).cast("binary")})
-        kinds = pass_columns(plan.targets)
-        rows = events.select(*[F.col(name).cast(kind).alias(name) for name, kind in kinds.items()])
+    def _pass_slices(self, plan: UserPass) -> DataFrame:
+        """Slices of a row an event that is a sample or may be known to one, and of a row a profile's row."""
+        slices, buckets = self.log.slices, self.log.buckets
         for number, encoder in enumerate(plan.profiles):
             if isinstance(encoder, UserVocabulary):
                 tokens = self.spark.read.parquet(self.lookups.vocabularies[encoder.vocabulary])
-                more = user_vocabulary_rows(tokens, number, encoder, plan.targets)
+                more = user_vocabulary_rows(tokens, number, encoder, buckets)
             elif isinstance(encoder, PublishedUsers):
                 vectors, _ = self.published_users[encoder.negatives]
-                more = published_user_rows(vectors, number, encoder, plan.targets)
+                more = published_user_rows(vectors, number, encoder, buckets)
             else:
-                more = encoded_profile(self.profiles[encoder.name], number, encoder, plan.targets)
-            rows = rows.unionByName(more)
-        return rows
+                more = encoded_profile(self.profiles[encoder.name], number, encoder, buckets)
+            slices = slices.unionByName(more)
+        return slices
 
     # Manifests -----------------------------------------------------------------------------------------
 

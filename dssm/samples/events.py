@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import NamedTuple
 
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from dssm.config import Settings
@@ -24,7 +25,7 @@ from dssm.manifest import (
     WEIGHT,
     target_column,
 )
-from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, damage_explained, quoted, read_events
+from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, quoted, read_events
 from dssm.samples.tables import LATER_ITEM
 from dssm.samples.user_pass import HASH, IN_LOG
 
@@ -65,10 +66,7 @@ def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFram
         & ~F.coalesce(too_early, F.lit(False)),
     }
     rows = rows.withColumns(columns).withColumn(FATE, _fate(settings, too_early))
-    rows = rows.drop(ITEM_ID, KEPT, UPLOAD_TIME)
-    # Columns of Parquet are read again faster than Spark's cache is written; a text would be parsed each time.
-    columnar = all(source.is_columnar for source in settings.sources.values())
-    return rows if columnar else rows.persist(StorageLevel.DISK_ONLY)
+    return rows.drop(ITEM_ID, KEPT, UPLOAD_TIME)
 
 
 def _fate(settings: Settings, too_early: Column) -> Column:
@@ -103,42 +101,32 @@ def _has_role(settings: Settings, role: str) -> Column:
     return F.col(SOURCE).isin([code for code, source in enumerate(settings.sources.values()) if role in source.roles])
 
 
-def count_outcomes(events: DataFrame) -> list[Row]:
-    """Returns the number of rows (`count`) by SOURCE, REASON and FATE."""
-    return events.groupBy(SOURCE, REASON, FATE).count().collect()
+class Outcome(NamedTuple):
+    """How many rows of a source (its number) have a reason to be unreadable, or a fate."""
+
+    source: int
+    reason: str | None
+    fate: str | None
+    rows: int
 
 
-def count_read(events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine) -> list[Row]:
+def count_read(outcomes: Sequence[Outcome], logs: Sequence[EventLog], quarantine: Quarantine) -> None:
     """Counts each log's rows, and writes the unreadable ones.
 
-    Returns: the counts, as `count_outcomes`.
     Raises: UserError where too many are unreadable, or a log has none.
     """
-    with damage_explained(", ".join(log.name for log in logs), ", ".join(log.place for log in logs)):
-        rows = count_outcomes(events)
     for code, log in enumerate(logs):
-        readable, of_log = 0, {}
-        for row in rows:
-            if row[SOURCE] == code and row[REASON] is None:
-                readable += row["count"]
-            elif row[SOURCE] == code:
-                of_log[row[REASON]] = row["count"]
+        of_log = [outcome for outcome in outcomes if outcome.source == code]
+        readable = sum(outcome.rows for outcome in of_log if outcome.reason is None)
+        bad = {outcome.reason: outcome.rows for outcome in of_log if outcome.reason is not None}
         raw = log.rows.select(REASON, *map(quoted, log.own))
-        quarantine.account(log.name, log.place, readable, dict(sorted(of_log.items())), raw, log.missing_days)
-    return rows
+        quarantine.account(log.name, log.place, readable, dict(sorted(bad.items())), raw, log.missing_days)
 
 
-def count_fates(
-    events: DataFrame, logs: Sequence[EventLog], quarantine: Quarantine, outcomes: Sequence[Row] | None = None
-) -> None:
-    """Splits each log's readable rows, in the counts, into used and filtered.
-
-    Args:
-      outcomes: of `count_outcomes`, where they are known.
-    """
-    rows = count_outcomes(events) if outcomes is None else outcomes
+def count_fates(outcomes: Sequence[Outcome], logs: Sequence[EventLog], quarantine: Quarantine) -> None:
+    """Splits each log's readable rows, in the counts, into used and filtered."""
     for code, log in enumerate(logs):
-        found = {row[FATE]: row["count"] for row in rows if row[SOURCE] == code and row[REASON] is None}
+        found = {o.fate: o.rows for o in outcomes if o.source == code and o.fate is not None}
         used = {fate: found[fate] for fate in (TRAIN, TEST) if fate in found}
         filtered = {fate: found[fate] for fate in sorted(found) if fate not in used}
         counts = quarantine.counts[log.name]
@@ -163,9 +151,10 @@ def with_final_fates(events: DataFrame, settings: Settings) -> DataFrame:
         steps.append(_with_capped_users)
     if samples.split.drop_cold:
         steps.append(_without_cold)
-    if not steps:
-        return events
-    return reduce(lambda rows, step: step(rows, settings), steps, events).persist(StorageLevel.DISK_ONLY)
+    # Columns of Parquet are read again faster than Spark's cache is written; a text would be parsed each time.
+    if steps and not all(source.is_columnar for source in settings.sources.values()):
+        events = events.persist(StorageLevel.DISK_ONLY)
+    return reduce(lambda rows, step: step(rows, settings), steps, events)
 
 
 def _leave_last_out(events: DataFrame, settings: Settings) -> DataFrame:

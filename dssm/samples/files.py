@@ -42,6 +42,7 @@ from dssm.samples.days import DAY_MS, local_days
 from dssm.samples.encoding import Lists, encode_event_time, encode_history, encode_numbers
 from dssm.samples.lookups import Lookups
 from dssm.samples.profiles import found_column
+from dssm.samples.timeline import sorted_places
 from dssm.samples.user_pass import (
     CLICKED_ITEMS,
     DRAWN,
@@ -185,21 +186,24 @@ class FileMaker:
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Args: batches: all rows of some files. Yields: the files written, as `WRITTEN`."""
-        given = [batch for batch in batches if batch.num_rows]
-        if not given:
-            return
-        table = pa.Table.from_batches(given).combine_chunks()
-        files = table[FILE].to_numpy()
-        tie = table[USER_KEY].to_numpy()  # the order's numbers are hashes: two rows could share one
-        order = np.lexsort((tie, table[ORDER].to_numpy(), files))
-        bounds = np.append(np.flatnonzero(np.diff(files[order], prepend=-1)), len(order))
-        written: list[tuple[int, int, list[int]]] = []
-        for start, end in itertools.pairwise(bounds.tolist()):
-            number = int(files[order[start]])
-            rows = table.take(pa.array(order[start:end]))
-            written.append((number, end - start, self._write(number, rows)))
+        of_columns: dict[tuple[str, ...], list[pa.RecordBatch]] = {}  # a file's rows all have the same
+        for batch in batches:
+            of_columns.setdefault(tuple(batch.schema.names), []).append(batch)
+        written = [file for given in of_columns.values() for file in self._files(pa.Table.from_batches(given))]
         arrays = [pa.array([row[place] for row in written], kind) for place, (_, kind) in enumerate(WRITTEN)]
         yield pa.RecordBatch.from_arrays(arrays, names=[name for name, _ in WRITTEN])
+
+    def _files(self, given: pa.Table) -> Iterator[tuple[int, int, list[int]]]:
+        """Writes the files of some rows. Yields each one's number, its rows, and how many found a profile's row."""
+        table = given.combine_chunks()
+        files = table[FILE].to_numpy()
+        tie = table[USER_KEY].to_numpy()  # the order's numbers are hashes: two rows could share one
+        order = sorted_places(table[ORDER].to_numpy(), tie)
+        order = order[np.argsort(files[order], kind="stable")]
+        bounds = np.append(np.flatnonzero(np.diff(files[order], prepend=-1)), len(order))
+        for start, end in itertools.pairwise(bounds.tolist()):
+            number = int(files[order[start]])
+            yield number, end - start, self._write(number, table.take(pa.array(order[start:end])))
 
     def _write(self, number: int, rows: pa.Table) -> list[int]:
         """Writes one file. Returns: how many rows found a row of each profile."""
@@ -232,7 +236,7 @@ class FileMaker:
         columns[ITEM_ID] = rows[ITEM_ID] if self.with_items else lookups.item_ids().take(pa.array(items))
         for feature in self.changing:
             columns[feature.name] = pa.array(self.encoder.changing(feature, items, times))
-        if rows[DRAWN].null_count < len(items):
+        if DRAWN in rows and rows[DRAWN].null_count < len(items):
             count = self.columns["train"][NEGATIVES].shape[0]
             drawn = unpack(rows[DRAWN], ColumnSpec(dtype="int32", shape=(count,), encoding="packed"))
             columns |= {NEGATIVES: rows[DRAWN], NEGATIVE_PROBABILITY: rows[PROBABILITY]}

@@ -30,33 +30,29 @@ from dssm.manifest import (
     ITEM_KEY,
     ITEM_POSITIVES,
     ITEM_PROBABILITY,
-    LABEL,
     NO_ITEM,
-    SOURCE,
     UPLOAD_TIME,
     USER_ID,
     USER_KEY,
-    WEIGHT,
     ColumnSpec,
     Statistics,
     changing_item_features,
     encoded_columns,
-    target_column,
 )
 from dssm.packing import pack
 from dssm.samples.encoding import encode_features
-from dssm.samples.events import FATE, THINNED, TRAIN
+from dssm.samples.exchange import Batches
 from dssm.samples.files import Encoder
-from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN, Lookups, group_column
+from dssm.samples.log import BUCKETED, CANDIDATES, EVENTS, LAST, Log, bucketed
+from dssm.samples.lookups import Lookups, group_column
 from dssm.samples.profiles import OlderList, ProfileEncoder, PublishedUsers, UserVocabulary
 from dssm.samples.sources import ID, need_columns, quoted
 from dssm.samples.tables import VALID_FROM
-from dssm.samples.user_pass import FATE_CODE, HASH, IN_LOG, KIND, WORDS
+from dssm.samples.user_pass import KIND, WORDS
 from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statistics, token_counts
-from dssm.sections import Counter, GroupNegatives
+from dssm.sections import GroupNegatives
 
 RAW = "raw__"  # prefix of raw columns between join and encoding: they can't clash with our own
-EVENTS, CANDIDATES = "__events", "__candidates"
 HISTORY, COUNTER, USER = "history", "counter", "user"  # providers of columns beside the profiles
 
 
@@ -150,19 +146,17 @@ class TrainingWindow:
     def __init__(
         self,
         settings: Settings,
-        events: DataFrame,
+        log: Log,
+        tasks: int,
         catalogue: DataFrame,
         profiles: Mapping[str, DataFrame],
         providers: Mapping[str, str],
     ) -> None:
-        self._settings, self._providers = settings, providers
-        self.items = item_counts(events).cache()
+        self._settings, self._providers, self._log = settings, providers, log
+        self.items = log.item_counts().cache()
         trained = self.items.filter(F.col(EVENTS) > 0)
         self._by_item = catalogue.select(ID, ITEM_INDEX).join(trained, ITEM_INDEX).select(ID, EVENTS)
-        train_events = events.filter(F.col(FATE) == TRAIN)
-        by_user = train_events.groupBy(F.col(USER_ID).alias(ID))
-        self._by_user = by_user.agg(F.count("*").alias(EVENTS), F.max(EVENT_TIME).alias("__last")).cache()
-        self._train_events = train_events
+        self._by_user = log.train_users(tasks).cache()
         self._frames: dict[str, DataFrame] = {"catalogue": catalogue.join(self._by_item, ID)}
         for name, profile in profiles.items():
             self._frames[f"profiles.{name}"] = self._of_profile(name, profile)
@@ -170,12 +164,12 @@ class TrainingWindow:
     def _of_profile(self, name: str, profile: DataFrame) -> DataFrame:
         """A user's events count for its newest snapshot among those that its events see."""
         if self._settings.profiles[name].has_snapshots:
-            seen = profile.join(self._by_user, ID).filter(F.col(VALID_FROM) <= F.col("__last"))
+            seen = profile.join(self._by_user, ID).filter(F.col(VALID_FROM) <= F.col(LAST))
             newest = Window.partitionBy(ID).orderBy(F.desc(VALID_FROM))
             return seen.withColumn("__rank", F.row_number().over(newest)).filter("__rank = 1").drop("__rank")
         if self._settings.profiles[name].available_from is None:
             return profile.join(self._by_user, ID)
-        rows = profile.select(ID, VALID_FROM).join(self._train_events.withColumnRenamed(USER_ID, ID), ID)
+        rows = profile.select(ID, VALID_FROM).join(self._log.train_events(), ID)
         counts = rows.filter(F.col(EVENT_TIME) >= F.col(VALID_FROM)).groupBy(ID).agg(F.count("*").alias(EVENTS))
         return profile.join(counts, ID)
 
@@ -235,32 +229,6 @@ def with_item_index(catalogue: DataFrame, end: int | None = None) -> DataFrame:
     return catalogue.join(numbers, ID).persist(StorageLevel.DISK_ONLY)
 
 
-def item_counts(events: DataFrame) -> DataFrame:
-    """Grain: one row an item with positives or training rows, as (ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES).
-
-    EVENTS counts training rows; CANDIDATES those that an in-batch candidate can come from: positives of a weight
-    above 0; ITEM_POSITIVES, the popularity, also those that were left out by chance (popular_threshold and
-    max_positives_per_user).
-    """
-    trains = F.col(FATE) == TRAIN
-    target = (F.col(LABEL) > 0) & (F.col(WEIGHT) > 0)
-    rows = events.filter(F.col(FATE).isin(TRAIN, *THINNED))
-    return rows.groupBy(ITEM_INDEX).agg(
-        F.sum(trains.cast("long")).alias(EVENTS),
-        F.sum((trains & target).cast("long")).alias(CANDIDATES),
-        F.sum(target.cast("long")).alias(ITEM_POSITIVES),
-    )
-
-
-def item_days(events: DataFrame, counter: Counter, settings: Settings) -> DataFrame:
-    """Grain: one row an item and local day with events of the counter's sources."""
-    sources = [list(settings.sources).index(name) for name in counter.sources]
-    rows = events.filter(F.col(IN_LOG) & F.col(SOURCE).isin(sources))
-    day = F.datediff(F.to_date(F.timestamp_millis(EVENT_TIME)), F.lit("1970-01-01")).alias(DAYS_COLUMN)
-    positives = F.sum((F.col(LABEL) > 0).cast("long")).alias(POSITIVES_COLUMN)
-    return rows.groupBy(ITEM_INDEX, day).agg(F.count("*").alias(EVENTS_COLUMN), positives)
-
-
 def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
     """Returns the columns of the items' dataset."""
     number, key = ColumnSpec(dtype="float32"), ColumnSpec(dtype="int64")
@@ -292,7 +260,7 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
     """Encodes the catalogue.
 
     Args:
-      counts: of `item_counts`.
+      counts: of `Log.item_counts`.
     Grain: one row an item, with its place by id and its share of the training rows that an in-batch
     candidate can come from. Features that change with the event's time are as of the start of the run's date.
     """
@@ -357,68 +325,54 @@ def user_vocabularies(settings: Settings, providers: Mapping[str, str], lookups:
     return [UserVocabulary(vocabulary, tuple(names)) for vocabulary, names in features.items()]
 
 
-def user_vocabulary_rows(
-    tokens: DataFrame, number: int, vocabulary: UserVocabulary, targets: Sequence[str]
-) -> DataFrame:
-    """Grain: one row a token of (token, id), in the columns of `pass_columns`; KIND is `number`."""
+def user_vocabulary_rows(tokens: DataFrame, number: int, vocabulary: UserVocabulary, buckets: int) -> DataFrame:
+    """Slices of a row a token of (token, id); KIND is `number`."""
 
-    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            words = pack(vocabulary.encode(batch.column("id").to_numpy()))
-            yield pa.RecordBatch.from_arrays([batch.column("token"), words], names=[ID, WORDS])
+    def encode(batch: pa.RecordBatch) -> np.ndarray:
+        return vocabulary.encode(batch["id"].to_numpy())
 
-    rows = tokens.select("token", "id").mapInArrow(run, f"`{ID}` string, `{WORDS}` binary")
-    return _as_pass_rows(rows.withColumn(VALID_FROM, F.lit(0)), number, targets)
+    given = tokens.select(F.col("token").alias(ID), F.lit(0).cast("long").alias(VALID_FROM), "id")
+    return _as_pass_rows(given, number, encode, buckets)
 
 
-def published_user_rows(vectors: DataFrame, number: int, users: PublishedUsers, targets: Sequence[str]) -> DataFrame:
-    """Grain: one row a user of (id, vector), in the columns of `pass_columns`; KIND is `number`."""
+def published_user_rows(vectors: DataFrame, number: int, users: PublishedUsers, buckets: int) -> DataFrame:
+    """Slices of a row a user of (id, vector); KIND is `number`."""
 
-    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            matrix = np.asarray(batch.column(1).flatten(), np.float32).reshape(batch.num_rows, -1)
-            yield pa.RecordBatch.from_arrays([batch.column(0), pack(users.encode(matrix))], names=[ID, WORDS])
+    def encode(batch: pa.RecordBatch) -> np.ndarray:
+        matrix = np.asarray(batch["values"].flatten(), np.float32).reshape(batch.num_rows, -1)
+        return users.encode(matrix)
 
-    rows = vectors.mapInArrow(run, f"`{ID}` string, `{WORDS}` binary")
-    return _as_pass_rows(rows.withColumn(VALID_FROM, F.lit(0)), number, targets)
+    given = vectors.select(F.col("id").alias(ID), F.lit(0).cast("long").alias(VALID_FROM), "values")
+    return _as_pass_rows(given, number, encode, buckets)
 
 
-def encoded_profile(frame: DataFrame, number: int, encoder: ProfileEncoder, targets: Sequence[str]) -> DataFrame:
-    """Grain: one row a user and snapshot, in the columns of `pass_columns`; KIND is the profile's number."""
+def encoded_profile(frame: DataFrame, number: int, encoder: ProfileEncoder, buckets: int) -> DataFrame:
+    """Slices of a row a user and snapshot; KIND is the profile's number."""
     columns = encoder.raw_columns
     raw = frame.select(ID, VALID_FROM, *[quoted(column).alias(f"{RAW}{column}") for column in columns])
-    raw = _ids_as_text(raw, encoder.features)
 
-    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def encode(batch: pa.RecordBatch) -> np.ndarray:
+        return encoder.encode({column: batch[f"{RAW}{column}"] for column in columns}, batch.num_rows)
+
+    return _as_pass_rows(_ids_as_text(raw, encoder.features), number, encode, buckets)
+
+
+def _as_pass_rows(
+    given: DataFrame, number: int, encode: Callable[[pa.RecordBatch], np.ndarray], buckets: int
+) -> DataFrame:
+    """Slices of rows that know no item, as the user pass takes them.
+
+    Args:
+      given: ID, VALID_FROM, and what `encode` makes the words of, (rows, width) int32.
+    """
+
+    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            values = {column: batch.column(f"{RAW}{column}") for column in columns}
-            words = pack(encoder.encode(values, batch.num_rows))
-            given = [batch.column(ID), batch.column(VALID_FROM), words]
-            yield pa.RecordBatch.from_arrays(given, names=[ID, VALID_FROM, WORDS])
+            kinds = pa.array(np.full(batch.num_rows, number, np.int32))
+            columns = [batch[ID], batch[USER_KEY], kinds, batch[VALID_FROM], pack(encode(batch))]
+            yield pa.RecordBatch.from_arrays(columns, names=[USER_ID, USER_KEY, KIND, EVENT_TIME, WORDS])
 
-    rows = raw.mapInArrow(run, f"`{ID}` string, `{VALID_FROM}` bigint, `{WORDS}` binary")
-    return _as_pass_rows(rows, number, targets)
-
-
-def _as_pass_rows(rows: DataFrame, number: int, targets: Sequence[str]) -> DataFrame:
-    given = {
-        USER_ID: F.col(ID),
-        USER_KEY: F.xxhash64(ID),
-        KIND: F.lit(number),
-        EVENT_TIME: F.col(VALID_FROM),
-        WORDS: F.col(WORDS),
-    }
-    nothing = F.lit(None)
-    return rows.select(
-        *[given.get(name, nothing).cast(kind).alias(name) for name, kind in pass_columns(targets).items()]
-    )
-
-
-def pass_columns(targets: Sequence[str]) -> dict[str, str]:
-    """Returns the columns of the rows that the user pass takes, with Spark's names of their types."""
-    columns = {USER_ID: "string", USER_KEY: "bigint", KIND: "int", ITEM_INDEX: "int", EVENT_TIME: "bigint"}
-    columns |= {SOURCE: "int", LABEL: "float", WEIGHT: "float", **{target_column(t): "float" for t in targets}}
-    return {**columns, FATE_CODE: "int", IN_LOG: "boolean", HASH: "bigint", WORDS: "binary"}
+    return given.withColumn(USER_KEY, F.xxhash64(ID)).mapInArrow(bucketed(run, buckets), BUCKETED)
 
 
 # Encoding -----------------------------------------------------------------------------------------------

@@ -230,6 +230,12 @@ def need_ids(name: str, frame: DataFrame, columns: Mapping[str, str]) -> None:
             )
 
 
+def is_no_id(frame: DataFrame, column: str) -> Column:
+    """Whether an id is null or blank; only a text can be blank."""
+    is_text = isinstance(frame.schema[column].dataType, (T.StringType, T.BinaryType))
+    return is_blank(quoted(column)) if is_text else quoted(column).isNull()
+
+
 def is_not_utf8(frame: DataFrame, column: str) -> Column:
     """Whether a binary column's bytes are no text: as an id or a token they would stop Arrow."""
     if not isinstance(frame.schema[column].dataType, T.BinaryType):
@@ -345,9 +351,9 @@ def read_events(spark: SparkSession, settings: Settings, name: str, source: Even
     kept, label, weight = F.col(KEPT), F.col(LABEL), F.col(WEIGHT)
     reason = first_reason(
         (malformed(frame), "malformed row"),
-        (kept & is_blank(quoted(source.user)), f"no user in '{source.user}'"),
+        (kept & is_no_id(frame, source.user), f"no user in '{source.user}'"),
         (kept & is_not_utf8(frame, source.user), f"user in '{source.user}' {NOT_UTF8}"),
-        (kept & is_blank(quoted(source.item)), f"no item in '{source.item}'"),
+        (kept & is_no_id(frame, source.item), f"no item in '{source.item}'"),
         (kept & is_not_utf8(frame, source.item), f"item in '{source.item}' {NOT_UTF8}"),
         (
             kept & F.col(EVENT_TIME).isNull(),

@@ -25,6 +25,7 @@ from dssm.samples.sources import (
     first_reason,
     is_blank,
     is_finite,
+    is_no_id,
     is_not_utf8,
     malformed,
     need_columns,
@@ -185,7 +186,7 @@ def _keyed(
     need_ids(name, frame, {"key": key})
     all_checks = [
         (malformed(frame), "malformed row"),
-        (is_blank(quoted(key)), f"no id in '{key}'"),
+        (is_no_id(frame, key), f"no id in '{key}'"),
         (is_not_utf8(frame, key), f"id in '{key}' {NOT_UTF8}"),
         *checks,
     ]
@@ -326,7 +327,7 @@ def read_vectors(
     values = quoted(table.values)
     reason = first_reason(
         (malformed(frame), "malformed row"),
-        (is_blank(quoted(table.key)), f"no id in '{table.key}'"),
+        (is_no_id(frame, table.key), f"no id in '{table.key}'"),
         (is_not_utf8(frame, table.key), f"id in '{table.key}' {NOT_UTF8}"),
         (values.isNull() | (F.size(values) != table.width), f"'{table.values}' is not {table.width} numbers"),
         (

@@ -98,6 +98,17 @@ def appended(lists: Lists, more: Lists, last: int) -> Lists:
     return Lists(offsets, values)
 
 
+def sorted_places(keys: np.ndarray, *ties: np.ndarray) -> np.ndarray:
+    """Returns the places of the rows by key; those of equal keys by `ties`, the first one first. All (n,) integers."""
+    order = np.argsort(keys)  # by vector instructions, several times as fast as a stable sort of all columns
+    ascending = keys[order]
+    equal = ascending[1:] == ascending[:-1]
+    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((*(tie[rows] for tie in reversed(ties)), keys[rows]))]
+    return order
+
+
 def group_runs(sorted_keys: np.ndarray) -> np.ndarray:
     """Returns where runs of equal keys start, and the number of keys at the end: (runs + 1,)."""
     if len(sorted_keys) == 0:

@@ -35,7 +35,7 @@ from dssm.samples.encoding import Lists, encode_features
 from dssm.samples.lookups import Lookups
 from dssm.samples.negatives import Clicked, ItemLists, PositiveRows, mixed, sample_negatives, top_ranks
 from dssm.samples.profiles import NOTHING, ProfileEncoder, PublishedUsers, UserVocabulary
-from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first
+from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first, sorted_places
 from dssm.samples.words import Words
 from dssm.sections import Counter, HardNegatives, History, Negatives, UnclickedNegatives
 
@@ -104,14 +104,25 @@ class UserPass:
 
     def run(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Args: batches: all rows of some users, in any order. Yields: their samples, queries and interactions."""
-        given = [batch for batch in batches if batch.num_rows]
-        if not given:
+        # Rows of events and of profiles have columns of their own: the others are null.
+        tables = [pa.Table.from_batches([batch]) for batch in batches if batch.num_rows]
+        if not tables:
             return
-        yield from _Task(self, pa.Table.from_batches(given).combine_chunks()).rows()
+        tables.append(pa.schema(input_fields(self)).empty_table())
+        table = pa.concat_tables(tables, promote_options="default").combine_chunks()
+        yield from _Task(self, table).rows()
+
+
+def input_fields(plan: UserPass) -> list[tuple[str, pa.DataType]]:
+    """Returns the columns that `UserPass.run` reads; WORDS are a profile's, what ITEM_INDEX begins an event's."""
+    fields = [(USER_ID, pa.string()), (USER_KEY, pa.int64()), (KIND, pa.int32()), (EVENT_TIME, pa.int64())]
+    fields += [(WORDS, pa.binary()), (ITEM_INDEX, pa.int32()), (SOURCE, pa.int32()), (LABEL, pa.float32())]
+    fields += [(WEIGHT, pa.float32()), *((target_column(t), pa.float32()) for t in plan.targets)]
+    return [*fields, (FATE_CODE, pa.int32()), (IN_LOG, pa.bool_()), (HASH, pa.int64())]
 
 
 def output_fields(plan: UserPass) -> list[tuple[str, pa.DataType]]:
-    """Returns the columns that `UserPass.run` yields."""
+    """Returns the columns that `UserPass.run` yields; each of its batches has those of its dataset."""
     fields = [(TASK, pa.int32()), (FILE, pa.int32()), (ORDER, pa.int64()), (USER_ID, pa.string())]
     fields += [(USER_KEY, pa.int64()), (ITEM_INDEX, pa.int32()), (EVENT_TIME, pa.int64()), (SOURCE, pa.int32())]
     fields += [(LABEL, pa.float32()), (WEIGHT, pa.float32()), *((target_column(t), pa.float32()) for t in plan.targets)]
@@ -141,7 +152,7 @@ class _Task:
         self.clock = Clock.over(len(self.user_ids), times, np.array([plan.test_start]))
         item, hashes = _numbers(table[ITEM_INDEX])[events], _numbers(table[HASH])[events]
         # Item and hash order equal times the same way in every build.
-        order = events[np.lexsort((hashes, item, self.clock.key(codes[events], times[events])))]
+        order = events[sorted_places(self.clock.key(codes[events], times[events]), item, hashes)]
         self.user, self.time = codes[order], times[order]
         self.item = _numbers(table[ITEM_INDEX])[order]
         self.source, self.hash = _numbers(table[SOURCE])[order], _numbers(table[HASH])[order]
@@ -370,7 +381,7 @@ class _Task:
     def _routed(
         self, dataset: str, users: np.ndarray, order: np.ndarray, columns: Mapping[str, pa.Array]
     ) -> Iterator[pa.RecordBatch]:
-        """Yields rows with the file that they go to; columns that a dataset lacks are null."""
+        """Yields rows with the file that they go to, in those of `output_fields` that the dataset has."""
         files, tasks = self.plan.router.route(dataset, order)
         given = {
             TASK: pa.array(tasks),
@@ -380,10 +391,9 @@ class _Task:
             USER_KEY: pa.array(self.user_key[users]),
             **columns,
         }
-        fields = output_fields(self.plan)
-        arrays = [given[name].cast(kind) if name in given else pa.nulls(len(users), kind) for name, kind in fields]
-        table = pa.Table.from_arrays(arrays, names=[name for name, _ in fields])
-        yield from table.to_batches(max_chunksize=BATCH_ROWS)
+        schema = pa.schema([field for field in output_fields(self.plan) if field[0] in given])
+        arrays = [given[field.name].cast(field.type) for field in schema]
+        yield from pa.Table.from_arrays(arrays, schema=schema).to_batches(max_chunksize=BATCH_ROWS)
 
 
 BATCH_ROWS = 16384

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -25,6 +27,7 @@ from dssm.features import (
     embedded,
 )
 from dssm.manifest import Manifest, Statistics, VocabularySpec
+from dssm.samples.exchange import SLICED_BYTES, Batches, joined
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.tables import list_entries
 from dssm.samples.writing import write_parts
@@ -93,23 +96,39 @@ def token_counts(frame: DataFrame, features: Sequence[EmbeddedFeature], count: s
       count: name of the latter.
     Grain: rows of (vocabulary, token, events); a token may come more than once.
     """
-    lists = []
-    for feature in features:
+    columns = []
+    for number, feature in enumerate(features):
         column, kind = F.col(f"`{feature.source_column}`"), frame.schema[feature.source_column].dataType
-        if isinstance(feature, VarLenSparseFeat):
-            tokens = F.transform(tokens_of(feature, column, kind), functools.partial(_pair, feature))
-            lists.append(F.coalesce(tokens, F.array().cast(f"array<{PAIR}>")))
-        else:
-            lists.append(F.array(_pair(feature, column.cast("string"))))  # no lambda: Spark interprets those
-    pairs = frame.select(F.explode(F.concat(*lists)).alias("pair"), F.col(count).alias("events"))
-    return pairs.select("pair.vocabulary", "pair.token", "events").filter("token is not null and token != ''")
+        tokens = tokens_of(feature, column, kind) if isinstance(feature, VarLenSparseFeat) else column.cast("string")
+        columns.append(tokens.alias(f"{number}"))
+    counter = TokenCounter(tuple(feature.vocabulary for feature in features))
+    rows = frame.select(F.col(count).cast("long"), *columns)
+    return rows.mapInArrow(counter.run, "vocabulary string, token string, events long")
 
 
-PAIR = "struct<vocabulary: string, token: string>"
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts the tokens of a task's rows, as far as it holds them at once.
 
+    `vocabularies`: of each column of tokens.
+    """
 
-def _pair(feature: EmbeddedFeature, token: Column) -> Column:
-    return F.struct(F.lit(feature.vocabulary).alias("vocabulary"), token.alias("token")).cast(PAIR)
+    vocabularies: tuple[str, ...]
+
+    def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
+        """Args: batches: a column of event counts, then columns of tokens or of lists of them."""
+        for table in joined(batches, SLICED_BYTES):
+            for vocabulary, column in zip(self.vocabularies, table.columns[1:], strict=True):
+                tokens, events = column, table.column(0)
+                if pa.types.is_list(column.type):
+                    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+                    tokens, events = pc.list_flatten(column), pa.array(np.repeat(events.to_numpy(), lengths))
+                given = pa.table({"token": tokens, "events": events})
+                known = given.filter(pc.not_equal(given["token"], ""))  # null is neither
+                counts = known.group_by("token").aggregate([("events", "sum")])
+                names = pa.DictionaryArray.from_arrays(np.zeros(len(counts), np.int32), [vocabulary]).cast(pa.string())
+                made = [names, counts["token"], counts["events_sum"]]
+                yield from pa.table(made, ["vocabulary", "token", "events"]).to_batches()
 
 
 def write_vocabularies(
@@ -140,16 +159,15 @@ def write_vocabularies(
         rows = total.join(known, ["vocabulary", "token"], "outer").fillna(0, ["events"])
     else:
         rows = total.withColumn("known", F.lit(None).cast("int"))
+    least = F.create_map(*[F.lit(value) for name, (events, _) in limits.items() for value in (name, events)])
+    allowed = (F.col("events") >= least[F.col("vocabulary")]) & F.lit(grow or not frozen)
+    kept = rows.filter(F.col("known").isNotNull() | allowed)
     # First the known tokens in their old order, then the others.
-    new = F.col("known").isNull()
-    least, most = _limit(limits, 0), _limit(limits, 1)
-    allowed = (F.col("events") >= least) & F.lit(grow or not frozen)
-    order = [F.asc_nulls_last("known"), F.desc("events"), F.col("token")]
-    place = F.row_number().over(Window.partitionBy("vocabulary").orderBy(*order))
-    ranked = rows.filter(~new | allowed).withColumn("__place", place).filter(~new | (F.col("__place") <= most))
+    kept = kept.select("vocabulary", "token", "events", F.coalesce("known", F.lit(NEW)).alias("id"))
     names = {name: f"{name}.parquet" for name in limits}
-    ranked = ranked.withColumn("id", F.col("__place") + F.lit(FIRST_TOKEN_ID - 1)).drop("known")
-    write_parts(ranked, folder, part="vocabulary", order=["__place"], names=names)
+    numbering = Numbering({name: most for name, (_, most) in limits.items()})
+    order = [F.col("id"), F.desc("events"), F.col("token")]
+    write_parts(kept, folder, part="vocabulary", order=order, names=names, change=numbering.run)
     specs = {}
     for name in limits:
         tokens, digest = tokens_digest(f"{folder}/{name}.parquet")
@@ -157,9 +175,27 @@ def write_vocabularies(
     return specs
 
 
-def _limit(limits: Mapping[str, tuple[int, int]], place: int) -> Column:
-    pairs = [F.lit(value) for name, limit in limits.items() for value in (name, limit[place])]
-    return F.create_map(*pairs)[F.col("vocabulary")]
+NEW = 2**31 - 1  # in the place of an id: behind all that are known
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Gives the tokens of a vocabulary, which come in their order, their ids; `most`: how many there may be."""
+
+    most: Mapping[str, int]
+
+    def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
+        """Args: batches: with `vocabulary`, ascending, and `id`, NEW where a token has none."""
+        reached = dict.fromkeys(self.most, 0)
+        for batch in batches:
+            for name in pc.unique(batch["vocabulary"]).to_pylist():
+                rows = batch.filter(pc.equal(batch["vocabulary"], name))
+                places = reached[name] + 1 + np.arange(rows.num_rows, dtype=np.int32)
+                reached[name] += rows.num_rows
+                stays = (rows["id"].to_numpy() != NEW) | (places <= self.most[name])
+                ids = pa.array(places + np.int32(FIRST_TOKEN_ID - 1))
+                columns = [ids if column == "id" else rows[column] for column in rows.schema.names]
+                yield pa.RecordBatch.from_arrays(columns, schema=rows.schema).filter(pa.array(stays))
 
 
 def _frozen_tokens(spark: SparkSession, files: Mapping[str, str]) -> DataFrame:

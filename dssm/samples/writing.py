@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from dssm import storage
 from dssm.manifest import EVENT_TIME, ITEM_ID, ITEM_INDEX, LABEL, SOURCE, USER_ID, WEIGHT, FileSpec
+from dssm.samples.exchange import Batches
 
 # What tells a row from all others, where it has the column.
 IDENTITY = (USER_ID, ITEM_ID, ITEM_INDEX, EVENT_TIME, SOURCE, LABEL, WEIGHT)
@@ -32,9 +33,10 @@ def write_parts(
     frame: DataFrame,
     folder: str,
     part: str,
-    order: Sequence[str],
+    order: Sequence[str] | Sequence[Column],
     names: Mapping[Any, str],
     row_group_rows: int = 2**20,
+    change: Callable[[Batches], Batches] = iter,
 ) -> dict[str, int]:
     """Writes one Parquet file for each value of the column `part`, sorted within.
 
@@ -45,6 +47,7 @@ def write_parts(
       order: columns that order a file's rows completely.
       names: each value's file name; a value without rows gets a file without rows.
       row_group_rows: rows of a row group, which a task holds in memory.
+      change: what a task does with its rows, which are sorted by `part` and `order`, before they are written.
     Returns: rows of each file.
     """
     storage.make_folder(folder)
@@ -53,7 +56,7 @@ def write_parts(
     writer = PartWriter(folder, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
     parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(len(names), part)
     rows = parted.sortWithinPartitions(part, *order).select("__part", *columns)
-    written = rows.mapInArrow(writer.run, "name string, rows bigint").collect()
+    written = rows.mapInArrow(lambda batches: writer.run(change(batches)), "name string, rows bigint").collect()
     remove_unfinished(folder)
     counts = dict.fromkeys(names.values(), 0) | {row["name"]: row["rows"] for row in written}
     for name, count in counts.items():

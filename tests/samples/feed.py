@@ -255,6 +255,7 @@ def read_all_events(
     Returns: the events, the logs, and the counts.
     """
     from dssm.samples.events import all_events, count_fates, count_read, read_logs
+    from dssm.samples.log import Log
     from dssm.samples.rows import with_item_index
     from dssm.samples.sources import ID, Quarantine
 
@@ -265,8 +266,9 @@ def read_all_events(
     quarantine = Quarantine(f"{feed.folder}/quarantine", settings.samples.max_quarantine_share)
     logs = read_logs(spark, settings)
     events = all_events(settings, logs, with_item_index(catalogue), broadcast=True)
-    count_read(events, logs, quarantine)
-    count_fates(events, logs, quarantine)
+    outcomes = Log(events, settings, logs).outcomes()
+    count_read(outcomes, logs, quarantine)
+    count_fates(outcomes, logs, quarantine)
     return events, logs, quarantine
 
 

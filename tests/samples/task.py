@@ -144,12 +144,12 @@ class TaskFeed:
         if seed is not None:
             table = table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
         task_of = pa.array([_hash(user, tasks) % tasks for user in table[USER_ID].to_pylist()])
-        made = pa.concat_tables(
-            pa.Table.from_batches([batch])
+        made = [
+            batch
             for task in range(tasks)
-            for batch in plan.run(table.filter(pa.compute.equal(task_of, task)).to_batches(max_chunksize=7))
-        )
-        list(maker.run(made.to_batches()))
+            for batch in plan.run(_as_sent(table.filter(pa.compute.equal(task_of, task))))
+        ]
+        list(maker.run(made))
         return {part: read_files(folder / part, maker.columns[part]) for part in PARTS}
 
     def files(self, name: str) -> dict[str, bytes]:
@@ -231,8 +231,7 @@ class TaskFeed:
     def _table(self, settings: Settings, plan: Any, lookups: Lookups) -> pa.Table:
         """Returns the rows that the user pass takes: Grain: one row an event or a profile's row."""
         from dssm.samples.profiles import PublishedUsers, UserVocabulary
-        from dssm.samples.rows import pass_columns
-        from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
+        from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS, input_fields
 
         codes = {"train": 1, "test": 2}
         rows: list[dict[str, Any]] = [
@@ -270,13 +269,19 @@ class TaskFeed:
                 {USER_ID: user, USER_KEY: _hash(user), KIND: number, EVENT_TIME: time, WORDS: words.as_py()}
                 for user, time, words in given
             ]
-        kinds = {
-            "string": pa.string(), "bigint": pa.int64(), "int": pa.int32(), "float": pa.float32(),
-            "boolean": pa.bool_(), "binary": pa.binary(),
-        }  # fmt: skip
-        columns = pass_columns(settings.target_names)
-        arrays = {name: pa.array([row.get(name) for row in rows], kinds[kind]) for name, kind in columns.items()}
-        return pa.table(arrays)
+        return pa.Table.from_pylist(rows, pa.schema(input_fields(plan)))
+
+
+def _as_sent(rows: pa.Table) -> list[pa.RecordBatch]:
+    """Returns rows as a task gets them: those of events and those of profiles, each with their own columns."""
+    from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
+
+    of_event = pa.compute.equal(rows[KIND], EVENT)
+    of_events = rows.filter(of_event).drop_columns([WORDS])
+    others = [ITEM_INDEX, SOURCE, LABEL, WEIGHT, FATE_CODE, IN_LOG, HASH]
+    targets = [name for name in rows.column_names if name.startswith(target_column(""))]
+    of_profiles = rows.filter(pa.compute.invert(of_event)).drop_columns([*others, *targets])
+    return [batch for table in (of_profiles, of_events) for batch in table.to_batches(max_chunksize=7)]
 
 
 def _column(rows: Iterable[Mapping[str, Any]], name: str) -> pa.Array:

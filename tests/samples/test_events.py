@@ -195,6 +195,7 @@ class Generated:
     def final(self, tasks: int | None = None, **samples: Any) -> list[Row]:
         """Applies what follows the reading. Checks that only fates change, and that each row is counted."""
         from dssm.samples.events import FATE, count_fates, with_final_fates
+        from dssm.samples.log import Log
 
         events, logs, quarantine = self.read
         config = self.feed.config["samples"]
@@ -203,9 +204,8 @@ class Generated:
         self.feed.config["samples"] = config
         made = with_final_fates(events if tasks is None else events.repartition(tasks), settings)
         rows = self.rows(made)
-        made.unpersist()
         assert [row[:-1] for row in rows] == [row[:-1] for row in self.before]
-        count_fates(made, logs, quarantine)
+        count_fates(Log(made, settings, logs).outcomes(), logs, quarantine)
         used, filtered = totals(quarantine)
         counted = Counter(row[FATE] for row in rows if row[SOURCE] == 0)
         assert counted == {**used, **filtered}

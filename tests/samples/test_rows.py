@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dssm.errors import UserError
-from dssm.manifest import EVENT_TIME, ITEM_ID, ITEM_INDEX, ITEM_POSITIVES, ITEM_PROBABILITY, LABEL, SOURCE, WEIGHT
-from dssm.samples.events import FATE, THINNED, TRAIN
+from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_POSITIVES, ITEM_PROBABILITY
+from dssm.samples.log import CANDIDATES, EVENTS
 from dssm.samples.rows import (
     check_item_columns,
     encoded_items,
-    item_counts,
-    item_days,
     provided_features,
     raw_item_features,
     universe_features,
     user_columns,
     with_item_index,
 )
-from tests.samples.feed import TinyFeed, ms
+from tests.samples.feed import TinyFeed
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -148,38 +146,11 @@ def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(
 
     from dssm.samples.lookups import Lookups
 
-    rows = [(1, 1.0, 1.0, TRAIN)] * 3 + [(0, 2.0, 0.5, TRAIN), (0, 0.0, 1.0, TRAIN), (2, 1.0, 0.0, TRAIN)]
-    # What is left out by chance is no candidate, but popular it is; what is tested on is neither.
-    rows += [(0, 1.0, 1.0, fate) for fate in (*THINNED, "test", "outside the windows", None)]
-    events = spark.createDataFrame(rows, f"{ITEM_INDEX} int, {LABEL} float, {WEIGHT} float, {FATE} string")
+    # Rows that train, candidates, positives.
+    counts = spark.createDataFrame([(1, 3, 3, 3), (0, 2, 1, 3)], [ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES])
     pq.write_table(pa.table({"token": ["a", "b", "c"]}), tmp_path / "ids.parquet")
     tiny_feed.config["features"].pop("post_embed")
     lookups = Lookups(vocabularies={name: str(tmp_path / "ids.parquet") for name in ("post_id", "topic_id")})
-    items = encoded_items(
-        raw_catalogue(spark, ["c", "b", "a"]), item_counts(events), lookups, tiny_feed.settings()
-    ).collect()
+    items = encoded_items(raw_catalogue(spark, ["c", "b", "a"]), counts, lookups, tiny_feed.settings()).collect()
     found = {row[ITEM_ID]: (row[ITEM_INDEX], row[ITEM_PROBABILITY], row[ITEM_POSITIVES]) for row in items}
     assert found == {"a": (0, 0.25, 3), "b": (1, 0.75, 3), "c": (2, 0.0, 0)}
-
-
-@pytest.mark.spark
-def test_an_items_days_are_local_and_of_the_counters_sources(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.user_pass import IN_LOG
-
-    tiny_feed.config["counters"] = {"seen": {"side": "item", "sources": ["likes"], "days": 1}}
-    settings = tiny_feed.settings()
-    spark.conf.set("spark.sql.session.timeZone", settings.timezone)
-    rows = [
-        (3, ms(7, 0), 1.0, 1, True),
-        (3, ms(8, 0) - 1, 0.0, 1, True),
-        (3, ms(8, 0), 2.0, 1, True),
-        (3, ms(8, 0), 1.0, 0, True),  # of another source
-        (3, ms(8, 0), 1.0, 1, False),  # left out of the log
-        (5, ms(8, 0), 0.0, 1, True),
-    ]
-    types = f"{ITEM_INDEX} int, {EVENT_TIME} bigint, {LABEL} float, {SOURCE} int, {IN_LOG} boolean"
-    found = item_days(spark.createDataFrame(rows, types), settings.counters["seen"], settings).collect()
-    seventh = 19_729  # 2024-01-07, in days from 1970
-    assert {(row[ITEM_INDEX], row["day"]): (row["events"], row["positives"]) for row in found} == {
-        (3, seventh): (2, 1), (3, seventh + 1): (1, 1), (5, seventh + 1): (1, 0),
-    }  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.samples.encoding import Lists
-from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first
+from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first, sorted_places
 
 
 class Event(NamedTuple):
@@ -119,3 +119,13 @@ def test_the_widest_clock_that_fits_keeps_users_apart() -> None:
     keys = clock.key(np.array([users - 2, users - 1, users - 1]), np.array([latest, 0, latest]))
     assert np.all(np.diff(keys) > 0)
     assert keys[-1] == users * (latest + 1) - 1
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 4), st.integers(-2, 2), st.integers(-(2**63), 2**63 - 1)), max_size=60))
+def test_rows_of_equal_keys_are_in_the_order_of_the_ties(rows: list[tuple[int, int, int]]) -> None:
+    keys, first, second = (
+        (np.array(column, np.int64) for column in zip(*rows, strict=True)) if rows else [np.zeros(0, np.int64)] * 3
+    )
+    found = sorted_places(keys, first.astype(np.int32), second)
+    assert [rows[place] for place in found] == sorted(rows)
+    assert sorted(found.tolist()) == list(range(len(rows)))

@@ -1,0 +1,246 @@
+"""The logs, read once: how many of their rows become what, what they say of items, and their rows by user.
+
+What the scan leaves behind is kept on disk as slices (`dssm.samples.exchange`): a row is parsed, joined with the
+catalogue and judged once, however often it is counted or ordered afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from dssm.config import Settings
+from dssm.manifest import (
+    EVENT_TIME,
+    ITEM_INDEX,
+    ITEM_POSITIVES,
+    LABEL,
+    SOURCE,
+    USER_ID,
+    USER_KEY,
+    WEIGHT,
+    target_column,
+)
+from dssm.samples.days import local_days
+from dssm.samples.events import FATE, TEST, THINNED, TRAIN, Outcome
+from dssm.samples.exchange import SLICE, SLICED_BYTES, Batches, as_batch, joined, rows, slices, task_keys
+from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN
+from dssm.samples.negatives import mixed
+from dssm.samples.sources import ID, REASON, EventLog, damage_explained
+from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
+from dssm.sections import Counter
+from dssm.spark import size_in_bytes
+
+BUCKET = "__bucket"  # of a slice: its users'. Below 0:
+OUTCOMES, ITEM_SUMS = -1, -2  # what the rows became; sums by item
+BUCKETED = f"`{BUCKET}` int, `{SLICE}` binary"
+BUCKET_BYTES, LEAST_BUCKETS, MOST_BUCKETS = 8 * 2**20, 64, 4096  # a task has several: they are as even as users are
+EVENTS, CANDIDATES, LAST = "__events", "__candidates", "__last"
+
+
+class Log:
+    """The rows of all logs.
+
+    Attributes:
+      buckets: so many parts the users are in.
+      slices: (BUCKET, SLICE) of the rows that are samples or may be known to one, and of what was counted.
+    """
+
+    def __init__(self, events: DataFrame, settings: Settings, logs: Sequence[EventLog]) -> None:
+        """Args: events: of `all_events`, with their final fates."""
+        self._names, self._places = ", ".join(log.name for log in logs), ", ".join(log.place for log in logs)
+        size = sum(size_in_bytes(log.rows) for log in logs)
+        self.buckets = min(max(size // BUCKET_BYTES, LEAST_BUCKETS), MOST_BUCKETS)
+        self._timezone, self._sources = settings.timezone, list(settings.sources)
+        scan = Scan(self.buckets, settings.day_start_ms(settings.window.test_days))
+        columns = event_columns(settings.target_names)
+        given = events.select(REASON, FATE, *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()])
+        self.slices = given.mapInArrow(scan.run, BUCKETED).persist(StorageLevel.DISK_ONLY)
+
+    def outcomes(self) -> list[Outcome]:
+        """Returns the number of rows by source, reason and fate. Reads the logs.
+
+        Raises: UserError where a file is damaged.
+        """
+        with damage_explained(self._names, self._places):
+            found = self._of(OUTCOMES).select(SLICE).collect()
+        if not found:
+            return []
+        tables = pa.concat_tables(pa.ipc.open_stream(row[SLICE]).read_all() for row in found)
+        total = tables.group_by([SOURCE, REASON, FATE]).aggregate([("rows", "sum")])
+        columns = (total[name].to_pylist() for name in (SOURCE, REASON, FATE, "rows_sum"))
+        return [Outcome(*values) for values in zip(*columns, strict=True)]
+
+    def item_counts(self) -> DataFrame:
+        """Grain: one row an item with positives or training rows, as (ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES).
+
+        See `item_sums`.
+        """
+        names = (EVENTS, CANDIDATES, ITEM_POSITIVES)
+        sums = self._of(ITEM_SUMS).mapInArrow(
+            added_up(ITEM_INDEX, names), f"`{ITEM_INDEX}` int, " + ", ".join(f"`{name}` long" for name in names)
+        )
+        return sums.groupBy(ITEM_INDEX).agg(*[F.sum(name).alias(name) for name in names])
+
+    def item_days(self, counter: Counter) -> DataFrame:
+        """Grain: one row an item and local day with events of the counter's sources."""
+        days = ItemDays(tuple(self._sources.index(name) for name in counter.sources), self._timezone)
+        kinds = f"`{ITEM_INDEX}` int, {DAYS_COLUMN} int, {EVENTS_COLUMN} long, {POSITIVES_COLUMN} long"
+        sums = self._of_users.mapInArrow(days.run, kinds).groupBy(ITEM_INDEX, DAYS_COLUMN)
+        return sums.agg(*[F.sum(name).alias(name) for name in (EVENTS_COLUMN, POSITIVES_COLUMN)])
+
+    def train_users(self, tasks: int) -> DataFrame:
+        """Grain: one row a user with training rows, as (ID, EVENTS, LAST: the newest one's time)."""
+        return by_task(self.slices, tasks).mapInArrow(count_users, f"`{ID}` string, `{EVENTS}` long, `{LAST}` long")
+
+    def train_events(self) -> DataFrame:
+        """Grain: one row a training row, as (ID, EVENT_TIME)."""
+        return self._of_users.mapInArrow(list_train_rows, f"`{ID}` string, `{EVENT_TIME}` long")
+
+    @property
+    def _of_users(self) -> DataFrame:
+        return self.slices.filter(F.col(BUCKET) >= 0)
+
+    def _of(self, what: int) -> DataFrame:
+        return self.slices.filter(F.col(BUCKET) == what)
+
+
+def event_columns(targets: Sequence[str]) -> dict[str, str]:
+    """Returns the columns of the events that the user pass takes, with Spark's names of their types."""
+    columns = {USER_ID: "string", USER_KEY: "bigint", ITEM_INDEX: "int", EVENT_TIME: "bigint", SOURCE: "int"}
+    columns |= {LABEL: "float", WEIGHT: "float", **{target_column(name): "float" for name in targets}}
+    return {**columns, IN_LOG: "boolean", HASH: "bigint"}
+
+
+def by_task(bucketed: DataFrame, tasks: int) -> DataFrame:
+    """Sends the slices of users to tasks: all of a bucket to one."""
+    keys = F.array(*map(F.lit, task_keys(tasks)))
+    return bucketed.filter(F.col(BUCKET) >= 0).repartition(tasks, keys[F.pmod(BUCKET, F.lit(tasks))])
+
+
+def bucketed(run: Callable[[Batches], Batches], buckets: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+    """Returns a function that runs another and yields its rows, which have a USER_KEY, as slices of users."""
+
+    def cut(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for table in joined(run(batches), SLICED_BYTES):
+            yield as_batch(BUCKET, slices(table, bucket_of(table[USER_KEY], buckets)))
+
+    return cut
+
+
+def bucket_of(user_keys: pa.ChunkedArray, buckets: int) -> np.ndarray:
+    """Returns the bucket of each user, (n,) uint16."""
+    return (mixed(user_keys.to_numpy().astype(np.uint64)) % np.uint64(buckets)).astype(np.uint16)
+
+
+# In the tasks -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a task does with the rows of the logs.
+
+    Attributes:
+      end: Unix ms, of the windows: later rows are known to no sample.
+    """
+
+    buckets: int
+    end: int
+
+    def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
+        """Args: batches: `event_columns`, REASON and FATE. Yields: (BUCKET, SLICE)."""
+        for table in joined(batches, SLICED_BYTES):
+            wanted = self._wanted(table)
+            of_users = slices(wanted, bucket_of(wanted[USER_KEY], self.buckets))
+            yield as_batch(BUCKET, [(OUTCOMES, outcomes(table)), (ITEM_SUMS, item_sums(table)), *of_users])
+
+    def _wanted(self, table: pa.Table) -> pa.Table:
+        """Returns the rows that are samples or may be known to one, as the user pass takes them."""
+        fate = pc.fill_null(pc.index_in(table[FATE], value_set=pa.array([TRAIN, TEST])), -1)
+        codes = np.array([TRAIN_ROW, TEST_ROW, NO_SAMPLE], np.int32)[fate.to_numpy()]
+        early = pc.fill_null(pc.less(table[EVENT_TIME], self.end), False)
+        known = pc.and_(table[IN_LOG], early).to_numpy()
+        kept = table.drop_columns([REASON, FATE])
+        kept = kept.append_column(KIND, pa.array(np.full(len(codes), EVENT, np.int32)))
+        return kept.append_column(FATE_CODE, pa.array(codes)).filter(pa.array(known | (codes != NO_SAMPLE)))
+
+
+def outcomes(table: pa.Table) -> pa.Table:
+    """Returns the number of rows by source, reason and fate."""
+    counts = table.select([SOURCE, REASON, FATE]).group_by([SOURCE, REASON, FATE]).aggregate([([], "count_all")])
+    return counts.rename_columns([{"count_all": "rows"}.get(name, name) for name in counts.column_names])
+
+
+def item_sums(table: pa.Table) -> pa.Table:
+    """Returns a row an item with training rows, or others left out by chance: (ITEM_INDEX, and three counts).
+
+    EVENTS counts training rows; CANDIDATES those that an in-batch candidate can come from: positives of a weight
+    above 0; ITEM_POSITIVES, the popularity, also those that were left out by chance (popular_threshold and
+    max_positives_per_user).
+    """
+    counted = table.filter(pc.is_in(table[FATE], value_set=pa.array([TRAIN, *THINNED])))
+    coded = pc.dictionary_encode(counted[ITEM_INDEX].combine_chunks())
+    codes, trains = coded.indices.to_numpy(), pc.equal(counted[FATE], TRAIN).to_numpy()
+    target = (counted[LABEL].to_numpy() > 0) & (counted[WEIGHT].to_numpy() > 0)
+    counts = {EVENTS: trains, CANDIDATES: trains & target, ITEM_POSITIVES: target}
+    sums = {name: np.bincount(codes[of], minlength=len(coded.dictionary)) for name, of in counts.items()}
+    return pa.table({ITEM_INDEX: coded.dictionary, **sums})
+
+
+def added_up(key: str, names: Sequence[str]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+    """Returns a function that sums slices' columns by key, as far as it holds them at once."""
+
+    def add(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for table in joined(rows(batches), SLICED_BYTES):
+            sums = table.group_by(key).aggregate([(name, "sum") for name in names])
+            ordered = sums.select([key, *(f"{name}_sum" for name in names)])
+            yield from ordered.rename_columns([key, *names]).combine_chunks().to_batches()
+
+    return add
+
+
+@dataclass(frozen=True)
+class ItemDays:
+    """Counts events by item and local day."""
+
+    sources: tuple[int, ...]
+    timezone: str
+
+    def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
+        for table in joined(rows(batches), SLICED_BYTES):
+            asked = pc.and_(table[IN_LOG], pc.is_in(table[SOURCE], value_set=pa.array(self.sources, pa.int32())))
+            events = table.filter(asked)
+            days = local_days(events[EVENT_TIME].to_numpy(), self.timezone)
+            keys, place = np.unique((events[ITEM_INDEX].to_numpy().astype(np.int64) << 32) + days, return_inverse=True)
+            positives = np.bincount(place[events[LABEL].to_numpy() > 0], minlength=len(keys))
+            columns = [(keys >> 32).astype(np.int32), (keys & 0xFFFFFFFF).astype(np.int32)]
+            columns += [np.bincount(place, minlength=len(keys)), positives]
+            names = [ITEM_INDEX, DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN]
+            yield pa.RecordBatch.from_arrays([pa.array(column) for column in columns], names=names)
+
+
+def count_users(batches: Batches) -> Iterator[pa.RecordBatch]:
+    """Args: batches: all slices of some users. Yields: (ID, EVENTS, LAST) of those with training rows."""
+    trained = list(list_train_rows(batches))
+    if trained:
+        table = pa.Table.from_batches(trained)
+        coded = pc.dictionary_encode(table[ID].combine_chunks())
+        users, times = coded.indices.to_numpy(), table[EVENT_TIME].to_numpy()
+        last = np.full(len(coded.dictionary), np.iinfo(np.int64).min)
+        np.maximum.at(last, users, times)
+        columns = [coded.dictionary, pa.array(np.bincount(users)), pa.array(last)]
+        yield pa.RecordBatch.from_arrays(columns, names=[ID, EVENTS, LAST])
+
+
+def list_train_rows(batches: Batches) -> Iterator[pa.RecordBatch]:
+    """Yields the training rows of slices as (ID, EVENT_TIME)."""
+    for batch in rows(batches):
+        trains = batch.filter(pc.equal(batch[FATE_CODE], TRAIN_ROW))
+        yield pa.RecordBatch.from_arrays([trains[USER_ID], trains[EVENT_TIME]], names=[ID, EVENT_TIME])
