@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 
 DATA ?= ../shared/data/kuairand
 CONFIG ?= conf/kuairand.yaml
+RECIPE ?= multi_value
 PYTEST ?= .venv/bin/python -m pytest
 JOBS := build_samples train evaluate score_items
 
@@ -32,6 +33,11 @@ setup: ## .venv of the lock files, Horovod built; every target does it first
 demo: setup ## a small made-up feed through the whole pipeline
 	@.venv/bin/python -m dssm.demo --config conf/demo.yaml
 	$(call run_jobs,--config conf/demo.yaml)
+
+.PHONY: recipe
+recipe: setup ## a model of conf/recipes on the demo's feed: make recipe RECIPE=senet
+	@.venv/bin/python -m dssm.demo --config conf/demo.yaml
+	$(call run_jobs,--config 'conf/recipes/$(RECIPE).yaml')
 
 .PHONY: kuairand
 kuairand: | has-data setup ## the pipeline on KuaiRand, of DATA=folder

@@ -8,26 +8,34 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from dssm.errors import UserError, did_you_mean
-from dssm.features import AnyFeature, DenseFeat, SparseFeat, of_side
+from dssm.features import AnyFeature, DenseFeat, SparseFeat
 from dssm.sections import LossKind, Model, Samples, TowerKind, Train, VectorTable
 from dssm.sections.model import Dnn, MultiObjective, Parallel
+
+SIDES = ("user", "item")
 
 
 def check_model(
     model: Model, features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable], targets: Collection[str]
 ) -> None:
     """Checks the references of towers to features and of objectives to labels."""
-    for side in ("user", "item"):
-        own = {feature.name: feature for feature in of_side(features, side)}
-        for place, tower in _towers(f"model.{side}_tower", getattr(model, f"{side}_tower")):
-            for name in tower.residual if isinstance(tower, Dnn) else ():
-                _check_residual(f"{place}.residual", name, own, vectors, model.vector_dim)
+    of_sides = {f"model.{side}_tower": {f.name: f for f in features.values() if f.side == side} for side in SIDES}
+    for place, tower in towers_of(model):
+        (own,) = (side for key, side in of_sides.items() if place.startswith(key))
+        for name in tower.residual if isinstance(tower, Dnn) else ():
+            _check_residual(f"{place}.residual", name, own, vectors, model.vector_dim)
     for name, objective in model.objectives.items():
         if objective.label != "label" and objective.label not in targets:
             raise UserError(
                 f"model.objectives.{name}.label: no source has '{objective.label}' in its targets"
                 + did_you_mean(objective.label, ["label", *targets])
             )
+
+
+def towers_of(model: Model) -> Iterator[tuple[str, TowerKind]]:
+    """Yields both towers and their parts, each with its key."""
+    for side in SIDES:
+        yield from _towers(f"model.{side}_tower", getattr(model, f"{side}_tower"))
 
 
 def _towers(place: str, tower: TowerKind) -> Iterator[tuple[str, TowerKind]]:

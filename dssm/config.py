@@ -20,7 +20,7 @@ import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from dssm.checks import check_losses, check_model
+from dssm.checks import check_losses, check_model, towers_of
 from dssm.errors import UserError, did_you_mean
 from dssm.features import (
     AnyFeature,
@@ -148,6 +148,9 @@ class Settings(StrictModel):
                 f"train.recent.days: {self.train.recent.days} are more than window.train_days, "
                 f"{self.window.train_days}; expected at most those"
             )
+        _check_names("model.objectives", self.model.objectives)
+        for place, tower in towers_of(self.model):
+            _check_names(f"{place}.channels", getattr(tower, "channels", ()))
         check_model(self.model, self.features, self.vectors, self.target_names)
         check_losses(self.model, self.train, self.samples)
         gate = self.item_table.gate

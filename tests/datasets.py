@@ -274,7 +274,18 @@ def write_run(
         write_dataset(paths.part(part), settings, draw_files(settings, counts, seed), kind=part)
     write_items(settings)
     write_vectors(settings)
+    write_tokens(settings)
     return settings
+
+
+def write_tokens(settings: Settings) -> None:
+    """Writes the tokens of each vocabulary, in the order of their ids."""
+    folder = Path(RunPaths(settings.run_folder).part("vocabularies"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, size in SIZES.items():
+        ids = range(FIRST_TOKEN_ID, size)
+        table = {"token": [f"{name}{number}" for number in ids], "events": [1] * len(ids), "id": list(ids)}
+        pq.write_table(pa.table(table), folder / f"{name}.parquet")
 
 
 def write_items(settings: Settings, build: str = "tiny") -> Rows:

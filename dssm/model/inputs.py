@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 from dssm.manifest import ColumnSpec, encoded_columns
+from dssm.model.embedding_bag import EmbeddingBag
 from dssm.model.layers import EntryDropout, FrozenVectors, Pooling
 from dssm.sections import VectorTable
 
@@ -65,9 +66,11 @@ def _vector(feature: AnyFeature, inputs: Mapping[str, tf.Tensor], lookups: Looku
         return lookups.embeddings[feature.vocabulary](column)
     if feature.entry_dropout:
         column = EntryDropout(feature.entry_dropout, name=f"{feature.name}.entry_dropout")(column)
-    embeddings = lookups.embeddings[feature.vocabulary](column)
+    embedding = lookups.embeddings[feature.vocabulary]
     weights = inputs[feature.weight_name] if feature.weighted else None
-    return _encoder(feature)(embeddings, ids=column, weights=weights)
+    if feature.encoder.kind == "pooling" and feature.combiner != "max":
+        return EmbeddingBag(embedding, feature.combiner, name=f"{feature.name}.pooling")(column, weights=weights)
+    return _encoder(feature)(embedding(column), ids=column, weights=weights)
 
 
 def _encoder(feature: VarLenSparseFeat) -> tf.keras.layers.Layer:

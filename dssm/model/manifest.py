@@ -8,7 +8,12 @@ from dssm.manifest import SCHEMA_VERSION, ColumnSpec, VocabularySpec, load_versi
 
 
 class ModelManifest(BaseModel):
-    """Beside user_tower/ and item_tower/, both SavedModels; written last."""
+    """What stands beside the SavedModels; written last.
+
+    user_tower/ and item_tower/ take encoded columns, user_tower_raw/ and item_tower_raw/ what a service has, and
+    scorer/ both vectors, where there is one. checkpoint/ holds the state of the training; model.json and model.html
+    are the model's card.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 

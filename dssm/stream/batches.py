@@ -97,16 +97,6 @@ def rank_batches(
     return batches(shuffled(), columns, batch_size, plan.steps)
 
 
-def rows_since(folder: str, manifest: Manifest, since: int) -> list[int]:
-    """Counts the rows of each file whose event is at `since` (Unix ms) or later."""
-    filled = [number for number, file in enumerate(manifest.files) if file.rows]
-    times = read_files(folder, [manifest.files[number] for number in filled], {EVENT_TIME: ColumnSpec(dtype="int64")})
-    counts = [0] * len(manifest.files)
-    for number, arrays in zip(filled, times, strict=True):
-        counts[number] = int((arrays[EVENT_TIME] >= since).sum())
-    return counts
-
-
 def as_dataset(
     make: Iterator[Columns], columns: Mapping[str, ColumnSpec], batch_size: int, prefetch: int
 ) -> tf.data.Dataset:

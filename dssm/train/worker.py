@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -19,7 +20,7 @@ import tensorflow as tf
 from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
-from dssm.features import embedded
+from dssm.features import Side, embedded
 from dssm.manifest import (
     EVENT_TIME,
     MANIFEST,
@@ -28,21 +29,24 @@ from dssm.manifest import (
     check_columns,
     read_manifest,
 )
+from dssm.model.card import make_card, write_card
 from dssm.model.export import save_scorer, save_tower, weights_digest
 from dssm.model.inputs import tower_columns
 from dssm.model.manifest import ModelManifest
+from dssm.model.raw.save import RawTower, save_raw_tower
 from dssm.model.towers import TwoTowers, build_towers, frozen_tables
 from dssm.model.two_tower import TwoTowerModel
 from dssm.paths import RunPaths
 from dssm.samples.lookups import load_vectors
 from dssm.sections import Train
-from dssm.stream.batches import Batch, as_dataset, rank_batches, rows_since
+from dssm.stream.batches import Batch, as_dataset, rank_batches
 from dssm.stream.plan import EpochPlan, plan_epoch
 from dssm.train.catalogue import catalogue_batches
 from dssm.train.checkpoint import save_state
 from dssm.train.measure import measure
 from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.progress import REPORT_TO, Report, reporter
+from dssm.train.recent import RecentRows, recent_rows, with_share
 from dssm.train.result import TrainResult
 from dssm.train.step import CATALOGUE_COLUMNS, Losses, make_optimizer, make_step, step_columns
 from dssm.train.watch import suspicious_columns
@@ -121,13 +125,13 @@ class _Pass:
     Attributes:
       number: of the epoch, from 0.
       rows: of all ranks.
-      since: Unix ms; earlier rows are left out. None: none are.
+      recent: the rows that are read; None: all.
     """
 
     number: int
     rows: int
     plan: EpochPlan
-    since: int | None
+    recent: RecentRows | None
 
     @property
     def steps(self) -> int:
@@ -184,22 +188,24 @@ class _Trainer:
     def _plan_passes(self) -> list[_Pass]:
         """Returns the epochs over all rows, then those over the newest."""
         train, files = self.settings.train, [file.rows for file in self.train.files]
+        objectives = self.settings.model.all_objectives.values()
         passes = [self._pass(number, files, None) for number in range(train.epochs)]
         if train.recent is not None:
             since = self.settings.day_start_ms(-train.recent.days)
-            files = rows_since(self.paths.part("train"), self.train, since)
-            if not sum(files):
+            all_rows = any(o.loss.draws_all_rows for o in objectives if o.loss) or train.loss.draws_all_rows
+            recent = recent_rows(self.paths.part("train"), self.train, since, all_rows)
+            if not sum(recent.files):
                 raise UserError(
                     f"train.recent.days: {self.paths.part('train')} has no rows of the last {train.recent.days} days"
                 )
-            passes += [self._pass(train.epochs + number, files, since) for number in range(train.recent.epochs)]
+            passes += [self._pass(train.epochs + number, recent.files, recent) for number in range(train.recent.epochs)]
             self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
         return passes
 
-    def _pass(self, number: int, files: list[int], since: int | None) -> _Pass:
+    def _pass(self, number: int, files: list[int], recent: RecentRows | None) -> _Pass:
         train = self.settings.train
         plan = plan_epoch(files, self.settings.seed, number, hvd.size(), train.batch_size)
-        return _Pass(number, sum(files), plan, since)
+        return _Pass(number, sum(files), plan, recent)
 
     def _open_catalogue(self) -> tuple[Iterator[Batch], int]:
         """Returns the items that are drawn uniformly for each step, and how many there are to draw from."""
@@ -285,24 +291,32 @@ class _Trainer:
             metrics=[{name: _known(value) for name, value in of_epoch.items()} for of_epoch in metrics],
         )
         with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
-            for name, part in (("user_tower", self.towers.user), ("item_tower", self.towers.item)):
-                save_tower(part, f"{scratch}/{name}", shares)
+            raw: dict[Side, RawTower] = {}
+            for side, part in self._sides():
+                save_tower(part, f"{scratch}/{side}_tower", shares)
+                raw[side] = save_raw_tower(
+                    part, side, settings, self.train, self.paths.samples, f"{scratch}/{side}_tower_raw"
+                )
             if self.model.scorer is not None:
                 save_scorer(self.model.scorer, f"{scratch}/scorer")
-            for name in os.listdir(scratch):
-                storage.put_folder(f"{scratch}/{name}", f"{folder}/{name}")
+            for made in Path(scratch).iterdir():
+                storage.put_folder(str(made), f"{folder}/{made.name}")
             save_state(self.model, self.optimizer, f"{folder}/checkpoint")
+            write_card(folder, make_card(settings, manifest, raw))
             storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
         storage.remove(self.paths.checkpoint)
         return manifest
 
+    def _sides(self) -> tuple[tuple[Side, tf.keras.Model], ...]:
+        return ("user", self.towers.user), ("item", self.towers.item)
+
     def _batches(
-        self, part: str, manifest: Manifest, plan: EpochPlan, shuffle: int | None, since: int | None = None
+        self, part: str, manifest: Manifest, plan: EpochPlan, shuffle: int | None, recent: RecentRows | None = None
     ) -> Iterator[Batch]:
         train, seed = self.settings.train, self.settings.seed
         made = rank_batches(
             self.paths.part(part), manifest, self.columns[part], plan, hvd.rank(), train.batch_size,
-            None if shuffle is None else (seed, shuffle), train.reader_threads, since,
+            None if shuffle is None else (seed, shuffle), train.reader_threads, None if recent is None else recent.since,
         )  # fmt: skip
         return iter(as_dataset(made, self.columns[part], train.batch_size, train.prefetch))
 
@@ -312,11 +326,15 @@ class _Trainer:
         Yields: a report now and then with the mean of the loss and of its parts since the last one, and one after
           the last step with the pass's mean loss.
         """
-        batches = self._batches("train", self.train, a_pass.plan, a_pass.number, a_pass.since)
+        recent = a_pass.recent
+        batches = self._batches("train", self.train, a_pass.plan, a_pass.number, recent)
         pending: list[tuple[Batch, Losses]] = []
         losses: list[float] = []
         for number, batch in enumerate(batches, start=1):
-            pending.append((batch, self.step(batch, next(self.catalogue))))
+            drawn = next(self.catalogue)
+            if recent is not None:
+                batch, drawn = (with_share(rows, recent) for rows in (batch, drawn))
+            pending.append((batch, self.step(batch, drawn)))
             self._expect_progress()
             if number % LOOK_EVERY and number < a_pass.steps:
                 continue

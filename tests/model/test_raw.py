@@ -183,7 +183,7 @@ def test_numbers_in_texts() -> None:
 @fast
 @given(
     values=st.lists(st.one_of(st.none(), texts, st.text("aAbΣİ# \u3000ß", max_size=30)), max_size=6),
-   , keep=st.sampled_from(["first", "last", "heaviest"]),
+    keep=st.sampled_from(["first", "last", "heaviest"]),
 )  # fmt: skip
 def test_trigrams(values: list[str | None], keep: Any) -> None:
     check(TextFeat(name="text", side="item", maxlen=MAXLEN, keep=keep, hash_buckets=50), values, pa.string())
@@ -193,9 +193,7 @@ def test_trigrams(values: list[str | None], keep: Any) -> None:
 
 
 @fast
-@given(
-    values=some_lists, keep=keeps, vocabulary=st.sampled_from(["f", "hashed"]), as_text=st.booleans()
-)
+@given(values=some_lists, keep=keeps, vocabulary=st.sampled_from(["f", "hashed"]), as_text=st.booleans())
 def test_a_list_of_ids(values: list[list[str] | None], keep: Any, vocabulary: str, as_text: bool) -> None:
     feature = VarLenSparseFeat(
         name="l", side="user", maxlen=MAXLEN, keep=keep, share_embedding=vocabulary, separator="|"
@@ -306,9 +304,7 @@ def test_the_vector_of_an_id(values: list[str | None], name: str) -> None:
 
 @fast
 @given(values=some_lists, reduce=reduces, name=tables, as_text=st.booleans())
-def test_the_vectors_of_a_list(
-    values: list[list[str] | None], reduce: Any, name: str, as_text: bool
-) -> None:
+def test_the_vectors_of_a_list(values: list[list[str] | None], reduce: Any, name: str, as_text: bool) -> None:
     feature = DenseFeat(name="v", side="user", pre_embed=name, reduce_type=reduce, maxlen=MAXLEN)
     values = [row and [token.replace(",", "") for token in row] for row in values]
     if as_text:

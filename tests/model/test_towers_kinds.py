@@ -172,15 +172,22 @@ def test_a_single_feature_is_enough_for_every_kind():
             assert np.isfinite(made["label"]).all()
 
 
-def test_a_squeezed_feature_can_fall_silent_and_be_doubled():
-    """Two features of means 1 and −1: W₁ takes the first's, W₂ gives the factors 2 and relu(−1) = 0."""
-    model = _built(_settings(KINDS["senet"] | {"reduction": 2}), ["label"], widths={"a": 2, "b": 3})
+@pytest.mark.parametrize(
+    ("squeeze", "excite", "factors"),
+    [
+        ([1, 0], [2, -1], (2, 0)),  # the first's mean; the outer relu takes the second's factor
+        ([0, 1], [-2, 3], (0, 0)),  # the second's mean is negative: the inner relu takes both
+        ([0, -3], [2, 0.5], (6, 1.5)),
+    ],
+)
+def test_features_of_means_1_and_minus_1_get_these_factors(squeeze: Any, excite: Any, factors: tuple[float, float]):
+    model = _built(_settings(KINDS["senet"]), ["label"], widths={"a": 2, "b": 3})
     layer = model.get_layer("user.senet")
-    layer.squeeze.assign([[1.0], [0.0]])
-    layer.excite.assign([[2.0, -1.0]])
+    layer.squeeze.assign(np.reshape(squeeze, (2, 1)))
+    layer.excite.assign(np.reshape(excite, (1, 2)))
     one, other = layer([tf.constant([[0.0, 2.0]]), tf.constant([[-3.0, 0.0, 0.0]])])
-    assert one.numpy().tolist() == [[0, 4]]
-    assert np.abs(other).max() == 0
+    np.testing.assert_array_equal(one, [[0, 2 * factors[0]]])
+    np.testing.assert_array_equal(other, [[-3 * factors[1], 0, 0]])
 
 
 def test_initial_kernels_have_the_asked_deviation():

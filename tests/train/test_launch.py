@@ -128,7 +128,7 @@ def test_both_storages_of_vectors_train_to_the_same_weights(tmp_path: Path, nega
 def test_negatives_change_what_is_learnt(tmp_path: Path):
     plain = _weights(write_run(tmp_path / "plain", loss="weighted_bce"))
     drawn = _weights(write_run(tmp_path / "drawn", loss="weighted_bce", negatives=NEGATIVE_KINDS))
-    assert np.abs(plain["item_projection/kernel:0"] - drawn["item_projection/kernel:0"]).max() > 1e-3
+    assert np.abs(plain["item.projection/kernel:0"] - drawn["item.projection/kernel:0"]).max() > 1e-3
 
 
 @pytest.mark.usefixtures("single_rank")

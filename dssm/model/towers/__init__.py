@@ -56,13 +56,14 @@ class TwoTowers:
     """`user` and `item`: Keras models from a dict of encoded columns to {objective: (batch, width)}.
 
     `frozen` holds the tables of pretrained vectors that the towers look row numbers up in, by name; `penalties`
-    each kernel that has an L2 penalty with its λ.
+    each kernel that has an L2 penalty with its λ; `embeddings` the embedding tables.
     """
 
     user: tf.keras.Model
     item: tf.keras.Model
     frozen: Mapping[str, FrozenVectors] = field(default_factory=dict)
     penalties: tuple[tuple[tf.Variable, float], ...] = ()
+    embeddings: tuple[tf.Variable, ...] = ()
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -79,12 +80,6 @@ class TwoTowers:
     @property
     def trainable_variables(self) -> list[tf.Variable]:
         return [variable for variable in self.variables if variable.trainable]
-
-    @property
-    def embeddings(self) -> list[tf.Variable]:
-        """The embedding tables, each once."""
-        layers = {id(layer): layer for tower in (self.user, self.item) for layer in tower.layers}
-        return [layer.embeddings for layer in layers.values() if isinstance(layer, tf.keras.layers.Embedding)]
 
 
 def build_towers(
@@ -128,7 +123,9 @@ def build_towers(
         _tower(side, tower, model, features, lookups, vectors, penalties)
         for side, tower in (("user", model.user_tower), ("item", model.item_tower))
     )
-    return TwoTowers(user, item, frozen, tuple(penalties))
+    used = {id(variable) for tower in (user, item) for variable in tower.variables}
+    embeddings = tuple(t.embeddings for t in tables.values() if t.built and id(t.embeddings) in used)
+    return TwoTowers(user, item, frozen, tuple(penalties), embeddings)
 
 
 def frozen_tables(features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable]) -> list[str]:

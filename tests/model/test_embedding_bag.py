@@ -1,0 +1,61 @@
+"""The bag of embeddings equals pooling of what is looked up entry by entry, in values and gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dssm.model.embedding_bag import EmbeddingBag
+from tests.model import reference
+
+ROWS, DIM = 9, 3
+
+
+def _bag(combiner: str) -> EmbeddingBag:
+    table = tf.keras.layers.Embedding(ROWS, DIM, embeddings_initializer=tf.keras.initializers.RandomNormal(seed=4))
+    return EmbeddingBag(table, combiner)
+
+
+def _lists(random: np.random.Generator, rows: int = 6, entries: int = 5) -> np.ndarray:
+    """Lists with repeated ids, padding in between, and an empty one."""
+    ids = random.integers(0, ROWS, (rows, entries)).astype(np.int32)
+    ids[1] = 0
+    return ids
+
+
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_values_and_gradients_are_those_of_pooling(combiner: str, weighted: bool, seed: int):
+    random = np.random.default_rng(seed)
+    ids, bag = _lists(random), _bag(combiner)
+    weights = random.uniform(0.1, 2, ids.shape).astype(np.float32) if weighted else None
+    upstream = random.normal(size=(len(ids), DIM))
+    table = bag.embedding.embeddings
+    with tf.GradientTape() as tape:
+        found = bag(tf.constant(ids), weights=weights)
+        loss = tf.reduce_sum(found * upstream)
+    gradient = tape.gradient(loss, table)
+
+    def pooled(values: np.ndarray) -> np.ndarray:
+        return reference.pooled(values[ids], ids, weights, combiner)
+
+    np.testing.assert_allclose(found, pooled(table.numpy()), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(found[1], np.zeros(DIM))
+    assert len(set(gradient.indices.numpy())) == len(gradient.indices) == len(set(ids[ids > 0]))
+    slope = reference.slope(lambda values: float((pooled(values) * upstream).sum()), table.numpy())
+    np.testing.assert_allclose(tf.convert_to_tensor(gradient), slope, rtol=1e-4, atol=1e-6)
+
+
+def test_padding_alone_gives_zeros_and_no_gradient():
+    bag = _bag("mean")
+    with tf.GradientTape() as tape:
+        found = bag(tf.zeros((3, 4), tf.int32))
+    np.testing.assert_array_equal(found, np.zeros((3, DIM)))
+    assert tape.gradient(found, bag.embedding.embeddings).indices.shape == (0,)
+
+
+def test_the_maximum_is_no_sum():
+    with pytest.raises(ValueError, match="combiner: found 'max', expected sum, mean or sqrtn"):
+        _bag("max")
