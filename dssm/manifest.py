@@ -27,6 +27,7 @@ USER_KEY, ITEM_KEY = "row__user_key", "row__item_key"
 LABEL, WEIGHT = "row__label", "row__weight"
 ITEM_INDEX = "row__item_index"  # place of the item in the catalogue, by item id
 ITEM_PROBABILITY = "row__item_probability"  # the item's share of the training rows
+ITEM_ROWS = "row__item_rows"  # training rows of the item, whatever their label
 ITEM_POSITIVES = "row__item_positives"  # training positives of the item: its popularity
 UPLOAD_TIME = "row__upload_time"  # Unix ms from which the item exists; ALWAYS where it was there before all events
 ALWAYS = -(2**62)

@@ -19,6 +19,7 @@ from dssm.manifest import (
     ITEM_INDEX,
     ITEM_KEY,
     ITEM_PROBABILITY,
+    ITEM_ROWS,
     LABEL,
     NEGATIVE_PROBABILITY,
     NEGATIVES,
@@ -129,6 +130,7 @@ def item_columns_of(settings: Settings) -> dict[str, ColumnSpec]:
     """Returns the encoded columns of a catalogue's item."""
     columns = {ITEM_ID: ColumnSpec(dtype="string", encoding="text"), ITEM_INDEX: ColumnSpec(dtype="int32")}
     columns |= {ITEM_KEY: ColumnSpec(dtype="int64"), ITEM_PROBABILITY: ColumnSpec(dtype="float32")}
+    columns[ITEM_ROWS] = ColumnSpec(dtype="int64")
     return columns | feature_columns(settings, of_side(settings.features, "item"))
 
 
@@ -206,6 +208,7 @@ def make_catalogue(settings: Settings, seed: int = 50) -> Rows:
     drawn = draw_features(settings, of_side(settings.features, "item"), ITEMS, np.random.default_rng(seed))
     ids = np.array([f"item{number:02d}" for number in range(ITEMS)])
     keys = {ITEM_KEY: _key(drawn["item_id"]), ITEM_PROBABILITY: _share(drawn["item_id"])}
+    keys[ITEM_ROWS] = drawn["item_id"].astype(np.int64)
     return {ITEM_ID: ids, ITEM_INDEX: np.arange(ITEMS, dtype=np.int32), **keys, **drawn}
 
 

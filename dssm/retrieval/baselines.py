@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 BLOCK_VALUES = 50_000_000  # dense similarities held at once: 200 MB
 GRAM_VALUES = 5_000_000  # of XᵀX, sparse and dense, beside the whole: 100 MB
-SWEPT_ROWS = 512  # at once, to invert a matrix: some blocks of 8 · 512 · items bytes beside it
+SWEPT_ROWS = 256  # at once, to invert a matrix: four blocks of 8 · 256 · items bytes beside it
 ROWS_AT_ONCE = 64  # of EASE's weights
 
 
@@ -63,14 +63,14 @@ def ease(interactions: sp.csr_matrix, l2: float) -> np.ndarray:
 
 
 def _gram(interactions: sp.csr_matrix, l2: float) -> np.ndarray:
-    """Returns XᵀX + λI, (items, items), whose part above the diagonal is not set throughout."""
+    """Returns XᵀX + λI, (items, items), float64."""
     items = interactions.shape[1]
-    columns = interactions.astype(np.float64).tocsc()
+    rows = interactions.astype(np.float32, copy=False)  # counts of users are exact up to 2²⁴
+    columns = rows.tocsc()
     gram = np.empty((items, items))
     block = max(1, GRAM_VALUES // items)
     for start in range(0, items, block):
-        stop = min(start + block, items)
-        gram[start:stop, :stop] = (columns[:, start:stop].T @ columns[:, :stop]).toarray()
+        gram[start : start + block] = (columns[:, start : start + block].T @ rows).toarray()
     gram[np.diag_indices(items)] += l2
     return gram
 

@@ -30,6 +30,7 @@ from dssm.manifest import (
     ITEM_KEY,
     ITEM_POSITIVES,
     ITEM_PROBABILITY,
+    ITEM_ROWS,
     NO_ITEM,
     UPLOAD_TIME,
     USER_ID,
@@ -238,6 +239,7 @@ def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
         ITEM_INDEX: ColumnSpec(dtype="int32"),
         ITEM_KEY: key,
         ITEM_PROBABILITY: number,
+        ITEM_ROWS: key,
         ITEM_POSITIVES: key,
         UPLOAD_TIME: key,
         **{group_column(name): key for name in groups},
@@ -264,7 +266,8 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
     Grain: one row an item, with its place by id and its share of the training rows that an in-batch
     candidate can come from. Features that change with the event's time are as of the start of the run's date.
     """
-    positives, drawn = (F.coalesce(column, F.lit(0)).cast("long") for column in (ITEM_POSITIVES, CANDIDATES))
+    given = (ITEM_POSITIVES, CANDIDATES, EVENTS)
+    positives, drawn, trained = (F.coalesce(column, F.lit(0)).cast("long") for column in given)
     total = max(counts.agg(F.sum(CANDIDATES)).first()[0] or 0, 1)  # type: ignore[index]
     groups = {
         group_column(name): F.when(
@@ -279,6 +282,7 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
         ITEM_INDEX,
         F.xxhash64(ID).alias(ITEM_KEY),
         (drawn / total).cast("float").alias(ITEM_PROBABILITY),
+        trained.alias(ITEM_ROWS),
         positives.alias(ITEM_POSITIVES),
         UPLOAD_TIME,
         *[column.alias(name) for name, column in groups.items()],

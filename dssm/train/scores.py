@@ -18,6 +18,7 @@ from dssm.sections import LossKind
 from dssm.stream.batches import Batch
 from dssm.train.collectives import gather, gather_candidates, sum_over_ranks
 from dssm.train.negatives import DrawnRows, SampledNegatives
+from dssm.train.shares import ITEM_ROW_PROBABILITY
 
 NO_KEY = tf.int64.min  # of a row that is no target
 MAIN = "label"  # the sources' own label, among the objectives' labels
@@ -129,7 +130,8 @@ class StepScores:
         keys = tf.stack(
             [batch[USER_KEY], batch[ITEM_KEY], tf.cast(positive, tf.int64), tf.cast(weight > 0, tf.int64)], axis=1
         )
-        keys, share = joint(keys, "keys"), joint(batch[ITEM_PROBABILITY], "share")
+        chance = ITEM_ROW_PROBABILITY if loss.draws_all_rows else ITEM_PROBABILITY
+        keys, share = joint(keys, "keys"), joint(batch[chance], "share")
         vectors = self._encoded.items[objective]
         if joined:
             vectors = gather_candidates(vectors, f"{objective}_candidates")
@@ -140,7 +142,7 @@ class StepScores:
             if joined:
                 more = gather_candidates(more, f"{objective}_uniform")
             vectors, ones = tf.concat([vectors, more], 0), tf.ones_like(more_keys)
-            share = tf.concat([share, joint(self._catalogue[ITEM_PROBABILITY], "uniform_share")], 0)
+            share = tf.concat([share, joint(self._catalogue[chance], "uniform_share")], 0)
             item_keys = tf.concat([item_keys, more_keys], 0)
             user_keys, positive = (tf.concat([old, tf.zeros_like(more_keys)], 0) for old in (user_keys, positive))
             real, uniform = tf.concat([real, ones], 0), tf.concat([uniform, ones], 0)

@@ -46,8 +46,8 @@ from dssm.train.checkpoint import save_state
 from dssm.train.measure import measure
 from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.progress import REPORT_TO, Report, reporter
-from dssm.train.recent import RecentRows, recent_rows, with_share
 from dssm.train.result import TrainResult
+from dssm.train.shares import ITEM_ROW_PROBABILITY, Shares, catalogue_shares, recent_rows, with_shares
 from dssm.train.step import CATALOGUE_COLUMNS, Losses, make_optimizer, make_step, step_columns
 from dssm.train.watch import suspicious_columns
 
@@ -125,13 +125,15 @@ class _Pass:
     Attributes:
       number: of the epoch, from 0.
       rows: of all ranks.
-      recent: the rows that are read; None: all.
+      since: Unix ms; earlier rows are left out. None: none are.
+      shares: of the items in it, where the samples' own are others.
     """
 
     number: int
     rows: int
     plan: EpochPlan
-    recent: RecentRows | None
+    since: int | None
+    shares: Shares
 
     @property
     def steps(self) -> int:
@@ -187,25 +189,28 @@ class _Trainer:
 
     def _plan_passes(self) -> list[_Pass]:
         """Returns the epochs over all rows, then those over the newest."""
-        train, files = self.settings.train, [file.rows for file in self.train.files]
-        objectives = self.settings.model.all_objectives.values()
-        passes = [self._pass(number, files, None) for number in range(train.epochs)]
-        if train.recent is not None:
-            since = self.settings.day_start_ms(-train.recent.days)
-            all_rows = any(o.loss.draws_all_rows for o in objectives if o.loss) or train.loss.draws_all_rows
-            recent = recent_rows(self.paths.part("train"), self.train, since, all_rows)
-            if not sum(recent.files):
-                raise UserError(
-                    f"train.recent.days: {self.paths.part('train')} has no rows of the last {train.recent.days} days"
-                )
-            passes += [self._pass(train.epochs + number, recent.files, recent) for number in range(train.recent.epochs)]
-            self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
-        return passes
+        settings, train = self.settings, self.settings.train
+        shares = {}
+        if any((o.loss or train.loss).draws_all_rows for o in settings.model.all_objectives.values()):
+            folder = self.paths.part("items")
+            shares[ITEM_ROW_PROBABILITY] = catalogue_shares(folder, read_manifest(folder, "build_samples"))
+        files = [file.rows for file in self.train.files]
+        passes = [self._pass(number, files, None, shares) for number in range(train.epochs)]
+        if train.recent is None:
+            return passes
+        recent = recent_rows(self.paths.part("train"), self.train, settings.day_start_ms(-train.recent.days))
+        if not sum(recent.files):
+            raise UserError(
+                f"train.recent.days: {self.paths.part('train')} has no rows of the last {train.recent.days} days"
+            )
+        self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
+        numbers = range(train.epochs, train.epochs + train.recent.epochs)
+        return passes + [self._pass(number, recent.files, recent.since, recent.shares) for number in numbers]
 
-    def _pass(self, number: int, files: list[int], recent: RecentRows | None) -> _Pass:
+    def _pass(self, number: int, files: list[int], since: int | None, shares: Shares) -> _Pass:
         train = self.settings.train
         plan = plan_epoch(files, self.settings.seed, number, hvd.size(), train.batch_size)
-        return _Pass(number, sum(files), plan, recent)
+        return _Pass(number, sum(files), plan, since, shares)
 
     def _open_catalogue(self) -> tuple[Iterator[Batch], int]:
         """Returns the items that are drawn uniformly for each step, and how many there are to draw from."""
@@ -311,12 +316,12 @@ class _Trainer:
         return ("user", self.towers.user), ("item", self.towers.item)
 
     def _batches(
-        self, part: str, manifest: Manifest, plan: EpochPlan, shuffle: int | None, recent: RecentRows | None = None
+        self, part: str, manifest: Manifest, plan: EpochPlan, shuffle: int | None, since: int | None = None
     ) -> Iterator[Batch]:
         train, seed = self.settings.train, self.settings.seed
         made = rank_batches(
             self.paths.part(part), manifest, self.columns[part], plan, hvd.rank(), train.batch_size,
-            None if shuffle is None else (seed, shuffle), train.reader_threads, None if recent is None else recent.since,
+            None if shuffle is None else (seed, shuffle), train.reader_threads, since,
         )  # fmt: skip
         return iter(as_dataset(made, self.columns[part], train.batch_size, train.prefetch))
 
@@ -326,15 +331,12 @@ class _Trainer:
         Yields: a report now and then with the mean of the loss and of its parts since the last one, and one after
           the last step with the pass's mean loss.
         """
-        recent = a_pass.recent
-        batches = self._batches("train", self.train, a_pass.plan, a_pass.number, recent)
+        batches = self._batches("train", self.train, a_pass.plan, a_pass.number, a_pass.since)
         pending: list[tuple[Batch, Losses]] = []
         losses: list[float] = []
         for number, batch in enumerate(batches, start=1):
-            drawn = next(self.catalogue)
-            if recent is not None:
-                batch, drawn = (with_share(rows, recent) for rows in (batch, drawn))
-            pending.append((batch, self.step(batch, drawn)))
+            given = with_shares(batch, a_pass.shares)
+            pending.append((given, self.step(given, with_shares(next(self.catalogue), a_pass.shares))))
             self._expect_progress()
             if number % LOOK_EVERY and number < a_pass.steps:
                 continue

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from dssm.config import Settings
-from dssm.manifest import ITEM_ID, ITEM_INDEX, LABEL, USER_KEY, WEIGHT
+from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT
 from dssm.model.export import weights_digest
 from dssm.model.towers import TwoTowers
 from dssm.model.two_tower import TwoTowerModel
@@ -24,6 +24,7 @@ from dssm.stream.batches import Batch
 from dssm.train import scores, worker
 from dssm.train.collectives import sum_gradients
 from dssm.train.scores import encode
+from dssm.train.shares import ITEM_ROW_PROBABILITY
 from dssm.train.step import Losses, loss_shares, make_optimizer, make_step, total_loss
 from tests.datasets import ITEMS, NEGATIVE_KINDS, Rows, make_catalogue, make_rows, make_settings
 from tests.train.tiny import make_model, make_negatives
@@ -82,6 +83,7 @@ def joint_batches(settings: Settings) -> list[Rows]:
     for number, padded in enumerate(PADDED_ROWS):
         rows = make_rows(settings, JOINT_ROWS, seed=number)
         rows[USER_KEY] = rows[USER_KEY] % 5 + 1
+        rows[ITEM_ROW_PROBABILITY] = rows[ITEM_PROBABILITY] / 2
         for array in rows.values():
             array[list(padded)] = 0
         drawn.append(rows)

@@ -13,6 +13,7 @@ from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KE
 from dssm.model.two_tower import TwoTowerModel
 from dssm.train.collectives import merge_rows
 from dssm.train.scores import Encoded, tower_vectors
+from dssm.train.shares import ITEM_ROW_PROBABILITY
 from dssm.train.step import Step, loss_shares, make_optimizer, make_step, total_loss, weighted_by_age
 from tests.datasets import Rows, make_rows, make_settings
 from tests.model import reference
@@ -27,6 +28,7 @@ def _rows(count: int = 8, padded: tuple[int, ...] = (2, 7), seed: int = 0) -> Ro
     rows[USER_KEY] = rows[USER_KEY] % 4 + 1
     rows[ITEM_KEY] = rows[ITEM_KEY] % 5 + 1
     rows[ITEM_PROBABILITY][:1] = 0  # an item that the training window does not have
+    rows[ITEM_ROW_PROBABILITY] = rows[ITEM_PROBABILITY] / 2
     for array in rows.values():
         array[list(padded)] = 0
     return rows
