@@ -39,7 +39,7 @@ COLUMNS = ("recipe", "loss", "AUC", METRIC, "of the best reachable", "training s
 NOTES = (
     "AUC: of the test day's impressions, by the score of retrieval; of rating_regression: whether more than half was",
     "watched. recall: seen items kept. training s: steps and the test metrics' rows read, without start-up and saving.",
-    "No recipe is tuned: what they show is that each trains, not which is best.",
+    "Recipes have a learning rate that trains and are tuned no further: the table does not say which is best.",
 )
 
 

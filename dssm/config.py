@@ -154,7 +154,8 @@ class Settings(StrictModel):
         check_model(self.model, self.features, self.vectors, self.target_names)
         check_losses(self.model, self.train, self.samples)
         gate = self.item_table.gate
-        metrics = [f"{m}@{k}" for m in ("recall", "precision", "hitrate", "ndcg") for k in self.evaluate.cutoffs]
+        names = ("recall", "precision", "hitrate", "ndcg", "mrr", "coverage")
+        metrics = [f"{name}@{k}" for name in names for k in self.evaluate.cutoffs]
         if gate.metric not in metrics:
             raise UserError(
                 f"item_table.gate.metric: no metric is named '{gate.metric}'" + did_you_mean(gate.metric, metrics)

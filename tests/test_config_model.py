@@ -118,8 +118,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "model: objectives: a multi_objective tower needs them; name at least one",
     ),
     "objectives without a tower for them": (
-        {"model__objectives": {"click": {}}},
-        "model: objectives: go with a tower of kind multi_objective; set it, or remove the objectives",
+        {"model__objectives": {"click": {}, "other": {}}},
+        "model: objectives: several go with a tower of kind multi_objective; set it, or name one alone",
     ),
     "an objective with no label": (
         {

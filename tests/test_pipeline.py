@@ -38,9 +38,11 @@ def test_the_model_stands_between_popularity_and_the_best_reachable(demo: Pipeli
     found = demo.evaluation(DATE)
     kept, filtered = found["seen_kept"], found["seen_filtered"]
     assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
-    assert set(kept) == set(filtered) == {"model", "popularity", "itemcf", "itemcf_impressions", "best_reachable"}
-    names = {f"{metric}@{k}" for metric in ("recall", "precision", "hitrate", "ndcg") for k in (10, 50, 100)}
-    assert all(set(metrics) == names for metrics in (*kept.values(), *filtered.values()))
+    baselines = {"popularity", "popularity_recent", "itemcf", "itemcf_impressions", "ease", "ease_recent"}
+    assert set(kept) == set(filtered) == {"model", "best_reachable", *baselines}
+    metrics = ("recall", "precision", "hitrate", "ndcg", "mrr", "coverage")
+    names = {f"{metric}@{k}" for metric in metrics for k in (10, 50, 100)}
+    assert all(set(of_ranker) == names for of_ranker in (*kept.values(), *filtered.values()))
     assert found["items"] == 400
     assert found["users"] > 100
     assert found["users"] + found["cold_users"] == read_manifest(str(demo.run_folder(DATE) / "samples/users"), "").rows

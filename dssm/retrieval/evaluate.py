@@ -100,6 +100,9 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
         "popularity_tenths": _by_tenth(found, popularity_tenths(rankers.popularity)),
     }
     storage.write_text(paths.evaluation, json.dumps(result, indent=1) + "\n")
+    from dssm.model.card import add_evaluation  # with TensorFlow, which nothing before needs in this process
+
+    add_evaluation(settings)
     _show(result, settings.evaluate.cutoffs)
     out.print(f"  {paths.evaluation}")
 

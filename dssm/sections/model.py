@@ -172,7 +172,8 @@ class Model(StrictModel):
     score_bias: bool = Field(False, description="A learned number is added to each score of a pointwise loss.")
     scorer: Scorer | None = None
     objectives: dict[str, Objective] = Field(
-        default_factory=dict, description="By name; goes with towers of kind multi_objective. Default: the label alone."
+        default_factory=dict,
+        description="By name; several go with towers of kind multi_objective. Default: the label alone.",
     )
     objective_weights: Literal["fixed", "uncertainty"] = Field(
         "fixed",
@@ -203,8 +204,8 @@ class Model(StrictModel):
         kinds = [tower.kind for tower in (self.user_tower, self.item_tower)]
         if not self.objectives and "multi_objective" in kinds:
             raise ValueError("objectives: a multi_objective tower needs them; name at least one")
-        if self.objectives and "multi_objective" not in kinds:
-            raise ValueError("objectives: go with a tower of kind multi_objective; set it, or remove the objectives")
+        if len(self.objectives) > 1 and "multi_objective" not in kinds:
+            raise ValueError("objectives: several go with a tower of kind multi_objective; set it, or name one alone")
         if self.objectives and not any(objective.share for objective in self.objectives.values()):
             raise ValueError("objectives: all have share: 0, which leaves no combined vector; give one a share")
         if self.objective_weights == "uncertainty" and len(self.objectives) < 2:

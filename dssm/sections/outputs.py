@@ -39,7 +39,7 @@ class Gate(StrictModel):
     """What `evaluate` must have found before the table moves; exit code 3 otherwise."""
 
     metric: str = Field("recall@50", description="A metric of evaluation.json, seen items kept.")
-    better_than: Literal["popularity", "itemcf", "none"] = "popularity"
+    better_than: Literal["popularity", "popularity_recent", "itemcf", "ease", "ease_recent", "none"] = "popularity"
 
 
 class ItemTable(StrictModel):

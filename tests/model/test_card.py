@@ -42,7 +42,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
     paths = RunPaths(settings.run_folder)
     vocabularies = Path(paths.samples) / "vocabularies"
-    vocabularies.mkdir()
+    vocabularies.mkdir(exist_ok=True)
     for name, size in SIZES.items():
         tokens = [f"<{name} {place}>" for place in range(size - 2)]
         pq.write_table(pa.table({"token": tokens}), vocabularies / f"{name}.parquet")
