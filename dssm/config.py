@@ -589,7 +589,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         section = section[parent]
         if not isinstance(section, dict):
             raise UserError(f"--set {override}: '{'.'.join(parents[: depth + 1])}' is not a section")
-    section[last] = value
+    if value is None and isinstance(section.get(last), Mapping):
+        del section[last]  # as in a file that extends another
+    else:
+        section[last] = value
 
 
 def _key_parts(key: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.samples.feed import TinyFeed, write_tiny_feed
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 PROJECT = Path(__file__).parents[1]
+# No time limit on an example: how long one takes says more of the machine than of the code.
+hypothesis.settings.register_profile("dssm", deadline=None)
+hypothesis.settings.load_profile("dssm")
 
 
 @pytest.fixture(scope="session")

@@ -224,6 +224,13 @@ def test_a_file_extends_another(tmp_path: Path):
     assert settings.train.loss.kind == "bpr"
 
 
+def test_null_takes_an_entry_away_on_the_command_line_too(tmp_path: Path):
+    values = changed(train__recent={"days": 2})
+    settings = load(tmp_path, values, "features.clicked=null", "train.recent=null")
+    assert "clicked" not in settings.features
+    assert settings.train.recent is None
+
+
 @pytest.mark.parametrize(
     ("extends", "message"),
     [
