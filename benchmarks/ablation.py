@@ -1,4 +1,4 @@
-"""make ablation: what each part of a recipe is worth, by leaving it out or changing it. Several seeds each.
+"""make bench-ablation: what each part of a recipe is worth, by leaving it out or changing it. Several seeds each.
 
     python -m benchmarks.ablation --config conf/kuairand.yaml --set data=… --seeds 3 --only logq
 
@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from benchmarks.report import report
 from dssm.config import Settings, load_settings
 from dssm.manifest import CLICKED, ITEM_INDEX, SEEN, USER_ID, WARM, data_files, read_manifest
-from dssm.metrics import ranking_metrics
 from dssm.packing import unpack
 from dssm.paths import RunPaths
-from dssm.retrieval.search import top_items
+from dssm.retrieval.tally import Tally
 
 CUTOFFS = (50, 100)
 BLOCK = 1024  # users ranked at once
@@ -114,11 +113,13 @@ def _feature_groups(settings: Settings) -> dict[str, list[str]]:
         "item id alone": [f.name for f in settings.features.values() if f.side == "item" and f.name != "video_id"],
     }
     shared = {getattr(f, "share_embedding", None) for f in settings.features.values()}
-    return {
+    off = {
         name: [f"features.{feature}=null" for feature in features if feature not in shared]
         for name, features in groups.items()
         if features
     }
+    off.get("no histories", []).append("model.user_tower.residual=[]")  # which names some of them
+    return off
 
 
 def _sets(changes: Sequence[str]) -> list[str]:
@@ -151,26 +152,19 @@ def recall(settings: Settings) -> dict[str, float]:
     vectors = item_tower.vectors({name: items[name][order] for name in item_tower.inputs})
     seen = dict(zip(seen_of[USER_ID], seen_of[SEEN], strict=True))
     warm = np.flatnonzero(users[WARM] > 0)
-    found: dict[str, list[np.ndarray]] = {}
+    tallies = {view: Tally.empty(CUTOFFS, len(vectors)) for view in ("kept", "filtered")}
+    tenths = np.zeros(len(vectors), np.int64)  # not looked at
     for start in range(0, len(warm), BLOCK):
         block = warm[start : start + BLOCK]
         scores = user_tower.vectors({name: users[name][block] for name in user_tower.inputs}) @ vectors.T
-        for view in ("kept", "filtered"):
-            wanted = []
-            for row, user in enumerate(block):
-                clicked = np.unique(users[CLICKED][user])
-                if view == "filtered":
-                    known = seen.get(users[USER_ID][user], np.zeros(0, np.int64))
-                    scores[row, known] = -np.inf
-                    clicked = np.setdiff1d(clicked, known)
-                wanted.append(clicked)
-            best = top_items(scores, max(CUTOFFS))
-            some = np.array([len(clicked) > 0 for clicked in wanted])
-            hits = np.stack([np.isin(ranked, clicked) for ranked, clicked in zip(best, wanted, strict=True)])[some]
-            metrics = ranking_metrics(hits, np.array([len(clicked) for clicked in wanted])[some], CUTOFFS)
-            for k in CUTOFFS:
-                found.setdefault(f"{view}@{k}", []).append(metrics[f"recall@{k}"])
-    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+        wanted, known = np.zeros(scores.shape, bool), np.zeros(scores.shape, bool)
+        for row, user in enumerate(block):
+            wanted[row, users[CLICKED][user]] = True
+            known[row, seen.get(users[USER_ID][user], [])] = True
+        tallies["kept"].add(scores, wanted, tenths)
+        tallies["filtered"].add(np.where(known, -np.inf, scores), wanted & ~known, tenths)
+    recalls = {view: tally.metrics() for view, tally in tallies.items()}
+    return {f"{view}@{k}": recalls[view][f"recall@{k}"] or 0.0 for view in recalls for k in CUTOFFS}
 
 
 def _read(folder: str) -> dict[str, np.ndarray]:

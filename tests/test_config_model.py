@@ -121,6 +121,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"model__objectives": {"click": {}, "other": {}}},
         "model: objectives: several go with a tower of kind multi_objective; set it, or name one alone",
     ),
+    "an objective with the scorer's name": (
+        {"model__objectives": {"scorer": {}}},
+        "model: objectives.scorer: the name is the scorer's among the losses; expected another",
+    ),
     "an objective with no label": (
         {
             "sources__feed__targets": {"like": "liked"},

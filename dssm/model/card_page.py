@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dssm.report.html import (
     Html,
     count_cell,
+    document,
     figure_text,
     join,
     note,
@@ -37,16 +38,6 @@ def card_html(card: ModelCard) -> str:
         ("settings", "Settings", _json("All but Spark's own", card.settings)),
     ]
     title = f"{card.name} · {card.date}"
-    head = join(
-        [
-            Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-            # What the logs hold is shown: nothing of it may load or run.
-            Html('<meta http-equiv="Content-Security-Policy" '),
-            Html("content=\"default-src 'none'; style-src 'unsafe-inline'\">"),
-            tag("title", f"{title} · model card"),
-            tag("style", Html(STYLE)),
-        ]
-    )
     body = join(
         [
             tag("header", tag("h1", title), note(f"Model card. Weights {card.model_version}.")),
@@ -55,7 +46,7 @@ def card_html(card: ModelCard) -> str:
             *[tag("section", tag("h2", name, id=key), content) for key, name, content in sections],
         ]
     )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+    return document(title, "model card", STYLE, body)
 
 
 def _tiles(card: ModelCard) -> Html:

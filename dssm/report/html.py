@@ -90,3 +90,20 @@ def ratio(part: float, whole: float) -> float | None:
 
 def few(texts: Sequence[str]) -> str:
     return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+
+
+def document(title: str, what: str, style: str, body: Html) -> str:
+    """Returns a whole page: what is in it may neither load nor run anything.
+
+    Args: what: kind of the page, behind the title in the browser's tab; style: CSS.
+    """
+    head = join(
+        [
+            Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Html('<meta http-equiv="Content-Security-Policy" '),
+            Html("content=\"default-src 'none'; style-src 'unsafe-inline'\">"),
+            tag("title", f"{title} · {what}"),
+            tag("style", Html(style)),
+        ]
+    )
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'

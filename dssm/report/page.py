@@ -23,6 +23,7 @@ from dssm.report.figures import (
 from dssm.report.html import (
     Html,
     count_cell,
+    document,
     few,
     figure_text,
     join,
@@ -60,16 +61,6 @@ def page(profile: Profile, settings: Settings) -> str:
         ("settings", "Settings", _settings(settings)),
     ]
     title = f"{profile.name} · {profile.date}"
-    head = join(
-        [
-            Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-            # What the logs hold is shown: nothing of it may load or run.
-            Html('<meta http-equiv="Content-Security-Policy" '),
-            Html("content=\"default-src 'none'; style-src 'unsafe-inline'\">"),
-            tag("title", f"{title} · data report"),
-            tag("style", Html(STYLE)),
-        ]
-    )
     body = join(
         [
             tag("header", tag("h1", title), _subtitle(profile, settings)),
@@ -79,7 +70,7 @@ def page(profile: Profile, settings: Settings) -> str:
             *[tag("section", tag("h2", name, id=key), content) for key, name, content in sections],
         ]
     )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
+    return document(title, "data report", STYLE, body)
 
 
 LEGEND = tag(

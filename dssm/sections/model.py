@@ -206,6 +206,8 @@ class Model(StrictModel):
             raise ValueError("objectives: a multi_objective tower needs them; name at least one")
         if len(self.objectives) > 1 and "multi_objective" not in kinds:
             raise ValueError("objectives: several go with a tower of kind multi_objective; set it, or name one alone")
+        if "scorer" in self.objectives:
+            raise ValueError("objectives.scorer: the name is the scorer's among the losses; expected another")
         if self.objectives and not any(objective.share for objective in self.objectives.values()):
             raise ValueError("objectives: all have share: 0, which leaves no combined vector; give one a share")
         if self.objective_weights == "uncertainty" and len(self.objectives) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -14,17 +14,24 @@ from dssm.sections.losses import Regression
 from dssm.stream.batches import Batch
 from dssm.train.scores import label_and_weight, tower_vectors
 
+Predict = Callable[[Batch], dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]
 
-def measure(model: TwoTowerModel, batches: Iterator[Batch]) -> dict[str, float]:
+
+def make_predict(model: TwoTowerModel) -> Predict:
+    """Returns `predictions` of the model, compiled: traced once, however often it is measured."""
+    return tf.function(lambda batch: predictions(model, batch), autograph=False)
+
+
+def measure(model: TwoTowerModel, predict: Predict, batches: Iterator[Batch]) -> dict[str, float]:
     """Measures the batches of all ranks; NaN where there are none.
 
+    Args: predict: of `make_predict`.
     Returns: `auc` of the first objective and `NAME_auc` of each further one, in the same way `mse` of those with the
       loss regression. A label that is a share counts as positive above one half in the AUC.
     """
-    predicted = tf.function(lambda batch: predictions(model, batch), autograph=False)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in model.losses}
     for batch in batches:
-        for name, (score, label, weight) in predicted(batch).items():
+        for name, (score, label, weight) in predict(batch).items():
             rows = np.stack([score.numpy(), label.numpy()], axis=1)
             parts[name].append(rows[weight.numpy() > 0])
     found: dict[str, float] = {}

@@ -43,7 +43,7 @@ from dssm.stream.batches import Batch, as_dataset, rank_batches
 from dssm.stream.plan import EpochPlan, plan_epoch
 from dssm.train.catalogue import catalogue_batches
 from dssm.train.checkpoint import save_state
-from dssm.train.measure import measure
+from dssm.train.measure import make_predict, measure
 from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.progress import REPORT_TO, Report, reporter
 from dssm.train.result import TrainResult
@@ -182,6 +182,7 @@ class _Trainer:
         self.optimizer = make_optimizer(settings.train, sum(a_pass.steps for a_pass in self.passes), self.model)
         self.catalogue, catalogue_size = self._open_catalogue()
         self.step = make_step(settings, self.model, self.optimizer, negatives, catalogue_size)
+        self.predict = make_predict(self.model)
 
     @property
     def towers(self) -> TwoTowers:
@@ -376,9 +377,9 @@ class _Trainer:
         """Measures the test samples of all ranks, as one process does: see `measure`."""
         files, train = [file.rows for file in self.test.files], self.settings.train
         if not self.test.rows:
-            return measure(self.model, iter(()))
+            return measure(self.model, self.predict, iter(()))
         plan = plan_epoch(files, self.settings.seed, 0, hvd.size(), train.batch_size)
-        return measure(self.model, self._watched(self._batches("test", self.test, plan, None)))
+        return measure(self.model, self.predict, self._watched(self._batches("test", self.test, plan, None)))
 
     def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
