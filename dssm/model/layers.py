@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from dssm.features import PADDING_ID
+from dssm.model.randomness import uniform
 
 
 @tf.keras.utils.register_keras_serializable("dssm")
@@ -130,7 +131,7 @@ class EntryDropout(tf.keras.layers.Layer):
         """Args: ids (batch, entries) int32. Returns: (batch, entries)."""
         if not training:
             return ids
-        return tf.where(tf.random.uniform(tf.shape(ids)) < self.rate, PADDING_ID, ids)
+        return tf.where(uniform(tf.shape(ids)) < self.rate, PADDING_ID, ids)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}

@@ -12,6 +12,7 @@ from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KE
 from dssm.model.losses.parts import weighted_bce
 from dssm.model.optimizers import build_optimizer
 from dssm.model.optimizers.gradients import add_l2, clip_gradients
+from dssm.model.randomness import randomness_of_step
 from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import Train
 from dssm.stream.batches import Batch
@@ -104,7 +105,7 @@ def make_step(
     @tf.function(autograph=False)  # the losses' builders are found by name, which AutoGraph can't follow
     def step(batch: Batch, catalogue: Batch) -> Losses:
         batch = weighted_by_age(batch, now, settings.train.half_life_days)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, randomness_of_step(settings.seed, hvd.rank(), optimizer.iterations):
             encoded = encode(model.towers, batch, negatives, catalogue)
             shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
             share = total_loss(model, shares)

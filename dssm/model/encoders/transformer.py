@@ -9,6 +9,7 @@ import tensorflow as tf
 from dssm.encoders import Transformer as TransformerSettings
 from dssm.errors import UserError
 from dssm.model.encoders.entries import Order, sorted_entries, zero_where_empty
+from dssm.model.randomness import Dropout
 
 
 def build(settings: TransformerSettings, dim: int, name: str) -> Transformer:
@@ -44,7 +45,7 @@ class Transformer(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.heads, self.hidden, self.rate = heads, hidden, dropout
         self.causal, self.pool, self.order = causal, pool, order
-        self.dropout = tf.keras.layers.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = [Block(heads, hidden, dropout, name=f"block_{number}") for number in range(1, blocks + 1)]
         self.norm = _layer_norm("norm")
 
@@ -95,13 +96,11 @@ class Block(tf.keras.layers.Layer):
         self.heads, self.hidden, self.rate = heads, hidden, dropout
         self.norms = [_layer_norm("attention_norm"), _layer_norm("feed_forward_norm")]
         self.first = tf.keras.layers.Dense(hidden, activation="relu", name="first")
-        self.dropout = tf.keras.layers.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def build(self, shape: tf.TensorShape) -> None:
         dim = shape[-1]
-        self.attention = tf.keras.layers.MultiHeadAttention(
-            self.heads, dim // self.heads, dropout=self.rate, name="attention"
-        )
+        self.attention = _Attention(self.heads, dim // self.heads, dropout=self.rate, name="attention")
         self.second = tf.keras.layers.Dense(dim, name="second")
         super().build(shape)
 
@@ -116,6 +115,14 @@ class Block(tf.keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         own = {"heads": self.heads, "hidden": self.hidden, "dropout": self.rate}
         return {**super().get_config(), **own}
+
+
+class _Attention(tf.keras.layers.MultiHeadAttention):
+    """Keras' own, with the dropout of a step that can be resumed."""
+
+    def _build_attention(self, rank: int) -> None:
+        super()._build_attention(rank)
+        self._dropout_layer = Dropout(self._dropout, dtype=self._dtype_policy)
 
 
 def _layer_norm(name: str) -> tf.keras.layers.LayerNormalization:

@@ -11,6 +11,7 @@ from dssm.model.activations import activation
 from dssm.model.batch_norm import BatchNorm
 from dssm.model.inputs import FeatureBlock
 from dssm.model.layers import UnitNorm, initial_kernel
+from dssm.model.randomness import Dropout
 from dssm.model.towers import TowerContext, Vectors
 from dssm.sections.model import Dnn
 
@@ -73,7 +74,7 @@ def hidden_layers(settings: Dnn, hidden: tf.Tensor, context: TowerContext) -> tf
             hidden = BatchNorm(name=f"{context.name}.norm_{number}")(hidden)
         hidden = activation(kind, f"{context.name}.{kind}_{number}")(hidden)
         if settings.dropout:
-            hidden = tf.keras.layers.Dropout(settings.dropout, name=f"{context.name}.dropout_{number}")(hidden)
+            hidden = Dropout(settings.dropout, name=f"{context.name}.dropout_{number}")(hidden)
     return hidden
 
 
