@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import rankdata
 
+BINARY_METRICS = ("log_loss", "accuracy", "precision", "recall")
+
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
@@ -22,6 +24,33 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
         return float("nan")
     rank_sum = float(rankdata(scores)[positive].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def binary_metrics(
+    labels: np.ndarray, log_odds: np.ndarray, positive: np.ndarray, threshold: float
+) -> dict[str, float]:
+    """Metrics of predicted chances, p = sigmoid(log-odds).
+
+    Args:
+      labels: (n,) in 0…1.
+      log_odds: (n,).
+      positive: (n,) bool, which labels count as positive.
+      threshold: a row with p ≥ threshold is predicted to be positive.
+    Returns: `log_loss`, the mean of −y log p − (1 − y) log(1 − p) in nats; `accuracy`, `precision`, `recall`. NaN
+      where nothing is divided by nothing.
+    """
+    if not len(labels):
+        return dict.fromkeys(BINARY_METRICS, float("nan"))
+    # log(1 + eˢ) − y s: exact where p rounds to 0 or 1.
+    log_loss = float(np.mean(np.logaddexp(0, log_odds) - labels * log_odds))
+    predicted = log_odds >= np.log(threshold) - np.log1p(-threshold)
+    hits, found, wanted = int((predicted & positive).sum()), int(predicted.sum()), int(positive.sum())
+    return {
+        "log_loss": log_loss,
+        "accuracy": float(np.mean(predicted == positive)),
+        "precision": hits / found if found else float("nan"),
+        "recall": hits / wanted if wanted else float("nan"),
+    }
 
 
 def ranking_metrics(hits: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:

@@ -29,9 +29,9 @@ class RunPaths:
         return f"{self.folder}/model"
 
     @property
-    def checkpoint(self) -> str:
-        """The state of a training after its last whole epoch; it is gone when the model is there."""
-        return f"{self.folder}/checkpoint"
+    def checkpoints(self) -> str:
+        """The states of a training that is going on; they are gone when the model is there."""
+        return f"{self.folder}/checkpoints"
 
     @property
     def logs(self) -> str:

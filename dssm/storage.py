@@ -163,6 +163,27 @@ def folder_size(folder: str) -> int:
     return int(system.du(place))
 
 
+def folder_names(folder: str) -> list[str]:
+    """Returns the names of the folder's own folders, sorted; none where there is no folder."""
+    system, place = filesystem(folder)
+    if not system.exists(place):
+        return []
+    return sorted(posixpath.basename(entry["name"]) for entry in system.ls(place, detail=True) if _is_folder(entry))
+
+
+def _is_folder(entry: dict[str, object]) -> bool:
+    return entry["type"] == "directory"
+
+
+def put_file(local: str, path: str) -> None:
+    """Copies a local file to `path`; nobody reads half of it."""
+    make_folder(posixpath.dirname(absolute(path)))
+    system, place = filesystem(path)
+    temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.tmp"
+    system.put_file(local, temporary)
+    _rename(system, temporary, place)
+
+
 def put_folder(local: str, folder: str) -> None:
     """Copies a local folder to `folder`, which must not exist."""
     system, place = filesystem(folder)

@@ -35,6 +35,7 @@ class ModelManifest(BaseModel):
     )
     ranks: int
     epochs: int
+    best_epoch: int | None = Field(None, description="Whose weights were taken up, where train.validation chose.")
     steps: int
     rows_per_epoch: int
     rows_per_s: float
@@ -42,6 +43,9 @@ class ModelManifest(BaseModel):
     auc: list[float | None]
     metrics: list[dict[str, float | None]] = Field(
         default_factory=list, description="Of the test samples after each epoch, by name."
+    )
+    validation: list[dict[str, float | None]] = Field(
+        default_factory=list, description="Of the rows that train.validation kept back, after each epoch."
     )
 
 

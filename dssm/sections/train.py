@@ -18,6 +18,49 @@ class Recent(StrictModel):
     epochs: int = Field(1, ge=1, description="After those over all rows.")
 
 
+class Validation(StrictModel):
+    """The newest days of the training window, kept back from the epochs, say after which of them the model is best.
+
+    That epoch's weights are taken up again; the last pass over `recent` days, which follows, sees these rows too.
+    """
+
+    days: int = Field(1, ge=1, description="Days before the test window.")
+    metric: str = Field(
+        "recall@100",
+        pattern=r"^(loss|recall@[1-9][0-9]*|([a-z]\w*_)?(auc|log_loss|accuracy|precision|recall|mse))$",
+        description="auc, log_loss, accuracy, precision, recall or mse of the validation rows, NAME_auc of a further "
+        "objective, or recall@K: the share of their positives that stand among the first K of the whole catalogue.",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="So many epochs without a better value end the training; default: all epochs run."
+    )
+    min_gain: FiniteFloat = Field(0.0, ge=0, description="By how much a value must be better.")
+
+    @property
+    def cutoff(self) -> int | None:
+        """K of recall@K; None for another metric."""
+        name, _, places = self.metric.partition("@")
+        return int(places) if name == "recall" and places else None
+
+    @property
+    def is_better_low(self) -> bool:
+        return self.metric == "loss" or self.metric.endswith(("log_loss", "mse"))
+
+    def improves(self, value: float, best: float | None) -> bool:
+        if best is None:
+            return True
+        gain = best - value if self.is_better_low else value - best
+        return gain > self.min_gain
+
+
+class Checkpoint(StrictModel):
+    """When the state of a training is written, beside the ends of its epochs. The same command resumes from it."""
+
+    every_steps: int | None = Field(None, ge=1)
+    every_minutes: FiniteFloat | None = Field(10.0, gt=0)
+    keep: int = Field(2, ge=1, description="Checkpoints that stay until the model is there.")
+
+
 class Train(StrictModel):
     launch: Literal["spark", "horovodrun", "single"] = Field(
         "spark", description="horovod.spark.run inside the Spark job, horovodrun, or one process."
@@ -39,6 +82,15 @@ class Train(StrictModel):
         False,
         description="Dense layers compute in bfloat16, for GPUs that have it (since Ampere); variables, vectors and "
         "losses stay float32.",
+    )
+    validation: Validation | None = None
+    threshold: FiniteFloat = Field(
+        0.5, gt=0, lt=1, description="Chance from which accuracy, precision and recall take a row as positive."
+    )
+    checkpoint: Checkpoint = Checkpoint()
+    resume: bool = Field(True, description="Go on from the run's last checkpoint, if it is of the same training.")
+    deterministic: bool = Field(
+        False, description="The same operations in the same order, at some cost: a rerun gives the same bits."
     )
     reader_threads: int = Field(2, ge=1, le=16, description="Petastorm's reader threads of each rank.")
     prefetch: int = Field(4, ge=1, description="Batches made ahead of the step.")

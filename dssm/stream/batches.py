@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -56,16 +57,57 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
 
 
+@dataclass(frozen=True)
+class Span:
+    """Events of a time. Attributes: since, until: Unix ms, the latter not included; None: no limit."""
+
+    since: int | None = None
+    until: int | None = None
+
+    @property
+    def is_all(self) -> bool:
+        return self.since is None and self.until is None
+
+    def holds(self, times: np.ndarray) -> np.ndarray:
+        """Args: times (rows,) int64. Returns: (rows,) bool."""
+        held = np.ones(len(times), bool)
+        if self.since is not None:
+            held &= times >= self.since
+        if self.until is not None:
+            held &= times < self.until
+        return held
+
+
+ALL_ROWS = Span()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a dataset the ranks read, and in which order.
+
+    Attributes:
+      plan: which rank reads which files.
+      order: (seed, epoch) that order the rows within each file; None keeps the file's order.
+      span: rows of other events are left out; the plan is of what is left. Unless it is all, EVENT_TIME must be read.
+      done: rows of each file, in that order, that an earlier leg of the epoch has seen; the plan is of the others.
+      steps_done: steps of this plan that were taken before; its first batches are left out.
+    """
+
+    plan: EpochPlan
+    order: tuple[int, int] | None = None
+    span: Span = ALL_ROWS
+    done: Sequence[int] | None = None
+    steps_done: int = 0
+
+
 def rank_batches(
     folder: str,
     manifest: Manifest,
     columns: Mapping[str, ColumnSpec],
-    plan: EpochPlan,
+    reading: Reading,
     rank: int,
     batch_size: int,
-    shuffle: tuple[int, int] | None,
     threads: int = 2,
-    since: int | None = None,
 ) -> Iterator[Columns]:
     """Reads one rank's part of an epoch.
 
@@ -73,28 +115,32 @@ def rank_batches(
       folder: the dataset.
       manifest: its manifest.
       columns: what to read; `weight` must be among them.
-      plan: of the epoch.
+      reading: what of it.
       rank: whose part.
       batch_size: as in the plan.
-      shuffle: (seed, epoch) that order the rows within each file; None keeps the file's order.
       threads: Petastorm's reader threads.
-      since: Unix ms; rows of earlier events are left out, and `plan` is of what is left. EVENT_TIME must be read.
-    Yields: `plan.steps` batches.
+    Yields: `plan.steps` − `steps_done` batches.
     """
 
-    def shuffled() -> Iterator[Columns]:
-        numbers = plan.files[rank]
+    def rows() -> Iterator[Columns]:
+        skipped = reading.steps_done * batch_size
+        numbers = list(reading.plan.files[rank])
+        while numbers and skipped >= (held := reading.plan.file_rows[numbers[0]]):
+            skipped -= held
+            del numbers[0]
         files = read_files(folder, [manifest.files[number] for number in numbers], columns, threads)
         for number, arrays in zip(numbers, files, strict=True):
-            if since is not None:
-                arrays = {name: array[arrays[EVENT_TIME] >= since] for name, array in arrays.items()}
-            if shuffle is None:
-                yield arrays
-                continue
-            order = np.random.default_rng([*shuffle, number]).permutation(len(arrays[WEIGHT]))
-            yield {name: array[order] for name, array in arrays.items()}
+            kept = np.arange(len(arrays[WEIGHT]))
+            if not reading.span.is_all:
+                kept = kept[reading.span.holds(arrays[EVENT_TIME])]
+            if reading.order is not None:
+                kept = kept[np.random.default_rng([*reading.order, number]).permutation(len(kept))]
+            kept = kept[(reading.done[number] if reading.done else 0) + skipped :]
+            skipped = 0
+            whole = reading.order is None and len(kept) == len(arrays[WEIGHT])
+            yield arrays if whole else {name: array[kept] for name, array in arrays.items()}
 
-    return batches(shuffled(), columns, batch_size, plan.steps)
+    return batches(rows(), columns, batch_size, reading.plan.steps - reading.steps_done)
 
 
 def as_dataset(

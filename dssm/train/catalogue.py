@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,8 @@ def catalogue_batches(
     items: int,
     rank: int,
     ranks: int,
-    seed: int,
+    seed: Sequence[int],
+    skip: int = 0,
     threads: int = 1,
 ) -> Iterator[Columns]:
     """Draws items of the catalogue without end, each as often as any other: pass after pass, each in a new order.
@@ -31,20 +32,25 @@ def catalogue_batches(
       manifest: its manifest.
       columns: what to read.
       items: of a batch.
+      seed: of the order; numbers from 0.
+      skip: batches that are left out, without reading what is in them alone.
     Yields: arrays of shape (items, *column shape).
     """
+    counts = [file.rows for file in manifest.files]
     held: list[Columns] = []
-    count = 0
+    count, skipped = 0, skip * items
     for number in itertools.count():
-        plan = plan_epoch([file.rows for file in manifest.files], seed, number, ranks, items)
-        chosen = plan.files[rank]
-        for file, arrays in zip(
-            chosen, read_files(folder, [manifest.files[place] for place in chosen], columns, threads), strict=True
-        ):
+        plan = plan_epoch(counts, _seed_of(seed), number, ranks, items)
+        chosen = list(plan.files[rank])
+        while chosen and skipped >= counts[chosen[0]]:
+            skipped -= counts[chosen.pop(0)]
+        files = read_files(folder, [manifest.files[place] for place in chosen], columns, threads)
+        for file, arrays in zip(chosen, files, strict=True):
             rows = len(next(iter(arrays.values())))
-            order = np.random.default_rng([seed, number, file]).permutation(rows)
+            order = np.random.default_rng([*seed, number, file]).permutation(rows)[skipped:]
+            skipped = 0
             held.append({name: array[order] for name, array in arrays.items()})
-            count += rows
+            count += len(order)
             if count < items:
                 continue
             joined = {name: np.concatenate([part[name] for part in held]) for name in columns}
@@ -52,3 +58,7 @@ def catalogue_batches(
             for start in range(0, whole, items):
                 yield {name: array[start : start + items] for name, array in joined.items()}
             held, count = [{name: array[whole:] for name, array in joined.items()}], count - whole
+
+
+def _seed_of(seed: Sequence[int]) -> int:
+    return int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint32)[0])

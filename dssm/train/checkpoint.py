@@ -1,30 +1,241 @@
-"""The state of a training on disk: weights, optimizer, what the losses learn."""
+"""The state of a training on disk: weights, optimizer, what the losses learn, and the place in the epochs.
+
+A checkpoint is a folder of NumPy archives, with a manifest that holds their digests and is written last, under a
+temporary name until it is whole. `latest` passes over a damaged one for the one before it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-import tensorflow as tf
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dssm import storage
-from dssm.model.two_tower import TwoTowerModel
+from dssm.config import Settings
+from dssm.manifest import MANIFEST, SCHEMA_VERSION
+from dssm.train.place import Place
 
-PREFIX = "state"
+Arrays = dict[str, np.ndarray]
+
+FILES_LIMIT_S = 600  # rank 0's wait for the other ranks' files of a sharded model
+_HOW_IT_RUNS = {  # what may differ between a training and its resumption
+    "launch", "ranks", "hosts", "batch_size", "reader_threads", "prefetch", "threads", "start_timeout_s",
+    "stall_shutdown_s", "checkpoint", "resume",
+}  # fmt: skip
 
 
-def save_state(model: TwoTowerModel, optimizer: tf.keras.optimizers.Optimizer, folder: str) -> None:
-    """Writes a TensorFlow checkpoint into `folder`, which is there only when it is whole."""
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    with storage.committed_folder(folder) as temporary, tempfile.TemporaryDirectory() as scratch:
-        checkpoint.write(f"{scratch}/{PREFIX}")
-        storage.put_folder(scratch, f"{temporary}/{PREFIX}")
+class CheckpointFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+    sha256: str
 
 
-def restore_state(model: TwoTowerModel, optimizer: tf.keras.optimizers.Optimizer, folder: str) -> None:
-    """Reads what `save_state` wrote. The model and the optimizer must be built.
+class CheckpointManifest(BaseModel):
+    """Attributes: settings: digest of those that make the training what it is; place: the next step to take."""
 
-    Raises: AssertionError where the checkpoint is of another model.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    settings: str
+    samples_build: str
+    ranks: int
+    place: Place
+    files: list[CheckpointFile]
+
+
+def training_digest(settings: Settings) -> str:
+    """Returns a digest of all settings that change what a training computes; the number of ranks is none of them."""
+    chosen = settings.model_dump(mode="json", include={"date", "seed", "features", "vectors", "model", "train"})
+    chosen["train"] = {name: value for name, value in chosen["train"].items() if name not in _HOW_IT_RUNS}
+    return storage.digest(json.dumps(chosen, sort_keys=True))
+
+
+def file_name(rank: int, ranks: int) -> str:
+    return f"rank-{rank}-of-{ranks}.npz"
+
+
+def write_checkpoint(
+    folder: str, arrays: Arrays, manifest: CheckpointManifest, rank: int = 0, limit_s: float = FILES_LIMIT_S
+) -> None:
+    """Writes one rank's part of a checkpoint, whose manifest names as many files as there are writing ranks.
+
+    Rank 0 waits for the others' files, writes the manifest and renames the folder. The names of the manifest's files
+    are taken; their sizes and digests are found here.
+
+    Raises: TimeoutError on rank 0, where a file is not there in time.
     """
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    parent, name = folder.rsplit("/", 1)
+    temporary = f"{parent}/.{name}.tmp"
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch, manifest.files[rank].name)
+        np.savez(local, **arrays)
+        made = CheckpointFile(name=local.name, bytes=local.stat().st_size, sha256=_sha256(local))
+        storage.put_file(str(local), f"{temporary}/{made.name}")
+    storage.write_text(f"{temporary}/{made.name}.json", made.model_dump_json())
+    if rank:
+        return
+    files = [_file_when_there(f"{temporary}/{file.name}.json", limit_s) for file in manifest.files]
+    storage.write_text(f"{temporary}/{MANIFEST}", manifest.model_copy(update={"files": files}).model_dump_json())
+    storage.remove(folder)
+    storage.rename(temporary, folder)
+
+
+def _file_when_there(path: str, limit_s: float) -> CheckpointFile:
+    until = time.monotonic() + limit_s
+    while not storage.exists(path):
+        if time.monotonic() > until:
+            raise TimeoutError(f"{path}: not there after {limit_s:.0f} s")
+        time.sleep(0.05)
+    return CheckpointFile.model_validate_json(storage.read_text(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_checkpoint(folder: str) -> tuple[CheckpointManifest, list[Arrays]]:
+    """Reads a whole checkpoint: the manifest, and what each of its files holds by variable.
+
+    Raises: DamagedCheckpointError where something is missing, or is not what was written.
+    """
+    manifest = _manifest_of(folder)
     with storage.local_copy(folder) as local:
-        checkpoint.read(f"{local}/{PREFIX}/{PREFIX}").assert_consumed()
+        _check(local, manifest)
+        return manifest, [_arrays(Path(local, file.name)) for file in manifest.files]
+
+
+def checked_manifest(folder: str) -> CheckpointManifest:
+    """Reads a checkpoint's manifest after its files were compared with it. Raises: as `read_checkpoint`."""
+    manifest = _manifest_of(folder)
+    with storage.local_copy(folder) as local:
+        _check(local, manifest)
+    return manifest
+
+
+def _manifest_of(folder: str) -> CheckpointManifest:
+    try:
+        return CheckpointManifest.model_validate_json(storage.read_text(f"{folder}/{MANIFEST}"))
+    except (OSError, ValidationError) as error:
+        raise DamagedCheckpointError(f"{folder}/{MANIFEST} can't be read ({type(error).__name__})") from error
+
+
+def _check(local: str, manifest: CheckpointManifest) -> None:
+    for file in manifest.files:
+        path = Path(local, file.name)
+        if not path.exists():
+            raise DamagedCheckpointError(f"{file.name} is missing")
+        if path.stat().st_size != file.bytes or _sha256(path) != file.sha256:
+            raise DamagedCheckpointError(f"{file.name} is not what was written: its size or SHA-256 is another")
+
+
+def _arrays(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint that can't be used; the message says why."""
+
+
+def step_folder(folder: str, steps: int) -> str:
+    return f"{folder}/step-{steps:010d}"
+
+
+def checkpoints_in(folder: str) -> list[str]:
+    """Returns the checkpoints of a training, newest first."""
+    return [f"{folder}/{name}" for name in reversed(storage.folder_names(folder)) if name.startswith("step-")]
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes what killed writers have left."""
+    for name in storage.folder_names(folder):
+        if name.startswith(".") and name.endswith(".tmp"):
+            storage.remove(f"{folder}/{name}")
+
+
+def latest(folder: str, samples_build: str, settings: str) -> tuple[str | None, list[str]]:
+    """Finds where to go on.
+
+    Returns: the newest checkpoint that is whole, None where there is none to use; and a line for each that is passed
+      over, which says why.
+    """
+    passed = []
+    for found in checkpoints_in(folder):
+        try:
+            manifest = checked_manifest(found)
+        except DamagedCheckpointError as error:
+            passed.append(f"{found} is damaged and passed over: {error}")
+            continue
+        if manifest.samples_build != samples_build:
+            passed.append(f"{found} belongs to other samples ({manifest.samples_build}, now {samples_build})")
+        elif manifest.settings != settings:
+            passed.append(f"{found} belongs to a training with other settings")
+        else:
+            return found, passed
+    return None, passed
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread, one at a time, and keeps the newest.
+
+    Args:
+      folder: of the training's checkpoints.
+      keep: how many stay.
+      rank: of those that write; rank 0 commits and removes.
+    """
+
+    def __init__(self, folder: str, keep: int, rank: int = 0) -> None:
+        self._folder, self._keep, self._rank = folder, keep, rank
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def write(self, arrays: Callable[[], Arrays], manifest: CheckpointManifest) -> None:
+        """Copies the arrays now, and writes them while the training goes on. Waits for the one before."""
+        self.wait()
+        copied = arrays()
+        self._thread = threading.Thread(target=self._write, args=(copied, manifest), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, arrays: Arrays, manifest: CheckpointManifest) -> None:
+        folder = step_folder(self._folder, manifest.place.steps)
+        try:
+            write_checkpoint(folder, arrays, manifest, self._rank)
+            if self._rank == 0:
+                for old in checkpoints_in(self._folder)[self._keep :]:
+                    storage.remove(old)
+        except Exception as error:  # a training does not end for a store that fails now and then
+            print(f"train: no checkpoint at step {manifest.place.steps}: {error}", file=sys.stderr, flush=True)
+
+
+def arrays_of(variables: Mapping[str, object]) -> Arrays:
+    """Copies variables to NumPy."""
+    return {name: np.array(variable) for name, variable in variables.items()}
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Returns the names, with #2, #3, … behind those that were there before."""
+    seen: dict[str, int] = {}
+    made = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        made.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return made

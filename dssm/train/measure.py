@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
 
-from dssm.metrics import auc
+from dssm.metrics import BINARY_METRICS, auc, binary_metrics
 from dssm.model.two_tower import TwoTowerModel
-from dssm.sections.losses import Regression
+from dssm.sections.losses import LossKind, Regression
 from dssm.stream.batches import Batch
 from dssm.train.scores import label_and_weight, tower_vectors
 
@@ -22,12 +22,17 @@ def make_predict(model: TwoTowerModel) -> Predict:
     return tf.function(lambda batch: predictions(model, batch), autograph=False)
 
 
-def measure(model: TwoTowerModel, predict: Predict, batches: Iterator[Batch]) -> dict[str, float]:
+def measure(
+    model: TwoTowerModel, predict: Predict, batches: Iterator[Batch], threshold: float = 0.5
+) -> dict[str, float]:
     """Measures the batches of all ranks; NaN where there are none.
 
-    Args: predict: of `make_predict`.
-    Returns: `auc` of the first objective and `NAME_auc` of each further one, in the same way `mse` of those with the
-      loss regression. A label that is a share counts as positive above one half in the AUC.
+    Args:
+      predict: of `make_predict`.
+      threshold: chance from which accuracy, precision and recall take a row as predicted to be positive.
+    Returns: `auc` of the first objective and `NAME_auc` of each further one; in the same way `mse` of those with the
+      loss regression, and `log_loss`, `accuracy`, `precision` and `recall` of others whose score is a log-odds. A
+      label that is a share counts as positive above one half.
     """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in model.losses}
     for batch in batches:
@@ -41,10 +46,23 @@ def measure(model: TwoTowerModel, predict: Predict, batches: Iterator[Batch]) ->
             joined = hvd.allgather(tf.constant(joined, tf.float32), name=f"measured_{name}").numpy()
         score, label = joined.T
         prefix = f"{name}_" if number else ""
+        positive = label > 0.5 if _has_shares(label) else label > 0
         if isinstance(loss, Regression):
             found[f"{prefix}mse"] = float(np.mean((score - label) ** 2)) if len(joined) else np.nan
-        found[f"{prefix}auc"] = auc(label > 0.5 if _has_shares(label) else label, score)
+        elif loss.is_pointwise:
+            measured = binary_metrics(label.astype(np.float64), score.astype(np.float64), positive, threshold)
+            found |= {f"{prefix}{metric}": value for metric, value in measured.items()}
+        found[f"{prefix}auc"] = auc(positive, score)
     return found
+
+
+def metric_names(losses: Mapping[str, LossKind]) -> list[str]:
+    """Returns the names of what `measure` finds. Args: losses: of the objectives, by name."""
+    names = []
+    for number, (name, loss) in enumerate(losses.items()):
+        own = ["mse"] if isinstance(loss, Regression) else BINARY_METRICS if loss.is_pointwise else []
+        names += [f"{name}_{metric}" if number else metric for metric in (*own, "auc")]
+    return names
 
 
 def _has_shares(labels: np.ndarray) -> bool:

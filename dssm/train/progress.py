@@ -29,7 +29,10 @@ class Report:
       rows_per_s: rows of data, padding not counted, of all ranks since the epoch's start.
       loss: mean over the steps since the last report.
       seconds: since the epoch's start.
+      input_wait: share of the time since the last report that was spent waiting for batches.
+      learning_rate: of the last step.
       auc: on the test samples; given with the epoch's last report.
+      validation: the metric that chooses the best epoch, and its value; likewise.
     """
 
     epoch: int
@@ -39,7 +42,10 @@ class Report:
     rows_per_s: float
     loss: float
     seconds: float
+    input_wait: float = 0.0
+    learning_rate: float = 0.0
     auc: float | None = None
+    validation: str | None = None
 
 
 def as_line(report: Report) -> str:

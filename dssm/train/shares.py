@@ -24,7 +24,7 @@ from dssm.manifest import (
     Manifest,
     check_columns,
 )
-from dssm.stream.batches import Batch
+from dssm.stream.batches import Batch, Span
 from dssm.stream.reader import Columns, read_files
 
 ITEM_ROW_PROBABILITY = "step__item_row_probability"  # as ITEM_PROBABILITY, among rows of any label
@@ -76,32 +76,30 @@ def catalogue_shares(folder: str, manifest: Manifest) -> ItemShares:
 
 
 @dataclass(frozen=True)
-class RecentRows:
-    """The rows of a last pass.
+class RowsWithin:
+    """The rows of a span.
 
     Attributes:
-      since: Unix ms of the first event.
       files: rows of each file.
       shares: of the items, among these rows.
     """
 
-    since: int
     files: list[int]
     shares: Shares
 
 
-def recent_rows(folder: str, manifest: Manifest, since: int) -> RecentRows:
-    """Counts the rows whose event is at `since` (Unix ms) or later."""
+def rows_within(folder: str, manifest: Manifest, span: Span) -> RowsWithin:
+    """Counts the rows whose event is in the span."""
     files = [0] * len(manifest.files)
     keys: dict[str, list[np.ndarray]] = {ITEM_PROBABILITY: [], ITEM_ROW_PROBABILITY: []}
     for number, rows in _read(folder, manifest, TIMES):
-        recent = rows[EVENT_TIME] >= since
-        files[number] = int(recent.sum())
-        drawn = recent & (rows[WEIGHT] > 0)
+        within = span.holds(rows[EVENT_TIME])
+        files[number] = int(within.sum())
+        drawn = within & (rows[WEIGHT] > 0)
         keys[ITEM_ROW_PROBABILITY].append(rows[ITEM_KEY][drawn])
         keys[ITEM_PROBABILITY].append(rows[ITEM_KEY][drawn & (rows[LABEL] > 0)])
     joined = {name: np.concatenate([*parts, np.zeros(0, np.int64)]) for name, parts in keys.items()}
-    return RecentRows(since, files, {name: ItemShares.of_counts(k, np.ones(len(k))) for name, k in joined.items()})
+    return RowsWithin(files, {name: ItemShares.of_counts(k, np.ones(len(k))) for name, k in joined.items()})
 
 
 def _read(folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> Iterator[tuple[int, Columns]]:

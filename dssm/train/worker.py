@@ -8,9 +8,7 @@ import itertools
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import horovod.tensorflow as hvd
@@ -39,16 +37,20 @@ from dssm.model.two_tower import TwoTowerModel
 from dssm.paths import RunPaths
 from dssm.samples.lookups import load_vectors
 from dssm.sections import Train
-from dssm.stream.batches import Batch, as_dataset, rank_batches
-from dssm.stream.plan import EpochPlan, plan_epoch
+from dssm.stream.batches import Batch, Reading, as_dataset, rank_batches
+from dssm.stream.plan import Leg, plan_epoch
 from dssm.train.catalogue import catalogue_batches
-from dssm.train.checkpoint import save_state
-from dssm.train.measure import make_predict, measure
+from dssm.train.clock import Clock
+from dssm.train.measure import make_predict, measure, metric_names
 from dssm.train.negatives import load_negatives, step_negative_columns
+from dssm.train.passes import Pass, plan_passes
+from dssm.train.place import Best, Place
 from dssm.train.progress import REPORT_TO, Report, reporter
 from dssm.train.result import TrainResult
-from dssm.train.shares import ITEM_ROW_PROBABILITY, Shares, catalogue_shares, recent_rows, with_shares
+from dssm.train.shares import with_shares
+from dssm.train.state import TrainingState
 from dssm.train.step import CATALOGUE_COLUMNS, Losses, make_optimizer, make_step, step_columns
+from dssm.train.validation import CatalogueRecall
 from dssm.train.watch import suspicious_columns
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
@@ -86,6 +88,8 @@ def _silent(_: Report) -> None:
 
 def _use_device(settings: Settings) -> None:
     """Gives the rank its GPU, where there is one, and its share of the cores."""
+    if settings.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -116,28 +120,6 @@ def _frozen_matrices(settings: Settings, paths: RunPaths) -> dict[str, np.ndarra
             )
         matrices[name] = matrix.reshape(-1, width)
     return matrices
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One reading of rows.
-
-    Attributes:
-      number: of the epoch, from 0.
-      rows: of all ranks.
-      since: Unix ms; earlier rows are left out. None: none are.
-      shares: of the items in it, where the samples' own are others.
-    """
-
-    number: int
-    rows: int
-    plan: EpochPlan
-    since: int | None
-    shares: Shares
-
-    @property
-    def steps(self) -> int:
-        return self.plan.steps
 
 
 def _use_precision(train: Train) -> None:
@@ -172,106 +154,146 @@ class _Trainer:
         sizes = {name: spec.size for name, spec in self.train.vocabularies.items()}
         matrices = _frozen_matrices(settings, self.paths)
         negatives = load_negatives(settings, self.paths.part("items"), self.item_columns, self.train.build)
-        self.passes = self._plan_passes()
+        self.passes = plan_passes(settings, self.train)
+        if any(not a_pass.span.is_all for a_pass in self.passes.all):
+            self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
         tf.keras.backend.clear_session()
         _use_precision(settings.train)
         tf.keras.utils.set_random_seed(settings.seed)
         towers = build_towers(settings.model, settings.features, sizes, settings.vectors, matrices)
         self.model = TwoTowerModel(settings.model, settings.train.loss, towers)
-        tf.keras.utils.set_random_seed(settings.seed + 1 + hvd.rank())  # dropout differs between ranks
-        self.optimizer = make_optimizer(settings.train, sum(a_pass.steps for a_pass in self.passes), self.model)
-        self.catalogue, catalogue_size = self._open_catalogue()
-        self.step = make_step(settings, self.model, self.optimizer, negatives, catalogue_size)
+        self.optimizer = make_optimizer(settings.train, self._planned_steps(), self.model)
+        self.items = self._items_manifest()
+        self.step = make_step(settings, self.model, self.optimizer, negatives, self.items.rows if self.items else 0)
         self.predict = make_predict(self.model)
+        self.recall = self._make_recall()
+        self.state = TrainingState(settings, self.train.build, self.paths.checkpoints, self.model, self.optimizer)
 
     @property
     def towers(self) -> TwoTowers:
         return self.model.towers
 
-    def _plan_passes(self) -> list[_Pass]:
-        """Returns the epochs over all rows, then those over the newest."""
-        settings, train = self.settings, self.settings.train
-        shares = {}
-        if any((o.loss or train.loss).draws_all_rows for o in settings.model.all_objectives.values()):
-            folder = self.paths.part("items")
-            shares[ITEM_ROW_PROBABILITY] = catalogue_shares(folder, read_manifest(folder, "build_samples"))
-        files = [file.rows for file in self.train.files]
-        passes = [self._pass(number, files, None, shares) for number in range(train.epochs)]
-        if train.recent is None:
-            return passes
-        recent = recent_rows(self.paths.part("train"), self.train, settings.day_start_ms(-train.recent.days))
-        if not sum(recent.files):
-            raise UserError(
-                f"train.recent.days: {self.paths.part('train')} has no rows of the last {train.recent.days} days"
-            )
-        self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
-        numbers = range(train.epochs, train.epochs + train.recent.epochs)
-        return passes + [self._pass(number, recent.files, recent.since, recent.shares) for number in numbers]
+    def _planned_steps(self) -> int:
+        """Returns the steps of a training by these ranks that nothing interrupts."""
+        leg = Leg(hvd.size(), self.settings.train.batch_size, 0)
+        return sum(a_pass.reading(self.settings.seed, [leg]).plan.steps for a_pass in self.passes.all)
 
-    def _pass(self, number: int, files: list[int], since: int | None, shares: Shares) -> _Pass:
-        train = self.settings.train
-        plan = plan_epoch(files, self.settings.seed, number, hvd.size(), train.batch_size)
-        return _Pass(number, sum(files), plan, since, shares)
-
-    def _open_catalogue(self) -> tuple[Iterator[Batch], int]:
-        """Returns the items that are drawn uniformly for each step, and how many there are to draw from."""
-        items = self.model.catalogue_rows
-        if not items:
-            return itertools.repeat({}), 0
+    def _items_manifest(self) -> Manifest | None:
+        """Returns the manifest of the encoded catalogue, where items are drawn from it for each step."""
+        if not self.model.catalogue_rows:
+            return None
         folder = self.paths.part("items")
         manifest = read_manifest(folder, "build_samples")
-        columns = {**CATALOGUE_COLUMNS, **self.item_columns}
-        check_columns(manifest, columns, folder)
+        check_columns(manifest, {**CATALOGUE_COLUMNS, **self.item_columns}, folder)
         if manifest.rows == 0:
             raise UserError(f"{folder}: no items; {self.settings.train.loss.kind} draws from the catalogue")
-        seed, train = self.settings.seed, self.settings.train
-        made = catalogue_batches(folder, manifest, columns, items, hvd.rank(), hvd.size(), seed)
-        return iter(as_dataset(made, columns, items, train.prefetch)), manifest.rows
+        return manifest
+
+    def _make_recall(self) -> CatalogueRecall | None:
+        validation, folder = self.settings.train.validation, self.paths.part("items")
+        if validation is None:
+            return None
+        if validation.cutoff is None:
+            if validation.metric not in (names := ["loss", *metric_names(self.model.losses)]):
+                raise UserError(
+                    f"train.validation.metric: {validation.metric} is none of this model's; "
+                    f"expected recall@K or one of {', '.join(names)}"
+                )
+            return None
+        manifest = read_manifest(folder, "build_samples")
+        check_columns(manifest, self.item_columns, folder)
+        return CatalogueRecall(self.model, folder, manifest, self.item_columns, self.settings.train.batch_size)
+
+    def _drawn_items(self, place: Place) -> Iterator[Batch]:
+        """Yields the items of the catalogue for the next steps: nothing where no loss draws any."""
+        if self.items is None:
+            return itertools.repeat({})
+        leg, items = place.legs[-1], self.model.catalogue_rows
+        columns = {**CATALOGUE_COLUMNS, **self.item_columns}
+        made = catalogue_batches(
+            self.paths.part("items"), self.items, columns, items, hvd.rank(), hvd.size(),
+            (self.settings.seed, place.epoch, len(place.legs)), leg.steps,
+        )  # fmt: skip
+        return iter(as_dataset(made, columns, items, self.settings.train.prefetch))
 
     def run(self, show: Callable[[Report], None]) -> ModelManifest:
-        # The frozen tables are left out: each rank has read the same file.
-        frozen = {id(layer.table) for layer in self.towers.frozen.values()}
-        state = [variable for variable in self.model.variables if id(variable) not in frozen]
-        hvd.broadcast_variables([*state, *self.optimizer.variables], root_rank=0)
-        is_first = hvd.rank() == 0
-        if is_first:
+        train, is_first = self.settings.train, hvd.rank() == 0
+        place = self.state.begin(train.resume)
+        if is_first and not place.steps:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
-            storage.remove(self.paths.checkpoint)
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
-        done, seconds, losses, metrics = 0, 0.0, [], []
-        for a_pass in self.passes:
-            started = time.monotonic()
-            last: Report | None = None
-            with writer.as_default():
-                for last, parts in self._steps_of(a_pass, started):
-                    for name, value in parts.items():
-                        tf.summary.scalar(name, value, step=done + last.step)
-                    tf.summary.scalar("samples_per_s", last.rows_per_s, step=done + last.step)
-                    if is_first and last.step < last.steps:
-                        show(last)
-                seconds += time.monotonic() - started
-                assert last is not None
-                done += last.steps
-                losses.append(last.loss)
-                metrics.append(self._test_metrics())
-                for name, value in metrics[-1].items():
-                    tf.summary.scalar(f"test_{name}", value, step=done)
-            if is_first:
-                faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
-                save_state(self.model, self.optimizer, self.paths.checkpoint)
-                show(dataclasses.replace(last, auc=metrics[-1]["auc"]))
+        clock = Clock()
+        with writer.as_default():
+            while True:
+                if self.passes.validation and self._epochs_are_over(place) and not place.took_best:
+                    place = self._after_epochs(place)
+                if place.epoch == len(self.passes.all):
+                    break
+                place = self._train_pass(place, clock, show)
         faulthandler.cancel_dump_traceback_later()
-        for variable in self.towers.variables:  # equal on all ranks: all stop here, or none
-            if not np.isfinite(variable.numpy()).all():
-                raise UserError(
-                    f"train: {variable.name} holds NaN or infinity after the last step; "
-                    f"lower train.learning_rate ({self.settings.train.learning_rate})"
-                )
-        saved = self._save(done, seconds, losses, metrics).model_dump_json() if is_first else None
+        if (broken := self.state.not_finite()) is not None:  # equal on all ranks: all stop here, or none
+            raise UserError(
+                f"train: {broken} holds NaN or infinity after the last step; "
+                f"lower train.learning_rate ({train.learning_rate})"
+            )
+        self.state.end()
+        saved = self._save(place, clock.rows_per_s).model_dump_json() if is_first else None
         # Nobody leaves before the model is saved.
         return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
 
-    def _save(self, steps: int, seconds: float, losses: list[float], metrics: list[dict[str, float]]) -> ModelManifest:
+    def _train_pass(self, place: Place, clock: Clock, show: Callable[[Report], None]) -> Place:
+        """Trains from a place to the end of its pass, and measures. Returns: the start of the next pass."""
+        a_pass = self.passes.all[place.epoch]
+        last: Report | None = None
+        start = place.on_leg(hvd.size(), self.settings.train.batch_size)
+        for last, reached, scalars in self._steps_of(a_pass, start, clock):
+            place = reached
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value, step=place.steps)
+            if hvd.rank() == 0 and last.step < last.steps:
+                show(last)
+        metrics = self._test_metrics()
+        validation = self._validation_metrics() if a_pass in self.passes.epochs else None
+        for name, value in metrics.items():
+            tf.summary.scalar(f"test_{name}", value, step=place.steps)
+        for name, value in (validation or {}).items():
+            tf.summary.scalar(f"validation_{name}", value, step=place.steps)
+        place = place.after_pass(_known_of(metrics), None if validation is None else _known_of(validation))
+        if validation is not None:
+            place = self._judge(place, validation)
+        faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
+        self.state.write(place)
+        if hvd.rank() == 0 and last is not None:
+            show(
+                dataclasses.replace(last, loss=place.losses[-1], auc=metrics["auc"], validation=self._shown(validation))
+            )
+        return place
+
+    def _epochs_are_over(self, place: Place) -> bool:
+        return place.stopped or place.epoch >= len(self.passes.epochs)
+
+    def _after_epochs(self, place: Place) -> Place:
+        """Takes up the best epoch's weights, where one was looked for. Returns: the start of the last pass."""
+        if place.best is not None:
+            self.state.take_best()
+        place = place.model_copy(update={"epoch": len(self.passes.epochs), "took_best": True})
+        self.state.write(place)
+        return place
+
+    def _judge(self, place: Place, measured: dict[str, float]) -> Place:
+        """Keeps the weights where they are the best so far. Returns: the place, stopped after epochs without a gain."""
+        chosen = self.settings.train.validation
+        assert chosen is not None
+        value = place.losses[-1] if chosen.metric == "loss" else measured[chosen.metric]
+        if np.isfinite(value) and chosen.improves(value, None if place.best is None else place.best.value):
+            place = place.model_copy(update={"best": Best(epoch=place.epoch - 1, value=value)})
+            self.state.write_best(place)
+        elif chosen.patience is not None:
+            last = -1 if place.best is None else place.best.epoch
+            return place.model_copy(update={"stopped": place.epoch - 1 - last >= chosen.patience})
+        return place
+
+    def _save(self, place: Place, rows_per_s: float) -> ModelManifest:
         """Writes model/, the manifest last."""
         settings, model = self.settings, self.settings.model
         shares = {name: objective.share for name, objective in model.all_objectives.items()}
@@ -288,13 +310,15 @@ class _Trainer:
             vector_norm=(sum(shares.values()) * tower.unit_vectors()) ** 0.5 if model.similarity == "cosine" else None,
             objectives=shares,
             ranks=hvd.size(),
-            epochs=len(self.passes),
-            steps=steps,
+            epochs=len(place.losses),
+            best_epoch=None if place.best is None else place.best.epoch + 1,
+            steps=place.steps,
             rows_per_epoch=self.train.rows,
-            rows_per_s=sum(a_pass.rows for a_pass in self.passes) / seconds,
-            loss=losses,
-            auc=[_known(of_epoch["auc"]) for of_epoch in metrics],
-            metrics=[{name: _known(value) for name, value in of_epoch.items()} for of_epoch in metrics],
+            rows_per_s=rows_per_s,
+            loss=list(place.losses),
+            auc=[of_epoch["auc"] for of_epoch in place.metrics],
+            metrics=list(place.metrics),
+            validation=list(place.validation),
         )
         with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
             raw: dict[Side, RawTower] = {}
@@ -307,58 +331,64 @@ class _Trainer:
                 save_scorer(self.model.scorer, f"{scratch}/scorer")
             for made in Path(scratch).iterdir():
                 storage.put_folder(str(made), f"{folder}/{made.name}")
-            save_state(self.model, self.optimizer, f"{folder}/checkpoint")
+            self.state.write_final(f"{folder}/checkpoint", place)
             write_card(folder, make_card(settings, manifest, raw))
             storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
-        storage.remove(self.paths.checkpoint)
+        storage.remove(self.paths.checkpoints)
         return manifest
 
     def _sides(self) -> tuple[tuple[Side, tf.keras.Model], ...]:
         return ("user", self.towers.user), ("item", self.towers.item)
 
-    def _batches(
-        self, part: str, manifest: Manifest, plan: EpochPlan, shuffle: int | None, since: int | None = None
-    ) -> Iterator[Batch]:
-        train, seed = self.settings.train, self.settings.seed
+    def _batches(self, part: str, manifest: Manifest, reading: Reading) -> Iterator[Batch]:
+        train, columns = self.settings.train, self.columns[part]
         made = rank_batches(
-            self.paths.part(part), manifest, self.columns[part], plan, hvd.rank(), train.batch_size,
-            None if shuffle is None else (seed, shuffle), train.reader_threads, since,
-        )  # fmt: skip
-        return iter(as_dataset(made, self.columns[part], train.batch_size, train.prefetch))
+            self.paths.part(part), manifest, columns, reading, hvd.rank(), train.batch_size, train.reader_threads
+        )
+        return iter(as_dataset(made, columns, train.batch_size, train.prefetch))
 
-    def _steps_of(self, a_pass: _Pass, started: float) -> Iterator[tuple[Report, dict[str, float]]]:
-        """Steps through a pass.
+    def _steps_of(self, a_pass: Pass, place: Place, clock: Clock) -> Iterator[tuple[Report, Place, dict[str, float]]]:
+        """Steps through what is left of a pass, and writes checkpoints when they are due.
 
-        Yields: a report now and then with the mean of the loss and of its parts since the last one, and one after
-          the last step with the pass's mean loss.
+        Yields: now and then, and after the last step, a report, the place, and means since the yield before.
         """
-        batches = self._batches("train", self.train, a_pass.plan, a_pass.number, a_pass.since)
+        reading = a_pass.reading(self.settings.seed, place.legs)
+        earlier = place.steps_of_pass - place.legs[-1].steps
+        steps = earlier + reading.plan.steps
+        batches, drawn = self._batches("train", self.train, reading), self._drawn_items(place)
         pending: list[tuple[Batch, Losses]] = []
-        losses: list[float] = []
-        for number, batch in enumerate(batches, start=1):
+        clock.start(a_pass.rows / max(steps, 1))
+        for number in range(place.steps_of_pass + 1, steps + 1):
+            batch = clock.waited_for(batches)
             given = with_shares(batch, a_pass.shares)
-            pending.append((given, self.step(given, with_shares(next(self.catalogue), a_pass.shares))))
+            pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))
+            clock.stepped()
             self._expect_progress()
-            if number % LOOK_EVERY and number < a_pass.steps:
+            due = self.state.is_due(place.steps + len(pending))
+            if number % LOOK_EVERY and number < steps and not due:
                 continue
             fresh = [float(made["loss"]) for _, made in pending]
             if not np.isfinite(fresh).all():
-                place = int(np.argmin(np.isfinite(fresh)))
-                self._stop(fresh[place], a_pass, number - len(fresh) + 1 + place, pending[place][0])
+                at = int(np.argmin(np.isfinite(fresh)))
+                self._stop(fresh[at], a_pass, number - len(fresh) + 1 + at, pending[at][0])
             parts = {name: float(np.mean([float(made[name]) for _, made in pending])) for name in pending[0][1]}
+            place = place.after_steps(len(pending), float(np.sum(fresh)))
             pending.clear()
-            losses += fresh
-            mean = float(np.mean(losses)) if number == a_pass.steps else parts["loss"]
-            seconds = time.monotonic() - started
-            speed = a_pass.rows * number / a_pass.steps / seconds
-            yield Report(a_pass.number + 1, len(self.passes), number, a_pass.steps, speed, mean, seconds), parts
+            if due:
+                self.state.write(place)
+            report = Report(
+                a_pass.number + 1, len(self.passes.all), number, steps, clock.rows_per_s, parts["loss"],
+                clock.seconds, input_wait=clock.input_wait, learning_rate=float(self.optimizer.learning_rate),
+            )  # fmt: skip
+            scalars = {"samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate}
+            yield report, place, {**parts, **scalars, "input_wait": report.input_wait}
 
-    def _stop(self, loss: float, a_pass: _Pass, step: int, batch: Batch) -> None:
+    def _stop(self, loss: float, a_pass: Pass, step: int, batch: Batch) -> None:
         """Raises: UserError with the step, what stood in its batches, and where the last good state is."""
         own = suspicious_columns({name: values.numpy() for name, values in batch.items()})
         of_ranks = hvd.allgather_object(own, name="suspicious")
         shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
-        saved = self.paths.checkpoint if a_pass.number else "none yet: it is written after each epoch"
+        saved = self.state.last or "none yet; train.checkpoint says when one is written"
         raise UserError(
             f"train: the loss is {loss} at step {step} of epoch {a_pass.number + 1}; expected a finite number: lower "
             f"train.learning_rate ({self.settings.train.learning_rate}), set train.clip, or mend the feature\n"
@@ -377,9 +407,33 @@ class _Trainer:
         """Measures the test samples of all ranks, as one process does: see `measure`."""
         files, train = [file.rows for file in self.test.files], self.settings.train
         if not self.test.rows:
-            return measure(self.model, self.predict, iter(()))
+            return measure(self.model, self.predict, iter(()), train.threshold)
         plan = plan_epoch(files, self.settings.seed, 0, hvd.size(), train.batch_size)
-        return measure(self.model, self.predict, self._watched(self._batches("test", self.test, plan, None)))
+        batches = self._batches("test", self.test, Reading(plan))
+        return measure(self.model, self.predict, self._watched(batches), train.threshold)
+
+    def _validation_metrics(self) -> dict[str, float] | None:
+        """Measures the rows that were kept back; None where there are none."""
+        train, kept = self.settings.train, self.passes.validation
+        if train.validation is None or kept is None:
+            return None
+        leg = Leg(hvd.size(), train.batch_size, 0)
+        reading = dataclasses.replace(kept.reading(self.settings.seed, [leg]), order=None)
+
+        def batches() -> Iterator[Batch]:
+            return self._watched(self._batches("train", self.train, reading))
+
+        found = measure(self.model, self.predict, batches(), train.threshold)
+        if self.recall is not None and train.validation.cutoff is not None:
+            found[train.validation.metric] = self.recall(batches(), train.validation.cutoff)
+        return found
+
+    def _shown(self, measured: dict[str, float] | None) -> str | None:
+        """Returns what the progress says of the validation."""
+        chosen = self.settings.train.validation
+        if chosen is None or measured is None or chosen.metric == "loss":
+            return None
+        return f"{chosen.metric} {measured[chosen.metric]:.4f}"
 
     def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -387,8 +441,8 @@ class _Trainer:
             self._expect_progress()
 
 
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def _known_of(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in metrics.items()}
 
 
 if __name__ == "__main__":  # started by horovodrun: the settings' file, then the file for rank 0's result

@@ -1,40 +1,176 @@
-"""The state of a training goes to disk and back."""
+"""Checkpoints on disk: whole or passed over, and no more of them than are kept."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from dssm.train.checkpoint import restore_state, save_state
-from dssm.train.step import make_optimizer, make_step
-from tests.datasets import make_rows, make_settings
-from tests.train.tiny import make_model
+from dssm.manifest import MANIFEST
+from dssm.stream.plan import Leg
+from dssm.train.checkpoint import (
+    CheckpointFile,
+    CheckpointManifest,
+    CheckpointWriter,
+    DamagedCheckpointError,
+    checkpoints_in,
+    latest,
+    read_checkpoint,
+    remove_unfinished,
+    step_folder,
+    training_digest,
+    unique_names,
+    write_checkpoint,
+)
+from dssm.train.place import Place
+from tests.datasets import make_settings
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+ARRAYS = {"a/kernel:0": np.arange(6, dtype=np.float32).reshape(2, 3), "iteration:0": np.int64(7)}
 
 
-def test_a_restored_training_steps_on_as_one_that_was_not_interrupted(tmp_path: Path):
-    """Weights, the optimizer's moments and the streaming estimate: the next losses and weights are the same bits."""
-    settings = make_settings("unused", loss={"logq": "streaming", "frequency": {"buckets": 64}}, optimizer="lazy_adam")
-    batches = [{name: tf.constant(values) for name, values in make_rows(settings, 8, seed=n).items()} for n in range(4)]
+def manifest(steps: int, files: int = 1, build: str = "b", settings: str = "s") -> CheckpointManifest:
+    place = Place(
+        epoch=1, legs=(Leg(2, 4, 3),), steps=steps, loss_sum=0.1 + 0.2, losses=(1 / 3,), metrics=({"auc": None},)
+    )
+    named = [CheckpointFile(name=f"{number}.npz", bytes=0, sha256="") for number in range(files)]
+    return CheckpointManifest(settings=settings, samples_build=build, ranks=2, place=place, files=named)
 
-    def training(seed: int):
-        model = make_model(settings, seed)
-        optimizer = make_optimizer(settings.train, 4, model)
-        return model, optimizer, make_step(settings, model, optimizer)
 
-    model, optimizer, step = training(seed=1)
-    for batch in batches[:2]:
-        step(batch, {})
-    save_state(model, optimizer, str(tmp_path / "checkpoint"))
-    other, other_optimizer, other_step = training(seed=2)
-    restore_state(other, other_optimizer, str(tmp_path / "checkpoint"))
+def write(folder: Path, steps: int, **how: str) -> str:
+    made = step_folder(str(folder), steps)
+    write_checkpoint(made, ARRAYS, manifest(steps, **how))
+    return made
 
-    assert int(other.frequencies["label"].step) == 2
-    for batch in batches[2:]:
-        assert float(step(batch, {})["loss"]) == float(other_step(batch, {})["loss"])
-    for one, two in zip(model.variables, other.variables, strict=True):
-        np.testing.assert_array_equal(one, two, err_msg=one.name)
+
+def test_what_was_written_is_read_to_the_bit(tmp_path: Path):
+    found, (arrays,) = read_checkpoint(write(tmp_path, 20))
+    assert found.place == manifest(20).place
+    assert found.place.loss_sum == 0.1 + 0.2
+    assert arrays.keys() == ARRAYS.keys()
+    for name, values in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], values)
+        assert arrays[name].dtype == values.dtype
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000000020"]
+
+
+def test_on_any_store(tmp_path: Path):
+    folder = f"memory://{tmp_path.name}/checkpoints"
+    write_checkpoint(step_folder(folder, 5), ARRAYS, manifest(5))
+    found, _ = latest(folder, "b", "s")
+    assert found == step_folder(folder, 5)
+    np.testing.assert_array_equal(read_checkpoint(found)[1][0]["a/kernel:0"], ARRAYS["a/kernel:0"])
+
+
+def _cut(folder: str) -> None:
+    path = Path(folder, "0.npz")
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _flip(folder: str) -> None:
+    path = Path(folder, "0.npz")
+    damaged = bytearray(path.read_bytes())
+    damaged[150] ^= 1
+    path.write_bytes(damaged)
+
+
+DAMAGES = {
+    "cut": _cut,
+    "flipped": _flip,
+    "file gone": lambda folder: Path(folder, "0.npz").unlink(),
+    "no manifest": lambda folder: Path(folder, MANIFEST).unlink(),
+    "half a manifest": lambda folder: Path(folder, MANIFEST).write_text('{"settings": "s"', encoding="utf-8"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_passed_over_for_the_one_before(tmp_path: Path, damage: str):
+    good, bad = write(tmp_path, 10), write(tmp_path, 20)
+    DAMAGES[damage](bad)
+    with pytest.raises(DamagedCheckpointError):
+        read_checkpoint(bad)
+    found, passed = latest(str(tmp_path), "b", "s")
+    assert found == good
+    assert len(passed) == 1
+    assert bad in passed[0]
+
+
+def test_those_of_other_trainings_are_not_taken(tmp_path: Path):
+    write(tmp_path, 10, build="other")
+    write(tmp_path, 20, settings="other")
+    found, passed = latest(str(tmp_path), "b", "s")
+    assert found is None
+    assert ["other settings" in passed[0], "other samples" in passed[1]] == [True, True]
+    assert latest(str(tmp_path / "none"), "b", "s") == (None, [])
+
+
+def test_ranks_write_a_file_each_and_rank_0_commits(tmp_path: Path):
+    folder = step_folder(str(tmp_path), 3)
+    parts = [{f"shard{rank}": np.full(3, rank)} for rank in range(3)]
+    threads = [
+        threading.Thread(target=write_checkpoint, args=(folder, parts[rank], manifest(3, files=3), rank))
+        for rank in (0, 2, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    found, arrays = read_checkpoint(folder)
+    assert [file.name for file in found.files] == ["0.npz", "1.npz", "2.npz"]
+    assert [part.keys() for part in arrays] == [part.keys() for part in parts]
+
+
+def test_without_a_ranks_file_there_is_no_checkpoint(tmp_path: Path):
+    with pytest.raises(TimeoutError, match=r"1\.npz"):
+        write_checkpoint(step_folder(str(tmp_path), 3), ARRAYS, manifest(3, files=2), limit_s=0.2)
+    assert latest(str(tmp_path), "b", "s") == (None, [])
+    remove_unfinished(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_newest_are_kept(tmp_path: Path):
+    writer = CheckpointWriter(str(tmp_path), keep=2)
+    for steps in (1, 2, 3, 11):
+        writer.write(lambda: ARRAYS, manifest(steps))
+    writer.wait()
+    assert checkpoints_in(str(tmp_path)) == [step_folder(str(tmp_path), steps) for steps in (11, 3)]
+
+
+def test_arrays_are_copied_before_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    values, may_write = np.zeros(3), threading.Event()
+    monkeypatch.setattr(
+        "dssm.train.checkpoint.write_checkpoint",
+        lambda *given: (may_write.wait(10), write_checkpoint(*given)),
+    )
+    writer = CheckpointWriter(str(tmp_path), keep=2)
+    writer.write(lambda: {"values": np.array(values)}, manifest(1))
+    values += 5
+    assert writer.busy
+    may_write.set()
+    writer.wait()
+    assert read_checkpoint(step_folder(str(tmp_path), 1))[1][0]["values"].tolist() == [0, 0, 0]
+
+
+def test_a_store_that_fails_costs_a_checkpoint_and_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("dssm.train.checkpoint.write_checkpoint", fail)
+    writer = CheckpointWriter(str(tmp_path), keep=2)
+    writer.write(lambda: ARRAYS, manifest(4))
+    writer.wait()
+    assert "no checkpoint at step 4: no space left" in capsys.readouterr().err
+
+
+def test_the_digest_is_of_what_is_computed(tmp_path: Path):
+    digest = training_digest(make_settings(tmp_path))
+    assert training_digest(make_settings("elsewhere", ranks=1, prefetch=9, checkpoint={"keep": 5})) == digest
+    assert training_digest(make_settings(tmp_path, learning_rate=0.02)) != digest
+    assert training_digest(make_settings(tmp_path, model={"vector_dim": 6})) != digest
+
+
+def test_names_are_unique():
+    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]

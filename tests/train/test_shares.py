@@ -10,20 +10,20 @@ import tensorflow as tf
 
 from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, ITEM_ROWS, LABEL, USER_KEY, WEIGHT, read_manifest
 from dssm.paths import RunPaths
-from dssm.stream.batches import Batch
+from dssm.stream.batches import Batch, Span
 from dssm.train import worker
-from dssm.train.shares import ITEM_ROW_PROBABILITY, ItemShares, catalogue_shares, recent_rows, with_shares
+from dssm.train.shares import ITEM_ROW_PROBABILITY, ItemShares, catalogue_shares, rows_within, with_shares
 from dssm.train.step import make_step
 from tests.datasets import DAY_MS, draw_files, make_settings, write_items, write_run
 
 ROWS = (7, 13, 5, 11)
 
 
-def test_recent_rows_are_counted_by_file_and_by_item(tmp_path: Path):
+def test_rows_of_a_span_are_counted_by_file_and_by_item(tmp_path: Path):
     settings = write_run(tmp_path, ROWS)
     folder = RunPaths(settings.run_folder).part("train")
     since = settings.day_start_ms(-2)
-    found = recent_rows(folder, read_manifest(folder, "build_samples"), since)
+    found = rows_within(folder, read_manifest(folder, "build_samples"), Span(since=since))
 
     files = draw_files(settings, ROWS, seed=100)
     recent = [rows[EVENT_TIME] >= since for rows in files]

@@ -1,0 +1,128 @@
+"""A training that is broken off anywhere ends as one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dssm.model.export import LoadedTower
+from dssm.model.manifest import ModelManifest
+from dssm.paths import RunPaths
+from dssm.train import worker
+from dssm.train.checkpoint import checkpoints_in, read_checkpoint
+from dssm.train.step import make_step
+from tests.datasets import make_catalogue, make_settings, write_run
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+
+ROWS = (17, 23, 9, 31)  # 80 rows, 20 batches of 4 an epoch
+DROPOUT = {"user_tower": {"layers": [8], "dropout": 0.3}, "item_tower": {"layers": [6]}}
+CASES: dict[str, dict[str, Any]] = {
+    "adam": {"model": DROPOUT},
+    "streaming": {"loss": {"logq": "streaming", "frequency": {"buckets": 64}}, "optimizer": "lazy_adam"},
+    "mixed": {"loss": {"kind": "mixed_negative", "uniform": 8}, "optimizer": "rowwise_adagrad", "model": DROPOUT},
+    "last_pass": {"recent": {"days": 3, "epochs": 1}, "schedule": {"kind": "cosine", "warmup_steps": 3}},
+    "validation": {
+        "validation": {"days": 1, "metric": "recall@5", "patience": 1},
+        "recent": {"days": 2},
+        "learning_rate": 0.1,
+        "epochs": 4,
+    },
+}
+
+
+class BrokenOffError(Exception):
+    """Raised in the place of a step."""
+
+
+def train(settings: Any, monkeypatch: pytest.MonkeyPatch, steps: int | None = None) -> ModelManifest:
+    """Trains; with `steps`, until so many have been taken."""
+
+    def make(*arguments: Any) -> Any:
+        step, taken = make_step(*arguments), 0
+
+        def counted(*batches: Any) -> Any:
+            nonlocal taken
+            if taken == steps:
+                raise BrokenOffError
+            taken += 1
+            return step(*batches)
+
+        return counted
+
+    monkeypatch.setattr(worker, "make_step", make)
+    return worker.train_here(settings, lambda report: None)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_broken_off_again_and_again_the_weights_are_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+):
+    how = {"checkpoint": {"every_steps": 3}, "epochs": 2, **CASES[case]}
+    uninterrupted = write_run(tmp_path / "whole", ROWS, **how)
+    whole = train(uninterrupted, monkeypatch)
+
+    settings = write_run(tmp_path / "broken", ROWS, **how)
+    paths = RunPaths(settings.run_folder)
+    for steps in (1, 2, 7, 16, 4, 11):
+        with pytest.raises(BrokenOffError):
+            train(settings, monkeypatch, steps)
+    end = train(settings, monkeypatch)
+
+    assert end.model_version == whole.model_version
+    assert (end.loss, end.steps, end.best_epoch) == (whole.loss, whole.steps, whole.best_epoch)
+    assert (end.metrics, end.validation) == (whole.metrics, whole.validation)
+    assert not Path(paths.checkpoints).exists()
+    one, other = (
+        read_checkpoint(f"{RunPaths(run.run_folder).model}/checkpoint")[1][0] for run in (settings, uninterrupted)
+    )
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def test_a_rerun_after_the_end_trains_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = write_run(tmp_path, ROWS)
+    assert train(settings, monkeypatch).model_version == train(settings, monkeypatch).model_version
+
+
+def test_other_settings_do_not_go_on_from_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    how = {"checkpoint": {"every_steps": 2}}
+    settings = write_run(tmp_path, ROWS, **how)
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 5)
+    assert checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+    other = make_settings(tmp_path, **how, learning_rate=0.5)
+    with pytest.raises(BrokenOffError):
+        train(other, monkeypatch, 1)
+    assert "belongs to a training with other settings" in capfd.readouterr().err
+    assert not checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+
+
+def test_resume_false_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    how = {"checkpoint": {"every_steps": 2}, "resume": False}
+    settings = write_run(tmp_path, ROWS, **how)
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 5)
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 1)
+    assert not checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+
+
+def test_the_best_epochs_weights_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With a learning rate that spoils the model, the first epochs are the best, and the epochs end early."""
+    how = {"validation": {"days": 1, "metric": "loss", "patience": 2}, "epochs": 9, "learning_rate": 0.01}
+    settings = write_run(tmp_path, ROWS, **how)
+    made = train(settings, monkeypatch)
+    assert made.best_epoch == int(np.argmin(made.loss)) + 1
+    assert len(made.validation) == made.epochs
+    state, _ = read_checkpoint(f"{RunPaths(settings.run_folder).model}/checkpoint")
+    assert state.place.took_best
+    tower = LoadedTower(f"{RunPaths(settings.run_folder).model}/item_tower")
+    catalogue = make_catalogue(settings)
+    assert np.isfinite(tower.vectors({name: catalogue[name] for name in tower.inputs})).all()
