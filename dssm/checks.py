@@ -112,3 +112,36 @@ def _losses(model: Model, train: Train) -> Iterator[tuple[str, LossKind]]:
         yield (
             ("train.loss", train.loss) if objective.loss is None else (f"model.objectives.{name}.loss", objective.loss)
         )
+
+
+def check_launch(train: Train) -> None:
+    """Checks the ways to start a training: what one needs, and what another would not heed."""
+    if train.launch == "single" and train.ranks != 1:
+        raise UserError(
+            f"train.ranks: {train.ranks} ranks with launch: single; expected 1, or launch: spark or horovodrun"
+        )
+    if train.hosts is not None and (train.launch != "horovodrun" or train.elastic is not None):
+        raise UserError(
+            f"train.hosts: '{train.hosts}' with launch: {train.launch}{' and train.elastic' if train.elastic else ''}; "
+            "remove it, or set launch: horovodrun"
+            + (" without train.elastic, whose hosts are those of elastic.hosts_script" if train.elastic else "")
+        )
+    elastic = train.elasticity
+    if elastic is None:
+        return
+    if train.launch not in ("horovodrun", "spark-elastic"):
+        raise UserError(
+            f"train.elastic: with launch: {train.launch}; remove it, or set launch: spark-elastic or horovodrun"
+        )
+    if (elastic.hosts_script is None) != (train.launch == "spark-elastic"):
+        raise UserError(
+            "train.elastic.hosts_script: horovodrun learns the hosts of the moment from it; expected a program that "
+            "prints host:slots a line"
+            if elastic.hosts_script is None
+            else "train.elastic.hosts_script: with launch: spark-elastic, whose hosts are Spark's executors; remove it"
+        )
+    if not elastic.min_ranks <= train.ranks <= (elastic.max_ranks or train.ranks):
+        raise UserError(
+            f"train.ranks: {train.ranks}, but train.elastic allows {elastic.min_ranks} to {elastic.max_ranks}; "
+            "expected a number between them to start with"
+        )

@@ -20,7 +20,7 @@ import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from dssm.checks import check_losses, check_model, towers_of
+from dssm.checks import check_launch, check_losses, check_model, towers_of
 from dssm.errors import UserError, did_you_mean
 from dssm.features import (
     AnyFeature,
@@ -134,20 +134,13 @@ class Settings(StrictModel):
                 raise UserError(f"sources: none has '{role}' in its roles; add it to the roles of one source")
         self._check_split()
         self._check_file_size()
-        if self.train.launch == "single" and self.train.ranks != 1:
-            raise UserError(
-                f"train.ranks: {self.train.ranks} ranks with launch: single; expected 1, or launch: spark or horovodrun"
-            )
-        if self.train.hosts is not None and self.train.launch != "horovodrun":
-            raise UserError(
-                f"train.hosts: '{self.train.hosts}' with launch: {self.train.launch}; "
-                "remove it, or set launch: horovodrun"
-            )
-        if self.train.recent is not None and self.train.recent.days > self.window.train_days:
-            raise UserError(
-                f"train.recent.days: {self.train.recent.days} are more than window.train_days, "
-                f"{self.window.train_days}; expected at most those"
-            )
+        check_launch(self.train)
+        for key, days in (("recent.days", self.train.recent), ("validation.days", self.train.validation)):
+            if days is not None and days.days > self.window.train_days:
+                raise UserError(
+                    f"train.{key}: {days.days} are more than window.train_days, "
+                    f"{self.window.train_days}; expected at most those"
+                )
         _check_names("model.objectives", self.model.objectives)
         for place, tower in towers_of(self.model):
             _check_names(f"{place}.channels", getattr(tower, "channels", ()))

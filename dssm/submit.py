@@ -39,7 +39,7 @@ def command(job: str, arguments: Sequence[str], settings: Settings, environment:
     `train` with launch `single` or `horovodrun` needs no Spark, and starts without it.
     """
     script = str(PROJECT / "jobs" / f"{job}.py")
-    if job == "train" and settings.train.launch != "spark":
+    if job == "train" and settings.train.launch not in ("spark", "spark-elastic"):
         return [sys.executable, script, *arguments]
     conf = {**_conf(job, settings, is_local(master(settings, environment))), **settings.spark.conf}
     submit = str(Path(sys.executable).with_name("spark-submit"))

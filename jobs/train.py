@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _session(settings: Settings) -> AbstractContextManager[object]:
-    if settings.train.launch != "spark":
+    if settings.train.launch not in ("spark", "spark-elastic"):
         return nullcontext()
     from dssm.spark import spark_session
 

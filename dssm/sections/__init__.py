@@ -29,12 +29,12 @@ from dssm.sections.tables import (
     VectorTable,
     Window,
 )
-from dssm.sections.train import Recent, Train
+from dssm.sections.train import Elastic, Recent, Train
 
 __all__ = [
-    "Catalogue", "Counter", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives", "History",
-    "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer", "OptimizerKind",
-    "PopularityNegatives", "ProfileTable", "Recent", "Samples", "Schedule", "ScheduleKind", "Scorer", "Spark", "Split",
-    "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Train", "UnclickedNegatives",
+    "Catalogue", "Counter", "Elastic", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives",
+    "History", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer",
+    "OptimizerKind", "PopularityNegatives", "ProfileTable", "Recent", "Samples", "Schedule", "ScheduleKind", "Scorer",
+    "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Train", "UnclickedNegatives",
     "UniformNegatives", "VectorTable", "Window",
 ]  # fmt: skip

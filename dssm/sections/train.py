@@ -61,12 +61,31 @@ class Checkpoint(StrictModel):
     keep: int = Field(2, ge=1, description="Checkpoints that stay until the model is there.")
 
 
+class Elastic(StrictModel):
+    """A training that goes on with other ranks when some are lost, and with more when some join."""
+
+    min_ranks: int = Field(1, ge=1, description="With fewer it waits, for train.start_timeout_s.")
+    max_ranks: int | None = Field(None, ge=1, description="Default: train.ranks.")
+    commit_every_steps: int = Field(
+        100, ge=1, description="Steps between commits: a lost rank costs those since the last, a new one joins at one."
+    )
+    hosts_script: str | None = Field(
+        None, description="For horovodrun: a program that prints the hosts of the moment, host:slots a line."
+    )
+
+
 class Train(StrictModel):
-    launch: Literal["spark", "horovodrun", "single"] = Field(
-        "spark", description="horovod.spark.run inside the Spark job, horovodrun, or one process."
+    launch: Literal["spark", "spark-elastic", "horovodrun", "single"] = Field(
+        "spark",
+        description="horovod.spark.run inside the Spark job, horovod.spark.run_elastic, horovodrun (with `elastic` a "
+        "training whose hosts may change), or one process.",
     )
     ranks: int = Field(1, ge=1, description="Processes that train together; `single` takes 1.")
     hosts: str | None = Field(None, description="Hosts for horovodrun, as host:slots,…; default: this machine.")
+    interfaces: str | None = Field(
+        None, description="Network interfaces that the ranks talk over, such as eth0; default: all that reach them."
+    )
+    elastic: Elastic | None = Field(None, description="spark-elastic has it without being asked, with its defaults.")
     loss: Loss = InBatchSoftmax()
     batch_size: int = Field(1024, ge=1, description="Rows a rank and step.")
     epochs: int = Field(3, ge=1)
@@ -97,3 +116,8 @@ class Train(StrictModel):
     threads: int | None = Field(None, ge=1, description="TensorFlow's threads a rank; default: cores / ranks.")
     start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")
     stall_shutdown_s: int = Field(120, ge=1, description="A rank that is silent for so long ends the job.")
+
+    @property
+    def elasticity(self) -> Elastic | None:
+        """How the ranks may change; None where they may not."""
+        return self.elastic or (Elastic() if self.launch == "spark-elastic" else None)

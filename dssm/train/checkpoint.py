@@ -27,8 +27,8 @@ Arrays = dict[str, np.ndarray]
 
 FILES_LIMIT_S = 600  # rank 0's wait for the other ranks' files of a sharded model
 _HOW_IT_RUNS = {  # what may differ between a training and its resumption
-    "launch", "ranks", "hosts", "batch_size", "reader_threads", "prefetch", "threads", "start_timeout_s",
-    "stall_shutdown_s", "checkpoint", "resume",
+    "launch", "ranks", "hosts", "interfaces", "elastic", "batch_size", "reader_threads", "prefetch", "threads",
+    "start_timeout_s", "stall_shutdown_s", "checkpoint", "resume",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from dssm.errors import UserError
 from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
+from dssm.sections import Elastic, Train
 from dssm.train.progress import REPORT_TO, ProgressView, ReportListener, ReportStream
 from dssm.train.result import TrainResult
 
@@ -48,7 +49,7 @@ def train(settings: Settings) -> None:
             "some ranks have nothing to read; lower samples.rows_per_file[/yellow]"
         )
     with ProgressView() as view:
-        if chosen.launch == "spark":
+        if chosen.launch in ("spark", "spark-elastic"):
             model = _by_spark(settings, view)
         elif chosen.launch == "horovodrun":
             model = _by_horovodrun(settings, view)
@@ -83,21 +84,33 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
     from dssm.train.worker import train_worker
 
     context = SparkContext.getOrCreate()
-    _wait_for_slots(context, settings.train.ranks)
+    train = settings.train
+    _wait_for_slots(context, train.ranks)
     stream = ReportStream(view.show)
     with _listener(view, context.getConf().get("spark.driver.host") or LOOPBACK) as address:
-        results = horovod.spark.run(
-            train_worker,
-            args=(settings.model_dump_json(),),
-            num_proc=settings.train.ranks,
-            start_timeout=settings.train.start_timeout_s,
-            env={**os.environ, **_environment(settings, address)},
-            stdout=stream,
-            stderr=stream,
-            use_gloo=True,
-            verbose=0,
-            prefix_output_with_timestamp=False,
-        )
+        how = {
+            "args": (settings.model_dump_json(),),
+            "num_proc": train.ranks,
+            "start_timeout": train.start_timeout_s,
+            "env": {**os.environ, **_environment(settings, address)},
+            "stdout": stream,
+            "stderr": stream,
+            "verbose": 0,
+            "nics": set(train.interfaces.split(",")) if train.interfaces else None,
+            "prefix_output_with_timestamp": False,
+        }
+        if train.launch == "spark":
+            results = horovod.spark.run(train_worker, use_gloo=True, **how)
+        else:
+            elastic = train.elasticity
+            assert elastic is not None
+            results = horovod.spark.run_elastic(
+                train_worker,
+                min_num_proc=elastic.min_ranks,
+                max_num_proc=elastic.max_ranks or train.ranks,
+                elastic_timeout=train.start_timeout_s,
+                **how,
+            )
     return TrainResult.model_validate_json(results[0]).unwrap()
 
 
@@ -140,7 +153,11 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
     storage.write_text(given, settings.model_dump_json())
     command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(settings.train.ranks), "--gloo"]
     command += ["--start-timeout", str(settings.train.start_timeout_s)]
-    if settings.train.hosts:
+    if settings.train.interfaces:
+        command += ["--network-interfaces", settings.train.interfaces]
+    if settings.train.elastic is not None:
+        command += _elastic_options(settings.train, settings.train.elastic)
+    elif settings.train.hosts:
         command += ["-H", settings.train.hosts]
     command += [sys.executable, "-m", "dssm.train.worker", given, made]
     stream = ReportStream(view.show)
@@ -163,3 +180,11 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
     result = TrainResult.model_validate_json(storage.read_text(made))
     storage.remove(folder)
     return result.unwrap()
+
+
+def _elastic_options(train: Train, elastic: Elastic) -> list[str]:
+    assert elastic.hosts_script is not None
+    return [
+        "--min-np", str(elastic.min_ranks), "--max-np", str(elastic.max_ranks or train.ranks),
+        "--host-discovery-script", elastic.hosts_script, "--elastic-timeout", str(train.start_timeout_s),
+    ]  # fmt: skip

@@ -30,6 +30,7 @@ class Report:
       loss: mean over the steps since the last report.
       seconds: since the epoch's start.
       input_wait: share of the time since the last report that was spent waiting for batches.
+      exchange: share of the last steps' time that went into the ranks' sums of gradients; None of one rank.
       learning_rate: of the last step.
       auc: on the test samples; given with the epoch's last report.
       validation: the metric that chooses the best epoch, and its value; likewise.
@@ -42,10 +43,11 @@ class Report:
     rows_per_s: float
     loss: float
     seconds: float
-    input_wait: float = 0.0
-    learning_rate: float = 0.0
     auc: float | None = None
     validation: str | None = None
+    input_wait: float = 0.0
+    exchange: float | None = None
+    learning_rate: float = 0.0
 
 
 def as_line(report: Report) -> str:
@@ -80,10 +82,14 @@ class ProgressView:
         done = (report.epoch - 1) * report.steps + report.step
         epoch = f"{report.epoch}/{report.epochs}"
         state = f"loss {report.loss:.4f}  {report.rows_per_s:,.0f} samples/s"
-        steps = f"step {report.step}/{report.steps}  {state}"
+        steps = f"step {report.step}/{report.steps}  {state}  input wait {report.input_wait:.0%}"
+        if report.exchange is not None:
+            steps += f"  exchange {report.exchange:.0%}"
+        steps += f"  learning rate {report.learning_rate:.3g}"
         self._bar.update(self._task, completed=done, total=total, epoch=f"epoch {epoch}", state=steps)
         if report.auc is not None:
-            out.print(f"  epoch {epoch}  {state}  AUC {report.auc:.4f}")
+            validation = f"  validation {report.validation}" if report.validation else ""
+            out.print(f"  epoch {epoch}  {state}  AUC {report.auc:.4f}{validation}")
         elif not out.is_terminal and time.monotonic() - self._shown > 10:  # a log file wants a sign of life
             left = report.seconds / report.step * (total - done)
             out.print(f"  epoch {epoch}  {steps}  ETA {left:.0f} s")

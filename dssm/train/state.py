@@ -71,36 +71,47 @@ class TrainingState:
         return next(iter(checkpoints_in(self.folder)), None)
 
     def begin(self, resume: bool) -> Place:
-        """Gives all ranks the same state: that of the newest checkpoint that is whole or, without one, rank 0's own.
+        """Reads on rank 0 the newest checkpoint that is whole, where there is one. The ranks `share` it afterwards.
 
-        What is passed over is said on rank 0 and, with all that is left of other trainings, removed.
+        What is passed over is said and, with all that is left of other trainings, removed.
         """
-        place: Place | None = None
-        if hvd.rank() == 0:
-            found, passed = latest(self.folder, self._build, self._digest) if resume else (None, [])
-            for line in passed:
-                print(f"train: {line}", file=sys.stderr, flush=True)
-            if found is None:
-                storage.remove(self.folder)
-            else:
-                remove_unfinished(self.folder)
-                place = self._load(found)
-                print(f"train: resumed from {found}, {place.steps:,} steps done", file=sys.stderr, flush=True)
-        place = hvd.broadcast_object(place, root_rank=0, name="place")
+        if hvd.rank():
+            return Place()
+        found, passed = latest(self.folder, self._build, self._digest) if resume else (None, [])
+        for line in passed:
+            print(f"train: {line}", file=sys.stderr, flush=True)
+        if found is None:
+            storage.remove(self.folder)
+            return Place()
+        remove_unfinished(self.folder)
+        place = self._load(found)
+        print(f"train: resumed from {found}, {place.steps:,} steps done", file=sys.stderr, flush=True)
+        return place
+
+    def share(self, place: Place) -> Place:
+        """Gives all ranks the variables and the place of rank 0. Returns: that place."""
+        shared: Place = hvd.broadcast_object(place, root_rank=0, name="place")
         hvd.broadcast_variables(list(self._variables.values()), root_rank=0)
-        return place or Place()
+        return shared
+
+    def copied(self) -> Arrays:
+        return arrays_of(self._variables)
+
+    def assign(self, arrays: Arrays) -> None:
+        """Takes up what `copied` gave."""
+        for name, variable in self._variables.items():
+            variable.assign(arrays[name])
 
     def _load(self, folder: str) -> Place:
         manifest, parts = read_checkpoint(folder)
-        self._assign({name: values for part in parts for name, values in part.items()}, folder)
+        self._assign_all({name: values for part in parts for name, values in part.items()}, folder)
         return manifest.place
 
-    def _assign(self, arrays: Arrays, folder: str) -> None:
+    def _assign_all(self, arrays: Arrays, folder: str) -> None:
         missing, spare = self._variables.keys() - arrays.keys(), arrays.keys() - self._variables.keys()
         if missing or spare:
             raise DamagedCheckpointError(f"{folder} lacks {sorted(missing)} and has {sorted(spare)} too many")
-        for name, variable in self._variables.items():
-            variable.assign(arrays[name])
+        self.assign(arrays)
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is to be written after this step. Only of rank 0's interest."""
@@ -115,13 +126,13 @@ class TrainingState:
         """Copies the state, and writes it while the training goes on."""
         if hvd.rank():
             return
-        self._writer.write(lambda: arrays_of(self._variables), self._manifest(place))
+        self._writer.write(self.copied, self._manifest(place))
         self._written = time.monotonic()
 
     def write_best(self, place: Place) -> None:
         """Writes the state of the best epoch so far, in the place of the one before."""
         if hvd.rank() == 0:
-            write_checkpoint(f"{self.folder}/best", arrays_of(self._variables), self._manifest(place))
+            write_checkpoint(f"{self.folder}/best", self.copied(), self._manifest(place))
 
     def take_best(self) -> None:
         """Gives all ranks the weights of the best epoch, with its optimizer."""
@@ -131,7 +142,7 @@ class TrainingState:
 
     def write_final(self, folder: str, place: Place) -> None:
         """Writes the state into `folder`, as a later training takes it up."""
-        write_checkpoint(folder, arrays_of(self._variables), self._manifest(place))
+        write_checkpoint(folder, self.copied(), self._manifest(place))
 
     def end(self) -> None:
         """Waits for what is being written."""

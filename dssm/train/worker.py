@@ -41,6 +41,7 @@ from dssm.stream.batches import Batch, Reading, as_dataset, rank_batches
 from dssm.stream.plan import Leg, plan_epoch
 from dssm.train.catalogue import catalogue_batches
 from dssm.train.clock import Clock
+from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.measure import make_predict, measure, metric_names
 from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.passes import Pass, plan_passes
@@ -56,8 +57,10 @@ from dssm.train.watch import suspicious_columns
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
 
 
-def train_worker(settings_json: str) -> str:
+def train_worker(settings_json: str, result_to: str | None = None) -> str:
     """Trains as one of Horovod's ranks.
+
+    Args: result_to: a file that rank 0 writes the result to.
 
     Returns: a TrainResult as JSON. A fault of the user's is found by all ranks at the same step, and is returned:
       an exception would reach the launcher as the death of a rank.
@@ -66,13 +69,20 @@ def train_worker(settings_json: str) -> str:
     hvd.init()
     _use_device(settings)
     try:
-        show = reporter(os.environ.get(REPORT_TO)) if hvd.rank() == 0 else _silent
-        return TrainResult(model=_Trainer(settings).run(show)).model_dump_json()
-    except UserError as error:
-        return TrainResult(error=str(error)).model_dump_json()
+        result = _result(settings)
+        if result_to is not None and hvd.rank() == 0:
+            storage.write_text(result_to, result)
+        return result
     finally:
         faulthandler.cancel_dump_traceback_later()
         hvd.shutdown()
+
+
+def _result(settings: Settings) -> str:
+    try:
+        return TrainResult(model=_Trainer(settings).run(_Reports(os.environ.get(REPORT_TO)))).model_dump_json()
+    except UserError as error:
+        return TrainResult(error=str(error)).model_dump_json()
 
 
 def train_here(settings: Settings, show: Callable[[Report], None]) -> ModelManifest:
@@ -82,8 +92,16 @@ def train_here(settings: Settings, show: Callable[[Report], None]) -> ModelManif
     return _Trainer(settings).run(show)
 
 
-def _silent(_: Report) -> None:
-    """Ranks other than 0 report nothing."""
+class _Reports:
+    """Reports to the launcher from rank 0, which may be another process after ranks were lost."""
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._show: Callable[[Report], None] | None = None
+
+    def __call__(self, report: Report) -> None:
+        self._show = self._show or reporter(self._address)
+        self._show(report)
 
 
 def _use_device(settings: Settings) -> None:
@@ -163,15 +181,21 @@ class _Trainer:
         towers = build_towers(settings.model, settings.features, sizes, settings.vectors, matrices)
         self.model = TwoTowerModel(settings.model, settings.train.loss, towers)
         self.optimizer = make_optimizer(settings.train, self._planned_steps(), self.model)
-        self.items = self._items_manifest()
-        self.step = make_step(settings, self.model, self.optimizer, negatives, self.items.rows if self.items else 0)
-        self.predict = make_predict(self.model)
-        self.recall = self._make_recall()
+        self.negatives, self.items = negatives, self._items_manifest()
+        self.elastic: ElasticState | None = None
+        self._compile()
         self.state = TrainingState(settings, self.train.build, self.paths.checkpoints, self.model, self.optimizer)
 
     @property
     def towers(self) -> TwoTowers:
         return self.model.towers
+
+    def _compile(self) -> None:
+        """Makes the functions that are traced with the number of ranks, which an elastic training changes."""
+        items = self.items.rows if self.items else 0
+        self.step = make_step(self.settings, self.model, self.optimizer, self.negatives, items)
+        self.predict = make_predict(self.model)
+        self.recall = self._make_recall()
 
     def _planned_steps(self) -> int:
         """Returns the steps of a training by these ranks that nothing interrupts."""
@@ -217,8 +241,20 @@ class _Trainer:
         return iter(as_dataset(made, columns, items, self.settings.train.prefetch))
 
     def run(self, show: Callable[[Report], None]) -> ModelManifest:
+        """Trains from the run's last checkpoint, or from the start, and saves the model.
+
+        Args: show: is called on rank 0 alone.
+        """
+        place = self.state.begin(self.settings.train.resume)
+        if self.settings.train.elasticity is None:
+            return self._run_from(self.state.share(place), show)
+        self.elastic = ElasticState(self.state, place)
+        return run_elastic(self.elastic, lambda synced: self._run_from(synced, show))
+
+    def _run_from(self, place: Place, show: Callable[[Report], None]) -> ModelManifest:
         train, is_first = self.settings.train, hvd.rank() == 0
-        place = self.state.begin(train.resume)
+        if self.elastic is not None:
+            self._compile()
         if is_first and not place.steps:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
@@ -263,6 +299,8 @@ class _Trainer:
             place = self._judge(place, validation)
         faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
         self.state.write(place)
+        if self.elastic is not None:
+            self.elastic.commit_at(place)
         if hvd.rank() == 0 and last is not None:
             show(
                 dataclasses.replace(last, loss=place.losses[-1], auc=metrics["auc"], validation=self._shown(validation))
@@ -364,8 +402,8 @@ class _Trainer:
             pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))
             clock.stepped()
             self._expect_progress()
-            due = self.state.is_due(place.steps + len(pending))
-            if number % LOOK_EVERY and number < steps and not due:
+            due, commits = (is_due(place.steps + len(pending)) for is_due in (self.state.is_due, self._commits))
+            if number % LOOK_EVERY and number < steps and not due and not commits:
                 continue
             fresh = [float(made["loss"]) for _, made in pending]
             if not np.isfinite(fresh).all():
@@ -376,12 +414,19 @@ class _Trainer:
             pending.clear()
             if due:
                 self.state.write(place)
+            if commits:
+                assert self.elastic is not None
+                self.elastic.commit_at(place)
             report = Report(
                 a_pass.number + 1, len(self.passes.all), number, steps, clock.rows_per_s, parts["loss"],
                 clock.seconds, input_wait=clock.input_wait, learning_rate=float(self.optimizer.learning_rate),
             )  # fmt: skip
             scalars = {"samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate}
             yield report, place, {**parts, **scalars, "input_wait": report.input_wait}
+
+    def _commits(self, step: int) -> bool:
+        elastic = self.settings.train.elasticity
+        return elastic is not None and step % elastic.commit_every_steps == 0
 
     def _stop(self, loss: float, a_pass: Pass, step: int, batch: Batch) -> None:
         """Raises: UserError with the step, what stood in its batches, and where the last good state is."""
@@ -446,6 +491,4 @@ def _known_of(metrics: dict[str, float]) -> dict[str, float | None]:
 
 
 if __name__ == "__main__":  # started by horovodrun: the settings' file, then the file for rank 0's result
-    result = train_worker(storage.read_text(sys.argv[1]))
-    if os.environ.get("HOROVOD_RANK", "0") == "0":
-        storage.write_text(sys.argv[2], result)
+    train_worker(storage.read_text(sys.argv[1]), sys.argv[2])
