@@ -34,6 +34,10 @@ def parser(job: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as train.epochs=2"
     )
+    if job == "train":
+        made.add_argument(
+            "--warm-start", metavar="RUN", help="train the model of this run further, NAME/DATE or its folder"
+        )
     if job == "build_samples":
         made.add_argument(
             "--vocabularies",
@@ -57,14 +61,16 @@ def parse_settings(argv: Sequence[str] | None, job: str) -> list[Settings]:
     Raises: UserError at any fault of the settings; SystemExit(2) at unknown arguments.
     """
     arguments = parser(job).parse_args(argv)
-    settings = load_settings(arguments.config, [*arguments.set, *_frozen(arguments)])
+    settings = load_settings(arguments.config, [*arguments.set, *_of_flags(arguments)])
     dates = parse_dates(arguments.date, arguments.dates)
     return [settings.for_date(date) for date in dates or [settings.date]]
 
 
-def _frozen(arguments: argparse.Namespace) -> list[str]:
-    """Returns --vocabularies and --grow as overrides of the settings that they stand for."""
+def _of_flags(arguments: argparse.Namespace) -> list[str]:
+    """Returns --vocabularies, --grow and --warm-start as overrides of the settings that they stand for."""
     overrides = []
+    if getattr(arguments, "warm_start", None) is not None:
+        overrides.append(f"train.warm_start.run={json.dumps(arguments.warm_start)}")
     if getattr(arguments, "vocabularies", None) is not None:
         overrides.append(f"samples.vocabularies.run={json.dumps(arguments.vocabularies)}")
     if getattr(arguments, "grow", False):

@@ -95,6 +95,7 @@ class Statistics(_Frozen):
 class FileSpec(_Frozen):
     name: str
     rows: int
+    sha256: str | None = Field(None, description="Of the file's bytes; none in datasets written before it was kept.")
 
 
 class SourceCounts(_Frozen):

@@ -375,15 +375,17 @@ class _Build:
                 made.repartition(tasks, TASK).mapInArrow(gathered(maker.run), _spark_schema(list(WRITTEN))).collect()
             )
             rows_of = {row["file"]: row["rows"] for row in written}
+            sums = {row["file"]: row["sha256"] for row in written}
             for part in PARTS:
                 remove_unfinished(f"{self.folder}/{part}")
             for number, (part, name) in enumerate(names):
                 if number not in rows_of:
-                    write_file(f"{self.folder}/{part}/{name}", arrow_schema(columns[part]).empty_table(), columns[part])
+                    empty = arrow_schema(columns[part]).empty_table()
+                    sums[number] = write_file(f"{self.folder}/{part}/{name}", empty, columns[part])
             for part in PARTS:
                 first = router.first(part)
                 specs = [
-                    FileSpec(name=names[number][1], rows=rows_of.get(number, 0))
+                    FileSpec(name=names[number][1], rows=rows_of.get(number, 0), sha256=sums[number])
                     for number in range(first, first + files[part])
                 ]
                 self.datasets[part] = (columns[part], specs)

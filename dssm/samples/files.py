@@ -62,7 +62,7 @@ from dssm.samples.words import Words
 from dssm.samples.writing import new_file
 from dssm.sections import Counter
 
-WRITTEN = (("file", pa.int32()), ("rows", pa.int64()), ("matched", pa.list_(pa.int64())))
+WRITTEN = (("file", pa.int32()), ("rows", pa.int64()), ("matched", pa.list_(pa.int64())), ("sha256", pa.string()))
 
 
 def counter_column(name: str) -> str:
@@ -80,11 +80,12 @@ def _scalar(spec: ColumnSpec) -> pa.DataType:
     return pa.string() if spec.dtype == "string" else pa.from_numpy_dtype(np.dtype(spec.dtype))
 
 
-def write_file(path: str, table: pa.Table, columns: Mapping[str, ColumnSpec]) -> None:
-    """Writes one Parquet file of one row group."""
+def write_file(path: str, table: pa.Table, columns: Mapping[str, ColumnSpec]) -> str:
+    """Writes one Parquet file of one row group. Returns: its SHA-256."""
     repetitive = [name for name, spec in columns.items() if spec.encoding == "text"]
     with new_file(path, table.schema, repetitive) as file:
         file.write(table)
+    return file.sha256
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ class FileMaker:
         arrays = [pa.array([row[place] for row in written], kind) for place, (_, kind) in enumerate(WRITTEN)]
         yield pa.RecordBatch.from_arrays(arrays, names=[name for name, _ in WRITTEN])
 
-    def _files(self, given: pa.Table) -> Iterator[tuple[int, int, list[int]]]:
-        """Writes the files of some rows. Yields each one's number, its rows, and how many found a profile's row."""
+    def _files(self, given: pa.Table) -> Iterator[tuple[int, int, list[int], str]]:
+        """Writes the files of some rows. Yields each one's number, rows, rows that found a profile's, SHA-256."""
         table = given.combine_chunks()
         files = table[FILE].to_numpy()
         tie = table[USER_KEY].to_numpy()  # the order's numbers are hashes: two rows could share one
@@ -203,18 +204,17 @@ class FileMaker:
         bounds = np.append(np.flatnonzero(np.diff(files[order], prepend=-1)), len(order))
         for start, end in itertools.pairwise(bounds.tolist()):
             number = int(files[order[start]])
-            yield number, end - start, self._write(number, table.take(pa.array(order[start:end])))
+            yield number, end - start, *self._write(number, table.take(pa.array(order[start:end])))
 
-    def _write(self, number: int, rows: pa.Table) -> list[int]:
-        """Writes one file. Returns: how many rows found a row of each profile."""
+    def _write(self, number: int, rows: pa.Table) -> tuple[list[int], str]:
+        """Writes one file. Returns: how many rows found a row of each profile, and the file's SHA-256."""
         dataset, name = self.names[number]
         specs = self.columns[dataset]
         get = {column: rows[column].combine_chunks() for column in rows.column_names}
         made, matched = {"interactions": self._interactions, "users": self._users}.get(dataset, self._samples)(get)
         schema = arrow_schema(specs)
         table = pa.Table.from_arrays([made[column].cast(schema.field(column).type) for column in specs], schema=schema)
-        write_file(f"{self.folder}/{dataset}/{name}", table, specs)
-        return matched
+        return matched, write_file(f"{self.folder}/{dataset}/{name}", table, specs)
 
     def _user_side(self, rows: Mapping[str, pa.Array]) -> tuple[dict[str, pa.Array], list[int]]:
         spec = ColumnSpec(dtype="int32", shape=(self.words.width,), encoding="packed")

@@ -5,11 +5,12 @@ Spark's own Parquet writer lists a column's encodings in an order that differs f
 
 from __future__ import annotations
 
+import hashlib
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,7 +38,7 @@ def write_parts(
     names: Mapping[Any, str],
     row_group_rows: int = 2**20,
     change: Callable[[Batches], Batches] = iter,
-) -> dict[str, int]:
+) -> list[FileSpec]:
     """Writes one Parquet file for each value of the column `part`, sorted within.
 
     Args:
@@ -48,7 +49,7 @@ def write_parts(
       names: each value's file name; a value without rows gets a file without rows.
       row_group_rows: rows of a row group, which a task holds in memory.
       change: what a task does with its rows, which are sorted by `part` and `order`, before they are written.
-    Returns: rows of each file.
+    Returns: the files, in the order of `names`.
     """
     storage.make_folder(folder)
     columns = [column for column in frame.columns if not column.startswith("__")]
@@ -56,14 +57,17 @@ def write_parts(
     writer = PartWriter(folder, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
     parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(len(names), part)
     rows = parted.sortWithinPartitions(part, *order).select("__part", *columns)
-    written = rows.mapInArrow(lambda batches: writer.run(change(batches)), "name string, rows bigint").collect()
+    written = rows.mapInArrow(
+        lambda batches: writer.run(change(batches)), "name string, rows bigint, sha256 string"
+    ).collect()
     remove_unfinished(folder)
-    counts = dict.fromkeys(names.values(), 0) | {row["name"]: row["rows"] for row in written}
-    for name, count in counts.items():
-        if count == 0:
-            with new_file(f"{folder}/{name}", to_arrow_schema(frame.select(columns).schema)):
+    files = {row["name"]: FileSpec(**row.asDict()) for row in written}
+    for name in names.values():
+        if name not in files:
+            with new_file(f"{folder}/{name}", to_arrow_schema(frame.select(columns).schema)) as empty:
                 pass
-    return counts
+            files[name] = FileSpec(name=name, rows=0, sha256=empty.sha256)
+    return [files[name] for name in names.values()]
 
 
 def write_one(frame: DataFrame, path: str, order: Sequence[str], row_group_rows: int = 2**20) -> None:
@@ -86,13 +90,14 @@ class PartWriter:
         file: new_file | None = None
         held: list[pa.RecordBatch] = []
         counts: dict[str, int] = {}
+        sums: dict[str, str] = {}
         try:
             for batch in batches:
                 for value in pc.unique(batch.column(0)).to_pylist():
                     if value != current:
                         if file is not None:
                             self._flush(file, held, everything=True)
-                            file.commit()
+                            sums[self.names[str(current)]] = file.commit()
                         current, held = value, []
                         name = self.names[value]
                         counts[name] = 0
@@ -106,13 +111,13 @@ class PartWriter:
                     self._flush(file, held, everything=False)
             if file is not None:
                 self._flush(file, held, everything=True)
-                file.commit()
+                sums[self.names[str(current)]] = file.commit()
         finally:
             if file is not None:
                 file.discard()
-        yield pa.RecordBatch.from_arrays(
-            [pa.array(counts.keys(), pa.string()), pa.array(counts.values(), pa.int64())], names=["name", "rows"]
-        )
+        made = [pa.array(counts.keys(), pa.string()), pa.array(counts.values(), pa.int64())]
+        made.append(pa.array([sums[name] for name in counts], pa.string()))
+        yield pa.RecordBatch.from_arrays(made, names=["name", "rows", "sha256"])
 
     def _flush(self, file: new_file, held: list[pa.RecordBatch], everything: bool) -> None:
         """Writes whole row groups of what is held, and with `everything` the rest."""
@@ -127,6 +132,20 @@ class PartWriter:
         held[:] = table.slice(whole).to_batches()
 
 
+class _Summing:
+    """A file that sums up what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class new_file:  # noqa: N801  (used as a function that is a context)
     """A Parquet file that has its name when it is whole: a task may run twice at a time, or be killed."""
 
@@ -134,7 +153,7 @@ class new_file:  # noqa: N801  (used as a function that is a context)
         folder, _, name = path.rpartition("/")
         self._path, self._temporary = path, f"{folder}/.{name}.{uuid.uuid4().hex}{UNFINISHED}"
         system, place = storage.filesystem(self._temporary)
-        self._file = system.open(place, "wb")
+        self._file = _Summing(system.open(place, "wb"))
         kinds = list(dictionary) or False
         self._writer = pq.ParquetWriter(self._file, schema, compression=COMPRESSION, use_dictionary=kinds)
         self._open = True
@@ -151,9 +170,16 @@ class new_file:  # noqa: N801  (used as a function that is a context)
         """Writes a row group."""
         self._writer.write_table(rows, row_group_size=max(rows.num_rows, 1))
 
-    def commit(self) -> None:
+    @property
+    def sha256(self) -> str:
+        """Of the file, once it is committed."""
+        return self._file.digest.hexdigest()
+
+    def commit(self) -> str:
+        """Gives the file its name. Returns: its SHA-256."""
         self._close()
         storage.rename(self._temporary, self._path)
+        return self.sha256
 
     def discard(self) -> None:
         """Removes the file unless it was committed."""
@@ -192,5 +218,4 @@ def write_shuffled(frame: DataFrame, folder: str, rows: int, rows_per_file: int,
     drawn = drawn.withColumn("__file", F.expr(f"cast(pmod(xxhash64(__order), {files}) as int)"))
     names = {number: f"part-{number:05d}.parquet" for number in range(files)}
     one_row_group = 2**31 - 1
-    counts = write_parts(drawn, folder, "__file", ["__order", *identity], names, one_row_group)
-    return [FileSpec(name=name, rows=counts[name]) for name in names.values()]
+    return write_parts(drawn, folder, "__file", ["__order", *identity], names, one_row_group)

@@ -35,6 +35,6 @@ __all__ = [
     "Catalogue", "Counter", "Elastic", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives",
     "History", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer",
     "OptimizerKind", "PopularityNegatives", "ProfileTable", "Recent", "Samples", "Schedule", "ScheduleKind", "Scorer",
-    "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Train", "UnclickedNegatives",
-    "UniformNegatives", "VectorTable", "Window",
+    "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Train",
+    "UnclickedNegatives", "UniformNegatives", "VectorTable", "Window",
 ]  # fmt: skip

@@ -61,6 +61,16 @@ class Checkpoint(StrictModel):
     keep: int = Field(2, ge=1, description="Checkpoints that stay until the model is there.")
 
 
+class Staging(StrictModel):
+    """How sample files of a remote store come to local disk, ahead of the reader; local ones stay where they are."""
+
+    cache_bytes: int = Field(4 << 30, ge=1, description="Disk that the copies of a rank take at most.")
+    folder: str | None = Field(None, description="Where the copies are made; default: the system's temporary folder.")
+    threads: int = Field(2, ge=1, le=16, description="Files fetched at once.")
+    attempts: int = Field(5, ge=1, description="Fetches of a file before it is an error.")
+    backoff_s: FiniteFloat = Field(0.5, ge=0, description="Before the second one; each further wait is twice as long.")
+
+
 class Elastic(StrictModel):
     """A training that goes on with other ranks when some are lost, and with more when some join."""
 
@@ -72,6 +82,15 @@ class Elastic(StrictModel):
     hosts_script: str | None = Field(
         None, description="For horovodrun: a program that prints the hosts of the moment, host:slots a line."
     )
+
+
+class WarmStart(StrictModel):
+    """The model of an earlier run, trained further on this run's rows: a day's increment costs a day's data."""
+
+    run: str = Field(
+        description="NAME/DATE, or a run's folder; its vocabularies, grown at most, are those of the samples."
+    )
+    optimizer: Literal["keep", "reset"] = Field("keep", description="The optimizer's state: as it was, or new.")
 
 
 class Train(StrictModel):
@@ -107,11 +126,19 @@ class Train(StrictModel):
         0.5, gt=0, lt=1, description="Chance from which accuracy, precision and recall take a row as positive."
     )
     checkpoint: Checkpoint = Checkpoint()
+    warm_start: WarmStart | None = None
     resume: bool = Field(True, description="Go on from the run's last checkpoint, if it is of the same training.")
     deterministic: bool = Field(
         False, description="The same operations in the same order, at some cost: a rerun gives the same bits."
     )
     reader_threads: int = Field(2, ge=1, le=16, description="Petastorm's reader threads of each rank.")
+    reader_queue_rows: int | None = Field(
+        None,
+        ge=1,
+        description="Rows that a rank's reader holds at most, being read or waiting, whatever the data's size; "
+        "default: those of reader_threads + 2 files.",
+    )
+    staging: Staging = Staging()
     prefetch: int = Field(4, ge=1, description="Batches made ahead of the step.")
     threads: int | None = Field(None, ge=1, description="TensorFlow's threads a rank; default: cores / ranks.")
     start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dssm import storage
 from dssm.config import Settings
@@ -27,8 +27,8 @@ Arrays = dict[str, np.ndarray]
 
 FILES_LIMIT_S = 600  # rank 0's wait for the other ranks' files of a sharded model
 _HOW_IT_RUNS = {  # what may differ between a training and its resumption
-    "launch", "ranks", "hosts", "interfaces", "elastic", "batch_size", "reader_threads", "prefetch", "threads",
-    "start_timeout_s", "stall_shutdown_s", "checkpoint", "resume",
+    "launch", "ranks", "hosts", "interfaces", "elastic", "batch_size", "reader_threads", "reader_queue_rows",
+    "staging", "prefetch", "threads", "start_timeout_s", "stall_shutdown_s", "checkpoint", "resume",
 }  # fmt: skip
 
 
@@ -49,6 +49,7 @@ class CheckpointManifest(BaseModel):
     settings: str
     samples_build: str
     ranks: int
+    iterations: int = Field(0, description="Steps of the optimizer, which a warm start counts on.")
     place: Place
     files: list[CheckpointFile]
 

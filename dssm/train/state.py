@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 
@@ -40,6 +41,10 @@ def state_variables(model: TwoTowerModel, optimizer: tf.keras.optimizers.Optimiz
     return dict(zip(unique_names([variable.name for variable in variables]), variables, strict=True))
 
 
+class TakenOverError(Exception):
+    """Another process has become the one that writes a training's checkpoints."""
+
+
 class TrainingState:
     """The variables of a training, and its checkpoints. Every rank has one; rank 0 writes.
 
@@ -61,14 +66,27 @@ class TrainingState:
         self._chosen = settings.train.checkpoint
         self._digest, self._build = training_digest(settings), samples_build
         self._variables = state_variables(model, optimizer)
+        self._optimizer = optimizer
         self._writer = CheckpointWriter(folder, self._chosen.keep)
         self._written = time.monotonic()
+        self._owner_file, self._token = f"{folder}/owner", secrets.token_hex(8)
 
     @property
     def last(self) -> str | None:
         """The newest checkpoint, None before the first."""
         self._writer.wait()
         return next(iter(checkpoints_in(self.folder)), None)
+
+    @property
+    def variables(self) -> dict[str, tf.Variable]:
+        """All that the training changes, by name."""
+        return self._variables
+
+    @property
+    def of_optimizer(self) -> set[str]:
+        """Names of the variables that are the optimizer's."""
+        own = {id(variable) for variable in self._optimizer.variables}
+        return {name for name, variable in self._variables.items() if id(variable) in own}
 
     def begin(self, resume: bool) -> Place:
         """Reads on rank 0 the newest checkpoint that is whole, where there is one. The ranks `share` it afterwards.
@@ -89,7 +107,9 @@ class TrainingState:
         return place
 
     def share(self, place: Place) -> Place:
-        """Gives all ranks the variables and the place of rank 0. Returns: that place."""
+        """Gives all ranks the variables and the place of rank 0, which now owns the checkpoints. Returns: the place."""
+        if hvd.rank() == 0:
+            storage.write_text(self._owner_file, self._token)
         shared: Place = hvd.broadcast_object(place, root_rank=0, name="place")
         hvd.broadcast_variables(list(self._variables.values()), root_rank=0)
         return shared
@@ -98,9 +118,9 @@ class TrainingState:
         return arrays_of(self._variables)
 
     def assign(self, arrays: Arrays) -> None:
-        """Takes up what `copied` gave."""
-        for name, variable in self._variables.items():
-            variable.assign(arrays[name])
+        """Takes up what `copied` gave, of some variables or of all."""
+        for name, values in arrays.items():
+            self._variables[name].assign(values)
 
     def _load(self, folder: str) -> Place:
         manifest, parts = read_checkpoint(folder)
@@ -123,11 +143,20 @@ class TrainingState:
         return minutes is not None and time.monotonic() - self._written > 60 * minutes and not self._writer.busy
 
     def write(self, place: Place) -> None:
-        """Copies the state, and writes it while the training goes on."""
+        """Copies the state, and writes it while the training goes on. Raises: as `check_owner`."""
         if hvd.rank():
             return
+        self.check_owner()
         self._writer.write(self.copied, self._manifest(place))
         self._written = time.monotonic()
+
+    def check_owner(self) -> None:
+        """Raises: TakenOverError where the training was started again: two would spoil each other's files.
+
+        It happens when a launcher is killed, and its ranks live on for a while.
+        """
+        if not storage.exists(self._owner_file) or storage.read_text(self._owner_file) != self._token:
+            raise TakenOverError(f"{self.folder}: another start of this training has taken over; this one ends")
 
     def write_best(self, place: Place) -> None:
         """Writes the state of the best epoch so far, in the place of the one before."""
@@ -154,6 +183,7 @@ class TrainingState:
             settings=self._digest,
             samples_build=self._build,
             ranks=hvd.size(),
+            iterations=int(self._optimizer.iterations),
             place=place,
             files=[CheckpointFile(name=name, bytes=0, sha256="")],
         )

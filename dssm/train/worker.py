@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
 import itertools
@@ -37,8 +38,9 @@ from dssm.model.two_tower import TwoTowerModel
 from dssm.paths import RunPaths
 from dssm.samples.lookups import load_vectors
 from dssm.sections import Train
-from dssm.stream.batches import Batch, Reading, as_dataset, rank_batches
+from dssm.stream.batches import Batch, Prefetched, Reading, rank_batches
 from dssm.stream.plan import Leg, plan_epoch
+from dssm.stream.staging import Staging
 from dssm.train.catalogue import catalogue_batches
 from dssm.train.clock import Clock
 from dssm.train.elastic import ElasticState, run_elastic
@@ -52,6 +54,7 @@ from dssm.train.shares import with_shares
 from dssm.train.state import TrainingState
 from dssm.train.step import CATALOGUE_COLUMNS, Losses, make_optimizer, make_step, step_columns
 from dssm.train.validation import CatalogueRecall
+from dssm.train.warm_start import check_vocabularies, warm_arrays
 from dssm.train.watch import suspicious_columns
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
@@ -172,6 +175,8 @@ class _Trainer:
         sizes = {name: spec.size for name, spec in self.train.vocabularies.items()}
         matrices = _frozen_matrices(settings, self.paths)
         negatives = load_negatives(settings, self.paths.part("items"), self.item_columns, self.train.build)
+        if settings.train.warm_start is not None:
+            check_vocabularies(settings, self.train)
         self.passes = plan_passes(settings, self.train)
         if any(not a_pass.span.is_all for a_pass in self.passes.all):
             self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
@@ -185,6 +190,9 @@ class _Trainer:
         self.elastic: ElasticState | None = None
         self._compile()
         self.state = TrainingState(settings, self.train.build, self.paths.checkpoints, self.model, self.optimizer)
+        if settings.train.warm_start is not None:  # on each rank: a fault is found by all
+            own, of_optimizer = self.state.variables, self.state.of_optimizer
+            self.state.assign(warm_arrays(settings, own, of_optimizer, self.train.vocabularies))
 
     @property
     def towers(self) -> TwoTowers:
@@ -228,17 +236,17 @@ class _Trainer:
         check_columns(manifest, self.item_columns, folder)
         return CatalogueRecall(self.model, folder, manifest, self.item_columns, self.settings.train.batch_size)
 
-    def _drawn_items(self, place: Place) -> Iterator[Batch]:
-        """Yields the items of the catalogue for the next steps: nothing where no loss draws any."""
+    def _drawn_items(self, place: Place) -> Prefetched:
+        """Returns the items of the catalogue for the next steps, without end: nothing where no loss draws any."""
         if self.items is None:
-            return itertools.repeat({})
+            return Prefetched(itertools.repeat({}), 1)
         leg, items = place.legs[-1], self.model.catalogue_rows
         columns = {**CATALOGUE_COLUMNS, **self.item_columns}
         made = catalogue_batches(
             self.paths.part("items"), self.items, columns, items, hvd.rank(), hvd.size(),
             (self.settings.seed, place.epoch, len(place.legs)), leg.steps,
         )  # fmt: skip
-        return iter(as_dataset(made, columns, items, self.settings.train.prefetch))
+        return Prefetched(made, self.settings.train.prefetch)
 
     def run(self, show: Callable[[Report], None]) -> ModelManifest:
         """Trains from the run's last checkpoint, or from the start, and saves the model.
@@ -358,6 +366,7 @@ class _Trainer:
             metrics=list(place.metrics),
             validation=list(place.validation),
         )
+        self.state.check_owner()
         with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
             raw: dict[Side, RawTower] = {}
             for side, part in self._sides():
@@ -378,12 +387,15 @@ class _Trainer:
     def _sides(self) -> tuple[tuple[Side, tf.keras.Model], ...]:
         return ("user", self.towers.user), ("item", self.towers.item)
 
-    def _batches(self, part: str, manifest: Manifest, reading: Reading) -> Iterator[Batch]:
+    def _batches(self, part: str, manifest: Manifest, reading: Reading) -> Prefetched:
         train, columns = self.settings.train, self.columns[part]
+        given = train.staging
+        staging = Staging(given.cache_bytes, given.folder, given.threads, given.attempts, given.backoff_s)
         made = rank_batches(
-            self.paths.part(part), manifest, columns, reading, hvd.rank(), train.batch_size, train.reader_threads
-        )
-        return iter(as_dataset(made, columns, train.batch_size, train.prefetch))
+            self.paths.part(part), manifest, columns, reading, hvd.rank(), train.batch_size,
+            train.reader_threads, train.reader_queue_rows, staging,
+        )  # fmt: skip
+        return Prefetched(made, train.prefetch)
 
     def _steps_of(self, a_pass: Pass, place: Place, clock: Clock) -> Iterator[tuple[Report, Place, dict[str, float]]]:
         """Steps through what is left of a pass, and writes checkpoints when they are due.
@@ -393,36 +405,39 @@ class _Trainer:
         reading = a_pass.reading(self.settings.seed, place.legs)
         earlier = place.steps_of_pass - place.legs[-1].steps
         steps = earlier + reading.plan.steps
-        batches, drawn = self._batches("train", self.train, reading), self._drawn_items(place)
-        pending: list[tuple[Batch, Losses]] = []
-        clock.start(a_pass.rows / max(steps, 1))
-        for number in range(place.steps_of_pass + 1, steps + 1):
-            batch = clock.waited_for(batches)
-            given = with_shares(batch, a_pass.shares)
-            pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))
-            clock.stepped()
-            self._expect_progress()
-            due, commits = (is_due(place.steps + len(pending)) for is_due in (self.state.is_due, self._commits))
-            if number % LOOK_EVERY and number < steps and not due and not commits:
-                continue
-            fresh = [float(made["loss"]) for _, made in pending]
-            if not np.isfinite(fresh).all():
-                at = int(np.argmin(np.isfinite(fresh)))
-                self._stop(fresh[at], a_pass, number - len(fresh) + 1 + at, pending[at][0])
-            parts = {name: float(np.mean([float(made[name]) for _, made in pending])) for name in pending[0][1]}
-            place = place.after_steps(len(pending), float(np.sum(fresh)))
-            pending.clear()
-            if due:
-                self.state.write(place)
-            if commits:
-                assert self.elastic is not None
-                self.elastic.commit_at(place)
-            report = Report(
-                a_pass.number + 1, len(self.passes.all), number, steps, clock.rows_per_s, parts["loss"],
-                clock.seconds, input_wait=clock.input_wait, learning_rate=float(self.optimizer.learning_rate),
-            )  # fmt: skip
-            scalars = {"samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate}
-            yield report, place, {**parts, **scalars, "input_wait": report.input_wait}
+        with (
+            contextlib.closing(self._batches("train", self.train, reading)) as batches,
+            contextlib.closing(self._drawn_items(place)) as drawn,
+        ):
+            pending: list[tuple[Batch, Losses]] = []
+            clock.start(a_pass.rows / max(steps, 1))
+            for number in range(place.steps_of_pass + 1, steps + 1):
+                batch = clock.waited_for(batches)
+                given = with_shares(batch, a_pass.shares)
+                pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))
+                clock.stepped()
+                self._expect_progress()
+                due, commits = (is_due(place.steps + len(pending)) for is_due in (self.state.is_due, self._commits))
+                if number % LOOK_EVERY and number < steps and not due and not commits:
+                    continue
+                fresh = [float(made["loss"]) for _, made in pending]
+                if not np.isfinite(fresh).all():
+                    at = int(np.argmin(np.isfinite(fresh)))
+                    self._stop(fresh[at], a_pass, number - len(fresh) + 1 + at, pending[at][0])
+                parts = {name: float(np.mean([float(made[name]) for _, made in pending])) for name in pending[0][1]}
+                place = place.after_steps(len(pending), float(np.sum(fresh)))
+                pending.clear()
+                if due:
+                    self.state.write(place)
+                if commits:
+                    assert self.elastic is not None
+                    self.elastic.commit_at(place)
+                report = Report(
+                    a_pass.number + 1, len(self.passes.all), number, steps, clock.rows_per_s, parts["loss"],
+                    clock.seconds, input_wait=clock.input_wait, learning_rate=float(self.optimizer.learning_rate),
+                )  # fmt: skip
+                scalars = {"samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate}
+                yield report, place, {**parts, **scalars, "input_wait": report.input_wait}
 
     def _commits(self, step: int) -> bool:
         elastic = self.settings.train.elasticity

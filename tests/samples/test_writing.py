@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,9 @@ def write(folder: Path, parts: Sequence[str], cuts: Sequence[int], row_group_row
     folder.mkdir(parents=True)
     writer = PartWriter(str(folder), ("number",), NAMES, row_group_rows)
     (counted,) = writer.run(batches(parts, cuts))
-    return dict(zip(*(column.to_pylist() for column in counted.columns), strict=True))
+    for row in counted.to_pylist():
+        assert row["sha256"] == hashlib.sha256((folder / row["name"]).read_bytes()).hexdigest()
+    return {row["name"]: row["rows"] for row in counted.to_pylist()}
 
 
 @settings(max_examples=40, deadline=None)
@@ -115,9 +118,13 @@ def test_shuffled_files_from_spark(spark: SparkSession, tmp_path: Path) -> None:
 @pytest.mark.spark
 def test_a_part_without_rows_has_a_file_without_rows(spark: SparkSession, tmp_path: Path) -> None:
     frame = spark.createDataFrame([("a", 1, 5)], "part string, number int, __order int")
-    counts = write_parts(frame, str(tmp_path / "parts"), "part", ["__order"], NAMES)
-    assert counts == {"first.parquet": 1, "second.parquet": 0, "third.parquet": 0}
-    found = {name: pq.read_table(tmp_path / "parts" / name) for name in counts}
+    files = write_parts(frame, str(tmp_path / "parts"), "part", ["__order"], NAMES)
+    assert [(file.name, file.rows) for file in files] == [
+        ("first.parquet", 1), ("second.parquet", 0), ("third.parquet", 0)
+    ]  # fmt: skip
+    for file in files:
+        assert file.sha256 == hashlib.sha256((tmp_path / "parts" / file.name).read_bytes()).hexdigest()
+    found = {file.name: pq.read_table(tmp_path / "parts" / file.name) for file in files}
     assert found["first.parquet"].to_pydict() == {"part": ["a"], "number": [1]}
     assert found["second.parquet"].schema.equals(found["first.parquet"].schema)
     assert found["second.parquet"].num_rows == 0

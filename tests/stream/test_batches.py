@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dssm.errors import UserError
 from dssm.manifest import WEIGHT, ColumnSpec
-from dssm.stream.batches import as_dataset, batches
+from dssm.stream.batches import Prefetched, batches
 
 COLUMNS = {
     "key": ColumnSpec(dtype="int64"),
@@ -68,13 +73,61 @@ def test_a_batch_is_made_before_the_next_file_is_asked_for():
     assert asked == [0]
 
 
-@pytest.mark.parametrize("prefetch", [1, 3])
-def test_a_dataset_has_the_batches_and_their_static_shapes(prefetch: int):
+@pytest.mark.parametrize("depth", [1, 3])
+def test_prefetched_batches_are_the_same_as_tensors(depth: int):
     made = batches(iter(_files([2, 3])), COLUMNS, batch_size=2, steps=3)
-    dataset = as_dataset(made, COLUMNS, batch_size=2, prefetch=prefetch)
-    assert dataset.element_spec == {
-        "key": tf.TensorSpec((2,), tf.int64),
-        "list": tf.TensorSpec((2, 2), tf.int32),
-        WEIGHT: tf.TensorSpec((2,), tf.float32),
-    }
-    assert [batch["key"].numpy().tolist() for batch in dataset] == [[1, 2], [3, 4], [5, 0]]
+    read = list(Prefetched(made, depth))
+    assert [batch["key"].numpy().tolist() for batch in read] == [[1, 2], [3, 4], [5, 0]]
+    for batch in read:
+        assert {name: (tensor.shape, tensor.dtype) for name, tensor in batch.items()} == {
+            "key": ((2,), tf.int64),
+            "list": ((2, 2), tf.int32),
+            WEIGHT: ((2,), tf.float32),
+        }
+
+
+def test_an_error_of_the_reader_comes_in_its_place():
+    def failing():
+        yield from batches(iter(_files([2])), COLUMNS, batch_size=2, steps=1)
+        raise UserError("a damaged file")
+
+    made = Prefetched(failing(), 4)
+    assert next(made)["key"].numpy().tolist() == [1, 2]
+    with pytest.raises(UserError, match="a damaged file"):
+        next(made)
+    with pytest.raises(StopIteration):
+        next(made)
+
+
+def test_no_more_than_the_depth_is_made_ahead():
+    made: list[int] = []
+
+    def endless():
+        for number in itertools.count():
+            made.append(number)
+            yield {"key": np.array([number])}
+
+    ahead = Prefetched(endless(), 3)
+    assert next(ahead)["key"].numpy().tolist() == [0]
+    time.sleep(0.3)
+    assert len(made) <= 1 + 3 + 1 + 1  # taken, waiting, in the thread's hand
+    ahead.close()
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten"])
+def test_batches_that_are_not_wanted_end_the_thread_and_the_reading(how: str):
+    ended = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                yield {"key": np.zeros(2)}
+        finally:
+            ended.set()
+
+    ahead = Prefetched(endless(), 2)
+    next(ahead)
+    if how == "closed":
+        ahead.close()
+    del ahead
+    assert ended.wait(5)

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dssm.manifest import USER_KEY, WEIGHT, FileSpec, Manifest
-from dssm.stream.batches import rank_batches
+from dssm import storage
+from dssm.errors import UserError
+from dssm.manifest import USER_KEY, WEIGHT, ColumnSpec, FileSpec, Manifest
+from dssm.stream.batches import Reading, rank_batches
 from dssm.stream.plan import plan_epoch
-from dssm.stream.reader import read_files
+from dssm.stream.reader import Columns, read_files
+from dssm.stream.staging import Staging
 from tests.datasets import Rows, columns_of, draw_files, make_settings, write_dataset
 
 COUNTS = [700, 1, 13, 5, 240, 2, 11]
 SETTINGS = make_settings("unused")
 COLUMNS = columns_of(SETTINGS)
+KEY = {USER_KEY: COLUMNS[USER_KEY]}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,7 @@ def test_a_consumer_faster_than_the_threads_gets_every_file_in_order(tmp_path: P
     folder = f"{tmp_path}/train"
     manifest = write_dataset(folder, SETTINGS, draw_files(SETTINGS, [3] * 40, seed=0), kind="train")
     for _ in range(8):
-        read = read_files(folder, manifest.files, {USER_KEY: COLUMNS[USER_KEY]}, threads)
+        read = read_files(folder, manifest.files, KEY, threads)
         assert [int(key) for arrays in read for key in arrays[USER_KEY]] == list(range(1, 121))
 
 
@@ -65,16 +71,129 @@ def test_no_files_are_no_rows(written):
 def test_a_file_with_other_rows_than_its_manifest_says_is_an_error(written):
     folder, manifest, _ = written
     files = [manifest.files[2], FileSpec(name=manifest.files[3].name, rows=6)]
-    with pytest.raises(ValueError, match=r"part-00003.parquet: 5 rows, the manifest says 6"):
+    with pytest.raises(UserError, match=r"part-00003.parquet: 5 rows, the manifest says 6; run build_samples again"):
         list(read_files(folder, files, COLUMNS))
+
+
+def test_a_missing_column_is_an_error_that_names_it_and_the_file(written):
+    folder, manifest, _ = written
+    columns = {**COLUMNS, "colour": ColumnSpec(dtype="int32")}
+    with pytest.raises(UserError, match=r'part-00002.parquet: .*"colour".*; run build_samples again'):
+        list(read_files(folder, manifest.files[2:3], columns))
+
+
+def test_packed_values_of_another_width_are_an_error(written):
+    folder, manifest, _ = written
+    spec = COLUMNS["clicked"]
+    columns = {"clicked": spec.model_copy(update={"shape": (spec.shape[0] + 1,)})}
+    with pytest.raises(UserError, match=r"part-00002.parquet: packed values are not \d+ bytes each"):
+        list(read_files(folder, manifest.files[2:3], columns))
+
+
+def test_files_are_prepared_in_the_readers_threads_and_come_in_order(written):
+    folder, manifest, files = written
+    threads = set()
+
+    def backwards(place: int, arrays: Columns) -> Columns:
+        threads.add(threading.get_ident())
+        return {"place": np.full(len(arrays[USER_KEY]), place), USER_KEY: arrays[USER_KEY][::-1]}
+
+    read = list(read_files(folder, manifest.files, COLUMNS, prepare=backwards))
+    for place, arrays in enumerate(read):
+        assert set(arrays["place"]) == {place}
+        np.testing.assert_array_equal(arrays[USER_KEY], files[place][USER_KEY][::-1])
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_of_preparing_ends_the_reading_and_its_threads(written, threads: int):
+    folder, manifest, _ = written
+    before = set(threading.enumerate())
+
+    def failing(place: int, arrays: Columns) -> Columns:
+        return {"of": 1 / np.zeros(0)} if place < 2 else {"of": arrays["no such column"]}
+
+    read = read_files(folder, manifest.files, COLUMNS, threads, prepare=failing, queue_rows=1)
+    assert [len(next(read)["of"]) for _ in range(2)] == [0, 0]
+    with pytest.raises(KeyError, match="no such column"):
+        next(read)
+    assert set(threading.enumerate()) - before == set()
+
+
+@settings(max_examples=40)
+@given(
+    order=st.lists(st.integers(0, len(COUNTS) - 1), min_size=1, max_size=12),
+    bound=st.integers(1, 1500),
+    threads=st.integers(1, 4),
+)
+def test_rows_held_stay_under_the_bound_whatever_the_files(written, order: list[int], bound: int, threads: int):
+    """More only where a file alone has more."""
+    folder, manifest, _ = written
+    lock, held, most = threading.Lock(), 0, 0
+
+    def counted(place: int, arrays: Columns) -> Columns:
+        nonlocal held, most
+        with lock:
+            held += COUNTS[order[place]]
+            most = max(most, held)
+        return arrays
+
+    files = [manifest.files[number] for number in order]
+    rows = 0
+    for arrays in read_files(folder, files, KEY, threads, prepare=counted, queue_rows=bound):
+        rows += len(arrays[USER_KEY])
+        with lock:
+            held -= len(arrays[USER_KEY])
+    assert rows == sum(file.rows for file in files)
+    assert most <= max(bound, *(file.rows for file in files))
+
+
+def test_files_are_read_ahead_while_the_bound_has_room(written):
+    folder, manifest, _ = written
+    prepared, files = [], [manifest.files[number] for number in (2, 3, 5, 6, 4)]  # 13, 5, 2, 11 and 240 rows
+    read = read_files(folder, files, KEY, prepare=lambda place, arrays: prepared.append(place) or arrays, queue_rows=31)
+    next(read)
+    deadline = time.monotonic() + 10
+    while len(prepared) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert sorted(prepared) == [0, 1, 2, 3]
+    read.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_files_of_a_remote_store_are_the_same_rows(tmp_path: Path, written, threads: int):
+    folder, manifest, files = written
+    storage.put_folder(folder, f"memory://remote-{threads}/train")
+    sizes = {entry.name: entry.stat().st_size for entry in Path(folder).glob("*.parquet")}
+    staging = Staging(cache_bytes=max(sizes.values()), folder=str(tmp_path))
+    read = list(read_files(f"memory://remote-{threads}/train", manifest.files, COLUMNS, threads, staging=staging))
+    assert len(read) == len(files)
+    for arrays, expected in zip(read, files, strict=True):
+        for name in COLUMNS:
+            np.testing.assert_array_equal(arrays[name], expected[name])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_closing_early_removes_what_was_staged(tmp_path: Path, written):
+    folder, manifest, _ = written
+    storage.put_folder(folder, "memory://closed/train")
+    before = set(threading.enumerate())
+    read = read_files("memory://closed/train", manifest.files, KEY, queue_rows=1, staging=Staging(folder=str(tmp_path)))
+    next(read)
+    assert len(list(tmp_path.iterdir())) == 1
+    read.close()
+    assert list(tmp_path.iterdir()) == []
+    assert set(threading.enumerate()) - before == set()
 
 
 def _epoch(written, epoch: int, ranks: int, seed: int = 3, shuffle: bool = True) -> list[list[Rows]]:
     """Each rank's batches of 8 rows."""
     folder, manifest, _ = written
     plan = plan_epoch([file.rows for file in manifest.files], seed, epoch, ranks, batch_size=8)
-    order = (seed, epoch) if shuffle else None
-    return [list(rank_batches(folder, manifest, COLUMNS, plan, rank, 8, order)) for rank in range(ranks)]
+    reading = Reading(plan, (seed, epoch) if shuffle else None)
+    return [list(rank_batches(folder, manifest, COLUMNS, reading, rank, 8)) for rank in range(ranks)]
 
 
 def _keys(batches: list[Rows]) -> list[int]:
@@ -119,7 +238,7 @@ def test_closing_early_leaves_no_reader_threads(written):
     folder, manifest, _ = written
     before = set(threading.enumerate())
     plan = plan_epoch(COUNTS, 0, 0, 1, batch_size=4)
-    batches = rank_batches(folder, manifest, COLUMNS, plan, 0, 4, (0, 0), threads=2)
+    batches = rank_batches(folder, manifest, COLUMNS, Reading(plan, (0, 0)), 0, 4, threads=2)
     next(batches)
     assert set(threading.enumerate()) - before, "the reader runs in threads of its own"
     batches.close()
@@ -130,6 +249,6 @@ def test_closing_early_leaves_no_reader_threads(written):
     assert set(threading.enumerate()) - before == set()
 
 
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path, written):
-    with pytest.raises(Exception, match="part-00042"):
+def test_a_missing_file_is_an_error_that_names_it(written):
+    with pytest.raises(UserError, match=r"part-00042.parquet: .*No such file.*; run build_samples again"):
         list(read_files(written[0], [FileSpec(name="part-00042.parquet", rows=3)], COLUMNS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,17 @@ SEED, EPOCH = 7, 3
 def _files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """File `n` of r rows holds the keys 1000·n + 1 … 1000·n + r, at the times 0 … r − 1."""
 
-    def read(_: str, files: Sequence[FileSpec], *__: object) -> Iterator[dict[str, np.ndarray]]:
-        for file in files:
+    def read(
+        _: str, files: Sequence[FileSpec], *__: object, prepare: Any, **___: object
+    ) -> Iterator[dict[str, np.ndarray]]:
+        for place, file in enumerate(files):
             times = np.arange(file.rows)
-            yield {
+            arrays = {
                 "key": 1000 * int(file.name) + 1 + times,
                 EVENT_TIME: times,
                 WEIGHT: np.ones(file.rows, np.float32),
             }
+            yield prepare(place, arrays)
 
     monkeypatch.setattr(stream, "read_files", read)
 

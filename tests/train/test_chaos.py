@@ -1,0 +1,96 @@
+"""Processes of a training are killed again and again, at any moment; the same command ends with the same weights."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dssm.config import Settings
+from dssm.train.launch import _environment
+from dssm.train.result import TrainResult
+from tests.datasets import write_run
+from tests.train.conftest import ROOT
+
+pytestmark = pytest.mark.horovod
+
+ROWS = (90, 70, 110, 50)
+KILLS = 20
+HOW = {
+    "ranks": 2, "epochs": 3, "launch": "horovodrun", "deterministic": True, "start_timeout_s": 60,
+    "checkpoint": {"every_steps": 4}, "loss": {"logq": "streaming", "frequency": {"buckets": 64}},
+    "optimizer": "lazy_adam", "model": {"user_tower": {"layers": [8], "dropout": 0.3}}, "stall_shutdown_s": 20,
+}  # fmt: skip
+
+
+def start(settings: Settings, folder: Path) -> subprocess.Popen[str]:
+    (folder / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", "--gloo", "--start-timeout", "60"]
+    environment = {**os.environ, **_environment(settings, report_to=""), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with (folder / "output").open("a", encoding="utf-8") as output:  # a pipe would be read until the last orphan's end
+        return subprocess.Popen(
+            [*command, sys.executable, "-m", "tests.train.stepping", str(folder)],
+            cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+
+def steps_in(folder: Path) -> int:
+    return sum(path.read_text(encoding="utf-8").count("\n") for path in folder.glob("steps-*"))
+
+
+def ranks_in(folder: Path) -> list[int]:
+    """Process ids of ranks that have stepped and live."""
+    found = [int(path.name.removeprefix("steps-")) for path in folder.glob("steps-*")]
+    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+
+
+def kill_one(process: subprocess.Popen[str], folder: Path, choice: random.Random) -> None:
+    """Kills a rank, the launcher or all, after so many more steps or while the ranks start."""
+    before, wanted = steps_in(folder), choice.choice([0, 1, 3, 8, 21, 40])
+    until = time.monotonic() + 60
+    while steps_in(folder) < before + wanted and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    if not wanted:
+        time.sleep(choice.random() * 4)
+    victim = choice.choice(["rank", "rank", "launcher", "all"])
+    ranks = ranks_in(folder)
+    if victim == "rank" and ranks:
+        os.kill(choice.choice(ranks), signal.SIGKILL)
+    elif victim == "launcher":
+        process.kill()
+    else:
+        for pid in ranks:
+            os.kill(pid, signal.SIGKILL)
+        process.kill()
+    process.wait(timeout=60)
+
+
+def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupted(tmp_path: Path):
+    calm, hurt = tmp_path / "calm", tmp_path / "hurt"
+    for folder in (calm, hurt):
+        folder.mkdir()
+    process = start(write_run(calm, ROWS, **HOW), calm)
+    assert process.wait(timeout=120) == 0, (calm / "output").read_text(encoding="utf-8")
+    expected = TrainResult.model_validate_json((calm / "result.json").read_text(encoding="utf-8")).unwrap()
+
+    settings, choice = write_run(hurt, ROWS, **HOW), random.Random(5)
+    (hurt / "slow").write_text("0.02", encoding="utf-8")
+    killed = 0
+    while killed < KILLS and not (hurt / "result.json").exists():
+        process = start(settings, hurt)
+        kill_one(process, hurt, choice)
+        killed += 1
+    assert killed == KILLS, "the training ended before it had been hurt enough"
+    (hurt / "slow").unlink()
+    process = start(settings, hurt)
+    assert process.wait(timeout=120) == 0, (hurt / "output").read_text(encoding="utf-8")
+    found = TrainResult.model_validate_json((hurt / "result.json").read_text(encoding="utf-8")).unwrap()
+
+    assert found.model_version == expected.model_version
+    assert (found.loss, found.metrics, found.steps) == (expected.loss, expected.metrics, expected.steps)
