@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dssm.metrics import auc, ranking_metrics
+from dssm.metrics import auc, binary_metrics, ranking_metrics
 
 scored = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.0]), st.integers(-3, 3)), min_size=1, max_size=30)
 
@@ -70,3 +70,31 @@ def test_ranking_metrics_against_a_loop(hits, unfound, k):
     assert found[f"mrr@{k}"][0] == next((1 / place for place, hit in enumerate(first, start=1) if hit), 0.0)
     assert found[f"ndcg@{k}"][0] == pytest.approx(gain / best)
     assert found[f"ndcg@{k}"][0] <= 1 + 1e-12
+
+
+def test_binary_metrics_of_a_small_table():
+    labels, log_odds = np.array([1.0, 1.0, 0.0, 0.0, 0.25]), np.array([2.0, -1.0, 0.5, -3.0, 0.0])
+    found = binary_metrics(labels, log_odds, labels > 0.5, threshold=0.5)
+    chance = 1 / (1 + np.exp(-log_odds))
+    expected = -np.mean(labels * np.log(chance) + (1 - labels) * np.log(1 - chance))
+    assert found["log_loss"] == pytest.approx(expected, rel=1e-12)
+    # Predicted: 2.0, 0.5 and 0.0, of which the first is positive; positive: the first two.
+    assert (found["accuracy"], found["precision"], found["recall"]) == (2 / 5, 1 / 3, 1 / 2)
+
+
+def test_the_threshold_is_a_chance():
+    labels = np.array([1.0, 0.0, 1.0, 0.0])
+    log_odds = np.log(np.array([0.9, 0.8, 0.3, 0.1]) / (1 - np.array([0.9, 0.8, 0.3, 0.1])))
+    recalls = [binary_metrics(labels, log_odds, labels > 0, t)["recall"] for t in (0.2, 0.5, 0.95)]
+    assert recalls == [1.0, 0.5, 0.0]
+
+
+def test_log_loss_of_sure_predictions_is_exact():
+    found = binary_metrics(np.array([1.0, 0.0]), np.array([800.0, 800.0]), np.array([True, False]), 0.5)
+    assert found["log_loss"] == 400.0
+
+
+def test_binary_metrics_of_nothing_are_not_known():
+    nothing = np.zeros(0)
+    assert all(np.isnan(value) for value in binary_metrics(nothing, nothing, nothing > 0, 0.5).values())
+    assert np.isnan(binary_metrics(np.array([0.0]), np.array([-1.0]), np.array([False]), 0.5)["precision"])
