@@ -35,6 +35,7 @@ def parser(job: str) -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as train.epochs=2"
     )
     if job == "train":
+        made.add_argument("--profile", action="store_true", help="also write a profile of some steps, and a timeline")
         made.add_argument(
             "--warm-start", metavar="RUN", help="train the model of this run further, NAME/DATE or its folder"
         )
@@ -67,7 +68,7 @@ def parse_settings(argv: Sequence[str] | None, job: str) -> list[Settings]:
 
 
 def _of_flags(arguments: argparse.Namespace) -> list[str]:
-    """Returns --vocabularies, --grow and --warm-start as overrides of the settings that they stand for."""
+    """Returns --vocabularies, --grow, --warm-start and --profile as overrides of the settings that they stand for."""
     overrides = []
     if getattr(arguments, "warm_start", None) is not None:
         overrides.append(f"train.warm_start.run={json.dumps(arguments.warm_start)}")
@@ -75,6 +76,8 @@ def _of_flags(arguments: argparse.Namespace) -> list[str]:
         overrides.append(f"samples.vocabularies.run={json.dumps(arguments.vocabularies)}")
     if getattr(arguments, "grow", False):
         overrides.append("samples.vocabularies.grow=true")
+    if getattr(arguments, "profile", False):
+        overrides.append("train.profile=true")
     return overrides
 
 

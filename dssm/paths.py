@@ -34,6 +34,11 @@ class RunPaths:
         return f"{self.folder}/checkpoints"
 
     @property
+    def timeline(self) -> str:
+        """Horovod's timeline of a training with --profile, for chrome://tracing."""
+        return f"{self.folder}/profile/timeline.json"
+
+    @property
     def logs(self) -> str:
         """TensorBoard's event files."""
         return f"{self.folder}/logs"

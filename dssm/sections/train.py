@@ -131,6 +131,11 @@ class Train(StrictModel):
     deterministic: bool = Field(
         False, description="The same operations in the same order, at some cost: a rerun gives the same bits."
     )
+    profile: bool = Field(
+        False,
+        description="Profile 20 steps of rank 0 into the run's logs, and write Horovod's timeline to the run's "
+        "profile/timeline.json, where that is on a local or shared disk.",
+    )
     reader_threads: int = Field(2, ge=1, le=16, description="Petastorm's reader threads of each rank.")
     reader_queue_rows: int | None = Field(
         None,

@@ -59,6 +59,8 @@ def train(settings: Settings) -> None:
             model = train_here(settings, view.show)
     out.print(f"  model {model.model_version}, {model.rows_per_s:,.0f} samples/s: {paths.model}")
     out.print(f"  [dim]tensorboard --logdir {paths.logs}[/dim]")
+    if chosen.profile:
+        out.print(f"  [dim]profile: its Profile tab (tensorboard-plugin-profile), and {paths.timeline}[/dim]")
 
 
 def _environment(settings: Settings, report_to: str) -> dict[str, str]:
@@ -67,7 +69,12 @@ def _environment(settings: Settings, report_to: str) -> dict[str, str]:
     Gloo's own limit of 30 s is too short for a slow start. Horovod's stall limits are told too, but under Gloo
     they do not end a job in 0.28.1: the ranks' own watchdog does.
     """
-    return {
+    paths = RunPaths(settings.run_folder)
+    timeline = {}
+    if settings.train.profile and "://" not in paths.timeline:
+        storage.make_folder(paths.timeline.rpartition("/")[0])
+        timeline = {"HOROVOD_TIMELINE": paths.timeline}
+    return timeline | {
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.train.start_timeout_s),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.train.stall_shutdown_s // 2)),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.train.stall_shutdown_s),

@@ -43,11 +43,13 @@ from dssm.stream.plan import Leg, plan_epoch
 from dssm.stream.staging import Staging
 from dssm.train.catalogue import catalogue_batches
 from dssm.train.clock import Clock
+from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.measure import make_predict, measure, metric_names
 from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.passes import Pass, plan_passes
 from dssm.train.place import Best, Place
+from dssm.train.profiling import StepProfile
 from dssm.train.progress import REPORT_TO, Report, reporter
 from dssm.train.result import TrainResult
 from dssm.train.shares import with_shares
@@ -70,7 +72,6 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
     """
     settings = Settings.model_validate_json(settings_json)
     hvd.init()
-    _use_device(settings)
     try:
         result = _result(settings)
         if result_to is not None and hvd.rank() == 0:
@@ -83,15 +84,18 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
 
 def _result(settings: Settings) -> str:
     try:
+        use_device(settings)
         return TrainResult(model=_Trainer(settings).run(_Reports(os.environ.get(REPORT_TO)))).model_dump_json()
     except UserError as error:
+        if hvd.rank():  # the launcher shows what rank 0 returns
+            print(f"rank {hvd.rank()}: {error}", file=sys.stderr, flush=True)
         return TrainResult(error=str(error)).model_dump_json()
 
 
 def train_here(settings: Settings, show: Callable[[Report], None]) -> ModelManifest:
     """Trains in this process, as the only rank."""
     hvd.init()
-    _use_device(settings)
+    use_device(settings)
     return _Trainer(settings).run(show)
 
 
@@ -105,24 +109,6 @@ class _Reports:
     def __call__(self, report: Report) -> None:
         self._show = self._show or reporter(self._address)
         self._show(report)
-
-
-def _use_device(settings: Settings) -> None:
-    """Gives the rank its GPU, where there is one, and its share of the cores."""
-    if settings.train.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if gpus:
-        tf.config.set_visible_devices(gpus[hvd.local_rank() % len(gpus)], "GPU")
-    cores = len(os.sched_getaffinity(0))
-    threads = settings.train.threads or max(1, cores // hvd.local_size())
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(2)
-    except RuntimeError:
-        pass  # TensorFlow has run in this process already (a second date): its threads stay as they are
 
 
 def _frozen_matrices(settings: Settings, paths: RunPaths) -> dict[str, np.ndarray]:
@@ -188,6 +174,7 @@ class _Trainer:
         self.optimizer = make_optimizer(settings.train, self._planned_steps(), self.model)
         self.negatives, self.items = negatives, self._items_manifest()
         self.elastic: ElasticState | None = None
+        self.profile = StepProfile(self.paths.logs if settings.train.profile and hvd.rank() == 0 else None)
         self._compile()
         self.state = TrainingState(settings, self.train.build, self.paths.checkpoints, self.model, self.optimizer)
         if settings.train.warm_start is not None:  # on each rank: a fault is found by all
@@ -275,6 +262,7 @@ class _Trainer:
                     break
                 place = self._train_pass(place, clock, show)
         faulthandler.cancel_dump_traceback_later()
+        self.profile.stop()
         if (broken := self.state.not_finite()) is not None:  # equal on all ranks: all stop here, or none
             raise UserError(
                 f"train: {broken} holds NaN or infinity after the last step; "
@@ -412,6 +400,7 @@ class _Trainer:
             pending: list[tuple[Batch, Losses]] = []
             clock.start(a_pass.rows / max(steps, 1))
             for number in range(place.steps_of_pass + 1, steps + 1):
+                self.profile.before_step()
                 batch = clock.waited_for(batches)
                 given = with_shares(batch, a_pass.shares)
                 pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))

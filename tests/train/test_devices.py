@@ -1,0 +1,31 @@
+"""Which GPU a rank takes, of what its host shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from dssm.errors import UserError
+from dssm.train.devices import gpu_of_rank
+
+
+@pytest.mark.parametrize(
+    ("gpus", "assigned", "local_rank", "local_size", "expected"),
+    [
+        (4, [], 2, 4, 2),  # horovodrun: one rank a GPU
+        (8, ["5"], 0, 2, 5),  # Spark's choice, whatever the rank is
+        (1, ["5"], 1, 2, 0),  # the executor sees only the GPU that it was given
+        (1, [], 0, 1, 0),
+    ],
+)
+def test_one_rank_a_gpu(gpus: int, assigned: list[str], local_rank: int, local_size: int, expected: int):
+    assert gpu_of_rank(gpus, assigned, local_rank, local_size) == expected
+
+
+def test_ranks_do_not_share_a_gpu():
+    with pytest.raises(UserError, match="3 ranks on a host with 2 GPUs; expected at most one rank a GPU"):
+        gpu_of_rank(2, [], 2, 3)
+
+
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(UserError, match="Spark assigned GPU 6 to a rank, but TensorFlow sees 4"):
+        gpu_of_rank(4, ["6"], 0, 1)
