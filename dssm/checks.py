@@ -145,3 +145,13 @@ def check_launch(train: Train) -> None:
             f"train.ranks: {train.ranks}, but train.elastic allows {elastic.min_ranks} to {elastic.max_ranks}; "
             "expected a number between them to start with"
         )
+
+
+def check_placement(model: Model, train: Train) -> None:
+    """Checks that the ranks that hold the rows of sharded tables are there from start to end."""
+    if model.embedding.placement == "sharded" and train.elasticity is not None:
+        raise UserError(
+            "model.embedding.placement: sharded, but train.elastic goes on without a lost rank, whose rows would be "
+            "lost with it; remove elastic (a lost rank then ends the job, and the same command resumes from the last "
+            "checkpoint, at any number of ranks), or set placement: replicated"
+        )

@@ -20,7 +20,7 @@ import fsspec
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from dssm.checks import check_launch, check_losses, check_model, towers_of
+from dssm.checks import check_launch, check_losses, check_model, check_placement, towers_of
 from dssm.errors import UserError, did_you_mean
 from dssm.features import (
     AnyFeature,
@@ -135,6 +135,7 @@ class Settings(StrictModel):
         self._check_split()
         self._check_file_size()
         check_launch(self.train)
+        check_placement(self.model, self.train)
         for key, days in (("recent.days", self.train.recent), ("validation.days", self.train.validation)):
             if days is not None and days.days > self.window.train_days:
                 raise UserError(

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from dssm.features import PADDING_ID
+from dssm.model.sharded import Table, look_up
 
 
 @tf.keras.utils.register_keras_serializable("dssm")
@@ -21,7 +22,7 @@ class EmbeddingBag(tf.keras.layers.Layer):
       combiner: sum, mean or sqrtn.
     """
 
-    def __init__(self, embedding: tf.keras.layers.Embedding, combiner: str, **kwargs: Any) -> None:
+    def __init__(self, embedding: Table, combiner: str, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)  # sums of long lists need the digits
         if combiner not in ("sum", "mean", "sqrtn"):
             raise ValueError(f"combiner: found {combiner!r}, expected sum, mean or sqrtn")
@@ -34,7 +35,7 @@ class EmbeddingBag(tf.keras.layers.Layer):
         """Args: ids, weights (batch, entries). Returns: (batch, dim)."""
         places = tf.where(tf.not_equal(ids, PADDING_ID))  # (real entries, 2): row, entry
         unique, column = tf.unique(tf.gather_nd(ids, places))
-        rows = tf.gather(self.embedding.embeddings, unique)
+        rows = look_up(self.embedding, unique)
         scale = tf.ones_like(column, tf.float32) if weights is None else tf.gather_nd(weights, places)
         shape = tf.stack([tf.shape(ids, tf.int64)[0], tf.size(unique, tf.int64)])
         bags = tf.SparseTensor(tf.stack([places[:, 0], tf.cast(column, tf.int64)], axis=1), scale, shape)

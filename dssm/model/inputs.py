@@ -11,6 +11,7 @@ from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 from dssm.manifest import ColumnSpec, encoded_columns
 from dssm.model.embedding_bag import EmbeddingBag
 from dssm.model.layers import EntryDropout, FrozenVectors, Pooling
+from dssm.model.sharded import Table
 from dssm.sections import VectorTable
 
 
@@ -34,7 +35,7 @@ class FeatureBlock:
 class Lookups:
     """What the towers share: the embedding of each vocabulary, and the frozen tables by the vectors' name."""
 
-    embeddings: Mapping[str, tf.keras.layers.Embedding]
+    embeddings: Mapping[str, Table]
     frozen: Mapping[str, FrozenVectors]
 
 

@@ -39,6 +39,11 @@ class ModelManifest(BaseModel):
     steps: int
     rows_per_epoch: int
     rows_per_s: float
+    input_wait: float | None = Field(None, description="Share of the steps' time in which rank 0 waited for batches.")
+    bytes_per_step: float | None = Field(
+        None, description="That rank 0 received a step for gradients and rows of sharded tables; None with one rank."
+    )
+    expected_bytes_per_step: float | None = Field(None, description="The bound that the plan of the exchange gave.")
     loss: list[float]
     auc: list[float | None]
     metrics: list[dict[str, float | None]] = Field(

@@ -159,6 +159,30 @@ class Objective(StrictModel):
     share: FiniteFloat = Field(1.0, ge=0, description="Factor on its score in the combined vector's; 0 leaves it out.")
 
 
+class EmbeddingTables(StrictModel):
+    """Where the embeddings' tables lie."""
+
+    placement: Literal["replicated", "sharded"] = Field(
+        "replicated",
+        description="Replicated: each rank holds every table whole. Sharded: of N ranks, rank r holds the rows r, "
+        "r + N, … of each large table with their optimizer's state, and a step fetches the rows that it looks up; "
+        "for tables larger than a worker's memory.",
+    )
+    min_rows: int = Field(
+        100_000, ge=1, description="Of sharded: tables with fewer rows stay whole, as fetching has its price."
+    )
+
+    def shards(self, rows: int) -> bool:
+        """Returns whether a table of so many rows is spread over the ranks."""
+        return self.placement == "sharded" and rows >= self.min_rows
+
+    @model_validator(mode="after")
+    def _min_rows_of_sharded(self) -> EmbeddingTables:
+        if self.placement == "replicated" and self.changed("min_rows"):
+            raise ValueError("min_rows: goes with placement: sharded; remove it, or set that")
+        return self
+
+
 class Model(StrictModel):
     user_tower: Tower = Dnn()
     item_tower: Tower = Dnn()
@@ -180,6 +204,7 @@ class Model(StrictModel):
         description="Losses are summed with their weights, or with learned ones as well: e⁻ˢ L + s "
         "(Kendall et al., CVPR 2018).",
     )
+    embedding: EmbeddingTables = EmbeddingTables()
     embedding_deviation: FiniteFloat | None = Field(
         None, gt=0, description="Of the embeddings' initial values, normal; null: 1/√dim."
     )

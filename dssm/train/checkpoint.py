@@ -6,13 +6,15 @@ temporary name until it is whole. `latest` passes over a damaged one for the one
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dssm import storage
 from dssm.config import Settings
 from dssm.manifest import MANIFEST, SCHEMA_VERSION
+from dssm.model.shards import Shard, resliced
 from dssm.train.place import Place
 
 Arrays = dict[str, np.ndarray]
@@ -51,6 +54,9 @@ class CheckpointManifest(BaseModel):
     ranks: int
     iterations: int = Field(0, description="Steps of the optimizer, which a warm start counts on.")
     place: Place
+    tables: dict[str, int] = Field(
+        default_factory=dict, description="Rows of the tables of which each file holds a shard, see dssm.model.shards."
+    )
     files: list[CheckpointFile]
 
 
@@ -105,23 +111,60 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def read_checkpoint(folder: str) -> tuple[CheckpointManifest, list[Arrays]]:
-    """Reads a whole checkpoint: the manifest, and what each of its files holds by variable.
+@dataclass(frozen=True)
+class OpenCheckpoint:
+    """A checkpoint whose arrays are read one by one."""
 
+    manifest: CheckpointManifest
+    archives: Sequence[Mapping[str, np.ndarray]]
+
+    @property
+    def names(self) -> set[str]:
+        return {name for archive in self.archives for name in archive}
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """Yields what each file holds of a variable, in the order of the ranks that wrote them."""
+        return (archive[name] for archive in self.archives if name in archive)
+
+    def array(self, name: str) -> np.ndarray:
+        """Returns a whole variable."""
+        if name not in self.manifest.tables:
+            return next(self.parts(name))
+        return self.shard(name, Shard())
+
+    def shard(self, name: str, shard: Shard) -> np.ndarray:
+        """Returns a shard of a table, however the table was written."""
+        if name not in self.manifest.tables:
+            whole = next(self.parts(name))
+            return resliced([whole], 1, len(whole), shard)
+        return resliced(self.parts(name), len(self.archives), self.manifest.tables[name], shard)
+
+
+@contextlib.contextmanager
+def opened_checkpoint(folder: str, check: bool = True) -> Iterator[OpenCheckpoint]:
+    """Yields a checkpoint to read from.
+
+    Args: check: compare the files with the manifest first.
     Raises: DamagedCheckpointError where something is missing, or is not what was written.
     """
     manifest = _manifest_of(folder)
-    with storage.local_copy(folder) as local:
-        _check(local, manifest)
-        return manifest, [_arrays(Path(local, file.name)) for file in manifest.files]
+    with storage.local_copy(folder) as local, contextlib.ExitStack() as stack:
+        if check:
+            _check(local, manifest)
+        paths = [Path(local, file.name) for file in manifest.files]
+        yield OpenCheckpoint(manifest, [stack.enter_context(np.load(path, allow_pickle=False)) for path in paths])
+
+
+def read_checkpoint(folder: str) -> tuple[CheckpointManifest, Arrays]:
+    """Reads a whole checkpoint: the manifest, and all variables. Raises: as `opened_checkpoint`."""
+    with opened_checkpoint(folder) as opened:
+        return opened.manifest, {name: opened.array(name) for name in sorted(opened.names)}
 
 
 def checked_manifest(folder: str) -> CheckpointManifest:
-    """Reads a checkpoint's manifest after its files were compared with it. Raises: as `read_checkpoint`."""
-    manifest = _manifest_of(folder)
-    with storage.local_copy(folder) as local:
-        _check(local, manifest)
-    return manifest
+    """Reads a checkpoint's manifest after its files were compared with it. Raises: as `opened_checkpoint`."""
+    with opened_checkpoint(folder) as opened:
+        return opened.manifest
 
 
 def _manifest_of(folder: str) -> CheckpointManifest:
@@ -138,11 +181,6 @@ def _check(local: str, manifest: CheckpointManifest) -> None:
             raise DamagedCheckpointError(f"{file.name} is missing")
         if path.stat().st_size != file.bytes or _sha256(path) != file.sha256:
             raise DamagedCheckpointError(f"{file.name} is not what was written: its size or SHA-256 is another")
-
-
-def _arrays(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 class DamagedCheckpointError(Exception):

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from dssm.stream.batches import Batch
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Attributes: input_wait, exchange: shares of a time; the latter is None with one rank."""
+
+    input_wait: float
+    exchange: float | None
 
 
 class Clock:
     """Measures steps: all of this process, and those since the last look at it."""
 
     def __init__(self) -> None:
-        self._trained_s = self._rows = 0.0
+        self._trained_s = self._rows = self._waited_s = self._bytes = self._counted = 0.0
         self._seconds = self._steps = 0.0
         self._wait = self._span = 0.0
         self._rows_per_step = 0.0
@@ -50,9 +59,24 @@ class Clock:
         """Of all ranks, over this process's training."""
         return self._rows / self._trained_s if self._trained_s else 0.0
 
-    @property
-    def input_wait(self) -> float:
-        """Returns the share of the time since the last call that was spent waiting for batches."""
-        share = self._wait / self._span if self._span else 0.0
+    def look(self, exchange_s: float | None, received_bytes: float | None, steps: int) -> Shares:
+        """Returns where the time since the last look went.
+
+        Args: exchange_s, received_bytes: of a step, on the mean; None with one rank; steps: since the last look.
+        """
+        shares = Shares(self._wait / self._span, None if exchange_s is None else exchange_s * steps / self._span)
+        self._waited_s += self._wait
         self._wait = self._span = 0.0
-        return share
+        if received_bytes is not None:
+            self._bytes += received_bytes * steps
+            self._counted += steps
+        return shares
+
+    @property
+    def waited(self) -> float:
+        """Share of this process's training that was spent waiting for batches."""
+        return self._waited_s / self._trained_s if self._trained_s else 0.0
+
+    @property
+    def bytes_per_step(self) -> float | None:
+        return self._bytes / self._counted if self._counted else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import horovod.tensorflow as hvd
 import tensorflow as tf
+
+from dssm.train.exchange import NUMBER_BYTES, allreduce_share
 
 Gradient = Any  # a dense tensor, tf.IndexedSlices, or None
 
@@ -64,22 +66,63 @@ def merge_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     return tf.IndexedSlices(values, indices, gradient.dense_shape)
 
 
-def sum_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
+def sum_gradients(
+    gradients: Sequence[Gradient], dense: Collection[int] = (), name: str = "gradients"
+) -> tuple[list[Gradient], tf.Tensor]:
     """Sums gradients over ranks: dense ones in one fused allreduce, sparse ones as gathered rows.
 
     Summed, not averaged: each rank's loss is already divided by the weight of all ranks' rows.
+
+    Args:
+      gradients: dense float32 tensors, tf.IndexedSlices of tables, (rows, dim) float32 each, or None.
+      dense: places of sparse ones that go with the dense ones, for tables of which the ranks look up so much that
+        the rows and their ids would be more bytes than the table. Which rows were looked up goes with them.
+      name: of the collectives.
+    Returns: the sums; what was sparse stays so, each row once, whichever way it went; and the bytes that this rank
+      received, int64.
     """
     merged = [merge_rows(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
     if hvd.size() == 1:
-        return merged
-    dense = [place for place, g in enumerate(merged) if g is not None and not isinstance(g, tf.IndexedSlices)]
+        return merged, tf.constant(0, tf.int64)
+    sparse = [place for place, g in enumerate(merged) if isinstance(g, tf.IndexedSlices) and place not in dense]
+    reduced = [place for place, g in enumerate(merged) if g is not None and place not in sparse]
     summed: list[Gradient] = list(merged)
-    if dense:
-        for place, gradient in zip(dense, hvd.grouped_allreduce([merged[p] for p in dense], op=hvd.Sum), strict=True):
-            summed[place] = gradient
-    for place, gradient in enumerate(merged):
-        if isinstance(gradient, tf.IndexedSlices):
-            values = hvd.allgather(gradient.values, name=f"gradient_values_{place}")
-            indices = hvd.allgather(gradient.indices, name=f"gradient_rows_{place}")
-            summed[place] = merge_rows(tf.IndexedSlices(values, indices, gradient.dense_shape))
-    return summed
+    received = tf.constant(0, tf.int64)
+    if reduced:
+        sent = [_marked_table(merged[p]) if isinstance(merged[p], tf.IndexedSlices) else merged[p] for p in reduced]
+        made = hvd.grouped_allreduce(sent, op=hvd.Sum, name=f"{name}_dense")
+        for place, total_of_ranks in zip(reduced, made, strict=True):
+            is_table = isinstance(merged[place], tf.IndexedSlices)
+            summed[place] = _rows_of_marked(total_of_ranks) if is_table else total_of_ranks
+        numbers = sum(tf.size(tensor, tf.int64) for tensor in sent)
+        received += tf.cast(allreduce_share(hvd.size()) * tf.cast(numbers * NUMBER_BYTES, tf.float64), tf.int64)
+    if sparse:
+        values, ids = [merged[p].values for p in sparse], [tf.cast(merged[p].indices, tf.int32) for p in sparse]
+        # Two groups, each of one type, which Horovod fuses.
+        all_values = hvd.grouped_allgather(values, name=f"{name}_values")
+        all_ids = hvd.grouped_allgather(ids, name=f"{name}_rows")
+        for place, rows, of_rows in zip(sparse, all_values, all_ids, strict=True):
+            summed[place] = merge_rows(tf.IndexedSlices(rows, of_rows, merged[place].dense_shape))
+        numbers = sum(tf.size(made, tf.int64) for made in (*all_values, *all_ids))
+        received += NUMBER_BYTES * (numbers - sum(tf.size(own, tf.int64) for own in (*values, *ids)))
+    return summed, received
+
+
+def marked(gradient: tf.IndexedSlices, rows: int | tf.Tensor) -> tf.Tensor:
+    """Returns a sparse gradient as a whole matrix, with how often a row stands in it as its last number.
+
+    Returns: (rows, dim + 1).
+    """
+    values = tf.concat([gradient.values, tf.ones_like(gradient.values[:, :1])], axis=1)
+    return tf.math.unsorted_segment_sum(values, gradient.indices, rows)
+
+
+def _marked_table(gradient: tf.IndexedSlices) -> tf.Tensor:
+    rows = tf.get_static_value(gradient.dense_shape[0])
+    return marked(gradient, gradient.dense_shape[0] if rows is None else int(rows))
+
+
+def _rows_of_marked(table: tf.Tensor) -> tf.IndexedSlices:
+    """Returns the rows of a sum of `marked` that stood in any summand."""
+    ids = tf.cast(tf.where(table[:, -1] > 0)[:, 0], tf.int32)
+    return tf.IndexedSlices(tf.gather(table[:, :-1], ids), ids, tf.stack([tf.shape(table)[0], tf.shape(table)[1] - 1]))

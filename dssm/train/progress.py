@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO
 
@@ -50,8 +50,29 @@ class Report:
     learning_rate: float = 0.0
 
 
-def as_line(report: Report) -> str:
+@dataclass(frozen=True)
+class Note:
+    """Text that is shown once, before or between reports."""
+
+    note: str
+
+
+Show = Callable[[Report | Note], None]
+
+
+def as_line(report: Report | Note) -> str:
     return MARK + json.dumps(asdict(report))
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as lines of aligned columns, the first to the left and others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        return "  ".join(["", first.strip().ljust(widths[0]), *others]).rstrip()
+
+    return "\n".join(map(line, rows))
 
 
 class ProgressView:
@@ -77,7 +98,10 @@ class ProgressView:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show(self, report: Report) -> None:
+    def show(self, report: Report | Note) -> None:
+        if isinstance(report, Note):
+            out.print(report.note, style="dim", markup=False, highlight=False)
+            return
         total = report.epochs * report.steps
         done = (report.epoch - 1) * report.steps + report.step
         epoch = f"{report.epoch}/{report.epochs}"
@@ -104,7 +128,7 @@ class ReportListener:
     Only who knows the token, which goes to the ranks with their settings, is listened to.
     """
 
-    def __init__(self, show: Callable[[Report], None], host: str) -> None:
+    def __init__(self, show: Show, host: str) -> None:
         self._show = show
         self._token = secrets.token_hex(16)
         self._server = socket.create_server((host, 0))
@@ -134,7 +158,7 @@ class ReportListener:
                         self._show(report)
 
 
-def reporter(address: str | None) -> Callable[[Report], None]:
+def reporter(address: str | None) -> Show:
     """Returns what rank 0 calls with its reports: they go to a listener or, where none answers, to the output."""
     if address:
         host, port, token = address.rsplit(":", 2)
@@ -152,7 +176,7 @@ class _Sender:
     def __init__(self, connection: socket.socket) -> None:
         self._connection: socket.socket | None = connection
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: Report | Note) -> None:
         if self._connection is not None:
             try:
                 self._connection.sendall(f"{as_line(report)}\n".encode())
@@ -162,14 +186,15 @@ class _Sender:
             _print(report)
 
 
-def _print(report: Report) -> None:
+def _print(report: Report | Note) -> None:
     print(as_line(report), flush=True)
 
 
-def _parsed(line: str) -> Report | None:
-    """Returns a line's report; None where it has none, or other output has run into it."""
+def _parsed(line: str) -> Report | Note | None:
+    """Returns a line's report or note; None where it has none, or other output has run into it."""
     try:
-        return Report(**json.loads(line.partition(MARK)[2]))
+        found = json.loads(line.partition(MARK)[2])
+        return Note(**found) if "note" in found else Report(**found)
     except (ValueError, TypeError):
         return None
 
@@ -177,7 +202,7 @@ def _parsed(line: str) -> Report | None:
 class ReportStream:
     """A text stream for the output of other processes: reports go to a view, other lines are kept or passed on."""
 
-    def __init__(self, show: Callable[[Report], None], passed: IO[str] | None = None) -> None:
+    def __init__(self, show: Show, passed: IO[str] | None = None) -> None:
         self._show, self._passed = show, passed or sys.stderr
         self._held = ""
 

@@ -12,12 +12,14 @@ from dssm.manifest import ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, t
 from dssm.model.batch_norm import rows_of_batch
 from dssm.model.losses import Candidates, Scored
 from dssm.model.losses.parts import candidate_logits, known_labels, positives
+from dssm.model.sharded import held_rows
 from dssm.model.towers import TwoTowers, Vectors
 from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import LossKind
 from dssm.stream.batches import Batch
 from dssm.train.collectives import gather, gather_candidates, sum_over_ranks
-from dssm.train.negatives import DrawnRows, SampledNegatives
+from dssm.train.negatives import DrawnRows
+from dssm.train.sharding import fetch_rows, held_of
 from dssm.train.shares import ITEM_ROW_PROBABILITY
 
 NO_KEY = tf.int64.min  # of a row that is no target
@@ -43,22 +45,26 @@ class Encoded:
 
 
 def tower_vectors(towers: TwoTowers, batch: Batch, training: bool) -> tuple[Vectors, Vectors]:
-    """Returns the user and item vectors of a batch, by objective, each (batch, width)."""
-    return _vectors(towers.user, batch, training), _vectors(towers.item, batch, training)
+    """Returns the user and item vectors of a batch, by objective, each (batch, width).
+
+    Where tables are spread over ranks, all ranks call it, each with a batch of its own, and as often.
+    """
+    with held_rows(held_of(fetch_rows(towers.sharded, [batch], "vectors"))):
+        return _vectors(towers.user, batch, training), _vectors(towers.item, batch, training)
 
 
-def encode(towers: TwoTowers, batch: Batch, negatives: SampledNegatives | None, catalogue: Batch) -> Encoded:
+def encode(towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: Batch) -> Encoded:
     """Passes the rows of a training step through the towers.
 
-    The item tower sees the batch's items, the sampled negatives and the catalogue's items as one batch.
+    The item tower sees the batch's items, the sampled negatives and the catalogue's items as one batch. Where tables
+    are spread over ranks, the rows that these look up are in `held_rows`.
 
     Args:
-      batch: the columns of both towers, WEIGHT and, with negatives, what `SampledNegatives.drawn` needs.
-      negatives: of the batch's positives; None: there are none.
+      batch: the columns of both towers, and WEIGHT.
+      drawn: the negatives of the batch's positives; None: there are none.
       catalogue: item columns of items drawn uniformly; empty where there are none.
     """
     real = batch[WEIGHT] > 0
-    drawn = None if negatives is None else negatives.drawn(batch)
     parts: list[Batch] = [batch, {} if drawn is None else drawn.columns, catalogue]
     any_input = next(iter(towers.item.input))
     sizes = [tf.shape(part[any_input])[0] if part else 0 for part in parts]

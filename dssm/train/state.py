@@ -12,33 +12,26 @@ import tensorflow as tf
 
 from dssm import storage
 from dssm.config import Settings
+from dssm.model.shards import Shard
 from dssm.model.two_tower import TwoTowerModel
 from dssm.train.checkpoint import (
     Arrays,
     CheckpointFile,
     CheckpointManifest,
     CheckpointWriter,
-    DamagedCheckpointError,
     arrays_of,
+    checked_manifest,
     checkpoints_in,
     file_name,
     latest,
-    read_checkpoint,
+    opened_checkpoint,
     remove_unfinished,
     training_digest,
     unique_names,
     write_checkpoint,
 )
 from dssm.train.place import Place
-
-
-def state_variables(model: TwoTowerModel, optimizer: tf.keras.optimizers.Optimizer) -> dict[str, tf.Variable]:
-    """Returns by name all that a training changes: weights, optimizer, what the losses learn."""
-    # The frozen tables are left out: each rank reads the same file.
-    frozen = {id(layer.table) for layer in model.towers.frozen.values()}
-    variables = [variable for variable in model.variables if id(variable) not in frozen]
-    variables += list(optimizer.variables)
-    return dict(zip(unique_names([variable.name for variable in variables]), variables, strict=True))
+from dssm.train.sharding import shard_states, shared_variables
 
 
 class TakenOverError(Exception):
@@ -46,7 +39,10 @@ class TakenOverError(Exception):
 
 
 class TrainingState:
-    """The variables of a training, and its checkpoints. Every rank has one; rank 0 writes.
+    """The variables of a training, and its checkpoints. Every rank has one.
+
+    Rank 0 writes what all ranks share; where tables are spread over the ranks each writes its shard, and `write`,
+    `write_best`, `take_best` and `write_final` are called by all ranks at the same step.
 
     Args:
       settings: of the run.
@@ -65,9 +61,15 @@ class TrainingState:
         self.folder = folder
         self._chosen = settings.train.checkpoint
         self._digest, self._build = training_digest(settings), samples_build
-        self._variables = state_variables(model, optimizer)
         self._optimizer = optimizer
-        self._writer = CheckpointWriter(folder, self._chosen.keep)
+        shared = shared_variables(model, optimizer)
+        self._shards = {state.name: state for state in shard_states(model, optimizer)}
+        own = {id(state.variable) for state in self._shards.values()}
+        names = unique_names([variable.name for variable in shared])
+        self._shared = {name: v for name, v in zip(names, shared, strict=True) if id(v) not in own}
+        self._is_spread = any(state.shard.ranks > 1 for state in self._shards.values())
+        self._found: str | None = None
+        self._writer = CheckpointWriter(folder, self._chosen.keep, hvd.rank())
         self._written = time.monotonic()
         self._owner_file, self._token = f"{folder}/owner", secrets.token_hex(8)
 
@@ -79,14 +81,18 @@ class TrainingState:
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
-        """All that the training changes, by name."""
-        return self._variables
+        """All that the training changes, by name; of a table that is spread over ranks this one's rows."""
+        return {**self._shared, **{name: state.variable for name, state in self._shards.items()}}
+
+    def shard_of(self, name: str) -> Shard | None:
+        """Returns which part of a table a variable is; None for one that is no sharded table's."""
+        return self._shards[name].shard if name in self._shards else None
 
     @property
     def of_optimizer(self) -> set[str]:
         """Names of the variables that are the optimizer's."""
         own = {id(variable) for variable in self._optimizer.variables}
-        return {name for name, variable in self._variables.items() if id(variable) in own}
+        return {name for name, variable in self.variables.items() if id(variable) in own}
 
     def begin(self, resume: bool) -> Place:
         """Reads on rank 0 the newest checkpoint that is whole, where there is one. The ranks `share` it afterwards.
@@ -102,7 +108,8 @@ class TrainingState:
             storage.remove(self.folder)
             return Place()
         remove_unfinished(self.folder)
-        place = self._load(found)
+        self._found = found
+        place = checked_manifest(found).place
         print(f"train: resumed from {found}, {place.steps:,} steps done", file=sys.stderr, flush=True)
         return place
 
@@ -110,44 +117,65 @@ class TrainingState:
         """Gives all ranks the variables and the place of rank 0, which now owns the checkpoints. Returns: the place."""
         if hvd.rank() == 0:
             storage.write_text(self._owner_file, self._token)
-        shared: Place = hvd.broadcast_object(place, root_rank=0, name="place")
-        hvd.broadcast_variables(list(self._variables.values()), root_rank=0)
+        shared: Place
+        shared, found = hvd.broadcast_object((place, self._found), root_rank=0, name="place")
+        self._found = None
+        self._load(found)
         return shared
 
+    def _load(self, found: str | None) -> None:
+        """Gives all ranks what a checkpoint holds; None: what rank 0 has, but for shards."""
+        if found is not None and (hvd.rank() == 0 or self._is_spread):
+            with opened_checkpoint(found, check=False) as opened:
+                missing, spare = self.variables.keys() - opened.names, opened.names - self.variables.keys()
+                if missing or spare:
+                    raise RuntimeError(f"{found} lacks {sorted(missing)} and has {sorted(spare)} too many")
+                self.assign({name: opened.array(name) for name in self._shared if hvd.rank() == 0})
+                for name, state in self._shards.items():
+                    state.variable.assign(opened.shard(name, state.shard))
+        whole = [] if self._is_spread else [state.variable for state in self._shards.values()]
+        hvd.broadcast_variables([*self._shared.values(), *whole], root_rank=0)
+
     def copied(self) -> Arrays:
-        return arrays_of(self._variables)
+        """Copies what this rank has: all that the ranks share, and its shards."""
+        return arrays_of(self.variables)
 
     def assign(self, arrays: Arrays) -> None:
         """Takes up what `copied` gave, of some variables or of all."""
+        variables = self.variables
         for name, values in arrays.items():
-            self._variables[name].assign(values)
+            variables[name].assign(values)
 
-    def _load(self, folder: str) -> Place:
-        manifest, parts = read_checkpoint(folder)
-        self._assign_all({name: values for part in parts for name, values in part.items()}, folder)
-        return manifest.place
+    def _written_here(self) -> Arrays:
+        """Copies what this rank writes: its shards and, on rank 0, what all ranks share."""
+        shards = arrays_of({name: state.variable for name, state in self._shards.items()})
+        return {**arrays_of(self._shared), **shards} if hvd.rank() == 0 else shards
 
-    def _assign_all(self, arrays: Arrays, folder: str) -> None:
-        missing, spare = self._variables.keys() - arrays.keys(), arrays.keys() - self._variables.keys()
-        if missing or spare:
-            raise DamagedCheckpointError(f"{folder} lacks {sorted(missing)} and has {sorted(spare)} too many")
-        self.assign(arrays)
+    @property
+    def _writes(self) -> bool:
+        return hvd.rank() == 0 or self._is_spread
 
-    def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is to be written after this step. Only of rank 0's interest."""
-        if hvd.rank():
-            return False
+    def is_due(self, step: int, is_look: bool) -> bool:
+        """Whether this rank writes a checkpoint after this step.
+
+        Args: is_look: whether all ranks look at the state after it: where all write, they agree on the time there.
+        """
         if self._chosen.every_steps and step % self._chosen.every_steps == 0:
-            return True
+            return self._writes
         minutes = self._chosen.every_minutes
-        return minutes is not None and time.monotonic() - self._written > 60 * minutes and not self._writer.busy
+        if minutes is None or not is_look or not self._writes:
+            return False
+        due = time.monotonic() - self._written > 60 * minutes and not self._writer.busy
+        if not self._is_spread:
+            return due
+        return bool(hvd.broadcast(tf.constant(due), root_rank=0, name="checkpoint_is_due").numpy())
 
     def write(self, place: Place) -> None:
         """Copies the state, and writes it while the training goes on. Raises: as `check_owner`."""
-        if hvd.rank():
+        if not self._writes:
             return
         self.check_owner()
-        self._writer.write(self.copied, self._manifest(place))
+        self._writer.write(self._written_here, self._manifest(place))
         self._written = time.monotonic()
 
     def check_owner(self) -> None:
@@ -155,43 +183,54 @@ class TrainingState:
 
         It happens when a launcher is killed, and its ranks live on for a while.
         """
+        if hvd.rank():
+            return
         if not storage.exists(self._owner_file) or storage.read_text(self._owner_file) != self._token:
             raise TakenOverError(f"{self.folder}: another start of this training has taken over; this one ends")
 
     def write_best(self, place: Place) -> None:
         """Writes the state of the best epoch so far, in the place of the one before."""
-        if hvd.rank() == 0:
-            write_checkpoint(f"{self.folder}/best", self.copied(), self._manifest(place))
+        self._write_now(self._best, place)
 
     def take_best(self) -> None:
         """Gives all ranks the weights of the best epoch, with its optimizer."""
-        if hvd.rank() == 0:
-            self._load(f"{self.folder}/best")
-        hvd.broadcast_variables(list(self._variables.values()), root_rank=0)
+        self._load(self._best)
 
-    def write_final(self, folder: str, place: Place) -> None:
-        """Writes the state into `folder`, as a later training takes it up."""
-        write_checkpoint(folder, self.copied(), self._manifest(place))
+    def write_final(self, place: Place) -> str:
+        """Writes the state as a later training takes it up. Returns: its folder."""
+        self._write_now(f"{self.folder}/final", place)
+        return f"{self.folder}/final"
+
+    @property
+    def _best(self) -> str:
+        return f"{self.folder}/best"
+
+    def _write_now(self, folder: str, place: Place) -> None:
+        if self._writes:
+            write_checkpoint(folder, self._written_here(), self._manifest(place), hvd.rank())
 
     def end(self) -> None:
         """Waits for what is being written."""
         self._writer.wait()
 
     def _manifest(self, place: Place) -> CheckpointManifest:
-        name = file_name(0, 1)
+        ranks = hvd.size() if self._is_spread else 1
+        names = [file_name(rank, ranks) for rank in range(ranks)]
         return CheckpointManifest(
             settings=self._digest,
             samples_build=self._build,
             ranks=hvd.size(),
             iterations=int(self._optimizer.iterations),
             place=place,
-            files=[CheckpointFile(name=name, bytes=0, sha256="")],
+            tables={name: state.rows for name, state in self._shards.items()},
+            files=[CheckpointFile(name=name, bytes=0, sha256="") for name in names],
         )
 
     def not_finite(self) -> str | None:
-        """Returns the name of a variable that holds NaN or infinity; None where there is none."""
-        for name, variable in self._variables.items():
-            values = variable.numpy()
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                return name
-        return None
+        """Returns the name of a variable that holds NaN or infinity on any rank; None where there is none."""
+        own = next((name for name, variable in self.variables.items() if not _is_finite(variable.numpy())), None)
+        return next((name for name in hvd.allgather_object(own, name="not_finite") if name is not None), None)
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())

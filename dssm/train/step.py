@@ -10,15 +10,20 @@ import tensorflow as tf
 from dssm.config import Settings
 from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, ColumnSpec, target_column
 from dssm.model.losses.parts import weighted_bce
+from dssm.model.observed import observing
 from dssm.model.optimizers import build_optimizer
-from dssm.model.optimizers.gradients import add_l2, clip_gradients
+from dssm.model.optimizers.gradients import add_l2
+from dssm.model.optimizers.schedules import Later
 from dssm.model.randomness import randomness_of_step
+from dssm.model.sharded import held_rows
 from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import Train
 from dssm.stream.batches import Batch
-from dssm.train.collectives import sum_gradients, total
+from dssm.train.collectives import Gradient, total
+from dssm.train.exchange import ExchangePlan, exchange_of
 from dssm.train.negatives import SampledNegatives
 from dssm.train.scores import MAIN, Encoded, StepScores, encode, scorer_rows
+from dssm.train.sharding import Sources, fetch_rows, held_of
 
 DAY_MS = 86_400_000
 
@@ -33,7 +38,12 @@ STEP_COLUMNS = {
 # What they need of the catalogue's items.
 CATALOGUE_COLUMNS = {name: STEP_COLUMNS[name] for name in (ITEM_KEY, ITEM_PROBABILITY)}
 
-Losses = dict[str, tf.Tensor]  # scalars: "loss" is the whole, others are its parts
+RECEIVED_BYTES = "received_bytes"  # by this rank for gradients and rows of sharded tables, int64
+
+EXCHANGE_S = "exchange_s"  # from the rank's own gradients to the sums of all ranks', waiting for others included
+NORM_EVERY = 10  # steps
+
+Losses = dict[str, tf.Tensor]  # scalars: "loss" is the whole, others are its parts, but for RECEIVED_BYTES
 Step = Callable[[Batch, Batch], Losses]
 
 
@@ -96,33 +106,95 @@ def make_step(
     optimizer: tf.keras.optimizers.Optimizer,
     negatives: SampledNegatives | None = None,
     catalogue_size: int = 0,
+    plan: ExchangePlan | None = None,
 ) -> Step:
-    """Returns the compiled step: a batch and items of the catalogue in, the mean losses out; the weights have moved."""
-    variables = list(model.trainable_variables)
+    """Returns the compiled step: a batch and items of the catalogue in, the mean losses out; the weights have moved.
+
+    With several ranks it also returns RECEIVED_BYTES.
+
+    Args: plan: of the gradients' exchange, the same on all ranks; default: `exchange_of` these settings.
+    """
+    variables, sharded = list(model.trainable_variables), model.towers.sharded
     penalties = {variable.ref(): strength for variable, strength in model.towers.penalties}
     now = settings.day_start_ms(0)
+    plan = exchange_of(settings, model, hvd.size()) if plan is None else plan
 
     @tf.function(autograph=False)  # the losses' builders are found by name, which AutoGraph can't follow
     def step(batch: Batch, catalogue: Batch) -> Losses:
         batch = weighted_by_age(batch, now, settings.train.half_life_days)
-        with tf.GradientTape() as tape, randomness_of_step(settings.seed, hvd.rank(), optimizer.iterations):
-            encoded = encode(model.towers, batch, negatives, catalogue)
+        drawn = None if negatives is None else negatives.drawn(batch)
+        fetched = fetch_rows(sharded, [batch, {} if drawn is None else drawn.columns, catalogue], "step")
+        sources = Sources.of(variables, sharded, fetched)
+        with (
+            tf.GradientTape() as tape,
+            randomness_of_step(settings.seed, hvd.rank(), optimizer.iterations),
+            held_rows(held_of(fetched)),
+            observing() as observed,
+        ):
+            tape.watch([of_table.held.rows for of_table in fetched.values()])
+            encoded = encode(model.towers, batch, drawn, catalogue)
             shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
             share = total_loss(model, shares)
-        gradients = sum_gradients(tape.gradient(share, variables))
+        gradients = tape.gradient(share, sources.tensors)
+        if hvd.size() == 1:
+            gradients, received = sources.sum_over_ranks(gradients, plan)
+            exchange_s = tf.constant(0.0, tf.float64)
+        else:
+            begun, gradients = _stamped(gradients)
+            gradients, received = sources.sum_over_ranks(gradients, plan)
+            ended, gradients = _stamped(gradients)
+            exchange_s = ended - begun
         gradients = add_l2(gradients, variables, penalties, settings.model.embedding_l2, model.towers.embeddings)
         if settings.train.clip is not None:
-            gradients = clip_gradients(settings.train.clip, gradients)
+            gradients = sources.clip(settings.train.clip, gradients)
+        norms = _norms(gradients, variables, optimizer.iterations)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        losses = {"loss": total(share, "loss")}
-        if len(shares) > 1:
-            losses |= {f"loss/{name}": total(part, f"{name}_part") for name, part in shares.items()}
-        return losses
+        exchange = {RECEIVED_BYTES: received, EXCHANGE_S: exchange_s} if hvd.size() > 1 else {}
+        return _losses(share, shares) | norms | observed | exchange
 
     return step
 
 
-def make_optimizer(train: Train, steps: int, model: TwoTowerModel) -> tf.keras.optimizers.Optimizer:
-    """Builds the optimizer, its schedule and its state. Args: steps: of the whole training."""
+def _stamped(gradients: list[Gradient]) -> tuple[tf.Tensor, list[Gradient]]:
+    """Returns the time when all gradients are there, in seconds, and the gradients, which wait for each other."""
+    known = [gradient for gradient in gradients if gradient is not None]
+    with tf.control_dependencies(tf.nest.flatten(known, expand_composites=True)):
+        now = tf.timestamp()
+    with tf.control_dependencies([now]):
+        waited = iter(tf.nest.map_structure(tf.identity, known, expand_composites=True))
+    return now, [None if gradient is None else next(waited) for gradient in gradients]
+
+
+def _norms(gradients: list[Gradient], variables: list[tf.Variable], step: tf.Variable) -> Losses:
+    """Returns the gradients' norms of each tower and of the tables, in one of NORM_EVERY steps; NaN in others."""
+    groups: dict[str, list[Gradient]] = {}
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if gradient is not None:
+            prefix = variable.name.partition(".")[0]
+            groups.setdefault(prefix if prefix in ("user", "item") else "tables", []).append(gradient)
+    due = tf.equal(step % NORM_EVERY, NORM_EVERY - 1)
+
+    def norm(of_group: list[Gradient]) -> tf.Tensor:
+        return tf.cond(due, lambda: tf.linalg.global_norm(of_group), lambda: tf.constant(float("nan")))
+
+    return {f"gradient_norm/{name}": norm(of_group) for name, of_group in groups.items()}
+
+
+def _losses(share: tf.Tensor, shares: Losses) -> Losses:
+    """Returns the mean losses of all ranks' rows: the whole and, where there are several, its parts."""
+    names = ["loss", *(f"loss/{name}" for name in shares if len(shares) > 1)]
+    parts = [share, *shares.values()][: len(names)]
+    return dict(zip(names, tf.unstack(total(tf.stack(parts), "losses"), len(names)), strict=True))
+
+
+def make_optimizer(train: Train, steps: int, model: TwoTowerModel, before: int = 0) -> tf.keras.optimizers.Optimizer:
+    """Builds the optimizer, its schedule and its state.
+
+    Args:
+      steps: of the whole training.
+      before: steps that the optimizer's state has seen in an earlier training; the schedule counts from there.
+    """
     rate = train.schedule.build(train.learning_rate, steps)
+    if before and callable(rate):
+        rate = Later(rate, before)
     return build_optimizer(train.optimizer, rate, list(model.trainable_variables), model.towers.embeddings)

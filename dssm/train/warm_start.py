@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
 
 from dssm import storage
 from dssm.config import Settings
@@ -13,7 +12,8 @@ from dssm.errors import UserError
 from dssm.manifest import Manifest, VocabularySpec
 from dssm.model.manifest import read_model_manifest
 from dssm.paths import RunPaths
-from dssm.train.checkpoint import Arrays, DamagedCheckpointError, checked_manifest, read_checkpoint
+from dssm.train.checkpoint import Arrays, DamagedCheckpointError, checked_manifest, opened_checkpoint
+from dssm.train.state import TrainingState
 
 RATE = "learning_rate"  # Keras' variable of a rate that is always the same: the settings' own holds
 
@@ -60,38 +60,34 @@ def _manifest_iterations(settings: Settings) -> int:
         raise UserError(f"train.warm_start: {folder}: {error}; train that run again") from error
 
 
-def warm_arrays(
-    settings: Settings,
-    own: Mapping[str, tf.Variable],
-    optimizer: set[str],
-    sizes: Mapping[str, VocabularySpec],
-) -> Arrays:
-    """Returns what the variables begin with: the earlier run's numbers, and in new rows of tables their own.
+def warm_arrays(settings: Settings, state: TrainingState, sizes: Mapping[str, VocabularySpec]) -> Arrays:
+    """Returns what this rank's variables begin with: the earlier run's numbers, and in new rows of tables their own.
 
-    Args:
-      own: the variables of this training, by name, with their first numbers.
-      optimizer: names of those that are the optimizer's.
-      sizes: the samples' vocabularies.
+    Args: state: of this training, with its first numbers; sizes: the samples' vocabularies.
     Raises: UserError where the earlier model is another one.
     """
     assert settings.train.warm_start is not None
-    keeps = settings.train.warm_start.optimizer == "keep"
+    keeps, of_optimizer = settings.train.warm_start.optimizer == "keep", state.of_optimizer
     folder = earlier_model(settings)
-    try:
-        _, parts = read_checkpoint(f"{folder}/checkpoint")
-    except DamagedCheckpointError as error:
-        raise UserError(f"train.warm_start: {folder}/checkpoint: {error}; train that run again") from error
-    earlier = {name: values for part in parts for name, values in part.items()}
     before = read_model_manifest(folder).vocabularies
     growths = {(before[name].size, spec.size) for name, spec in sizes.items() if name in before}
     made = {}
-    for name, variable in own.items():
-        if name in optimizer and (not keeps or name.startswith(RATE)):
-            continue
-        if name not in earlier:
-            hint = "set train.warm_start.optimizer: reset" if name in optimizer else "keep the model's settings"
-            raise UserError(f"train.warm_start: {folder} has no {name}; {hint}")
-        made[name] = _grown(name, earlier[name], variable.numpy(), growths, folder)
+    try:
+        with opened_checkpoint(f"{folder}/checkpoint") as earlier:
+            for name, variable in state.variables.items():
+                if name in of_optimizer and (not keeps or name.startswith(RATE)):
+                    continue
+                if name not in earlier.names:
+                    hint = (
+                        "set train.warm_start.optimizer: reset" if name in of_optimizer else "keep the settings of both"
+                    )
+                    raise UserError(f"train.warm_start: {folder} has no {name}; {hint}")
+                shard = state.shard_of(name)
+                theirs = earlier.array(name) if shard is None else earlier.shard(name, shard)
+                pairs = growths if shard is None else {(shard.rows(old), shard.rows(new)) for old, new in growths}
+                made[name] = _grown(name, theirs, variable.numpy(), pairs, folder)
+    except DamagedCheckpointError as error:
+        raise UserError(f"train.warm_start: {folder}/checkpoint: {error}; train that run again") from error
     return made
 
 

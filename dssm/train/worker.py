@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import horovod.tensorflow as hvd
@@ -33,6 +33,7 @@ from dssm.model.export import save_scorer, save_tower, weights_digest
 from dssm.model.inputs import tower_columns
 from dssm.model.manifest import ModelManifest
 from dssm.model.raw.save import RawTower, save_raw_tower
+from dssm.model.shards import Shard
 from dssm.model.towers import TwoTowers, build_towers, frozen_tables
 from dssm.model.two_tower import TwoTowerModel
 from dssm.paths import RunPaths
@@ -45,18 +46,28 @@ from dssm.train.catalogue import catalogue_batches
 from dssm.train.clock import Clock
 from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
+from dssm.train.exchange import exchange_of
 from dssm.train.measure import make_predict, measure, metric_names
 from dssm.train.negatives import load_negatives, step_negative_columns
 from dssm.train.passes import Pass, plan_passes
 from dssm.train.place import Best, Place
 from dssm.train.profiling import StepProfile
-from dssm.train.progress import REPORT_TO, Report, reporter
+from dssm.train.progress import REPORT_TO, Note, Report, Show, as_text, reporter
 from dssm.train.result import TrainResult
+from dssm.train.sharding import whole_towers
 from dssm.train.shares import with_shares
 from dssm.train.state import TrainingState
-from dssm.train.step import CATALOGUE_COLUMNS, Losses, make_optimizer, make_step, step_columns
+from dssm.train.step import (
+    CATALOGUE_COLUMNS,
+    EXCHANGE_S,
+    RECEIVED_BYTES,
+    Losses,
+    make_optimizer,
+    make_step,
+    step_columns,
+)
 from dssm.train.validation import CatalogueRecall
-from dssm.train.warm_start import check_vocabularies, warm_arrays
+from dssm.train.warm_start import check_vocabularies, iterations_before, warm_arrays
 from dssm.train.watch import suspicious_columns
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
@@ -92,7 +103,7 @@ def _result(settings: Settings) -> str:
         return TrainResult(error=str(error)).model_dump_json()
 
 
-def train_here(settings: Settings, show: Callable[[Report], None]) -> ModelManifest:
+def train_here(settings: Settings, show: Show) -> ModelManifest:
     """Trains in this process, as the only rank."""
     hvd.init()
     use_device(settings)
@@ -104,9 +115,9 @@ class _Reports:
 
     def __init__(self, address: str | None) -> None:
         self._address = address
-        self._show: Callable[[Report], None] | None = None
+        self._show: Show | None = None
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: Report | Note) -> None:
         self._show = self._show or reporter(self._address)
         self._show(report)
 
@@ -169,17 +180,19 @@ class _Trainer:
         tf.keras.backend.clear_session()
         _use_precision(settings.train)
         tf.keras.utils.set_random_seed(settings.seed)
-        towers = build_towers(settings.model, settings.features, sizes, settings.vectors, matrices)
+        shard = Shard(hvd.rank(), hvd.size())
+        towers = build_towers(
+            settings.model, settings.features, sizes, settings.vectors, matrices, shard, settings.seed
+        )
         self.model = TwoTowerModel(settings.model, settings.train.loss, towers)
-        self.optimizer = make_optimizer(settings.train, self._planned_steps(), self.model)
+        self.optimizer = make_optimizer(settings.train, self._planned_steps(), self.model, iterations_before(settings))
         self.negatives, self.items = negatives, self._items_manifest()
         self.elastic: ElasticState | None = None
         self.profile = StepProfile(self.paths.logs if settings.train.profile and hvd.rank() == 0 else None)
         self._compile()
         self.state = TrainingState(settings, self.train.build, self.paths.checkpoints, self.model, self.optimizer)
         if settings.train.warm_start is not None:  # on each rank: a fault is found by all
-            own, of_optimizer = self.state.variables, self.state.of_optimizer
-            self.state.assign(warm_arrays(settings, own, of_optimizer, self.train.vocabularies))
+            self.state.assign(warm_arrays(settings, self.state, self.train.vocabularies))
 
     @property
     def towers(self) -> TwoTowers:
@@ -188,7 +201,8 @@ class _Trainer:
     def _compile(self) -> None:
         """Makes the functions that are traced with the number of ranks, which an elastic training changes."""
         items = self.items.rows if self.items else 0
-        self.step = make_step(self.settings, self.model, self.optimizer, self.negatives, items)
+        self.exchange = exchange_of(self.settings, self.model, hvd.size())
+        self.step = make_step(self.settings, self.model, self.optimizer, self.negatives, items, self.exchange)
         self.predict = make_predict(self.model)
         self.recall = self._make_recall()
 
@@ -235,7 +249,7 @@ class _Trainer:
         )  # fmt: skip
         return Prefetched(made, self.settings.train.prefetch)
 
-    def run(self, show: Callable[[Report], None]) -> ModelManifest:
+    def run(self, show: Show) -> ModelManifest:
         """Trains from the run's last checkpoint, or from the start, and saves the model.
 
         Args: show: is called on rank 0 alone.
@@ -246,13 +260,15 @@ class _Trainer:
         self.elastic = ElasticState(self.state, place)
         return run_elastic(self.elastic, lambda synced: self._run_from(synced, show))
 
-    def _run_from(self, place: Place, show: Callable[[Report], None]) -> ModelManifest:
+    def _run_from(self, place: Place, show: Show) -> ModelManifest:
         train, is_first = self.settings.train, hvd.rank() == 0
         if self.elastic is not None:
             self._compile()
         if is_first and not place.steps:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
+        if is_first and hvd.size() > 1:
+            show(Note(as_text(self.exchange.rows())))
         clock = Clock()
         with writer.as_default():
             while True:
@@ -269,11 +285,12 @@ class _Trainer:
                 f"lower train.learning_rate ({train.learning_rate})"
             )
         self.state.end()
-        saved = self._save(place, clock.rows_per_s).model_dump_json() if is_first else None
+        whole, final = whole_towers(self.settings, self.towers), self.state.write_final(place)
+        saved = None if whole is None else self._save(whole, place, clock, final).model_dump_json()
         # Nobody leaves before the model is saved.
         return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
 
-    def _train_pass(self, place: Place, clock: Clock, show: Callable[[Report], None]) -> Place:
+    def _train_pass(self, place: Place, clock: Clock, show: Show) -> Place:
         """Trains from a place to the end of its pass, and measures. Returns: the start of the next pass."""
         a_pass = self.passes.all[place.epoch]
         last: Report | None = None
@@ -281,7 +298,8 @@ class _Trainer:
         for last, reached, scalars in self._steps_of(a_pass, start, clock):
             place = reached
             for name, value in scalars.items():
-                tf.summary.scalar(name, value, step=place.steps)
+                if not np.isnan(value):
+                    tf.summary.scalar(name, value, step=place.steps)
             if hvd.rank() == 0 and last.step < last.steps:
                 show(last)
         metrics = self._test_metrics()
@@ -290,6 +308,10 @@ class _Trainer:
             tf.summary.scalar(f"test_{name}", value, step=place.steps)
         for name, value in (validation or {}).items():
             tf.summary.scalar(f"validation_{name}", value, step=place.steps)
+        for name, table in self.towers.tables.items():  # of this rank's rows, where they are spread
+            norms = tf.norm(table.embeddings, axis=1)
+            tf.summary.scalar(f"embedding_norm/{name}", tf.reduce_mean(norms), step=place.steps)
+        tf.summary.scalar("temperature", self.settings.model.tau, step=place.steps)
         place = place.after_pass(_known_of(metrics), None if validation is None else _known_of(validation))
         if validation is not None:
             place = self._judge(place, validation)
@@ -327,13 +349,16 @@ class _Trainer:
             return place.model_copy(update={"stopped": place.epoch - 1 - last >= chosen.patience})
         return place
 
-    def _save(self, place: Place, rows_per_s: float) -> ModelManifest:
-        """Writes model/, the manifest last."""
+    def _save(self, towers: TwoTowers, place: Place, clock: Clock, final: str) -> ModelManifest:
+        """Writes model/, the manifest last.
+
+        Args: towers: with whole tables; final: the checkpoint that goes with them.
+        """
         settings, model = self.settings, self.settings.model
         shares = {name: objective.share for name, objective in model.all_objectives.items()}
         tower = model.user_tower
         manifest = ModelManifest(
-            model_version=weights_digest(self.towers.variables),
+            model_version=weights_digest(towers.variables),
             date=settings.date.isoformat(),
             samples_build=self.train.build,
             vocabularies=self.train.vocabularies,
@@ -348,7 +373,10 @@ class _Trainer:
             best_epoch=None if place.best is None else place.best.epoch + 1,
             steps=place.steps,
             rows_per_epoch=self.train.rows,
-            rows_per_s=rows_per_s,
+            rows_per_s=clock.rows_per_s,
+            input_wait=clock.waited,
+            bytes_per_step=clock.bytes_per_step,
+            expected_bytes_per_step=self.exchange.expected_bytes if hvd.size() > 1 else None,
             loss=list(place.losses),
             auc=[of_epoch["auc"] for of_epoch in place.metrics],
             metrics=list(place.metrics),
@@ -357,7 +385,8 @@ class _Trainer:
         self.state.check_owner()
         with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
             raw: dict[Side, RawTower] = {}
-            for side, part in self._sides():
+            sides: tuple[tuple[Side, tf.keras.Model], ...] = (("user", towers.user), ("item", towers.item))
+            for side, part in sides:
                 save_tower(part, f"{scratch}/{side}_tower", shares)
                 raw[side] = save_raw_tower(
                     part, side, settings, self.train, self.paths.samples, f"{scratch}/{side}_tower_raw"
@@ -366,14 +395,11 @@ class _Trainer:
                 save_scorer(self.model.scorer, f"{scratch}/scorer")
             for made in Path(scratch).iterdir():
                 storage.put_folder(str(made), f"{folder}/{made.name}")
-            self.state.write_final(f"{folder}/checkpoint", place)
+            storage.rename(final, f"{folder}/checkpoint")
             write_card(folder, make_card(settings, manifest, raw))
             storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
         storage.remove(self.paths.checkpoints)
         return manifest
-
-    def _sides(self) -> tuple[tuple[Side, tf.keras.Model], ...]:
-        return ("user", self.towers.user), ("item", self.towers.item)
 
     def _batches(self, part: str, manifest: Manifest, reading: Reading) -> Prefetched:
         train, columns = self.settings.train, self.columns[part]
@@ -406,14 +432,16 @@ class _Trainer:
                 pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))
                 clock.stepped()
                 self._expect_progress()
-                due, commits = (is_due(place.steps + len(pending)) for is_due in (self.state.is_due, self._commits))
-                if number % LOOK_EVERY and number < steps and not due and not commits:
+                taken, is_look = place.steps + len(pending), number % LOOK_EVERY == 0 or number == steps
+                due, commits = self.state.is_due(taken, is_look), self._commits(taken)
+                if not (is_look or due or commits):
                     continue
                 fresh = [float(made["loss"]) for _, made in pending]
                 if not np.isfinite(fresh).all():
                     at = int(np.argmin(np.isfinite(fresh)))
                     self._stop(fresh[at], a_pass, number - len(fresh) + 1 + at, pending[at][0])
-                parts = {name: float(np.mean([float(made[name]) for _, made in pending])) for name in pending[0][1]}
+                scalars = {name: _mean([float(made[name]) for _, made in pending]) for name in pending[0][1]}
+                shares = clock.look(scalars.pop(EXCHANGE_S, None), scalars.get(RECEIVED_BYTES), len(pending))
                 place = place.after_steps(len(pending), float(np.sum(fresh)))
                 pending.clear()
                 if due:
@@ -422,11 +450,12 @@ class _Trainer:
                     assert self.elastic is not None
                     self.elastic.commit_at(place)
                 report = Report(
-                    a_pass.number + 1, len(self.passes.all), number, steps, clock.rows_per_s, parts["loss"],
-                    clock.seconds, input_wait=clock.input_wait, learning_rate=float(self.optimizer.learning_rate),
+                    a_pass.number + 1, len(self.passes.all), number, steps, clock.rows_per_s, scalars["loss"],
+                    clock.seconds, input_wait=shares.input_wait, exchange=shares.exchange,
+                    learning_rate=float(self.optimizer.learning_rate),
                 )  # fmt: skip
-                scalars = {"samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate}
-                yield report, place, {**parts, **scalars, "input_wait": report.input_wait}
+                shown = {"samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate}
+                yield report, place, {**scalars, **shown, "input_wait": report.input_wait}
 
     def _commits(self, step: int) -> bool:
         elastic = self.settings.train.elasticity
@@ -488,6 +517,12 @@ class _Trainer:
         for batch in batches:
             yield batch
             self._expect_progress()
+
+
+def _mean(values: list[float]) -> float:
+    """Returns the mean of what is known: some numbers are made in some steps alone."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _known_of(metrics: dict[str, float]) -> dict[str, float | None]:

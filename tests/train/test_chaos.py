@@ -18,7 +18,7 @@ from dssm.train.result import TrainResult
 from tests.datasets import write_run
 from tests.train.conftest import ROOT
 
-pytestmark = pytest.mark.horovod
+pytestmark = [pytest.mark.horovod, pytest.mark.timeout(900)]
 
 ROWS = (90, 70, 110, 50)
 KILLS = 20

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dssm.manifest import MANIFEST
+from dssm.model.shards import Shard
 from dssm.stream.plan import Leg
 from dssm.train.checkpoint import (
     CheckpointFile,
@@ -17,6 +18,7 @@ from dssm.train.checkpoint import (
     DamagedCheckpointError,
     checkpoints_in,
     latest,
+    opened_checkpoint,
     read_checkpoint,
     remove_unfinished,
     step_folder,
@@ -45,7 +47,7 @@ def write(folder: Path, steps: int, **how: str) -> str:
 
 
 def test_what_was_written_is_read_to_the_bit(tmp_path: Path):
-    found, (arrays,) = read_checkpoint(write(tmp_path, 20))
+    found, arrays = read_checkpoint(write(tmp_path, 20))
     assert found.place == manifest(20).place
     assert found.place.loss_sum == 0.1 + 0.2
     assert arrays.keys() == ARRAYS.keys()
@@ -60,7 +62,7 @@ def test_on_any_store(tmp_path: Path):
     write_checkpoint(step_folder(folder, 5), ARRAYS, manifest(5))
     found, _ = latest(folder, "b", "s")
     assert found == step_folder(folder, 5)
-    np.testing.assert_array_equal(read_checkpoint(found)[1][0]["a/kernel:0"], ARRAYS["a/kernel:0"])
+    np.testing.assert_array_equal(read_checkpoint(found)[1]["a/kernel:0"], ARRAYS["a/kernel:0"])
 
 
 def _cut(folder: str) -> None:
@@ -118,7 +120,9 @@ def test_ranks_write_a_file_each_and_rank_0_commits(tmp_path: Path):
         thread.join(20)
     found, arrays = read_checkpoint(folder)
     assert [file.name for file in found.files] == ["0.npz", "1.npz", "2.npz"]
-    assert [part.keys() for part in arrays] == [part.keys() for part in parts]
+    assert {name: values.tolist() for name, values in arrays.items()} == {
+        f"shard{rank}": [rank] * 3 for rank in range(3)
+    }
 
 
 def test_without_a_ranks_file_there_is_no_checkpoint(tmp_path: Path):
@@ -149,7 +153,7 @@ def test_arrays_are_copied_before_the_next_step(tmp_path: Path, monkeypatch: pyt
     assert writer.busy
     may_write.set()
     writer.wait()
-    assert read_checkpoint(step_folder(str(tmp_path), 1))[1][0]["values"].tolist() == [0, 0, 0]
+    assert read_checkpoint(step_folder(str(tmp_path), 1))[1]["values"].tolist() == [0, 0, 0]
 
 
 def test_a_store_that_fails_costs_a_checkpoint_and_not_the_training(
@@ -174,3 +178,17 @@ def test_the_digest_is_of_what_is_computed(tmp_path: Path):
 
 def test_names_are_unique():
     assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 5])
+def test_a_table_is_read_by_any_number_of_ranks(tmp_path: Path, wanted: int):
+    table, folder = np.arange(22).reshape(11, 2), step_folder(str(tmp_path), 4)
+    for rank in (1, 0):
+        of_rank = {"table": table[rank::2]} | ({"bias": np.float32(3)} if rank == 0 else {})
+        write_checkpoint(folder, of_rank, manifest(4, files=2).model_copy(update={"tables": {"table": 11}}), rank)
+    with opened_checkpoint(folder) as opened:
+        for rank in range(wanted):
+            np.testing.assert_array_equal(opened.shard("table", Shard(rank, wanted)), table[rank::wanted])
+        np.testing.assert_array_equal(opened.array("table"), table)
+        assert opened.array("bias") == 3
+        assert opened.names == {"table", "bias"}

@@ -164,7 +164,9 @@ def _expected(users: np.ndarray, items: np.ndarray, rows: Rows) -> float:
 def _loss(settings: Settings, towers: Any, rows: Rows, negatives: SampledNegatives | None) -> tf.Tensor:
     """Returns the loss of rows under towers that stand for the model's own."""
     model, batch = make_model(settings), _batch(rows)
-    return total_loss(model, loss_shares(model, batch, {}, encode(towers, batch, negatives, {})))
+    return total_loss(
+        model, loss_shares(model, batch, {}, encode(towers, batch, negatives and negatives.drawn(batch), {}))
+    )
 
 
 def _loss_and_gradients(rows: Rows) -> tuple[float, np.ndarray, np.ndarray]:

@@ -77,7 +77,7 @@ def test_broken_off_again_and_again_the_weights_are_the_same_bits(
     assert (end.metrics, end.validation) == (whole.metrics, whole.validation)
     assert not Path(paths.checkpoints).exists()
     one, other = (
-        read_checkpoint(f"{RunPaths(run.run_folder).model}/checkpoint")[1][0] for run in (settings, uninterrupted)
+        read_checkpoint(f"{RunPaths(run.run_folder).model}/checkpoint")[1] for run in (settings, uninterrupted)
     )
     assert one.keys() == other.keys()
     for name, values in one.items():

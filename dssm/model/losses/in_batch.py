@@ -14,6 +14,7 @@ from dssm.model.losses.parts import (
     positives,
     softmax_loss,
 )
+from dssm.model.observed import observe
 from dssm.sections.losses import InBatchSoftmax
 
 
@@ -39,9 +40,16 @@ def in_batch_softmax_rows(settings: InBatchSoftmax, scored: Scored) -> Rows:
         targets = tf.logical_and(valid, tf.logical_not(candidates.uniform))
         hits = accidental_hits(scored.users, scored.items, candidates.users, candidates.items, candidates.own, targets)
         masked = tf.logical_or(masked, hits)
+        observe("accidental_hits", lambda: _share(hits, target))
     loss = softmax_loss(mask_candidates(logits, masked), candidates.own)
     # A row that is no target has its own candidate masked: its loss means nothing, and must not be NaN either.
     return tf.where(target, loss, 0.0), tf.where(target, weight, 0.0)
+
+
+def _share(hits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Returns the share of the targets' candidates that are accidental hits, a scalar."""
+    of_targets = tf.math.count_nonzero(tf.boolean_mask(hits, target), dtype=tf.float32)
+    return tf.math.divide_no_nan(of_targets, tf.math.count_nonzero(target, dtype=tf.float32) * hits.shape[1])
 
 
 def drawing_probability(settings: InBatchSoftmax, candidates: Candidates, valid: tf.Tensor) -> tf.Tensor:

@@ -69,3 +69,22 @@ class WarmUp(tf.keras.optimizers.schedules.LearningRateSchedule):
         if isinstance(after, dict):
             after = tf.keras.optimizers.schedules.deserialize(after)
         return cls(config["peak"], config["steps"], after)
+
+
+@tf.keras.utils.register_keras_serializable("dssm")
+class Later(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that begins at step `start`."""
+
+    def __init__(self, schedule: LearningRate, start: int) -> None:
+        super().__init__()
+        self.schedule, self.start = schedule, start
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        return self.schedule(tf.maximum(tf.convert_to_tensor(step) - self.start, 0))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": tf.keras.optimizers.schedules.serialize(self.schedule), "start": self.start}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Later:
+        return cls(tf.keras.optimizers.schedules.deserialize(config["schedule"]), config["start"])

@@ -9,9 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from dssm.errors import UserError
-from dssm.features import AnyFeature, DenseFeat, embedded, of_side
+from dssm.features import AnyFeature, DenseFeat, EmbeddedFeature, embedded, of_side
 from dssm.model.inputs import FeatureBlock, Lookups, feature_blocks, tower_columns, tower_inputs
 from dssm.model.layers import FrozenVectors
+from dssm.model.sharded import ShardedEmbedding, Table, shapes_alone
+from dssm.model.shards import Shard
 from dssm.sections import Model, Tower, VectorTable
 
 Vectors = dict[str, tf.Tensor]  # of each objective, (batch, width)
@@ -56,14 +58,24 @@ class TwoTowers:
     """`user` and `item`: Keras models from a dict of encoded columns to {objective: (batch, width)}.
 
     `frozen` holds the tables of pretrained vectors that the towers look row numbers up in, by name; `penalties`
-    each kernel that has an L2 penalty with its λ; `embeddings` the embedding tables.
+    each kernel that has an L2 penalty with its λ; `tables` the embeddings that the towers use, by vocabulary.
     """
 
     user: tf.keras.Model
     item: tf.keras.Model
     frozen: Mapping[str, FrozenVectors] = field(default_factory=dict)
     penalties: tuple[tuple[tf.Variable, float], ...] = ()
-    embeddings: tuple[tf.Variable, ...] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
+
+    @property
+    def embeddings(self) -> tuple[tf.Variable, ...]:
+        """The embedding tables; of those that are spread over ranks, this rank's rows."""
+        return tuple(table.embeddings for table in self.tables.values())
+
+    @property
+    def sharded(self) -> tuple[ShardedEmbedding, ...]:
+        """The tables of which each rank holds some rows; one rank alone holds them all."""
+        return tuple(table for table in self.tables.values() if isinstance(table, ShardedEmbedding))
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -88,6 +100,8 @@ def build_towers(
     vocabulary_sizes: Mapping[str, int],
     vectors: Mapping[str, VectorTable],
     matrices: Mapping[str, np.ndarray] | None = None,
+    shard: Shard | None = None,
+    table_seed: int | None = 0,
 ) -> TwoTowers:
     """Builds both towers; features that share a vocabulary share one embedding table.
 
@@ -99,18 +113,13 @@ def build_towers(
       vocabulary_sizes: ids of each vocabulary, padding and unknown included.
       vectors: the settings of the tables of pretrained vectors.
       matrices: (rows, width) float32 of each of `frozen_tables`.
+      shard: the rows that this process holds of tables that model.embedding spreads over ranks; default: all.
+      table_seed: of those tables' initial rows; None: they are zeros. Other weights, which are the same on all ranks,
+        draw from Keras' state.
     Raises: UserError where a tower names what the features don't give.
     """
     tables = {
-        feature.vocabulary: tf.keras.layers.Embedding(
-            vocabulary_sizes[feature.vocabulary],
-            feature.dim,
-            embeddings_initializer=tf.keras.initializers.RandomNormal(
-                stddev=model.embedding_deviation or feature.dim**-0.5
-            ),
-            name=f"embedding_{feature.vocabulary}",
-            dtype="float32",
-        )
+        feature.vocabulary: _table(feature, features, model, vocabulary_sizes, shard, table_seed)
         for feature in embedded(features)
         if feature.share_embedding is None
     }
@@ -119,13 +128,32 @@ def build_towers(
         for name in frozen_tables(features, vectors)
     }
     lookups, penalties = Lookups(tables, frozen), list[tuple[tf.Variable, float]]()
-    user, item = (
-        _tower(side, tower, model, features, lookups, vectors, penalties)
-        for side, tower in (("user", model.user_tower), ("item", model.item_tower))
-    )
+    with shapes_alone():
+        user, item = (
+            _tower(side, tower, model, features, lookups, vectors, penalties)
+            for side, tower in (("user", model.user_tower), ("item", model.item_tower))
+        )
     used = {id(variable) for tower in (user, item) for variable in tower.variables}
-    embeddings = tuple(t.embeddings for t in tables.values() if t.built and id(t.embeddings) in used)
-    return TwoTowers(user, item, frozen, tuple(penalties), embeddings)
+    tables = {name: table for name, table in tables.items() if table.built and id(table.embeddings) in used}
+    return TwoTowers(user, item, frozen, tuple(penalties), tables)
+
+
+def _table(
+    feature: EmbeddedFeature,
+    features: Mapping[str, AnyFeature],
+    model: Model,
+    vocabulary_sizes: Mapping[str, int],
+    shard: Shard | None,
+    seed: int | None,
+) -> Table:
+    """Returns the embedding of a feature and of those that share it."""
+    rows, name = vocabulary_sizes[feature.vocabulary], f"embedding_{feature.vocabulary}"
+    deviation = model.embedding_deviation or feature.dim**-0.5
+    if model.embedding.shards(rows):
+        columns = tuple(other.name for other in embedded(features) if other.vocabulary == feature.vocabulary)
+        return ShardedEmbedding(rows, feature.dim, columns, deviation, shard, seed, name=name)
+    initializer = tf.keras.initializers.RandomNormal(stddev=deviation)
+    return tf.keras.layers.Embedding(rows, feature.dim, embeddings_initializer=initializer, name=name, dtype="float32")
 
 
 def frozen_tables(features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable]) -> list[str]:
