@@ -119,6 +119,8 @@ def make_step(
     now = settings.day_start_ms(0)
     plan = exchange_of(settings, model, hvd.size()) if plan is None else plan
 
+    is_timed = hvd.size() > 1 and not settings.train.deterministic  # a clock is not
+
     @tf.function(autograph=False)  # the losses' builders are found by name, which AutoGraph can't follow
     def step(batch: Batch, catalogue: Batch) -> Losses:
         batch = weighted_by_age(batch, now, settings.train.half_life_days)
@@ -136,20 +138,20 @@ def make_step(
             shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
             share = total_loss(model, shares)
         gradients = tape.gradient(share, sources.tensors)
-        if hvd.size() == 1:
-            gradients, received = sources.sum_over_ranks(gradients, plan)
-            exchange_s = tf.constant(0.0, tf.float64)
-        else:
+        exchange: Losses = {}
+        if is_timed:
             begun, gradients = _stamped(gradients)
-            gradients, received = sources.sum_over_ranks(gradients, plan)
+        gradients, received = sources.sum_over_ranks(gradients, plan)
+        if is_timed:
             ended, gradients = _stamped(gradients)
-            exchange_s = ended - begun
+            exchange[EXCHANGE_S] = ended - begun
+        if hvd.size() > 1:
+            exchange[RECEIVED_BYTES] = received
         gradients = add_l2(gradients, variables, penalties, settings.model.embedding_l2, model.towers.embeddings)
         if settings.train.clip is not None:
             gradients = sources.clip(settings.train.clip, gradients)
         norms = _norms(gradients, variables, optimizer.iterations)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        exchange = {RECEIVED_BYTES: received, EXCHANGE_S: exchange_s} if hvd.size() > 1 else {}
         return _losses(share, shares) | norms | observed | exchange
 
     return step

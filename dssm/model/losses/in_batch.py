@@ -49,7 +49,8 @@ def in_batch_softmax_rows(settings: InBatchSoftmax, scored: Scored) -> Rows:
 def _share(hits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """Returns the share of the targets' candidates that are accidental hits, a scalar."""
     of_targets = tf.math.count_nonzero(tf.boolean_mask(hits, target), dtype=tf.float32)
-    return tf.math.divide_no_nan(of_targets, tf.math.count_nonzero(target, dtype=tf.float32) * hits.shape[1])
+    candidates = tf.cast(tf.shape(hits)[1], tf.float32)
+    return tf.math.divide_no_nan(of_targets, tf.math.count_nonzero(target, dtype=tf.float32) * candidates)
 
 
 def drawing_probability(settings: InBatchSoftmax, candidates: Candidates, valid: tf.Tensor) -> tf.Tensor:

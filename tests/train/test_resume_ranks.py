@@ -1,0 +1,86 @@
+"""Real launches that lose a rank and go on: with the same ranks to the same bits, with others seeing each row once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dssm.config import Settings
+from dssm.model.manifest import ModelManifest
+from dssm.paths import RunPaths
+from dssm.stream.plan import Leg, plan_epoch, rows_done
+from dssm.train.checkpoint import checkpoints_in, read_checkpoint
+from dssm.train.launch import _environment
+from dssm.train.result import TrainResult
+from tests.datasets import write_run
+from tests.train.conftest import Launched, launch
+
+pytestmark = pytest.mark.horovod
+
+ROWS = (37, 53, 29, 61)  # 180: 23 steps an epoch of two ranks
+SHARDED: dict[str, Any] = {
+    "model": {"embedding": {"placement": "sharded", "min_rows": 1}},
+    "optimizer": "rowwise_adagrad",
+}
+HOW: dict[str, Any] = {
+    "launch": "horovodrun", "epochs": 2, "deterministic": True, "start_timeout_s": 60, "stall_shutdown_s": 20,
+    "checkpoint": {"every_steps": 5},
+}  # fmt: skip
+
+
+def start(settings: Settings, folder: Path, ranks: int, kill: str | None = None) -> Launched:
+    settings = settings.model_copy(update={"train": settings.train.model_copy(update={"ranks": ranks})})
+    (folder / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
+    if kill is not None:
+        (folder / "kill").write_text(kill, encoding="utf-8")
+    return launch(ranks, "tests.train.stepping", str(folder), **_environment(settings, report_to=""))
+
+
+def result(folder: Path) -> ModelManifest:
+    return TrainResult.model_validate_json((folder / "result.json").read_text(encoding="utf-8")).unwrap()
+
+
+def test_a_sharded_training_resumes_to_the_same_bits(tmp_path: Path):
+    calm, hurt = tmp_path / "calm", tmp_path / "hurt"
+    uninterrupted = write_run(calm, ROWS, **HOW, **SHARDED)
+    done = start(uninterrupted, calm, 2)
+    assert done.code == 0, done.output
+
+    settings = write_run(hurt, ROWS, **HOW, **SHARDED)
+    assert start(settings, hurt, 2, "rank 1 at step 18").code != 0
+    (newest, *_) = checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+    found, _ = read_checkpoint(newest)
+    assert (found.place.steps, len(found.files)) == (15, 2)
+    assert set(found.tables.values()) == {12, 20, 7}
+    done = start(settings, hurt, 2)
+    assert done.code == 0, done.output
+    assert "15 steps done" in done.output
+
+    assert result(hurt).model_version == result(calm).model_version
+    assert (result(hurt).loss, result(hurt).metrics) == (result(calm).loss, result(calm).metrics)
+    one, other = (
+        read_checkpoint(f"{RunPaths(run.run_folder).model}/checkpoint")[1] for run in (settings, uninterrupted)
+    )
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize(("how", "ranks"), [("replicated", 1), ("sharded", 3)])
+def test_other_ranks_see_the_rest_of_the_epoch_once(tmp_path: Path, how: str, ranks: int):
+    settings = write_run(tmp_path, ROWS, **HOW, **(SHARDED if how == "sharded" else {}))
+    assert start(settings, tmp_path, 2, "rank 0 at step 13").code != 0
+    done = start(settings, tmp_path, ranks)
+    assert done.code == 0, done.output
+
+    # 10 steps of two ranks were kept; the others read what was left of the files, and then a whole epoch.
+    before = [Leg(2, settings.train.batch_size, 10)]
+    left = [rows - seen for rows, seen in zip(ROWS, rows_done(ROWS, settings.seed, 0, before), strict=True)]
+    assert sum(ROWS) - sum(left) == 10 * 2 * settings.train.batch_size
+    rest = plan_epoch(left, settings.seed, 0, ranks, settings.train.batch_size, leg=1).steps
+    whole = plan_epoch(ROWS, settings.seed, 1, ranks, settings.train.batch_size).steps
+    assert (result(tmp_path).ranks, result(tmp_path).steps) == (ranks, 10 + rest + whole)
+    assert np.isfinite(result(tmp_path).loss).all()
