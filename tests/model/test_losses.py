@@ -95,6 +95,54 @@ def test_an_item_that_the_user_acted_on_is_a_hit_wherever_it_comes_from():
     np.testing.assert_array_equal(hits, [[0, 0, 0, 0]])
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(-2, 3), st.integers(0, 4), st.booleans(), st.booleans()), min_size=1, max_size=14
+    ),
+    data=st.data(),
+)
+def test_pairs_found_by_joins_are_those_of_comparing_all_with_all(rows, data):
+    users, items = (np.array([row[place] for row in rows], np.int64) for place in (0, 1))
+    valid = np.array([row[2] for row in rows])
+    targets = valid & np.array([row[3] for row in rows])
+    own = np.array(data.draw(st.permutations(range(len(rows)))))[: data.draw(st.integers(1, len(rows)))]
+    wanted = np.array(data.draw(st.lists(st.booleans(), min_size=len(own), max_size=len(own))))
+    given_keys = (users[own], items[own], users, items, own.astype(np.int32))
+    expected = parts.accidental_hits(*given_keys, targets).numpy() & wanted[:, None] & valid[None, :]
+    found = parts.accidental_pairs(*given_keys, wanted, valid, targets).numpy()
+    made = np.zeros(expected.shape, bool)
+    made[found[:, 0], found[:, 1]] = True
+    np.testing.assert_array_equal(made, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), rows=st.integers(1, 6), candidates=st.integers(1, 7), scale=st.sampled_from([1, 30]))
+def test_the_loss_of_few_passes_is_the_softmax_of_masked_candidates(seed: int, rows: int, candidates: int, scale: int):
+    random = np.random.default_rng(seed)
+    given_logits = tf.Variable(random.normal(0, scale, (rows, candidates)).astype(np.float32))
+    bias = random.normal(0, 3, candidates).astype(np.float32)
+    own = random.integers(0, candidates, rows).astype(np.int32)
+    masked = (random.random((rows, candidates)) < 0.4) & (np.arange(candidates) != own[:, None])
+    upstream = random.normal(size=rows).astype(np.float32)
+    hits = np.argwhere(np.repeat(masked[None], 2, axis=0).any(axis=0)).astype(np.int32)
+    hits = np.concatenate([hits, hits[:2]])  # a pair may stand there twice
+
+    def measured(loss_of):
+        with tf.GradientTape() as tape:
+            loss = loss_of(given_logits)
+            total = tf.reduce_sum(loss * upstream)
+        return loss.numpy(), tape.gradient(total, given_logits).numpy()
+
+    expected = measured(
+        lambda logits: parts.softmax_loss(parts.mask_candidates(logits + bias[None, :], masked), tf.constant(own))
+    )
+    found = measured(lambda logits: parts.in_batch_loss(logits, tf.constant(bias), tf.constant(own), hits))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+    assert (found[0] >= 0).all()
+
+
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("targets", [[1, 1, 1, 1, 1], [1, 1, 0, 1, 0], [0, 1, 0, 0, 0]])

@@ -6,13 +6,13 @@ import tensorflow as tf
 
 from dssm.model.losses import Candidates, Rows, Scored
 from dssm.model.losses.parts import (
-    accidental_hits,
+    MASKED,
+    accidental_pairs,
     batch_probability,
-    correct_sampling_bias,
+    in_batch_loss,
     known_labels,
-    mask_candidates,
     positives,
-    softmax_loss,
+    sampling_bias,
 )
 from dssm.model.observed import observe
 from dssm.sections.losses import InBatchSoftmax
@@ -32,25 +32,27 @@ def in_batch_softmax_rows(settings: InBatchSoftmax, scored: Scored) -> Rows:
     if settings.impression_weight > 0:
         valid = candidates.real
     valid = tf.logical_or(valid, candidates.uniform)
-    logits = candidates.logits
+    bias = tf.where(valid, 0.0, MASKED)
     if settings.logq != "off":
-        logits = correct_sampling_bias(logits, drawing_probability(settings, candidates, valid), settings.logq_strength)
-    masked = tf.logical_not(valid)[None, :]
+        bias += sampling_bias(drawing_probability(settings, candidates, valid), settings.logq_strength)
+    hits = None
     if settings.mask_accidental_hits:
         targets = tf.logical_and(valid, tf.logical_not(candidates.uniform))
-        hits = accidental_hits(scored.users, scored.items, candidates.users, candidates.items, candidates.own, targets)
-        masked = tf.logical_or(masked, hits)
-        observe("accidental_hits", lambda: _share(hits, target))
-    loss = softmax_loss(mask_candidates(logits, masked), candidates.own)
+        hits = accidental_pairs(
+            scored.users, scored.items, candidates.users, candidates.items, candidates.own, target, valid, targets
+        )
+        observe("accidental_hits", lambda: _share(hits, target, valid))
+    loss = in_batch_loss(candidates.logits, bias, candidates.own, hits)
     # A row that is no target has its own candidate masked: its loss means nothing, and must not be NaN either.
     return tf.where(target, loss, 0.0), tf.where(target, weight, 0.0)
 
 
-def _share(hits: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+def _share(hits: tf.Tensor, target: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """Returns the share of the targets' candidates that are accidental hits, a scalar."""
-    of_targets = tf.math.count_nonzero(tf.boolean_mask(hits, target), dtype=tf.float32)
-    candidates = tf.cast(tf.shape(hits)[1], tf.float32)
-    return tf.math.divide_no_nan(of_targets, tf.math.count_nonzero(target, dtype=tf.float32) * candidates)
+    count, rows, columns = (
+        tf.cast(n, tf.float32) for n in (tf.shape(hits)[0], tf.math.count_nonzero(target), tf.math.count_nonzero(valid))
+    )
+    return tf.math.divide_no_nan(count, rows * columns)
 
 
 def drawing_probability(settings: InBatchSoftmax, candidates: Candidates, valid: tf.Tensor) -> tf.Tensor:

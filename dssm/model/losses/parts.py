@@ -34,7 +34,7 @@ def candidate_logits(users: tf.Tensor, candidates: tf.Tensor, temperature: float
       temperature: τ, above 0.
     Returns: (batch, candidates).
     """
-    return tf.matmul(users, candidates, transpose_b=True) / temperature
+    return tf.matmul(users / temperature, candidates, transpose_b=True)
 
 
 def correct_sampling_bias(logits: tf.Tensor, probability: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
@@ -42,11 +42,16 @@ def correct_sampling_bias(logits: tf.Tensor, probability: tf.Tensor, strength: f
 
     Args:
       logits: (batch, candidates), already divided by the temperature.
-      probability: (candidates,), chance of each candidate to be drawn; 0 counts as 1e-9.
+      probability: (candidates,), as of `sampling_bias`.
       strength: factor on log q.
     Returns: (batch, candidates).
     """
-    return logits - strength * tf.math.log(tf.maximum(probability, SMALLEST_PROBABILITY))[None, :]
+    return logits + sampling_bias(probability, strength)[None, :]
+
+
+def sampling_bias(probability: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
+    """Returns −strength · log q. Args: probability: (candidates,), chance to be drawn; 0 counts as 1e-9."""
+    return -strength * tf.math.log(tf.maximum(probability, SMALLEST_PROBABILITY))
 
 
 def batch_probability(items: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
@@ -93,6 +98,80 @@ def accidental_hits(
     of_user = tf.math.unsorted_segment_max(of_pair, pairs[:, 0], tf.size(users)) > 0
     same_item = tf.equal(items[:, None], candidate_items[None, :])
     return tf.logical_and(tf.logical_or(same_item, of_user), tf.logical_not(is_own))
+
+
+def accidental_pairs(
+    users: tf.Tensor,
+    items: tf.Tensor,
+    candidate_users: tf.Tensor,
+    candidate_items: tf.Tensor,
+    own: tf.Tensor,
+    rows: tf.Tensor,
+    valid: tf.Tensor,
+    targets: tf.Tensor,
+) -> tf.Tensor:
+    """Finds what `accidental_hits` finds, as pairs: by joins over sorted keys, not by comparing all with all.
+
+    Args:
+      users, items, candidate_users, candidate_items, own, targets: as of `accidental_hits`.
+      rows: (batch,) bool, whose hits are wanted.
+      valid: (candidates,) bool, which candidates can be hits; targets are among them.
+    Returns: (pairs, 2) int32, row and column; a pair that a row has for two reasons may stand there twice.
+    """
+    rows, valid, targets = (tf.cast(tf.where(wanted)[:, 0], tf.int32) for wanted in (rows, valid, targets))
+    own, items = tf.cast(own, tf.int32), tf.gather(items, rows)
+    # Which of its user's other targets a row has, and which candidates have the item of one of them.
+    row, target = _equal_keys(tf.gather(users, rows), tf.gather(candidate_users, targets))
+    liked, row_item = tf.gather(candidate_items, tf.gather(targets, target)), tf.gather(items, row)
+    others = tf.where(tf.not_equal(liked, row_item))[:, 0]
+    keys = tf.concat([items, tf.gather(liked, others)], axis=0)
+    of_row = tf.concat([rows, tf.gather(rows, tf.gather(row, others))], axis=0)
+    pair, column = _equal_keys(keys, tf.gather(candidate_items, valid))
+    row, column = tf.gather(of_row, pair), tf.gather(valid, column)
+    return tf.boolean_mask(tf.stack([row, column], axis=1), tf.not_equal(tf.gather(own, row), column))
+
+
+def _equal_keys(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Joins keys. Args: (n,) and (m,). Returns: the places of each pair of equal keys, (pairs,) int32 each."""
+    order = tf.argsort(right)
+    ascending = tf.gather(right, order)
+    first = tf.searchsorted(ascending, left, side="left")
+    count = tf.searchsorted(ascending, left, side="right") - first
+    pair = tf.repeat(tf.range(tf.size(left)), count)
+    before = tf.cumsum(count, exclusive=True)
+    place = tf.range(tf.size(pair)) - tf.gather(before, pair) + tf.gather(first, pair)
+    return pair, tf.gather(order, place)
+
+
+def in_batch_loss(logits: tf.Tensor, bias: tf.Tensor, own: tf.Tensor, hits: tf.Tensor | None) -> tf.Tensor:
+    """Negative log softmax of each row's own candidate over logits + bias, without its accidental hits.
+
+    It is `softmax_loss` of `mask_candidates`, values and gradient, in a fourth of its passes over the matrix: of the
+    softmax itself all that is needed is there, −log of its largest number being the log-sum less the largest logit.
+
+    Args:
+      logits: (batch, candidates).
+      bias: (candidates,), −log q, and MASKED where a candidate is none; no gradient reaches it.
+      own: (batch,) int32, column of each row's positive.
+      hits: (pairs, 2) int32; None: none are left out.
+    Returns: (batch,), at least 0.
+    """
+    own_places = tf.stack([tf.range(tf.size(own)), tf.cast(own, tf.int32)], axis=1)
+
+    @tf.custom_gradient
+    def loss(given: tf.Tensor) -> tuple[tf.Tensor, object]:
+        masked = given + bias[None, :]
+        if hits is not None:
+            masked = tf.tensor_scatter_nd_update(masked, hits, tf.fill(tf.shape(hits)[:1], MASKED))
+        chances = tf.nn.softmax(masked)
+        log_sum = tf.reduce_max(masked, axis=1) - tf.math.log(tf.reduce_max(chances, axis=1))
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return tf.tensor_scatter_nd_sub(chances * upstream[:, None], own_places, upstream)
+
+        return log_sum - tf.gather_nd(masked, own_places), gradient
+
+    return loss(logits)
 
 
 def own_columns(own: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
