@@ -80,6 +80,11 @@ format: setup ## rewrites the code in the project's format
 lock: setup ## requirements/*.lock anew from requirements/*.in
 	@.venv/bin/python scripts/lock.py
 
+.PHONY: bench-train
+bench-train: setup ## samples a second of a training, against DeepMatch and between its own settings
+	@scripts/setup_env.sh deepmatch
+	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.train
+
 bench-%: setup ## runs benchmarks/NAME.py: make bench-NAME
 	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.$(subst -,_,$*)
 

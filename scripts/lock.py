@@ -25,6 +25,7 @@ LAYERS = {
     "dev": ("build", "core", "horovod"),
     "java": ("build", "core", "horovod", "dev"),
     "airflow": ("build",),
+    "deepmatch": ("build",),
 }
 
 

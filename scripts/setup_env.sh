@@ -3,6 +3,7 @@
 #
 #   scripts/setup_env.sh            .venv: everything but Airflow
 #   scripts/setup_env.sh airflow    .venv-airflow: requirements/airflow.lock
+#   scripts/setup_env.sh deepmatch  .venv-deepmatch: requirements/deepmatch.lock
 #
 # An environment is a stack of layers. Each leaves a stamp, a copy of what it was made from, so only a layer whose
 # recipe changed is made again, and one that was interrupted is resumed.
@@ -16,7 +17,8 @@ cd "$root"
 case ${1:-main} in
   main) name=.venv layers="build core horovod dev project" ;;
   airflow) name=.venv-airflow layers="build airflow" ;;
-  *) echo "setup: no environment is named '$1'; known: main, airflow" >&2 && exit 2 ;;
+  deepmatch) name=.venv-deepmatch layers="build deepmatch" ;;
+  *) echo "setup: no environment is named '$1'; known: main, airflow, deepmatch" >&2 && exit 2 ;;
 esac
 env=$root/$name
 log=$env/setup.log
@@ -151,6 +153,7 @@ title() {
     dev) echo "pytest, ruff, mypy" ;;
     java) echo "Java 17, as a wheel (the system has none)" ;;
     airflow) echo "Airflow" ;;
+    deepmatch) echo "DeepMatch" ;;
     project) echo "dssm itself" ;;
   esac
 }
