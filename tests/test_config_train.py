@@ -10,6 +10,7 @@ import pytest
 from dssm.cli import parse_settings
 from dssm.config import Settings
 from dssm.sections import Window
+from dssm.sections.losses import InBatchSoftmax
 from tests.test_config import MINIMAL, changed, faults, load
 
 ELASTIC = {"min_ranks": 1, "max_ranks": 4}
@@ -98,3 +99,9 @@ def test_warm_start_on_the_command_line(tmp_path: Path):
     assert settings.train.warm_start is not None
     assert (settings.train.warm_start.run, settings.train.warm_start.optimizer) == ("feed/2024-01-14", "keep")
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_off_needs_no_quotes(tmp_path: Path):
+    settings = load(tmp_path, MINIMAL, "train.loss.logq=off")
+    assert isinstance(settings.train.loss, InBatchSoftmax)
+    assert settings.train.loss.logq == "off"

@@ -128,6 +128,12 @@ class InBatchSoftmax(LossKind):
     )
     frequency: StreamingFrequency = Field(StreamingFrequency(), description="Goes with logq: streaming.")
 
+    @field_validator("logq", mode="before")
+    @classmethod
+    def _off_without_quotes(cls, given: object) -> object:
+        """YAML 1.1 reads a bare off as false."""
+        return "off" if given is False else given
+
     @property
     def reads_candidates(self) -> bool:
         return True
