@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, SerializeAsAny, field_validator, model_validator
 
 from dssm.strict import Kind, StrictModel, choice_of
 
