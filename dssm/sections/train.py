@@ -28,8 +28,9 @@ class Validation(StrictModel):
     metric: str = Field(
         "recall@100",
         pattern=r"^(loss|recall@[1-9][0-9]*|([a-z]\w*_)?(auc|log_loss|accuracy|precision|recall|mse))$",
-        description="auc, log_loss, accuracy, precision, recall or mse of the validation rows, NAME_auc of a further "
-        "objective, or recall@K: the share of their positives that stand among the first K of the whole catalogue.",
+        description="loss (that of the epoch's own rows); auc, log_loss, accuracy, precision, recall or mse of the "
+        "validation rows, NAME_auc of a further objective; or recall@K: the share of their positives that stand among "
+        "the first K of the whole catalogue.",
     )
     patience: int | None = Field(
         None, ge=1, description="So many epochs without a better value end the training; default: all epochs run."

@@ -10,6 +10,7 @@ import numpy as np
 from dssm.manifest import ColumnSpec, Manifest
 from dssm.stream.plan import plan_epoch
 from dssm.stream.reader import Columns, read_files
+from dssm.stream.staging import Staging
 
 
 def catalogue_batches(
@@ -22,10 +23,11 @@ def catalogue_batches(
     seed: Sequence[int],
     skip: int = 0,
     threads: int = 1,
+    staging: Staging | None = None,
 ) -> Iterator[Columns]:
     """Draws items of the catalogue without end, each as often as any other: pass after pass, each in a new order.
 
-    A pass spreads the files over the ranks; a rank without a file in one goes on with the next.
+    A pass spreads the files over the ranks; where there are fewer files than ranks, each rank reads all.
 
     Args:
       folder: the encoded catalogue, samples/items, with at least one item.
@@ -37,6 +39,8 @@ def catalogue_batches(
     Yields: arrays of shape (items, *column shape).
     """
     counts = [file.rows for file in manifest.files]
+    if sum(rows > 0 for rows in counts) < ranks:  # some would have none to read: each reads all, in an order of its own
+        seed, rank, ranks = (*seed, rank), 0, 1
     held: list[Columns] = []
     count, skipped = 0, skip * items
     for number in itertools.count():
@@ -44,7 +48,7 @@ def catalogue_batches(
         chosen = list(plan.files[rank])
         while chosen and skipped >= counts[chosen[0]]:
             skipped -= counts[chosen.pop(0)]
-        files = read_files(folder, [manifest.files[place] for place in chosen], columns, threads)
+        files = read_files(folder, [manifest.files[place] for place in chosen], columns, threads, staging=staging)
         for file, arrays in zip(chosen, files, strict=True):
             rows = len(next(iter(arrays.values())))
             order = np.random.default_rng([*seed, number, file]).permutation(rows)[skipped:]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from dssm import storage
 from dssm.config import Settings
@@ -62,7 +62,8 @@ class CheckpointManifest(BaseModel):
 
 def training_digest(settings: Settings) -> str:
     """Returns a digest of all settings that change what a training computes; the number of ranks is none of them."""
-    chosen = settings.model_dump(mode="json", include={"date", "seed", "features", "vectors", "model", "train"})
+    sections = dict.fromkeys(("date", "seed", "features", "vectors", "model", "train"), True)
+    chosen = settings.model_dump(mode="json", include={**sections, "samples": {"negatives": True}})
     chosen["train"] = {name: value for name, value in chosen["train"].items() if name not in _HOW_IT_RUNS}
     return storage.digest(json.dumps(chosen, sort_keys=True))
 
@@ -93,8 +94,12 @@ def write_checkpoint(
         return
     files = [_file_when_there(f"{temporary}/{file.name}.json", limit_s) for file in manifest.files]
     storage.write_text(f"{temporary}/{MANIFEST}", manifest.model_copy(update={"files": files}).model_dump_json())
-    storage.remove(folder)
+    aside = f"{parent}/.{name}.old.tmp"
+    storage.remove(aside)
+    if storage.exists(folder):
+        storage.rename(folder, aside)
     storage.rename(temporary, folder)
+    storage.remove(aside)
 
 
 def _file_when_there(path: str, limit_s: float) -> CheckpointFile:
@@ -170,7 +175,7 @@ def checked_manifest(folder: str) -> CheckpointManifest:
 def _manifest_of(folder: str) -> CheckpointManifest:
     try:
         return CheckpointManifest.model_validate_json(storage.read_text(f"{folder}/{MANIFEST}"))
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:  # of pydantic's and of the decoder's errors too
         raise DamagedCheckpointError(f"{folder}/{MANIFEST} can't be read ({type(error).__name__})") from error
 
 
@@ -187,8 +192,9 @@ class DamagedCheckpointError(Exception):
     """A checkpoint that can't be used; the message says why."""
 
 
-def step_folder(folder: str, steps: int) -> str:
-    return f"{folder}/step-{steps:010d}"
+def step_folder(folder: str, place: Place) -> str:
+    """Returns a name of the place alone, in the order of the places: the end of a pass is no step of its own."""
+    return f"{folder}/step-{place.steps:010d}-{place.epoch:06d}{'-best' if place.took_best else ''}"
 
 
 def checkpoints_in(folder: str) -> list[str]:
@@ -203,23 +209,23 @@ def remove_unfinished(folder: str) -> None:
             storage.remove(f"{folder}/{name}")
 
 
-def latest(folder: str, samples_build: str, settings: str) -> tuple[str | None, list[str]]:
+def latest(folder: str, samples_build: str, settings: str) -> tuple[str | None, dict[str, str]]:
     """Finds where to go on.
 
-    Returns: the newest checkpoint that is whole, None where there is none to use; and a line for each that is passed
-      over, which says why.
+    Returns: the newest checkpoint that is whole, None where there is none to use; and the newer ones, each with why it
+      is passed over.
     """
-    passed = []
+    passed = {}
     for found in checkpoints_in(folder):
         try:
             manifest = checked_manifest(found)
         except DamagedCheckpointError as error:
-            passed.append(f"{found} is damaged and passed over: {error}")
+            passed[found] = f"is damaged and passed over: {error}"
             continue
         if manifest.samples_build != samples_build:
-            passed.append(f"{found} belongs to other samples ({manifest.samples_build}, now {samples_build})")
+            passed[found] = f"belongs to other samples ({manifest.samples_build}, now {samples_build})"
         elif manifest.settings != settings:
-            passed.append(f"{found} belongs to a training with other settings")
+            passed[found] = "belongs to a training with other settings"
         else:
             return found, passed
     return None, passed
@@ -231,22 +237,27 @@ class CheckpointWriter:
     Args:
       folder: of the training's checkpoints.
       keep: how many stay.
-      rank: of those that write; rank 0 commits and removes.
+      limit_s: rank 0's wait for the others' files.
     """
 
-    def __init__(self, folder: str, keep: int, rank: int = 0) -> None:
-        self._folder, self._keep, self._rank = folder, keep, rank
+    def __init__(self, folder: str, keep: int, limit_s: float = FILES_LIMIT_S) -> None:
+        self._folder, self._keep, self._limit_s = folder, keep, limit_s
         self._thread: threading.Thread | None = None
 
     @property
     def busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def write(self, arrays: Callable[[], Arrays], manifest: CheckpointManifest) -> None:
-        """Copies the arrays now, and writes them while the training goes on. Waits for the one before."""
+    def write(self, arrays: Callable[[], Arrays], manifest: CheckpointManifest, rank: int = 0) -> None:
+        """Copies the arrays now, and writes them while the training goes on. Waits for the one before.
+
+        Args: rank: of those that write, at the moment; rank 0 commits and removes.
+        """
         self.wait()
         copied = arrays()
-        self._thread = threading.Thread(target=self._write, args=(copied, manifest), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._write, args=(copied, manifest, rank), name="checkpoint", daemon=True
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -254,11 +265,11 @@ class CheckpointWriter:
             self._thread.join()
             self._thread = None
 
-    def _write(self, arrays: Arrays, manifest: CheckpointManifest) -> None:
-        folder = step_folder(self._folder, manifest.place.steps)
+    def _write(self, arrays: Arrays, manifest: CheckpointManifest, rank: int) -> None:
+        folder = step_folder(self._folder, manifest.place)
         try:
-            write_checkpoint(folder, arrays, manifest, self._rank)
-            if self._rank == 0:
+            write_checkpoint(folder, arrays, manifest, rank, self._limit_s)
+            if rank == 0:
                 for old in checkpoints_in(self._folder)[self._keep :]:
                     storage.remove(old)
         except Exception as error:  # a training does not end for a store that fails now and then

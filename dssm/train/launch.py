@@ -183,6 +183,8 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
         for line in process.stdout:
             stream.write(line)
     if process.returncode != 0:
+        if storage.exists(made):  # a fault that rank 0 alone has found
+            TrainResult.model_validate_json(storage.read_text(made)).unwrap()
         raise RuntimeError(f"horovodrun ended with exit code {process.returncode}; its output is above")
     result = TrainResult.model_validate_json(storage.read_text(made))
     storage.remove(folder)

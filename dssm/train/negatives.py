@@ -28,6 +28,7 @@ from dssm.model.losses import Sampled
 from dssm.sections import Negatives
 from dssm.stream.batches import Batch
 from dssm.stream.reader import Columns, read_files
+from dssm.stream.staging import Staging
 
 
 class SampledNegatives:
@@ -155,11 +156,15 @@ def load_negatives(
     changing = [feature.name for feature in changing_item_features(settings.features, settings.counters)]
     fixed = {name: spec for name, spec in item_columns.items() if name not in changing}
     return SampledNegatives(
-        read_catalogue(folder, manifest, fixed), changing, [(kind.count, kind.weight) for kind in kinds]
+        read_catalogue(folder, manifest, fixed, Staging(**settings.train.staging.model_dump())),
+        changing,
+        [(kind.count, kind.weight) for kind in kinds],
     )
 
 
-def read_catalogue(folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> Columns:
+def read_catalogue(
+    folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec], staging: Staging | None = None
+) -> Columns:
     """Reads columns of the encoded catalogue, in the order of the item indexes.
 
     Returns: arrays of shape (items, *column shape).
@@ -169,7 +174,7 @@ def read_catalogue(folder: str, manifest: Manifest, columns: Mapping[str, Column
     check_columns(manifest, wanted, folder)
     found = {name: np.zeros((manifest.rows, *spec.shape), spec.dtype) for name, spec in columns.items()}
     filled = np.zeros(manifest.rows, bool)
-    for part in read_files(folder, [file for file in manifest.files if file.rows], wanted):
+    for part in read_files(folder, [file for file in manifest.files if file.rows], wanted, staging=staging):
         index = part.pop(ITEM_INDEX)
         known = (index >= 0) & (index < manifest.rows)
         filled[index[known]] = True

@@ -26,6 +26,7 @@ from dssm.manifest import (
 )
 from dssm.stream.batches import Batch, Span
 from dssm.stream.reader import Columns, read_files
+from dssm.stream.staging import Staging
 
 ITEM_ROW_PROBABILITY = "step__item_row_probability"  # as ITEM_PROBABILITY, among rows of any label
 KEY = ColumnSpec(dtype="int64")
@@ -66,11 +67,11 @@ def with_shares(rows: Batch, shares: Shares) -> Batch:
     return {**rows, **{name: tf.constant(share.of(items)) for name, share in shares.items()}}
 
 
-def catalogue_shares(folder: str, manifest: Manifest) -> ItemShares:
+def catalogue_shares(folder: str, manifest: Manifest, staging: Staging | None = None) -> ItemShares:
     """Reads each item's share of the training rows of any label from the encoded catalogue."""
     columns = {ITEM_KEY: KEY, ITEM_ROWS: KEY}
     check_columns(manifest, columns, folder)
-    parts = [part for _, part in _read(folder, manifest, columns)]
+    parts = [part for _, part in _read(folder, manifest, columns, staging)]
     keys, counts = (np.concatenate([*(part[name] for part in parts), np.zeros(0, np.int64)]) for name in columns)
     return ItemShares.of_counts(keys, counts)
 
@@ -88,22 +89,28 @@ class RowsWithin:
     shares: Shares
 
 
-def rows_within(folder: str, manifest: Manifest, span: Span) -> RowsWithin:
+def rows_within(folder: str, manifest: Manifest, span: Span, staging: Staging | None = None) -> RowsWithin:
     """Counts the rows whose event is in the span."""
     files = [0] * len(manifest.files)
-    keys: dict[str, list[np.ndarray]] = {ITEM_PROBABILITY: [], ITEM_ROW_PROBABILITY: []}
-    for number, rows in _read(folder, manifest, TIMES):
+    counted: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {ITEM_PROBABILITY: [], ITEM_ROW_PROBABILITY: []}
+    for number, rows in _read(folder, manifest, TIMES, staging):
         within = span.holds(rows[EVENT_TIME])
         files[number] = int(within.sum())
         drawn = within & (rows[WEIGHT] > 0)
-        keys[ITEM_ROW_PROBABILITY].append(rows[ITEM_KEY][drawn])
-        keys[ITEM_PROBABILITY].append(rows[ITEM_KEY][drawn & (rows[LABEL] > 0)])
-    joined = {name: np.concatenate([*parts, np.zeros(0, np.int64)]) for name, parts in keys.items()}
-    return RowsWithin(files, {name: ItemShares.of_counts(k, np.ones(len(k))) for name, k in joined.items()})
+        counted[ITEM_ROW_PROBABILITY].append(np.unique(rows[ITEM_KEY][drawn], return_counts=True))
+        positives = rows[ITEM_KEY][drawn & (rows[LABEL] > 0)]
+        counted[ITEM_PROBABILITY].append(np.unique(positives, return_counts=True))
+    shares = {}
+    for name, parts in counted.items():
+        keys, counts = (np.concatenate([*of_files, np.zeros(0, np.int64)]) for of_files in zip(*parts, strict=True))
+        shares[name] = ItemShares.of_counts(keys, counts)
+    return RowsWithin(files, shares)
 
 
-def _read(folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec]) -> Iterator[tuple[int, Columns]]:
+def _read(
+    folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec], staging: Staging | None
+) -> Iterator[tuple[int, Columns]]:
     """Yields the number and the columns of each file with rows."""
     filled = [number for number, file in enumerate(manifest.files) if file.rows]
-    files = read_files(folder, [manifest.files[number] for number in filled], columns)
+    files = read_files(folder, [manifest.files[number] for number in filled], columns, staging=staging)
     yield from zip(filled, files, strict=True)

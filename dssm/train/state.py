@@ -30,8 +30,10 @@ from dssm.train.checkpoint import (
     unique_names,
     write_checkpoint,
 )
-from dssm.train.place import Place
+from dssm.train.place import Best, Place
 from dssm.train.sharding import shard_states, shared_variables
+
+BEST = "best-"
 
 
 class TakenOverError(Exception):
@@ -69,7 +71,8 @@ class TrainingState:
         self._shared = {name: v for name, v in zip(names, shared, strict=True) if id(v) not in own}
         self._is_spread = any(state.shard.ranks > 1 for state in self._shards.values())
         self._found: str | None = None
-        self._writer = CheckpointWriter(folder, self._chosen.keep, hvd.rank())
+        # A rank that waits for another's file is silent: it must give up before the watchdog does.
+        self._writer = CheckpointWriter(folder, self._chosen.keep, settings.train.stall_shutdown_s / 2)
         self._written = time.monotonic()
         self._owner_file, self._token = f"{folder}/owner", secrets.token_hex(8)
 
@@ -101,9 +104,10 @@ class TrainingState:
         """
         if hvd.rank():
             return Place()
-        found, passed = latest(self.folder, self._build, self._digest) if resume else (None, [])
-        for line in passed:
-            print(f"train: {line}", file=sys.stderr, flush=True)
+        found, passed = latest(self.folder, self._build, self._digest) if resume else (None, {})
+        for folder, reason in passed.items():
+            print(f"train: {folder} {reason}", file=sys.stderr, flush=True)
+            storage.remove(folder)
         if found is None:
             storage.remove(self.folder)
             return Place()
@@ -114,19 +118,22 @@ class TrainingState:
         return place
 
     def share(self, place: Place) -> Place:
-        """Gives all ranks the variables and the place of rank 0, which now owns the checkpoints. Returns: the place."""
-        if hvd.rank() == 0:
-            storage.write_text(self._owner_file, self._token)
+        """Gives all ranks the variables and the place of rank 0. Returns: that place."""
         shared: Place
         shared, found = hvd.broadcast_object((place, self._found), root_rank=0, name="place")
         self._found = None
         self._load(found)
         return shared
 
-    def _load(self, found: str | None) -> None:
+    def claim(self) -> None:
+        """Makes this start of the training the one that writes its checkpoints."""
+        if hvd.rank() == 0:
+            storage.write_text(self._owner_file, self._token)
+
+    def _load(self, found: str | None, check: bool = False) -> None:
         """Gives all ranks what a checkpoint holds; None: what rank 0 has, but for shards."""
         if found is not None and (hvd.rank() == 0 or self._is_spread):
-            with opened_checkpoint(found, check=False) as opened:
+            with opened_checkpoint(found, check) as opened:
                 missing, spare = self.variables.keys() - opened.names, opened.names - self.variables.keys()
                 if missing or spare:
                     raise RuntimeError(f"{found} lacks {sorted(missing)} and has {sorted(spare)} too many")
@@ -161,7 +168,7 @@ class TrainingState:
         Args: is_look: whether all ranks look at the state after it: where all write, they agree on the time there.
         """
         if self._chosen.every_steps and step % self._chosen.every_steps == 0:
-            return self._writes
+            return True  # on all ranks, which then look at the loss together; `write` knows who writes
         minutes = self._chosen.every_minutes
         if minutes is None or not is_look or not self._writes:
             return False
@@ -175,7 +182,7 @@ class TrainingState:
         if not self._writes:
             return
         self.check_owner()
-        self._writer.write(self._written_here, self._manifest(place))
+        self._writer.write(self._written_here, self._manifest(place), hvd.rank())
         self._written = time.monotonic()
 
     def check_owner(self) -> None:
@@ -189,25 +196,32 @@ class TrainingState:
             raise TakenOverError(f"{self.folder}: another start of this training has taken over; this one ends")
 
     def write_best(self, place: Place) -> None:
-        """Writes the state of the best epoch so far, in the place of the one before."""
-        self._write_now(self._best, place)
+        """Writes the state of the best epoch so far. That of the one before stays: a checkpoint may still name it."""
+        assert place.best is not None
+        self._write_now(self._best(place.best), place)
+        if hvd.rank() == 0:
+            kept = [name for name in storage.folder_names(self.folder) if name.startswith(BEST)]
+            for name in kept[:-2]:
+                storage.remove(f"{self.folder}/{name}")
 
-    def take_best(self) -> None:
+    def take_best(self, best: Best) -> None:
         """Gives all ranks the weights of the best epoch, with its optimizer."""
-        self._load(self._best)
+        self._load(self._best(best), check=True)
+
+    def _best(self, best: Best) -> str:
+        return f"{self.folder}/{BEST}{best.epoch:06d}"
 
     def write_final(self, place: Place) -> str:
         """Writes the state as a later training takes it up. Returns: its folder."""
         self._write_now(f"{self.folder}/final", place)
         return f"{self.folder}/final"
 
-    @property
-    def _best(self) -> str:
-        return f"{self.folder}/best"
-
     def _write_now(self, folder: str, place: Place) -> None:
+        self.check_owner()
         if self._writes:
             write_checkpoint(folder, self._written_here(), self._manifest(place), hvd.rank())
+        if self._is_spread:  # nobody reads it, or writes the next, before rank 0 has committed it
+            hvd.broadcast_object(None, root_rank=0, name="checkpoint_is_written")
 
     def end(self) -> None:
         """Waits for what is being written."""

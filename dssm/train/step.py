@@ -13,7 +13,7 @@ from dssm.model.losses.parts import weighted_bce
 from dssm.model.observed import observing
 from dssm.model.optimizers import build_optimizer
 from dssm.model.optimizers.gradients import add_l2
-from dssm.model.optimizers.schedules import Later
+from dssm.model.optimizers.schedules import Later, LearningRate
 from dssm.model.randomness import randomness_of_step
 from dssm.model.sharded import held_rows
 from dssm.model.two_tower import TwoTowerModel
@@ -189,6 +189,12 @@ def _losses(share: tf.Tensor, shares: Losses) -> Losses:
     return dict(zip(names, tf.unstack(total(tf.stack(parts), "losses"), len(names)), strict=True))
 
 
+def planned_rate(train: Train, steps: int, before: int = 0) -> LearningRate:
+    """Returns the learning rate, or the schedule. Args: as of `make_optimizer`."""
+    rate = train.schedule.build(train.learning_rate, steps)
+    return Later(rate, before) if before and callable(rate) else rate
+
+
 def make_optimizer(train: Train, steps: int, model: TwoTowerModel, before: int = 0) -> tf.keras.optimizers.Optimizer:
     """Builds the optimizer, its schedule and its state.
 
@@ -196,7 +202,5 @@ def make_optimizer(train: Train, steps: int, model: TwoTowerModel, before: int =
       steps: of the whole training.
       before: steps that the optimizer's state has seen in an earlier training; the schedule counts from there.
     """
-    rate = train.schedule.build(train.learning_rate, steps)
-    if before and callable(rate):
-        rate = Later(rate, before)
+    rate = planned_rate(train, steps, before)
     return build_optimizer(train.optimizer, rate, list(model.trainable_variables), model.towers.embeddings)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import horovod.tensorflow as hvd
+import numpy as np
 import tensorflow as tf
 
 from dssm.manifest import ITEM_KEY, LABEL, WEIGHT, ColumnSpec, Manifest
@@ -12,7 +13,9 @@ from dssm.model.towers import combined_vector
 from dssm.model.two_tower import TwoTowerModel
 from dssm.stream.batches import Batch
 from dssm.stream.reader import read_files
+from dssm.stream.staging import Staging
 
+BLOCK_ITEMS = 16_384  # compared with a batch at once
 KEY = ColumnSpec(dtype="int64")
 
 
@@ -27,12 +30,22 @@ class CatalogueRecall:
       manifest: its manifest.
       columns: of the item tower.
       batch_size: items encoded at once.
+      staging: how remote files come.
+      alive: is called now and then while items are encoded.
     """
 
     def __init__(
-        self, model: TwoTowerModel, folder: str, manifest: Manifest, columns: Mapping[str, ColumnSpec], batch_size: int
+        self,
+        model: TwoTowerModel,
+        folder: str,
+        manifest: Manifest,
+        columns: Mapping[str, ColumnSpec],
+        batch_size: int,
+        staging: Staging | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._manifest, self._columns, self._batch_size = folder, manifest, columns, batch_size
+        self._staging, self._alive = staging, alive
         shares = {name: objective.share for name, objective in model.settings.all_objectives.items()}
         users, items = model.towers.user, model.towers.item
         self._width = sum(int(items.output[name].shape[-1]) for name, share in shares.items() if share > 0)
@@ -40,15 +53,15 @@ class CatalogueRecall:
         def vectors(tower: tf.keras.Model, columns: Batch) -> tf.Tensor:
             return combined_vector(tower({name: columns[name] for name in tower.input}, training=False), shares)
 
-        def places(batch: Batch, keys: tf.Tensor, catalogue: tf.Tensor) -> tf.Tensor:
+        def better(batch: Batch, keys: tf.Tensor, catalogue: tf.Tensor) -> tf.Tensor:
             of_user = vectors(users, batch)
             own = tf.reduce_sum(of_user * vectors(items, batch), axis=1, keepdims=True)
             others = tf.not_equal(batch[ITEM_KEY][:, None], keys[None, :])
-            better = tf.matmul(of_user, catalogue, transpose_b=True) > own
-            return tf.reduce_sum(tf.cast(tf.logical_and(better, others), tf.int32), axis=1)
+            above = tf.matmul(of_user, catalogue, transpose_b=True) > own
+            return tf.reduce_sum(tf.cast(tf.logical_and(above, others), tf.int32), axis=1)
 
         self._encode = tf.function(lambda columns: vectors(items, columns), autograph=False, reduce_retracing=True)
-        self._places = tf.function(places, autograph=False, reduce_retracing=True)
+        self._better = tf.function(better, autograph=False, reduce_retracing=True)
 
     def __call__(self, batches: Iterator[Batch], cutoff: int) -> float:
         """Args: batches: of this rank; every rank calls. Returns: of all ranks' positives; NaN where there are none."""
@@ -56,7 +69,11 @@ class CatalogueRecall:
         hits = rows = 0
         for batch in batches:
             wanted = ((batch[LABEL] > 0) & (batch[WEIGHT] > 0)).numpy()
-            hits += int((self._places(batch, keys, catalogue).numpy()[wanted] < cutoff).sum())
+            better = np.zeros(len(wanted), np.int64)
+            for start in range(0, len(keys), BLOCK_ITEMS):
+                block = slice(start, start + BLOCK_ITEMS)
+                better += self._better(batch, keys[block], catalogue[block]).numpy()
+            hits += int((better[wanted] < cutoff).sum())
             rows += int(wanted.sum())
         hits, rows = hvd.allreduce(tf.constant([hits, rows], tf.int64), op=hvd.Sum, name="recall").numpy().tolist()
         return hits / rows if rows else float("nan")
@@ -66,11 +83,12 @@ class CatalogueRecall:
         files = [file for file in self._manifest.files if file.rows][hvd.rank() :: hvd.size()]
         columns = {**self._columns, ITEM_KEY: KEY}
         keys, vectors = [tf.zeros(0, tf.int64)], []
-        for arrays in read_files(self._folder, files, columns):
+        for arrays in read_files(self._folder, files, columns, staging=self._staging):
             keys.append(tf.constant(arrays[ITEM_KEY]))
             for start in range(0, len(arrays[ITEM_KEY]), self._batch_size):
                 rows = {name: tf.constant(arrays[name][start : start + self._batch_size]) for name in self._columns}
                 vectors.append(self._encode(rows))
+                self._alive()
         made = tf.concat([tf.zeros((0, self._width)), *vectors], axis=0)
         joined = tf.concat(keys, axis=0)
         if hvd.size() == 1:

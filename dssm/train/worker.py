@@ -41,7 +41,6 @@ from dssm.samples.lookups import load_vectors
 from dssm.sections import Train
 from dssm.stream.batches import Batch, Prefetched, Reading, rank_batches
 from dssm.stream.plan import Leg, plan_epoch
-from dssm.stream.staging import Staging
 from dssm.train.catalogue import catalogue_batches
 from dssm.train.clock import Clock
 from dssm.train.devices import use_device
@@ -49,7 +48,7 @@ from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
 from dssm.train.measure import make_predict, measure, metric_names
 from dssm.train.negatives import load_negatives, step_negative_columns
-from dssm.train.passes import Pass, plan_passes
+from dssm.train.passes import Pass, plan_passes, staging_of
 from dssm.train.place import Best, Place
 from dssm.train.profiling import StepProfile
 from dssm.train.progress import REPORT_TO, Note, Report, Show, as_text, reporter
@@ -64,6 +63,7 @@ from dssm.train.step import (
     Losses,
     make_optimizer,
     make_step,
+    planned_rate,
     step_columns,
 )
 from dssm.train.validation import CatalogueRecall
@@ -78,8 +78,9 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
 
     Args: result_to: a file that rank 0 writes the result to.
 
-    Returns: a TrainResult as JSON. A fault of the user's is found by all ranks at the same step, and is returned:
-      an exception would reach the launcher as the death of a rank.
+    Returns: a TrainResult as JSON. A fault of the user's is returned: an exception would reach the launcher as the
+      death of a rank. Most are found by all ranks at the same place; a damaged file by the rank that reads it, which
+      ends the others.
     """
     settings = Settings.model_validate_json(settings_json)
     hvd.init()
@@ -98,7 +99,7 @@ def _result(settings: Settings) -> str:
         use_device(settings)
         return TrainResult(model=_Trainer(settings).run(_Reports(os.environ.get(REPORT_TO)))).model_dump_json()
     except UserError as error:
-        if hvd.rank():  # the launcher shows what rank 0 returns
+        if hvd.size() > 1:  # where one rank alone finds it, the launch fails before its result is read
             print(f"rank {hvd.rank()}: {error}", file=sys.stderr, flush=True)
         return TrainResult(error=str(error)).model_dump_json()
 
@@ -185,7 +186,9 @@ class _Trainer:
             settings.model, settings.features, sizes, settings.vectors, matrices, shard, settings.seed
         )
         self.model = TwoTowerModel(settings.model, settings.train.loss, towers)
-        self.optimizer = make_optimizer(settings.train, self._planned_steps(), self.model, iterations_before(settings))
+        self.optimizer = make_optimizer(
+            settings.train, self._steps_left(Place()), self.model, iterations_before(settings)
+        )
         self.negatives, self.items = negatives, self._items_manifest()
         self.elastic: ElasticState | None = None
         self.profile = StepProfile(self.paths.logs if settings.train.profile and hvd.rank() == 0 else None)
@@ -206,10 +209,18 @@ class _Trainer:
         self.predict = make_predict(self.model)
         self.recall = self._make_recall()
 
-    def _planned_steps(self) -> int:
-        """Returns the steps of a training by these ranks that nothing interrupts."""
-        leg = Leg(hvd.size(), self.settings.train.batch_size, 0)
-        return sum(a_pass.reading(self.settings.seed, [leg]).plan.steps for a_pass in self.passes.all)
+    def _steps_left(self, place: Place) -> int:
+        """Returns the steps of these ranks from a place to the end, if nothing interrupts them."""
+        ranks, batch_size = hvd.size(), self.settings.train.batch_size
+        passes = self.passes.recent if place.stopped and not place.took_best else self.passes.all[place.epoch :]
+        left = 0
+        for a_pass in passes:
+            begun = (
+                place.on_leg(ranks, batch_size).legs if a_pass.number == place.epoch else (Leg(ranks, batch_size, 0),)
+            )
+            reading = a_pass.reading(self.settings.seed, begun)
+            left += reading.plan.steps - reading.steps_done
+        return left
 
     def _items_manifest(self) -> Manifest | None:
         """Returns the manifest of the encoded catalogue, where items are drawn from it for each step."""
@@ -235,7 +246,10 @@ class _Trainer:
             return None
         manifest = read_manifest(folder, "build_samples")
         check_columns(manifest, self.item_columns, folder)
-        return CatalogueRecall(self.model, folder, manifest, self.item_columns, self.settings.train.batch_size)
+        return CatalogueRecall(
+            self.model, folder, manifest, self.item_columns, self.settings.train.batch_size,
+            staging_of(self.settings.train), self._expect_progress,
+        )  # fmt: skip
 
     def _drawn_items(self, place: Place) -> Prefetched:
         """Returns the items of the catalogue for the next steps, without end: nothing where no loss draws any."""
@@ -245,7 +259,7 @@ class _Trainer:
         columns = {**CATALOGUE_COLUMNS, **self.item_columns}
         made = catalogue_batches(
             self.paths.part("items"), self.items, columns, items, hvd.rank(), hvd.size(),
-            (self.settings.seed, place.epoch, len(place.legs)), leg.steps,
+            (self.settings.seed, place.epoch, len(place.legs)), leg.steps, staging=staging_of(self.settings.train),
         )  # fmt: skip
         return Prefetched(made, self.settings.train.prefetch)
 
@@ -264,6 +278,10 @@ class _Trainer:
         train, is_first = self.settings.train, hvd.rank() == 0
         if self.elastic is not None:
             self._compile()
+        self.state.claim()
+        rate = planned_rate(train, place.steps + self._steps_left(place), iterations_before(self.settings))
+        if callable(rate):  # it ends with the last step that these ranks will take, as all of them know
+            self.optimizer.learning_rate = rate
         if is_first and not place.steps:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
@@ -312,10 +330,10 @@ class _Trainer:
             norms = tf.norm(table.embeddings, axis=1)
             tf.summary.scalar(f"embedding_norm/{name}", tf.reduce_mean(norms), step=place.steps)
         tf.summary.scalar("temperature", self.settings.model.tau, step=place.steps)
+        faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
         place = place.after_pass(_known_of(metrics), None if validation is None else _known_of(validation))
         if validation is not None:
             place = self._judge(place, validation)
-        faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
         self.state.write(place)
         if self.elastic is not None:
             self.elastic.commit_at(place)
@@ -331,7 +349,9 @@ class _Trainer:
     def _after_epochs(self, place: Place) -> Place:
         """Takes up the best epoch's weights, where one was looked for. Returns: the start of the last pass."""
         if place.best is not None:
-            self.state.take_best()
+            self.state.take_best(place.best)
+            # The schedule goes on from here, and not from the best epoch's end.
+            self.optimizer.iterations.assign(iterations_before(self.settings) + place.steps)
         place = place.model_copy(update={"epoch": len(self.passes.epochs), "took_best": True})
         self.state.write(place)
         return place
@@ -372,7 +392,7 @@ class _Trainer:
             epochs=len(place.losses),
             best_epoch=None if place.best is None else place.best.epoch + 1,
             steps=place.steps,
-            rows_per_epoch=self.train.rows,
+            rows_per_epoch=self.passes.epochs[0].rows,
             rows_per_s=clock.rows_per_s,
             input_wait=clock.waited,
             bytes_per_step=clock.bytes_per_step,
@@ -403,11 +423,9 @@ class _Trainer:
 
     def _batches(self, part: str, manifest: Manifest, reading: Reading) -> Prefetched:
         train, columns = self.settings.train, self.columns[part]
-        given = train.staging
-        staging = Staging(given.cache_bytes, given.folder, given.threads, given.attempts, given.backoff_s)
         made = rank_batches(
             self.paths.part(part), manifest, columns, reading, hvd.rank(), train.batch_size,
-            train.reader_threads, train.reader_queue_rows, staging,
+            train.reader_threads, train.reader_queue_rows, staging_of(train),
         )  # fmt: skip
         return Prefetched(made, train.prefetch)
 
@@ -425,6 +443,9 @@ class _Trainer:
         ):
             pending: list[tuple[Batch, Losses]] = []
             clock.start(a_pass.rows / max(steps, 1))
+            self._expect_progress(
+                self.settings.train.start_timeout_s
+            )  # the first step traces, and the first file comes
             for number in range(place.steps_of_pass + 1, steps + 1):
                 self.profile.before_step()
                 batch = clock.waited_for(batches)
@@ -473,13 +494,15 @@ class _Trainer:
             + "\n".join(["in that step's batch:", *shown, f"last good checkpoint: {saved}"])
         )
 
-    def _expect_progress(self) -> None:
+    def _expect_progress(self, more_s: int = 0) -> None:
         """Ends this rank, and so the job, unless it is called again in time: another rank may have fallen silent.
+
+        Args: more_s: seconds beside train.stall_shutdown_s.
 
         Horovod's stall inspector is there for this, but in 0.28.1 under Gloo it does not end the job (measured).
         """
         if hvd.size() > 1:
-            faulthandler.dump_traceback_later(self.settings.train.stall_shutdown_s, exit=True)
+            faulthandler.dump_traceback_later(self.settings.train.stall_shutdown_s + more_s, exit=True)
 
     def _test_metrics(self) -> dict[str, float]:
         """Measures the test samples of all ranks, as one process does: see `measure`."""
