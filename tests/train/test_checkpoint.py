@@ -82,6 +82,7 @@ DAMAGES = {
     "flipped": _flip,
     "file gone": lambda folder: Path(folder, "0.npz").unlink(),
     "no manifest": lambda folder: Path(folder, MANIFEST).unlink(),
+    "no text": lambda folder: Path(folder, MANIFEST).write_bytes(b"\xff\xfe"),
     "half a manifest": lambda folder: Path(folder, MANIFEST).write_text('{"settings": "s"', encoding="utf-8"),
 }
 
@@ -175,6 +176,13 @@ def test_the_digest_is_of_what_is_computed(tmp_path: Path):
     assert training_digest(make_settings("elsewhere", ranks=1, prefetch=9, checkpoint={"keep": 5})) == digest
     assert training_digest(make_settings(tmp_path, learning_rate=0.02)) != digest
     assert training_digest(make_settings(tmp_path, model={"vector_dim": 6})) != digest
+    weights = [
+        training_digest(
+            make_settings(tmp_path, loss="weighted_bce", negatives={"any": {"kind": "uniform", "weight": weight}})
+        )
+        for weight in (1.0, 0.5)
+    ]
+    assert len({digest, *weights}) == 3
 
 
 def test_names_are_unique():

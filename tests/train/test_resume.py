@@ -126,3 +126,39 @@ def test_the_best_epochs_weights_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
     tower = LoadedTower(f"{RunPaths(settings.run_folder).model}/item_tower")
     catalogue = make_catalogue(settings)
     assert np.isfinite(tower.vectors({name: catalogue[name] for name in tower.inputs})).all()
+
+
+def test_a_damaged_checkpoint_is_removed_and_the_one_before_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    how = {"checkpoint": {"every_steps": 3, "keep": 2}}
+    settings = write_run(tmp_path, ROWS, **how)
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 8)
+    newest, before = checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+    Path(newest, "rank-0-of-1.npz").write_bytes(b"nothing")
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 0)
+    assert f"{newest} is damaged and passed over" in (said := capfd.readouterr().err)
+    assert f"resumed from {before}, 3 steps done" in said
+    assert checkpoints_in(RunPaths(settings.run_folder).checkpoints) == [before]
+
+
+def test_a_schedule_ends_with_the_last_step_whatever_the_batches_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """80 rows: 6 steps of 4 rows, then 7 of 8: the learning rate falls in a line over 13 steps."""
+    how = {"checkpoint": {"every_steps": 3}, "schedule": {"kind": "linear"}, "learning_rate": 0.13}
+    settings = write_run(tmp_path, ROWS, **how)
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 8)
+    rates: list[float] = []
+    make = worker.planned_rate
+
+    def recorded(*arguments: Any) -> Any:
+        rate = make(*arguments)
+        rates[:] = [float(rate(step)) for step in (6, 12)]
+        return rate
+
+    monkeypatch.setattr(worker, "planned_rate", recorded)
+    model = train(make_settings(tmp_path, **how, batch_size=8), monkeypatch)
+    assert model.steps == 6 + 7
+    assert rates == pytest.approx([0.13 * (1 - 6 / 12), 0.0])
