@@ -19,7 +19,6 @@ def catalogue_batches(
     columns: Mapping[str, ColumnSpec],
     items: int,
     rank: int,
-    ranks: int,
     seed: Sequence[int],
     skip: int = 0,
     threads: int = 1,
@@ -27,7 +26,8 @@ def catalogue_batches(
 ) -> Iterator[Columns]:
     """Draws items of the catalogue without end, each as often as any other: pass after pass, each in a new order.
 
-    A pass spreads the files over the ranks; where there are fewer files than ranks, each rank reads all.
+    Every rank passes over all files, in an order of its own: files shared out among the ranks would give items of small
+    files more often, and a rank none where there are fewer files than ranks.
 
     Args:
       folder: the encoded catalogue, samples/items, with at least one item.
@@ -39,13 +39,12 @@ def catalogue_batches(
     Yields: arrays of shape (items, *column shape).
     """
     counts = [file.rows for file in manifest.files]
-    if sum(rows > 0 for rows in counts) < ranks:  # some would have none to read: each reads all, in an order of its own
-        seed, rank, ranks = (*seed, rank), 0, 1
+    seed = (*seed, rank)
     held: list[Columns] = []
     count, skipped = 0, skip * items
     for number in itertools.count():
-        plan = plan_epoch(counts, _seed_of(seed), number, ranks, items)
-        chosen = list(plan.files[rank])
+        plan = plan_epoch(counts, _seed_of(seed), number, 1, items)
+        chosen = list(plan.files[0])
         while chosen and skipped >= counts[chosen[0]]:
             skipped -= counts[chosen.pop(0)]
         files = read_files(folder, [manifest.files[place] for place in chosen], columns, threads, staging=staging)

@@ -258,7 +258,7 @@ class _Trainer:
         leg, items = place.legs[-1], self.model.catalogue_rows
         columns = {**CATALOGUE_COLUMNS, **self.item_columns}
         made = catalogue_batches(
-            self.paths.part("items"), self.items, columns, items, hvd.rank(), hvd.size(),
+            self.paths.part("items"), self.items, columns, items, hvd.rank(),
             (self.settings.seed, place.epoch, len(place.legs)), leg.steps, staging=staging_of(self.settings.train),
         )  # fmt: skip
         return Prefetched(made, self.settings.train.prefetch)

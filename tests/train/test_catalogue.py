@@ -24,9 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(RunPaths(settings.run_folder).part("items"))
 
 
-def drawn(folder: Path, rank: int, ranks: int, batches: int, skip: int = 0, items: int = 4) -> np.ndarray:
+def drawn(folder: Path, rank: int, batches: int, skip: int = 0, items: int = 4) -> np.ndarray:
     manifest = read_manifest(str(folder), "build_samples")
-    made = catalogue_batches(str(folder), manifest, COLUMNS, items, rank, ranks, (7, 0), skip)
+    made = catalogue_batches(str(folder), manifest, COLUMNS, items, rank, (7, 0), skip)
     return np.stack([batch[ITEM_INDEX] for batch in itertools.islice(made, batches)])
 
 
@@ -35,18 +35,18 @@ def test_every_rank_gets_items_and_each_item_comes_as_often(folder: Path, ranks:
     passes = 40
     counted: Counter[int] = Counter()
     for rank in range(ranks):
-        counted.update(drawn(folder, rank, ranks, passes * ITEMS // 4).ravel().tolist())
+        counted.update(drawn(folder, rank, passes * ITEMS // 4).ravel().tolist())
     assert sorted(counted) == list(range(ITEMS))
     shares = np.array(list(counted.values())) / sum(counted.values()) * ITEMS
-    assert np.abs(shares - 1).max() < 0.2
+    assert np.abs(shares - 1).max() < 0.05
 
 
-@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (1, 2), (2, 3)])
-def test_the_stream_goes_on_where_it_was(folder: Path, rank: int, ranks: int):
-    whole = drawn(folder, rank, ranks, 30)
-    np.testing.assert_array_equal(drawn(folder, rank, ranks, 13, skip=17), whole[17:])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_stream_goes_on_where_it_was(folder: Path, rank: int):
+    whole = drawn(folder, rank, 30)
+    np.testing.assert_array_equal(drawn(folder, rank, 13, skip=17), whole[17:])
 
 
-def test_ranks_that_read_all_files_read_them_in_orders_of_their_own(folder: Path):
-    orders = {tuple(drawn(folder, rank, 3, 3).ravel().tolist()) for rank in range(3)}
+def test_ranks_read_in_orders_of_their_own(folder: Path):
+    orders = {tuple(drawn(folder, rank, 3).ravel().tolist()) for rank in range(3)}
     assert len(orders) == 3
