@@ -20,7 +20,7 @@ class Launched:
     output: str
 
 
-def launch(ranks: int, module: str, *arguments: str, limit_s: float = 120, **environment: str) -> Launched:
+def launch(ranks: int, module: str, *arguments: str, limit_s: float = 240, **environment: str) -> Launched:
     """Runs `python -m module arguments` as ranks of horovodrun; fails where it does not end in time."""
     command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks), "--gloo", "--start-timeout", "60"]
     done = subprocess.run(
