@@ -43,8 +43,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "more days to validate on than there are": (
         {"train__validation": {"days": 99}},
-        f"train.validation.days: 99 are more than window.train_days, {Window().train_days}; "
-        "expected at most those",
+        f"train.validation.days: 99 are more than window.train_days, {Window().train_days}; expected at most those",
     ),
     "a metric that is none": (
         {"train__validation": {"metric": "recal@10"}},
