@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
@@ -280,6 +280,7 @@ def trigram_counts(text: str | None) -> dict[int, int]:
     return Counter(bucket_ids(pa.array(trigrams, pa.string()), 7).tolist())
 
 
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.one_of(st.none(), st.text(letters)), max_size=8),
     cut=cut,
@@ -294,7 +295,9 @@ def test_a_text(texts: list[str | None], cut: tuple[int, int], keep: str, at_onc
     stay = [kept(list(row), list(row.values()), 4, keep) for row in counts]
     assert found["text"].tolist() == [padded(row, 4) for row in stay]
     weights = [[count[i] for i in row] for count, row in zip(counts, stay, strict=True)]
-    assert found["text__weight"].tolist() == [padded(row, 4) for row in weights]
+    # Twice in hundreds of runs a row's weights differed, and not when the same texts were encoded again.
+    again = encode(feature, pa.array(texts, pa.string()).slice(*cut))["text__weight"].tolist()
+    assert found["text__weight"].tolist() == [padded(row, 4) for row in weights], (again, counts, stay)
 
 
 def test_the_trigrams_of_two_words() -> None:
