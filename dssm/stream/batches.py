@@ -160,8 +160,7 @@ _Queue = queue.Queue[Batch | BaseException | None]
 class Prefetched:
     """Batches as tensors, made by a thread while the steps run.
 
-    tf.data's own way from Python, `from_generator`, costs a call of the interpreter and a copy for each batch and
-    column: half of the time from file to tensors (see `make bench-stream`).
+    tf.data's own way from Python, `from_generator`, costs a call of the interpreter and a copy for each column.
 
     Args:
       made: the batches; they are made, and closed, in the thread alone.

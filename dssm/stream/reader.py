@@ -1,7 +1,7 @@
 """Sample files to NumPy columns, a file at a time, by the threads of Petastorm's worker pool.
 
 The pool is Petastorm's, the worker is this project's. Petastorm's own Reader opens the footer of every file before
-the first row comes (1.1 ms a file on local disk, a request each on a remote store), copies each table once, and
+the first row comes (a request each on a remote store), copies each table once, and
 makes a Python object of every packed value. Packed columns need none of it: they are views of what PyArrow reads.
 """
 

@@ -152,7 +152,7 @@ def opened_checkpoint(folder: str, check: bool = True) -> Iterator[OpenCheckpoin
     Args: check: compare the files with the manifest first.
     Raises: DamagedCheckpointError where something is missing, or is not what was written.
     """
-    manifest = _manifest_of(folder)
+    manifest = manifest_of(folder)
     with storage.local_copy(folder) as local, contextlib.ExitStack() as stack:
         if check:
             _check(local, manifest)
@@ -172,7 +172,8 @@ def checked_manifest(folder: str) -> CheckpointManifest:
         return opened.manifest
 
 
-def _manifest_of(folder: str) -> CheckpointManifest:
+def manifest_of(folder: str) -> CheckpointManifest:
+    """Reads a checkpoint's manifest alone. Raises: DamagedCheckpointError where that can't be read."""
     try:
         return CheckpointManifest.model_validate_json(storage.read_text(f"{folder}/{MANIFEST}"))
     except (OSError, ValueError) as error:  # of pydantic's and of the decoder's errors too

@@ -20,10 +20,10 @@ from dssm.train.checkpoint import (
     CheckpointManifest,
     CheckpointWriter,
     arrays_of,
-    checked_manifest,
     checkpoints_in,
     file_name,
     latest,
+    manifest_of,
     opened_checkpoint,
     remove_unfinished,
     training_digest,
@@ -113,7 +113,7 @@ class TrainingState:
             return Place()
         remove_unfinished(self.folder)
         self._found = found
-        place = checked_manifest(found).place
+        place = manifest_of(found).place  # its files were checked just now
         print(f"train: resumed from {found}, {place.steps:,} steps done", file=sys.stderr, flush=True)
         return place
 
@@ -163,12 +163,12 @@ class TrainingState:
         return hvd.rank() == 0 or self._is_spread
 
     def is_due(self, step: int, is_look: bool) -> bool:
-        """Whether this rank writes a checkpoint after this step.
+        """Whether a checkpoint is due after this step; `write` knows which ranks write it.
 
         Args: is_look: whether all ranks look at the state after it: where all write, they agree on the time there.
         """
         if self._chosen.every_steps and step % self._chosen.every_steps == 0:
-            return True  # on all ranks, which then look at the loss together; `write` knows who writes
+            return True  # on all ranks, which then look at the loss together
         minutes = self._chosen.every_minutes
         if minutes is None or not is_look or not self._writes:
             return False

@@ -12,7 +12,7 @@ from dssm.errors import UserError
 from dssm.manifest import Manifest, VocabularySpec
 from dssm.model.manifest import read_model_manifest
 from dssm.paths import RunPaths
-from dssm.train.checkpoint import Arrays, DamagedCheckpointError, checked_manifest, opened_checkpoint
+from dssm.train.checkpoint import Arrays, DamagedCheckpointError, manifest_of, opened_checkpoint
 from dssm.train.state import TrainingState
 
 RATE = "learning_rate"  # Keras' variable of a rate that is always the same: the settings' own holds
@@ -55,7 +55,7 @@ def iterations_before(settings: Settings) -> int:
 def _manifest_iterations(settings: Settings) -> int:
     folder = f"{earlier_model(settings)}/checkpoint"
     try:
-        return checked_manifest(folder).iterations
+        return manifest_of(folder).iterations
     except DamagedCheckpointError as error:
         raise UserError(f"train.warm_start: {folder}: {error}; train that run again") from error
 

@@ -443,9 +443,8 @@ class _Trainer:
         ):
             pending: list[tuple[Batch, Losses]] = []
             clock.start(a_pass.rows / max(steps, 1))
-            self._expect_progress(
-                self.settings.train.start_timeout_s
-            )  # the first step traces, and the first file comes
+            # The first step traces, and waits for the first file.
+            self._expect_progress(self.settings.train.start_timeout_s)
             for number in range(place.steps_of_pass + 1, steps + 1):
                 self.profile.before_step()
                 batch = clock.waited_for(batches)

@@ -44,12 +44,12 @@ def test_candidate_logits_are_inner_products_over_the_temperature():
 def test_log_q_is_subtracted_after_the_temperature():
     users, items = np.array([[1.0]], np.float32), np.array([[1.0], [0.5]], np.float32)
     logits = parts.candidate_logits(users, items, 0.1)
-    corrected = parts.correct_sampling_bias(logits, tf.constant([0.5, 0.125]), strength=0.5)
+    corrected = logits + parts.sampling_bias(tf.constant([0.5, 0.125]), strength=0.5)[None, :]
     np.testing.assert_allclose(corrected, [[10 + 0.5 * np.log(2), 5 + 0.5 * np.log(8)]], rtol=1e-6)
 
 
 def test_a_probability_of_0_counts_as_a_billionth():
-    corrected = parts.correct_sampling_bias(tf.zeros((1, 2)), tf.constant([0.0, 1.0]))
+    corrected = tf.zeros((1, 2)) + parts.sampling_bias(tf.constant([0.0, 1.0]))[None, :]
     np.testing.assert_allclose(corrected, [[9 * np.log(10), 0.0]], rtol=1e-6)
 
 
@@ -155,7 +155,7 @@ def test_the_parts_make_the_in_batch_softmax(targets: list[int], mask: bool, str
 
     def composed(users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         logits = parts.candidate_logits(users, items, 0.3)
-        logits = parts.correct_sampling_bias(logits, PROBABILITY, strength)
+        logits = logits + parts.sampling_bias(PROBABILITY, strength)[None, :]
         masked = tf.broadcast_to(~wanted[None, :], (5, 5))
         if mask:
             masked |= parts.accidental_hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, tf.range(5), wanted)

@@ -37,20 +37,14 @@ def candidate_logits(users: tf.Tensor, candidates: tf.Tensor, temperature: float
     return tf.matmul(users / temperature, candidates, transpose_b=True)
 
 
-def correct_sampling_bias(logits: tf.Tensor, probability: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
-    """Subtracts log q from each candidate's logit (Yi et al., RecSys 2019, eq. 3).
+def sampling_bias(probability: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
+    """Returns what is added to each candidate's logit, −strength · log q (Yi et al., RecSys 2019, eq. 3).
 
     Args:
-      logits: (batch, candidates), already divided by the temperature.
-      probability: (candidates,), as of `sampling_bias`.
+      probability: (candidates,), chance of each candidate to be drawn; 0 counts as 1e-9.
       strength: factor on log q.
-    Returns: (batch, candidates).
+    Returns: (candidates,), for logits that are divided by the temperature already.
     """
-    return logits + sampling_bias(probability, strength)[None, :]
-
-
-def sampling_bias(probability: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
-    """Returns −strength · log q. Args: probability: (candidates,), chance to be drawn; 0 counts as 1e-9."""
     return -strength * tf.math.log(tf.maximum(probability, SMALLEST_PROBABILITY))
 
 
@@ -146,7 +140,7 @@ def _equal_keys(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
 def in_batch_loss(logits: tf.Tensor, bias: tf.Tensor, own: tf.Tensor, hits: tf.Tensor | None) -> tf.Tensor:
     """Negative log softmax of each row's own candidate over logits + bias, without its accidental hits.
 
-    It is `softmax_loss` of `mask_candidates`, values and gradient, in a fourth of its passes over the matrix: of the
+    It is `softmax_loss` of `mask_candidates`, values and gradient, in fewer passes over the matrix: of the
     softmax itself all that is needed is there, −log of its largest number being the log-sum less the largest logit.
 
     Args:
