@@ -30,9 +30,11 @@ setup(
         "pyspark>=3.5.9,<3.6",
         "pyyaml>=6",
         "rich>=13",
+        "scikit-learn>=1.5",
         "scipy>=1.11",
         "tensorflow==2.15.1",
     ],
+    entry_points={"console_scripts": ["dssm=dssm.submit:main"]},
     extras_require={
         "annoy": ["annoy==1.17.3"],
         "faiss": ["faiss-cpu>=1.8,<2"],
@@ -40,6 +42,8 @@ setup(
         "gpu": ["tensorflow[and-cuda]==2.15.1"],
         # milvus-lite 3 needs PyArrow 15.
         "milvus": ["pymilvus==2.5.18", "milvus-lite==2.5.1"],
+        "mlflow": ["mlflow-skinny>=3,<4"],
         "redis": ["redis>=5"],
+        "serve": ["fastapi>=0.110", "uvicorn>=0.30"],
     },
 )

@@ -17,13 +17,22 @@ JOBS = {
     "train": "train the two towers on the samples",
     "evaluate": "search the whole catalogue for each user of the test window, beside baselines",
     "score_items": "publish a vector for every item of the catalogue in a table",
+    "score_users": "publish a vector for every user of the samples in a table",
+    "index_items": "load the published item vectors into the engines of the setting index",
+    "rollback": "point the table's partition at one of its earlier versions again",
 }
 # These look at a run that is there: they take no config and start no Spark.
 VIEWS = {
     "show": "print samples of a run in words",
     "profile": "write the data report of a run: profile.html, and its numbers as profile.json",
+    "report": "write the report of a run anew: report.html",
+    "compare": "compare the evaluations of several runs on the same users",
+    "versions": "list the published versions of a run's date",
+    "recommend": "print top items for a user, top users for an item, or similar items",
+    "serve": "answer recommendations over HTTP, from the newest published version",
 }
 PARTS = ("train", "test", "users", "items")
+TABLES = ("items", "users")
 
 
 def parser(job: str) -> argparse.ArgumentParser:
@@ -39,6 +48,13 @@ def parser(job: str) -> argparse.ArgumentParser:
         made.add_argument(
             "--warm-start", metavar="RUN", help="train the model of this run further, NAME/DATE or its folder"
         )
+    if job in ("score_items", "score_users"):
+        made.add_argument(
+            "--force", action="store_true", help="publish whatever the gates say; the version's manifest records it"
+        )
+    if job == "rollback":
+        made.add_argument("--to", required=True, metavar="VERSION", help="one that `versions` lists")
+        made.add_argument("--table", choices=TABLES, default="items", help="which table (default: %(default)s)")
     if job == "build_samples":
         made.add_argument(
             "--vocabularies",
@@ -89,14 +105,55 @@ def skips_complete(argv: Sequence[str] | None) -> bool:
 
 def view_parser(view: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"./spark-submit.sh {view}", description=VIEWS[view] + ".")
-    made.add_argument("run", metavar="RUN", help="NAME/DATE, NAME (its newest date), or a run's folder")
+    several = "+" if view == "compare" else None
+    made.add_argument("run", metavar="RUN", nargs=several, help="NAME/DATE, NAME (its newest date), or a run's folder")
     made.add_argument("--root", default="runs", help="folder of the runs (default: %(default)s)")
-    if view == "show":
-        made.add_argument("--part", choices=PARTS, default="train", help="the dataset (default: %(default)s)")
-        made.add_argument("--user", metavar="U", help="only samples of this user, the newest first")
-        made.add_argument("--rows", type=int, default=3, metavar="N", help="samples at most (default: %(default)s)")
-        made.add_argument("--full", action="store_true", help="long lists with all their entries")
+    if view in VIEW_OPTIONS:
+        VIEW_OPTIONS[view](made)
     return made
+
+
+def _show_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--part", choices=PARTS, default="train", help="the dataset (default: %(default)s)")
+    made.add_argument("--user", metavar="U", help="only samples of this user, the newest first")
+    made.add_argument("--rows", type=int, default=3, metavar="N", help="samples at most (default: %(default)s)")
+    made.add_argument("--full", action="store_true", help="long lists with all their entries")
+
+
+def _compare_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--metric", metavar="M", help="the metric that runs are ordered by (default: recall@50)")
+    made.add_argument("--filtered", action="store_true", help="with seen items filtered")
+
+
+def _versions_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--table", choices=TABLES, default="items", help="which table (default: %(default)s)")
+
+
+def _recommend_options(made: argparse.ArgumentParser) -> None:
+    asked = made.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--user", metavar="U", help="top items for this user of the samples")
+    asked.add_argument("--request", metavar="FILE", help="top items for the raw features of any user, as JSON")
+    asked.add_argument("--item", metavar="X", help="with --users: the audience of this item")
+    asked.add_argument("--like", metavar="X", help="items whose vectors are nearest to this one's")
+    made.add_argument("--users", action="store_true", help="with --item: top users for it")
+    made.add_argument("--rows", type=int, default=10, metavar="N", help="rows at most (default: %(default)s)")
+    made.add_argument("--objective", metavar="NAME", help="score by this objective's vectors, not the combined ones")
+    made.add_argument("--seen", action="store_true", help="also items that the user has seen")
+
+
+def _serve_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    made.add_argument("--port", type=int, default=8080, help="0: any free one (default: %(default)s)")
+    made.add_argument("--index", choices=("exact", "faiss"), default="faiss", help="(default: %(default)s)")
+
+
+VIEW_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "show": _show_options,
+    "compare": _compare_options,
+    "versions": _versions_options,
+    "recommend": _recommend_options,
+    "serve": _serve_options,
+}
 
 
 def parse_view(argv: Sequence[str] | None, view: str) -> argparse.Namespace:
@@ -105,8 +162,10 @@ def parse_view(argv: Sequence[str] | None, view: str) -> argparse.Namespace:
     Raises: UserError at rows below 1; SystemExit(2) at unknown arguments.
     """
     arguments = view_parser(view).parse_args(argv)
-    if view == "show" and arguments.rows < 1:
+    if getattr(arguments, "rows", 1) < 1:
         raise UserError(f"--rows {arguments.rows}: expected at least 1")
+    if view == "recommend" and (arguments.item is not None) != arguments.users:
+        raise UserError("--item X and --users go together; expected both, or --like X for similar items")
     return arguments
 
 

@@ -39,12 +39,15 @@ from dssm.sections import (
     EventSource,
     HardNegatives,
     History,
+    Index,
     ItemTable,
     Model,
     ProfileTable,
+    Report,
     Samples,
     Spark,
     Target,
+    Tracking,
     Train,
     UnclickedNegatives,
     VectorTable,
@@ -83,6 +86,9 @@ class Settings(StrictModel):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     item_table: ItemTable = ItemTable()
+    index: Index = Index()
+    report: Report = Report()
+    tracking: Tracking = Tracking()
     spark: Spark = Spark()
     plugins: tuple[str, ...] = Field(
         (), description="Modules with kinds of your own (towers, encoders, losses …), imported before the rest is read."

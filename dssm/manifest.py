@@ -29,6 +29,7 @@ ITEM_INDEX = "row__item_index"  # place of the item in the catalogue, by item id
 ITEM_PROBABILITY = "row__item_probability"  # the item's share of the training rows
 ITEM_ROWS = "row__item_rows"  # training rows of the item, whatever their label
 ITEM_POSITIVES = "row__item_positives"  # training positives of the item: its popularity
+ITEM_TITLE = "row__title"  # names an item for people, where catalogue.title is set; else there is no such column
 UPLOAD_TIME = "row__upload_time"  # Unix ms from which the item exists; ALWAYS where it was there before all events
 ALWAYS = -(2**62)
 WARM = "row__warm"  # 1 where the user has an event before the test window

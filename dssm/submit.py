@@ -21,7 +21,7 @@ Submits a job to Spark: on this machine, or on the cluster that the setting spar
 environment's MASTER names. ./spark-submit.sh JOB --help shows a job's options.
 """
 # Not profile.py: Python looks for modules beside the script first, and PySpark's cProfile imports one of that name.
-VIEW_SCRIPTS = {"show": "show.py", "profile": "profile_samples.py"}
+VIEW_SCRIPTS = {view: f"{view}.py" for view in VIEWS} | {"profile": "profile_samples.py"}
 
 
 def usage() -> str:
@@ -122,5 +122,9 @@ def _spark_home() -> str:
     return str(Path(pyspark.__file__).parent)
 
 
-if __name__ == "__main__":
+def main() -> None:
     exit_with(lambda: submit(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

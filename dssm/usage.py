@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import threading
 import time
@@ -9,20 +10,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+from pydantic import BaseModel, ConfigDict
 
+from dssm import storage
 from dssm.console import out
 
 SAMPLE_EVERY_S = 0.5
+FOLDER = "jobs"  # in a run's folder
+
+
+class Usage(BaseModel):
+    """What a job used when it ended well."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: str
+    began: dt.datetime
+    seconds: float
+    peak_bytes: int
+    peak_process: str
 
 
 @contextmanager
-def usage_reported(job: str) -> Iterator[None]:
+def usage_reported(job: str, run_folder: str | None = None) -> Iterator[None]:
     """Prints, when the block ends without error, its seconds and the peak memory of its largest process here.
 
     The processes are this one, the JVM that started it, and all below them: executors' Python workers
     and Horovod's ranks where they run here. Memory is resident, sampled twice a second.
+
+    Args:
+      run_folder: of the run, to keep the figures in; see `read_usage`.
     """
-    started = time.monotonic()
+    began, started = dt.datetime.now(dt.UTC), time.monotonic()
     peak: dict[str, int] = {}
     done = threading.Event()
 
@@ -43,6 +62,20 @@ def usage_reported(job: str) -> Iterator[None]:
     name, size = max(peak.items(), key=lambda item: item[1])
     seconds = time.monotonic() - started
     out.print(f"[dim]{job}: {seconds:.1f} s, largest process {size / 2**30:.2f} GiB ({name})[/dim]")
+    if run_folder is not None:
+        used = Usage(job=job, began=began, seconds=seconds, peak_bytes=size, peak_process=name)
+        storage.write_text(f"{run_folder}/{FOLDER}/{job}.json", used.model_dump_json(indent=1) + "\n")
+
+
+def read_usage(run_folder: str) -> list[Usage]:
+    """Returns what the jobs of a run used when they last ended well, in the order of their starts."""
+    folder = f"{run_folder}/{FOLDER}"
+    if not storage.exists(folder):
+        return []
+    found = [
+        Usage.model_validate_json(storage.read_bytes(f"{folder}/{n}")) for n in storage.file_names(folder, ".json")
+    ]
+    return sorted(found, key=lambda usage: usage.began)
 
 
 def _root() -> psutil.Process:

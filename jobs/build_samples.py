@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         with (
             spark_session(settings, "build_samples", hive=needs_hive(settings)) as spark,
-            usage_reported("build_samples"),
+            usage_reported("build_samples", settings.run_folder),
         ):
             if complete and not any(came_late(spark, settings, source, day) for source, day in missing):
                 out.print(LEFT)

@@ -12,7 +12,7 @@ from dssm.usage import usage_reported
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "evaluate"):
-        with spark_session(settings, "evaluate") as spark, usage_reported("evaluate"):
+        with spark_session(settings, "evaluate") as spark, usage_reported("evaluate", settings.run_folder):
             evaluate(spark, settings)
 
 

@@ -13,7 +13,7 @@ from dssm.usage import usage_reported
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "train"):
-        with _session(settings), usage_reported("train"):
+        with _session(settings), usage_reported("train", settings.run_folder):
             train(settings)
 
 

@@ -22,8 +22,9 @@ LAYERS = {
     "build": (),
     "core": ("build",),
     "horovod": ("build", "core"),
-    "dev": ("build", "core", "horovod"),
-    "java": ("build", "core", "horovod", "dev"),
+    "engines": ("build", "core", "horovod"),
+    "dev": ("build", "core", "horovod", "engines"),
+    "java": ("build", "core", "horovod", "engines", "dev"),
     "airflow": ("build",),
     "deepmatch": ("build",),
 }

@@ -15,7 +15,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 case ${1:-main} in
-  main) name=.venv layers="build core horovod dev project" ;;
+  main) name=.venv layers="build core horovod engines dev project" ;;
   airflow) name=.venv-airflow layers="build airflow" ;;
   deepmatch) name=.venv-deepmatch layers="build deepmatch" ;;
   *) echo "setup: no environment is named '$1'; known: main, airflow, deepmatch" >&2 && exit 2 ;;
@@ -150,6 +150,7 @@ title() {
     build) echo "pip, setuptools, CMake" ;;
     core) echo "TensorFlow, Spark, Petastorm" ;;
     horovod) echo "Horovod, built against TensorFlow (two minutes on two cores)" ;;
+    engines) echo "faiss, Annoy, Milvus, Redis, FastAPI, MLflow" ;;
     dev) echo "pytest, ruff, mypy" ;;
     java) echo "Java 17, as a wheel (the system has none)" ;;
     airflow) echo "Airflow" ;;

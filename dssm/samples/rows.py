@@ -31,6 +31,7 @@ from dssm.manifest import (
     ITEM_POSITIVES,
     ITEM_PROBABILITY,
     ITEM_ROWS,
+    ITEM_TITLE,
     NO_ITEM,
     UPLOAD_TIME,
     USER_ID,
@@ -47,7 +48,7 @@ from dssm.samples.files import Encoder
 from dssm.samples.log import BUCKETED, CANDIDATES, EVENTS, LAST, Log, bucketed
 from dssm.samples.lookups import Lookups, group_column
 from dssm.samples.profiles import OlderList, ProfileEncoder, PublishedUsers, UserVocabulary
-from dssm.samples.sources import ID, need_columns, quoted
+from dssm.samples.sources import ID, is_not_utf8, need_columns, quoted
 from dssm.samples.tables import VALID_FROM
 from dssm.samples.user_pass import KIND, WORDS
 from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statistics, token_counts
@@ -102,6 +103,8 @@ def check_item_columns(settings: Settings, catalogue: DataFrame) -> None:
                 f"features.{feature.name}.column: the catalogue has no column '{feature.source_column}'"
                 + did_you_mean(feature.source_column, known)
             )
+    if settings.catalogue.title is not None:
+        need_columns("catalogue", catalogue.select(*map(quoted, known)), {"title": settings.catalogue.title})
     for name, kind in settings.samples.negatives.items():
         if isinstance(kind, GroupNegatives):
             need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": kind.column})
@@ -233,9 +236,11 @@ def with_item_index(catalogue: DataFrame, end: int | None = None) -> DataFrame:
 def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
     """Returns the columns of the items' dataset."""
     number, key = ColumnSpec(dtype="float32"), ColumnSpec(dtype="int64")
+    text = ColumnSpec(dtype="string", encoding="text")
     groups = [name for name, kind in settings.samples.negatives.items() if isinstance(kind, GroupNegatives)]
     return {
-        ITEM_ID: ColumnSpec(dtype="string", encoding="text"),
+        ITEM_ID: text,
+        **({ITEM_TITLE: text} if settings.catalogue.title is not None else {}),
         ITEM_INDEX: ColumnSpec(dtype="int32"),
         ITEM_KEY: key,
         ITEM_PROBABILITY: number,
@@ -279,6 +284,7 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
     features = raw_item_features(settings)
     raw = catalogue.join(counts, ITEM_INDEX, "left").select(
         F.col(ID).alias(ITEM_ID),
+        *_title(catalogue, settings.catalogue.title),
         ITEM_INDEX,
         F.xxhash64(ID).alias(ITEM_KEY),
         (drawn / total).cast("float").alias(ITEM_PROBABILITY),
@@ -298,6 +304,15 @@ def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, set
 
     specs = {name: spec for name, spec in item_columns(settings).items() if name not in raw.columns}
     return _encoded(raw, features, specs, lookups, as_of_start)
+
+
+def _title(catalogue: DataFrame, column: str | None) -> list[Column]:
+    """Returns ITEM_TITLE where a column is named; the id stands in for a blank or an unreadable one."""
+    if column is None:
+        return []
+    text = F.trim(quoted(column).cast("string"))
+    readable = (text != "") & ~is_not_utf8(catalogue, column)
+    return [F.when(readable, text).otherwise(F.col(ID)).alias(ITEM_TITLE)]
 
 
 # Profiles -----------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """The sections of the settings: every key, documented where it is defined."""
 
+from dssm.sections.evaluation import Evaluate
+from dssm.sections.indexing import Index
 from dssm.sections.losses import Loss, LossKind
 from dssm.sections.model import Model, Objective, Scorer, Tower, TowerKind
 from dssm.sections.optimizers import Optimizer, OptimizerKind, Schedule, ScheduleKind
-from dssm.sections.outputs import Evaluate, Gate, ItemTable, Spark
+from dssm.sections.publishing import Gate, ItemTable
+from dssm.sections.reporting import Report, Tracking
 from dssm.sections.samples import (
     Frozen,
     GroupNegatives,
@@ -16,6 +19,7 @@ from dssm.sections.samples import (
     UnclickedNegatives,
     UniformNegatives,
 )
+from dssm.sections.spark import Spark
 from dssm.sections.tables import (
     Catalogue,
     Counter,
@@ -33,8 +37,8 @@ from dssm.sections.train import Elastic, Recent, Train
 
 __all__ = [
     "Catalogue", "Counter", "Elastic", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives",
-    "History", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer",
-    "OptimizerKind", "PopularityNegatives", "ProfileTable", "Recent", "Samples", "Schedule", "ScheduleKind", "Scorer",
-    "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Train",
-    "UnclickedNegatives", "UniformNegatives", "VectorTable", "Window",
+    "History", "Index", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer",
+    "OptimizerKind", "PopularityNegatives", "ProfileTable", "Recent", "Report", "Samples", "Schedule", "ScheduleKind",
+    "Scorer", "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Tracking",
+    "Train", "UnclickedNegatives", "UniformNegatives", "VectorTable", "Window",
 ]  # fmt: skip

@@ -183,6 +183,9 @@ class ProfileTable(KeyedTable):
 class Catalogue(KeyedTable):
     """Columns of the items: one row an item. What is scored and recommended."""
 
+    title: str | None = Field(
+        None, description="Column whose text names an item for people: in recommendations and reports."
+    )
     upload_time: str | None = Field(
         None,
         description="Column of the time from which the item exists; null or blank: always. No event before it is "

@@ -65,7 +65,7 @@ CONFIG: dict[str, Any] = {
             "available_from": dt.date(2024, 1, 8),
         },
     },
-    "catalogue": {"path": "{data}/posts-*.csv", "key": "post_id"},
+    "catalogue": {"path": "{data}/posts-*.csv", "key": "post_id", "title": "topic_id"},
     "vectors": {"post": {"path": "{data}/vectors.jsonl", "width": 2}},
     "histories": {
         "clicks": {"sources": ["feed"], "last": 3, "then": "read_post_id"},

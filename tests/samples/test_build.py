@@ -21,6 +21,7 @@ from dssm.manifest import (
     ITEM_INDEX,
     ITEM_KEY,
     ITEM_PROBABILITY,
+    ITEM_TITLE,
     LABEL,
     LAST_TIME,
     POSITIVE,
@@ -159,6 +160,7 @@ def test_equal_ids_have_equal_keys(built: TinyFeed) -> None:
 def test_items_are_the_whole_catalogue_in_the_order_of_their_ids(built: TinyFeed) -> None:
     rows = sorted(read_part(built, "items"), key=lambda row: row[ITEM_INDEX])
     assert [(row[ITEM_INDEX], row[ITEM_ID]) for row in rows] == list(enumerate(ITEM))
+    assert [row[ITEM_TITLE] for row in rows] == ["1", "2", "1", "3", "p5"]  # p5 has none: its id stands in
     for row in rows:
         expected = ITEM[row[ITEM_ID]]
         assert {name: row[name] for name in expected} == approx(expected)
@@ -376,7 +378,7 @@ def test_the_test_window_never_influences_training_and_formats_do_not_matter(
     clients |= {"follow": [["1", "2", "1"], None, ["2", "9"]], "fav": [["1:0.5", "9:2"], None, ["2:1"]]}
     pq.write_table(pa.table(clients), tmp_path / "clients.parquet")
     feed.config["profiles"]["clients"] |= {"path": "{data}/clients.parquet", "format": "parquet"}
-    feed.config["catalogue"] = {"table": "tiny_posts", "key": "post_id"}
+    feed.config["catalogue"] = {"table": "tiny_posts", "key": "post_id", "title": "topic_id"}
     posts = [("p1", "1", 3.0), ("p2", "2", 1.5), ("p3", "1", None), ("p4", "3", 10.0), ("p5", None, 2.0)]
     spark.createDataFrame(posts, "post_id string, topic_id string, length double").write.saveAsTable("tiny_posts")
     build(spark, feed)

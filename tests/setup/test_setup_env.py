@@ -9,7 +9,7 @@ import pytest
 from tests.setup.conftest import Made
 from tests.setup.tree import Tree
 
-PACKAGES = {"maker": "1", "tensorflow": "2.15.1", "horovod": "0.28.1", "linter": "1", "dssm": "0.1.0"}
+PACKAGES = {"maker": "1", "tensorflow": "2.15.1", "horovod": "0.28.1", "finder": "1", "linter": "1", "dssm": "0.1.0"}
 
 
 def layers(error: str) -> list[str]:
@@ -18,8 +18,8 @@ def layers(error: str) -> list[str]:
 
 
 def test_a_fresh_checkout_gets_every_layer_and_says_so_in_a_line_each(made: Tree, made_once: Made) -> None:
-    assert layers(made_once.said) == [".venv", "pip", "TensorFlow", "Horovod", "pytest", "dssm"]
-    assert len(made_once.said.splitlines()) == 6
+    assert layers(made_once.said) == [".venv", "pip", "TensorFlow", "Horovod", "faiss", "pytest", "dssm"]
+    assert len(made_once.said.splitlines()) == 7
     assert made.installed() == PACKAGES
 
 
@@ -102,7 +102,7 @@ def test_an_environment_with_a_broken_pip_is_made_anew(made: Tree) -> None:
     shutil.rmtree(made.venv / "lib/python3.11/site-packages/pip/_internal")
     code, _, error = made.run()
 
-    assert (code, layers(error)) == (0, [".venv", "pip", "TensorFlow", "Horovod", "pytest", "dssm"])
+    assert (code, layers(error)) == (0, [".venv", "pip", "TensorFlow", "Horovod", "faiss", "pytest", "dssm"])
     assert made.run() == (0, "", "")
 
 
@@ -130,7 +130,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_waits(fresh: Tree) -> None:
     errors = [first.communicate(timeout=120)[1], second.communicate(timeout=120)[1]]
 
     assert (first.returncode, second.returncode) == (0, 0)
-    assert sorted(map(len, map(layers, errors))) == [0, 6]
+    assert sorted(map(len, map(layers, errors))) == [0, 7]
     assert "setup: another run is setting up .venv; waiting for it.\n" in errors
     assert len(fresh.horovod_builds) == 1
 

