@@ -55,10 +55,13 @@ class Validation(StrictModel):
 
 
 class Checkpoint(StrictModel):
-    """When the state of a training is written, beside the ends of its epochs. The same command resumes from it."""
+    """When the state of a training is written. The same command resumes from it."""
 
     every_steps: int | None = Field(None, ge=1)
     every_minutes: FiniteFloat | None = Field(10.0, gt=0)
+    epoch_minutes: FiniteFloat = Field(
+        1.0, ge=0, description="The end of an epoch is written where the last write was so long ago; 0: each one."
+    )
     keep: int = Field(2, ge=1, description="Checkpoints that stay until the model is there.")
 
 

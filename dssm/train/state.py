@@ -170,9 +170,17 @@ class TrainingState:
         if self._chosen.every_steps and step % self._chosen.every_steps == 0:
             return True  # on all ranks, which then look at the loss together
         minutes = self._chosen.every_minutes
-        if minutes is None or not is_look or not self._writes:
+        return minutes is not None and is_look and self._is_time(minutes)
+
+    def is_due_at_end(self) -> bool:
+        """Whether the end of an epoch is written."""
+        return self._is_time(self._chosen.epoch_minutes)
+
+    def _is_time(self, minutes: float) -> bool:
+        """Whether the last write is so long ago: of the ranks that write, all know the same."""
+        if not self._writes:
             return False
-        due = time.monotonic() - self._written > 60 * minutes and not self._writer.busy
+        due = minutes == 0 or (time.monotonic() - self._written > 60 * minutes and not self._writer.busy)
         if not self._is_spread:
             return due
         return bool(hvd.broadcast(tf.constant(due), root_rank=0, name="checkpoint_is_due").numpy())

@@ -334,7 +334,8 @@ class _Trainer:
         place = place.after_pass(_known_of(metrics), None if validation is None else _known_of(validation))
         if validation is not None:
             place = self._judge(place, validation)
-        self.state.write(place)
+        if self.state.is_due_at_end():
+            self.state.write(place)
         if self.elastic is not None:
             self.elastic.commit_at(place)
         if hvd.rank() == 0 and last is not None:

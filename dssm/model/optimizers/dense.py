@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from dssm.model.optimizers.fused_adagrad import FusedAdagrad
 from dssm.model.optimizers.schedules import LearningRate
 from dssm.sections.optimizers import Adagrad, Adam, RmsProp, Sgd
 
@@ -24,7 +25,7 @@ def adam(settings: Adam, learning_rate: LearningRate) -> tf.keras.optimizers.Opt
 
 
 def adagrad(settings: Adagrad, learning_rate: LearningRate) -> tf.keras.optimizers.Optimizer:
-    return tf.keras.optimizers.Adagrad(
+    return FusedAdagrad(
         learning_rate,
         initial_accumulator_value=settings.initial_accumulator,
         epsilon=settings.epsilon,

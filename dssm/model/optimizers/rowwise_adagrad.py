@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
+from dssm.model.optimizers.fused_adagrad import FusedAdagrad
 from dssm.model.optimizers.schedules import LearningRate
 from dssm.sections.optimizers import RowWiseAdagrad as RowWiseAdagradSettings
 
@@ -21,7 +22,7 @@ def build(settings: RowWiseAdagradSettings, learning_rate: LearningRate) -> RowW
 
 
 @tf.keras.utils.register_keras_serializable("dssm")
-class RowWiseAdagrad(tf.keras.optimizers.Adagrad):
+class RowWiseAdagrad(FusedAdagrad):
     """Adagrad whose accumulator holds, for a row of a table, the sum over steps of the mean of g² over the row.
 
     a ← a + mean(g²); row ← row − learning_rate · g / √(a + ε): FBGEMM's and DLRM's exact row-wise Adagrad, with ε
@@ -46,17 +47,10 @@ class RowWiseAdagrad(tf.keras.optimizers.Adagrad):
                 raise ValueError(f"row_wise: {table.name} has the shape {table.shape}; expected (rows, dim)")
         self._table_keys = frozenset(self._var_key(table) for table in tables)
 
-    def build(self, var_list: Sequence[tf.Variable]) -> None:
-        # Not Adagrad's own build, which makes an accumulator for each number of a table.
-        tf.keras.optimizers.Optimizer.build(self, var_list)
-        if getattr(self, "_built", False):
-            return
-        self._accumulators = [self._accumulator(variable) for variable in var_list]
-        self._built = True
-
     def _accumulator(self, variable: tf.Variable) -> tf.Variable:
-        shape = variable.shape[:1] if self._var_key(variable) in self._table_keys else variable.shape
-        initial = tf.fill(shape, tf.cast(self.initial_accumulator_value, variable.dtype))
+        if self._var_key(variable) not in self._table_keys:
+            return super()._accumulator(variable)
+        initial = tf.fill(variable.shape[:1], tf.cast(self.initial_accumulator_value, variable.dtype))
         return self.add_variable_from_reference(variable, "accumulator", initial_value=initial)
 
     def update_step(self, gradient: Any, variable: tf.Variable) -> None:
