@@ -12,7 +12,10 @@ from dssm.usage import usage_reported
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "score_items"):
-        with spark_session(settings, "score_items", hive=True) as spark, usage_reported("score_items"):
+        with (
+            spark_session(settings, "score_items", hive=True) as spark,
+            usage_reported("score_items", settings.run_folder),
+        ):
             score_items(spark, settings)
 
 

@@ -195,12 +195,10 @@ Sink = Annotated[SerializeAsAny[SinkKind], BeforeValidator(choice_of(SinkKind, "
 class Index(StrictModel):
     """The engines that `index_items` fills, and what must hold before they are switched."""
 
-    sinks: dict[str, Sink] = Field(
-        default_factory=lambda: {"faiss": Faiss()}, min_length=1, description="By a name of your own."
-    )
+    sinks: dict[str, Sink] = Field({"faiss": Faiss()}, min_length=1, description="By a name of your own.")
     location: str = Field("{root}/{name}/index", description="Folder of the versions of sinks that are files.")
     min_recall: dict[Cutoff, Recall] = Field(
-        default_factory=lambda: {10: 0.9, 100: 0.9},
+        {10: 0.9, 100: 0.9},
         min_length=1,
         description="K → share of the exact K best items that a search must find; exit code 3 otherwise, and no sink "
         "is switched. Recall is measured at these K.",

@@ -24,7 +24,7 @@ ROWS = (90, 70, 110, 50)
 KILLS = 20
 HOW = {
     "ranks": 2, "epochs": 3, "launch": "horovodrun", "deterministic": True, "start_timeout_s": 60,
-    "checkpoint": {"every_steps": 4}, "loss": {"logq": "streaming", "frequency": {"buckets": 64}},
+    "checkpoint": {"every_steps": 4, "epoch_minutes": 0}, "loss": {"logq": "streaming", "frequency": {"buckets": 64}},
     "optimizer": "lazy_adam", "model": {"user_tower": {"layers": [8], "dropout": 0.3}}, "stall_shutdown_s": 20,
 }  # fmt: skip
 

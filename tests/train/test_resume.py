@@ -20,16 +20,18 @@ pytestmark = pytest.mark.usefixtures("single_rank")
 
 ROWS = (17, 23, 9, 31)  # 80 rows, 20 batches of 4 an epoch
 DROPOUT = {"user_tower": {"layers": [8], "dropout": 0.3}, "item_tower": {"layers": [6]}}
+EACH_EPOCH = {"checkpoint": {"every_steps": 3, "epoch_minutes": 0}}
 CASES: dict[str, dict[str, Any]] = {
     "adam": {"model": DROPOUT},
     "streaming": {"loss": {"logq": "streaming", "frequency": {"buckets": 64}}, "optimizer": "lazy_adam"},
     "mixed": {"loss": {"kind": "mixed_negative", "uniform": 8}, "optimizer": "rowwise_adagrad", "model": DROPOUT},
-    "last_pass": {"recent": {"days": 3, "epochs": 1}, "schedule": {"kind": "cosine", "warmup_steps": 3}},
+    "last_pass": {"recent": {"days": 3, "epochs": 1}, "schedule": {"kind": "cosine", "warmup_steps": 3}, **EACH_EPOCH},
     "validation": {
         "validation": {"days": 1, "metric": "recall@5", "patience": 1},
         "recent": {"days": 2},
         "learning_rate": 0.1,
         "epochs": 4,
+        **EACH_EPOCH,
     },
 }
 
@@ -126,6 +128,16 @@ def test_the_best_epochs_weights_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
     tower = LoadedTower(f"{RunPaths(settings.run_folder).model}/item_tower")
     catalogue = make_catalogue(settings)
     assert np.isfinite(tower.vectors({name: catalogue[name] for name in tower.inputs})).all()
+
+
+@pytest.mark.parametrize(("minutes", "written"), [(0, 1), (1, 0)])
+def test_an_epochs_end_is_written_where_the_last_write_is_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, written: int
+):
+    settings = write_run(tmp_path, ROWS, checkpoint={"epoch_minutes": minutes})
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 25)  # 20 steps an epoch
+    assert len(checkpoints_in(RunPaths(settings.run_folder).checkpoints)) == written
 
 
 def test_a_damaged_checkpoint_is_removed_and_the_one_before_goes_on(
