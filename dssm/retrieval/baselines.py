@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.sparse as sp
+
+from dssm.retrieval.search import ITEMS_AT_ONCE, Scores
 
 BLOCK_VALUES = 50_000_000  # dense similarities held at once: 200 MB
 GRAM_VALUES = 5_000_000  # of XᵀX, sparse and dense, beside the whole: 100 MB
@@ -38,9 +42,16 @@ def item_similarity(interactions: sp.csr_matrix, neighbours: int) -> sp.csr_matr
     return sp.hstack(columns, format="csr")
 
 
-def item_cf_scores(histories: sp.csr_matrix, similarity: sp.csr_matrix) -> np.ndarray:
-    """Returns each user's summed similarity of each item to the user's items: (users, items)."""
-    return np.asarray((histories @ similarity).todense(), dtype=np.float32)
+def item_cf_blocks(histories: sp.csr_matrix, similarity: sp.csr_matrix) -> Iterator[Scores]:
+    """Yields each user's summed similarity of each item to the user's items, block by block of the items.
+
+    Args:
+      histories: (users, items), 1 where the user acted on the item.
+      similarity: (items, items), of `item_similarity`.
+    """
+    scores = (histories @ similarity).tocsc()
+    for first in range(0, scores.shape[1], ITEMS_AT_ONCE):
+        yield first, scores[:, first : first + ITEMS_AT_ONCE].toarray().astype(np.float32, copy=False)
 
 
 def ease(interactions: sp.csr_matrix, l2: float) -> np.ndarray:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,34 +18,33 @@ from dssm.config import Settings
 from dssm.console import out
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, ITEM_INDEX, LAST_TIME, POSITIVE, SEEN, TARGETS, USER_ID
-from dssm.retrieval.baselines import ease, item_cf_scores, item_similarity
-from dssm.scoring.vectors import VECTOR
+from dssm.retrieval.arrays import mapped, mapped_matrix, parts, write_array, write_matrix
+from dssm.retrieval.baselines import ease, item_cf_blocks, item_similarity
+from dssm.retrieval.search import ITEMS_AT_ONCE, Scores, product_blocks
 
 MODEL, POPULARITY = "model", "popularity"
-EASE_FILE = "ease.npy"
+# Arrays in the rankers' folder, beside those of the rankers' names: item vectors in parts, positives of the last
+# days in the tested sources and in all, and the generated feed's tastes.
+VECTORS, RECENT_TARGETS, RECENT_POSITIVES = "vectors", "recent_targets", "recent_positives"
+ORACLE_USERS, ORACLE_ITEMS = "oracle_users", "oracle_items"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Users to rank for: ids, the user tower's `vectors`, `seen` and `positive` items as (users, items) of 0 and 1."""
-
-    users: pa.Array
-    vectors: np.ndarray
-    seen: sp.csr_matrix
-    positive: sp.csr_matrix
-
-
-@dataclass(frozen=True)
-class Recent:
-    """Of the last days before the test window.
+    """Users to rank for.
 
     Attributes:
-      targets: (items,), positives of the tested sources: what `popularity_recent` ranks by.
-      positives: (items,), users whose positives `ease_recent` weighs an item by.
+      ids, keys: of the users, and 64-bit hashes of the ids.
+      vectors: (users, dim), of the user tower.
+      clicked, seen, positive: (users, items) of 0 and 1: clicked in the window; before it seen, or acted on.
     """
 
-    targets: np.ndarray
-    positives: np.ndarray
+    ids: pa.Array
+    keys: np.ndarray
+    vectors: np.ndarray
+    clicked: sp.csr_matrix
+    seen: sp.csr_matrix
+    positive: sp.csr_matrix
 
 
 @dataclass(frozen=True)
@@ -54,121 +52,137 @@ class Rankers:
     """What the executors need to rank the catalogue. Items stand in the order of their indexes.
 
     Attributes:
-      ease_folder: holds the weights of EASE, (items, items), which are mapped: the processes of a host share
-        their memory, and none of them reads a copy of its own.
+      folder: of the arrays; see `arrays`.
+      items: of the catalogue.
+      recent: whether there are positives of the last days before the test window: `popularity_recent` ranks by
+        those of the tested sources, and `ease_recent` weighs EASE by those of all.
+      item_cf: names of the similarities.
+      ease: whether EASE is there.
+      oracle_users: place of each user in the generated feed's tastes.
     """
 
-    item_vectors: np.ndarray
-    popularity: np.ndarray
-    recent: Recent | None = None
-    similarity: Mapping[str, sp.csr_matrix] = field(default_factory=dict)
-    ease_folder: str | None = None
-    oracle_users: Mapping[str, int] = field(default_factory=dict)
-    oracle_user_tastes: np.ndarray | None = None
-    oracle_items: np.ndarray | None = None
+    folder: str
+    items: int
+    recent: bool = False
+    item_cf: tuple[str, ...] = ()
+    ease: bool = False
+    oracle_users: Mapping[str, int] | None = None
 
     @property
     def names(self) -> list[str]:
-        recent = self.recent is not None
+        return self._names(with_history=True)
+
+    @property
+    def cold_names(self) -> list[str]:
+        """Those that tell users without a history apart, or need not."""
+        return self._names(with_history=False)
+
+    def _names(self, with_history: bool) -> list[str]:
         given = {
             MODEL: True,
             POPULARITY: True,
-            "popularity_recent": recent,
-            **dict.fromkeys(self.similarity, True),
-            "ease": self.ease_folder is not None,
-            "ease_recent": self.ease_folder is not None and recent,
-            "best_reachable": self.oracle_items is not None,
+            "popularity_recent": self.recent,
+            **dict.fromkeys(self.item_cf, with_history),
+            "ease": self.ease and with_history,
+            "ease_recent": self.ease and self.recent and with_history,
+            "best_reachable": self.oracle_users is not None,
         }
         return [name for name, is_given in given.items() if is_given]
 
-    def scores(self, block: Block) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields each ranker's name and its scores, (users, items), in the order of `names`."""
-        users = len(block.users)
-        yield MODEL, block.vectors @ self.item_vectors.T
-        yield POPULARITY, np.tile(self.popularity, (users, 1))
-        if self.recent is not None:
-            yield "popularity_recent", np.tile(self.recent.targets, (users, 1))
-        for name, similarity in self.similarity.items():
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Maps the arrays, once for each process."""
+        return mapped(self.folder)
+
+    def scores(self, block: Block, with_history: bool = True) -> Iterator[tuple[str, Iterable[Scores]]]:
+        """Yields each ranker's name and its scores, in the order of `names`, or of `cold_names`.
+
+        The scores of one are read before the next is asked for.
+        """
+        arrays, users = self.arrays(), len(block.ids)
+        yield MODEL, product_blocks(block.vectors, parts(arrays, VECTORS))
+        yield POPULARITY, _same_for_all(arrays[POPULARITY], users)
+        if self.recent:
+            yield "popularity_recent", _same_for_all(arrays[RECENT_TARGETS], users)
+        for name in self.item_cf if with_history else ():
             histories = block.positive if name == "itemcf" else block.seen
-            yield name, item_cf_scores(histories, similarity)
-        if self.ease_folder is not None:
-            scores = block.seen @ mapped_weights(self.ease_folder)
-            yield "ease", scores
-            if self.recent is not None:
-                yield "ease_recent", scores * np.sqrt(self.recent.positives)
-        if self.oracle_items is not None and self.oracle_user_tastes is not None:
-            places = [self.oracle_users[user] for user in block.users.to_pylist()]
-            yield "best_reachable", self.oracle_user_tastes[places] @ self.oracle_items.T
+            yield name, item_cf_blocks(histories, mapped_matrix(arrays, name, self.items))
+        if self.ease and with_history:  # users · items scores at once: fewer than the items² weights, as a rule
+            scores = block.seen @ arrays["ease"]
+            yield "ease", [(0, scores)]
+            if self.recent:
+                yield "ease_recent", [(0, scores * np.sqrt(arrays[RECENT_POSITIVES]))]
+        if self.oracle_users is not None:
+            places = [self.oracle_users[user] for user in block.ids.to_pylist()]
+            yield "best_reachable", product_blocks(arrays[ORACLE_USERS][places], [(0, arrays[ORACLE_ITEMS])])
 
 
-def make_rankers(users: DataFrame, settings: Settings, items: Mapping[str, np.ndarray], scratch: str) -> Rankers:
-    """Makes the rankers from the interactions before the test window. What is left out is said.
+def _same_for_all(values: np.ndarray, users: int) -> Iterator[Scores]:
+    for first in range(0, len(values), ITEMS_AT_ONCE):
+        part = values[first : first + ITEMS_AT_ONCE]
+        yield first, np.broadcast_to(part, (users, len(part)))
+
+
+def make_rankers(
+    interactions: DataFrame, pairs: int, catalogue: DataFrame, items: int, settings: Settings, folder: str
+) -> Rankers:
+    """Makes the rankers of the interactions before the test window, and writes their arrays. What is left out is said.
 
     Args:
-      users: the dataset `interactions`, one row a user.
-      items: the catalogue's ITEM_ID and VECTOR in the order of the item indexes.
-      scratch: a folder that every executor sees, to write EASE's weights in.
+      interactions: the dataset, one row a user.
+      pairs: of a user and an item that it holds.
+      catalogue: the dataset `items`.
+      items: its rows.
+      folder: one that every executor sees, with the items' vectors in it.
     """
-    evaluate, count = settings.evaluate, len(items[ITEM_ID])
-    counts = _item_counts(users, count, settings.day_start_ms(-evaluate.recent_days))
-    recent = Recent(counts["recent_targets"], counts["recent_positives"])
-    if not recent.targets.any():
+    evaluate = settings.evaluate
+    counts = _item_counts(interactions, items, settings.day_start_ms(-evaluate.recent_days))
+    for name, values in counts.items():
+        write_array(folder, name, values)
+    is_recent = bool(counts[RECENT_TARGETS].any())
+    if not is_recent:
         days = f"{evaluate.recent_days} days before the test window (evaluate.recent_days)"
         _say(f"Recent popularity left out: no positives in the last {days}")
-    total = users.agg(F.sum(F.size(SEEN)).alias("pairs")).first()
-    pairs = (total and total["pairs"]) or 0
-    similarity, ease_folder = {}, None
+    item_cf, has_ease = [], False
     if pairs > evaluate.itemcf_max_interactions:
         limit = f"evaluate.itemcf_max_interactions ({evaluate.itemcf_max_interactions:,})"
         _say(f"ItemCF and EASE left out: {pairs:,} interactions are above {limit}")
     else:
-        seen, positive = _interaction_matrices(users, count)
-        similarity["itemcf"] = item_similarity(positive, evaluate.itemcf_neighbours)
-        if positive.nnz < seen.nnz:
-            similarity["itemcf_impressions"] = item_similarity(seen, evaluate.itemcf_neighbours)
-        if count > evaluate.ease_max_items:
-            _say(f"EASE left out: {count:,} items are above evaluate.ease_max_items ({evaluate.ease_max_items:,})")
-        else:
-            ease_folder = f"{scratch}/ease"
-            try:
-                write_weights(ease(seen, evaluate.ease_l2), ease_folder)
-            except ValueError as error:
-                small = f"evaluate.ease_l2: {evaluate.ease_l2:g} is too small"
-                raise UserError(f"{small}, the matrix is {error}; expected a larger one") from error
+        seen, positive = _interaction_matrices(interactions, items)
+        histories = {"itemcf": positive} | ({"itemcf_impressions": seen} if positive.nnz < seen.nnz else {})
+        for name, matrix in histories.items():
+            write_matrix(folder, name, item_similarity(matrix, evaluate.itemcf_neighbours))
+            item_cf.append(name)
+        has_ease = _write_ease(seen, settings, folder)
     return Rankers(
-        item_vectors=items[VECTOR],
-        popularity=counts["targets"],
-        recent=recent if recent.targets.any() else None,
-        similarity=similarity,
-        ease_folder=ease_folder,
-        **(_oracle(settings, items[ITEM_ID]) if evaluate.oracle else {}),
+        folder=folder,
+        items=items,
+        recent=is_recent,
+        item_cf=tuple(item_cf),
+        ease=has_ease,
+        oracle_users=_write_oracle(settings, catalogue, folder) if evaluate.oracle else None,
     )
+
+
+def _write_ease(seen: sp.csr_matrix, settings: Settings, folder: str) -> bool:
+    """Writes the weights of EASE. Returns: whether it did, as the catalogue is not too large."""
+    limit, items = settings.evaluate.ease_max_items, seen.shape[1]
+    if items > limit:
+        _say(f"EASE left out: {items:,} items are above evaluate.ease_max_items ({limit:,})")
+        return False
+    try:
+        write_array(folder, "ease", ease(seen, settings.evaluate.ease_l2))
+    except ValueError as error:
+        small = f"evaluate.ease_l2: {settings.evaluate.ease_l2:g} is too small"
+        raise UserError(f"{small}, the matrix is {error}; expected a larger one") from error
+    return True
 
 
 def _say(remark: str) -> None:
     out.print(f"  [yellow]{remark}[/yellow]")
 
 
-def write_weights(weights: np.ndarray, folder: str) -> None:
-    """Writes a matrix as the one file of a new folder, on any file system."""
-    storage.make_folder(folder)
-    system, place = storage.filesystem(f"{folder}/{EASE_FILE}")
-    with system.open(place, "wb") as file:
-        np.save(file, weights)
-
-
-@functools.lru_cache(maxsize=1)
-def mapped_weights(folder: str) -> np.ndarray:
-    """Maps what `write_weights` wrote, once for each Python worker process.
-
-    A copy from a remote file system is unlinked at once: its pages live as long as the map.
-    """
-    with storage.local_copy(folder) as local:
-        return np.asarray(np.load(f"{local}/{EASE_FILE}", mmap_mode="r"))
-
-
 def _item_counts(users: DataFrame, items: int, recent_from: int) -> dict[str, np.ndarray]:
-    """Returns float32 (items,) of `targets`, of those `recent_targets`, and `recent_positives`.
+    """Returns float32 (items,) of the positives in tested sources, of those the recent, and of all the recent.
 
     A user and an item are recent where their newest event is at or after `recent_from`, Unix ms: a user's repeated
     positives of an item count as one moment, the last.
@@ -176,9 +190,9 @@ def _item_counts(users: DataFrame, items: int, recent_from: int) -> dict[str, np
     pairs = _pairs(users, TARGETS, POSITIVE, LAST_TIME)
     recent = (F.col(LAST_TIME) >= recent_from).cast("long")
     sums = {
-        "targets": F.col(TARGETS),
-        "recent_targets": F.col(TARGETS) * recent,
-        "recent_positives": F.col(POSITIVE) * recent,
+        POPULARITY: F.col(TARGETS),
+        RECENT_TARGETS: F.col(TARGETS) * recent,
+        RECENT_POSITIVES: F.col(POSITIVE) * recent,
     }
     rows: Any = pairs.groupBy(ITEM_INDEX).agg(*[F.sum(value).alias(name) for name, value in sums.items()]).toPandas()
     counts = {name: np.zeros(items, np.float32) for name in sums}
@@ -204,13 +218,16 @@ def _interaction_matrices(users: DataFrame, items: int) -> tuple[sp.csr_matrix, 
     return seen, positive
 
 
-def _oracle(settings: Settings, item_ids: np.ndarray) -> dict[str, Any]:
-    """A generated feed's planted tastes: ⟨client, post⟩ is the chance that a client's click goes to the post."""
+def _write_oracle(settings: Settings, catalogue: DataFrame, folder: str) -> dict[str, int]:
+    """Writes a generated feed's planted tastes: ⟨client, post⟩ is the chance that a client's click goes to the post.
+
+    Returns: the place of each user among them.
+    """
     assert settings.evaluate.oracle is not None
-    folder = settings.expand(settings.evaluate.oracle)[0]
+    source = settings.expand(settings.evaluate.oracle)[0]
     tables = {}
     for name in ("clients", "posts"):
-        path = f"{folder}/{name}.parquet"
+        path = f"{source}/{name}.parquet"
         if not storage.exists(path):
             raise UserError(
                 f"evaluate.oracle: {path} not found; expected the folder that dssm.demo writes, or no oracle"
@@ -221,15 +238,14 @@ def _oracle(settings: Settings, item_ids: np.ndarray) -> dict[str, Any]:
         values = np.asarray(rows["values"].combine_chunks().flatten(), np.float32).reshape(rows.num_rows, -1)
         tables[name] = ({key: number for number, key in enumerate(rows["id"].to_pylist())}, values)
     places, posts = tables["posts"]
-    unknown = [item for item in item_ids if item not in places]
+    ids: Any = catalogue.select(ITEM_INDEX, ITEM_ID).toPandas().sort_values(ITEM_INDEX)
+    unknown = [item for item in ids[ITEM_ID] if item not in places]
     if unknown:
         raise UserError(
-            f"evaluate.oracle: {folder}/posts.parquet has no item '{unknown[0]}' of the catalogue; "
+            f"evaluate.oracle: {source}/posts.parquet has no item '{unknown[0]}' of the catalogue; "
             "generate the feed again"
         )
+    write_array(folder, ORACLE_ITEMS, posts[[places[item] for item in ids[ITEM_ID]]])
     users, tastes = tables["clients"]
-    return {
-        "oracle_users": users,
-        "oracle_user_tastes": tastes,
-        "oracle_items": posts[[places[item] for item in item_ids]],
-    }
+    write_array(folder, ORACLE_USERS, tastes)
+    return users

@@ -134,7 +134,7 @@ def test_the_best_epochs_weights_are_kept(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_epochs_end_is_written_where_the_last_write_is_long_ago(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, written: int
 ):
-    settings = write_run(tmp_path, ROWS, checkpoint={"epoch_minutes": minutes})
+    settings = write_run(tmp_path, ROWS, checkpoint={"epoch_minutes": minutes}, epochs=2)
     with pytest.raises(BrokenOffError):
         train(settings, monkeypatch, 25)  # 20 steps an epoch
     assert len(checkpoints_in(RunPaths(settings.run_folder).checkpoints)) == written
