@@ -12,6 +12,7 @@ DATA ?= ../shared/data/kuairand
 CONFIG ?= conf/kuairand.yaml
 RECIPE ?= multi_value
 PYTEST ?= .venv/bin/python -m pytest
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
 JOBS := build_samples train evaluate score_items
 
 with_java = JAVA_HOME=$$(scripts/java_home.sh) && export JAVA_HOME &&
@@ -49,11 +50,12 @@ has-data:
 
 .PHONY: test
 test: setup ## every test but those of a cluster and of Airflow
-	@$(with_java) $(PYTEST) -m "not cluster and not airflow"
+	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or airflow)"
+	@$(with_java) $(PYTEST) -m "horovod and not cluster"
 
 .PHONY: test-unit
 test-unit: setup ## the tests without Spark and Horovod
-	@$(PYTEST) -m "not (spark or horovod or cluster or airflow or kuairand)"
+	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (spark or horovod or cluster or airflow or kuairand)"
 
 .PHONY: cluster-test
 cluster-test: setup ## the tests on a standalone Spark cluster, started here
@@ -75,6 +77,10 @@ check: setup ## lint, format, types, import walls
 format: setup ## rewrites the code in the project's format
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
+
+.PHONY: reference
+reference: setup ## docs/configuration.md and conf/schema.json anew from the settings
+	@.venv/bin/python -m dssm.reference
 
 .PHONY: lock
 lock: setup ## requirements/*.lock anew from requirements/*.in
