@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
-import itertools
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -19,55 +16,38 @@ import tensorflow as tf
 from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
-from dssm.features import Side, embedded
-from dssm.manifest import (
-    EVENT_TIME,
-    MANIFEST,
-    ColumnSpec,
-    Manifest,
-    check_columns,
-    read_manifest,
-)
-from dssm.model.card import make_card, write_card
-from dssm.model.export import save_scorer, save_tower, weights_digest
-from dssm.model.inputs import tower_columns
 from dssm.model.manifest import ModelManifest
-from dssm.model.raw.save import RawTower, save_raw_tower
 from dssm.model.shards import Shard
-from dssm.model.towers import TwoTowers, build_towers, frozen_tables
+from dssm.model.towers import TwoTowers, build_towers
 from dssm.model.two_tower import TwoTowerModel
 from dssm.paths import RunPaths
-from dssm.samples.lookups import load_vectors
 from dssm.sections import Train
-from dssm.stream.batches import Batch, Prefetched, Reading, rank_batches
-from dssm.stream.plan import Leg, plan_epoch
-from dssm.train.catalogue import catalogue_batches
+from dssm.stream.batches import Batch
+from dssm.stream.plan import Leg
 from dssm.train.clock import Clock
 from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
-from dssm.train.measure import make_predict, measure, metric_names
-from dssm.train.negatives import load_negatives, step_negative_columns
-from dssm.train.passes import Pass, plan_passes, staging_of
+from dssm.train.inputs import frozen_matrices, read_inputs
+from dssm.train.measures import Measures, expect_progress
+from dssm.train.passes import Pass
 from dssm.train.place import Best, Place
 from dssm.train.profiling import StepProfile
 from dssm.train.progress import REPORT_TO, Note, Report, Show, as_text, reporter
 from dssm.train.result import TrainResult
+from dssm.train.saving import model_manifest, save_model
 from dssm.train.sharding import whole_towers
 from dssm.train.shares import with_shares
 from dssm.train.state import TrainingState
 from dssm.train.step import (
-    CATALOGUE_COLUMNS,
     EXCHANGE_S,
     RECEIVED_BYTES,
     Losses,
     make_optimizer,
     make_step,
     planned_rate,
-    step_columns,
 )
-from dssm.train.validation import CatalogueRecall
-from dssm.train.warm_start import check_vocabularies, iterations_before, warm_arrays
+from dssm.train.warm_start import iterations_before, warm_arrays
 from dssm.train.watch import suspicious_columns
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
@@ -123,24 +103,6 @@ class _Reports:
         self._show(report)
 
 
-def _frozen_matrices(settings: Settings, paths: RunPaths) -> dict[str, np.ndarray]:
-    """Loads the vectors that the towers hold themselves, (rows, width) each, from the run's samples.
-
-    Raises: UserError where a table's width is not that of the settings.
-    """
-    matrices = {}
-    for name in frozen_tables(settings.features, settings.vectors):
-        path = f"{paths.part('vectors')}/{name}/vectors.parquet"
-        matrix, width = load_vectors(path).matrix, settings.vectors[name].width
-        if len(matrix) and matrix.shape[1] != width:
-            raise UserError(
-                f"vectors.{name}.width: {width}, but {path} holds vectors of {matrix.shape[1]} numbers; "
-                "run build_samples again with these settings"
-            )
-        matrices[name] = matrix.reshape(-1, width)
-    return matrices
-
-
 def _use_precision(train: Train) -> None:
     """Sets what dense layers compute in; variables, losses and vectors stay float32."""
     # Not float16, whose range needs the loss to be scaled.
@@ -153,49 +115,27 @@ class _Trainer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.paths = RunPaths(settings.run_folder)
-        self.train = read_manifest(self.paths.part("train"), "build_samples")
-        self.test = read_manifest(self.paths.part("test"), "build_samples")
-        self.user_columns, self.item_columns = (
-            tower_columns(settings.features, side, settings.vectors) for side in ("user", "item")
-        )
-        columns = {**step_columns(settings), **self.user_columns, **self.item_columns}
-        for part, manifest in (("train", self.train), ("test", self.test)):
-            check_columns(manifest, columns, self.paths.part(part))
-        drawn = step_negative_columns(settings, self.train, self.paths.part("train"))
-        self.columns = {"train": {**columns, **drawn}, "test": columns}
-        if self.train.rows == 0:
-            raise UserError(f"{self.paths.part('train')}: no rows; expected positives in the training window")
-        for feature in embedded(settings.features):
-            if feature.vocabulary not in self.train.vocabularies:
-                raise UserError(
-                    f"{self.paths.part('train')}: no vocabulary '{feature.vocabulary}'; run build_samples again"
-                )
-        sizes = {name: spec.size for name, spec in self.train.vocabularies.items()}
-        matrices = _frozen_matrices(settings, self.paths)
-        negatives = load_negatives(settings, self.paths.part("items"), self.item_columns, self.train.build)
-        if settings.train.warm_start is not None:
-            check_vocabularies(settings, self.train)
-        self.passes = plan_passes(settings, self.train)
-        if any(not a_pass.span.is_all for a_pass in self.passes.all):
-            self.columns["train"] = {**self.columns["train"], EVENT_TIME: ColumnSpec(dtype="int64")}
+        self.inputs = inputs = read_inputs(settings)
+        self.passes = inputs.passes
         tf.keras.backend.clear_session()
         _use_precision(settings.train)
         tf.keras.utils.set_random_seed(settings.seed)
         shard = Shard(hvd.rank(), hvd.size())
         towers = build_towers(
-            settings.model, settings.features, sizes, settings.vectors, matrices, shard, settings.seed
-        )
+            settings.model, settings.features, inputs.vocabulary_sizes, settings.vectors,
+            frozen_matrices(settings, self.paths), shard, settings.seed,
+        )  # fmt: skip
         self.model = TwoTowerModel(settings.model, settings.train.loss, towers)
         self.optimizer = make_optimizer(
             settings.train, self._steps_left(Place()), self.model, iterations_before(settings)
         )
-        self.negatives, self.items = negatives, self._items_manifest()
+        self.items = inputs.items(self.model.catalogue_rows)
         self.elastic: ElasticState | None = None
         self.profile = StepProfile(self.paths.logs if settings.train.profile and hvd.rank() == 0 else None)
         self._compile()
-        self.state = TrainingState(settings, self.train.build, self.paths.checkpoints, self.model, self.optimizer)
+        self.state = TrainingState(settings, inputs.train.build, self.paths.checkpoints, self.model, self.optimizer)
         if settings.train.warm_start is not None:  # on each rank: a fault is found by all
-            self.state.assign(warm_arrays(settings, self.state, self.train.vocabularies))
+            self.state.assign(warm_arrays(settings, self.state, inputs.train.vocabularies))
 
     @property
     def towers(self) -> TwoTowers:
@@ -205,9 +145,9 @@ class _Trainer:
         """Makes the functions that are traced with the number of ranks, which an elastic training changes."""
         items = self.items.rows if self.items else 0
         self.exchange = exchange_of(self.settings, self.model, hvd.size())
-        self.step = make_step(self.settings, self.model, self.optimizer, self.negatives, items, self.exchange)
-        self.predict = make_predict(self.model)
-        self.recall = self._make_recall()
+        negatives = self.inputs.negatives
+        self.step = make_step(self.settings, self.model, self.optimizer, negatives, items, self.exchange)
+        self.measures = Measures.of(self.inputs, self.model)
 
     def _steps_left(self, place: Place) -> int:
         """Returns the steps of these ranks from a place to the end, if nothing interrupts them."""
@@ -221,47 +161,6 @@ class _Trainer:
             reading = a_pass.reading(self.settings.seed, begun)
             left += reading.plan.steps - reading.steps_done
         return left
-
-    def _items_manifest(self) -> Manifest | None:
-        """Returns the manifest of the encoded catalogue, where items are drawn from it for each step."""
-        if not self.model.catalogue_rows:
-            return None
-        folder = self.paths.part("items")
-        manifest = read_manifest(folder, "build_samples")
-        check_columns(manifest, {**CATALOGUE_COLUMNS, **self.item_columns}, folder)
-        if manifest.rows == 0:
-            raise UserError(f"{folder}: no items; {self.settings.train.loss.kind} draws from the catalogue")
-        return manifest
-
-    def _make_recall(self) -> CatalogueRecall | None:
-        validation, folder = self.settings.train.validation, self.paths.part("items")
-        if validation is None:
-            return None
-        if validation.cutoff is None:
-            if validation.metric not in (names := ["loss", *metric_names(self.model.losses)]):
-                raise UserError(
-                    f"train.validation.metric: {validation.metric} is none of this model's; "
-                    f"expected recall@K or one of {', '.join(names)}"
-                )
-            return None
-        manifest = read_manifest(folder, "build_samples")
-        check_columns(manifest, self.item_columns, folder)
-        return CatalogueRecall(
-            self.model, folder, manifest, self.item_columns, self.settings.train.batch_size,
-            staging_of(self.settings.train), self._expect_progress,
-        )  # fmt: skip
-
-    def _drawn_items(self, place: Place) -> Prefetched:
-        """Returns the items of the catalogue for the next steps, without end: nothing where no loss draws any."""
-        if self.items is None:
-            return Prefetched(itertools.repeat({}), 1)
-        leg, items = place.legs[-1], self.model.catalogue_rows
-        columns = {**CATALOGUE_COLUMNS, **self.item_columns}
-        made = catalogue_batches(
-            self.paths.part("items"), self.items, columns, items, hvd.rank(),
-            (self.settings.seed, place.epoch, len(place.legs)), leg.steps, staging=staging_of(self.settings.train),
-        )  # fmt: skip
-        return Prefetched(made, self.settings.train.prefetch)
 
     def run(self, show: Show) -> ModelManifest:
         """Trains from the run's last checkpoint, or from the start, and saves the model.
@@ -304,7 +203,7 @@ class _Trainer:
             )
         self.state.end()
         whole, final = whole_towers(self.settings, self.towers), self.state.write_final(place)
-        saved = None if whole is None else self._save(whole, place, clock, final).model_dump_json()
+        saved = None if whole is None else self._save(whole, place, clock, final)
         # Nobody leaves before the model is saved.
         return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
 
@@ -320,8 +219,8 @@ class _Trainer:
                     tf.summary.scalar(name, value, step=place.steps)
             if hvd.rank() == 0 and last.step < last.steps:
                 show(last)
-        metrics = self._test_metrics()
-        validation = self._validation_metrics() if a_pass in self.passes.epochs else None
+        metrics = self.measures.test()
+        validation = self.measures.validation() if a_pass in self.passes.epochs else None
         for name, value in metrics.items():
             tf.summary.scalar(f"test_{name}", value, step=place.steps)
         for name, value in (validation or {}).items():
@@ -340,7 +239,9 @@ class _Trainer:
             self.elastic.commit_at(place)
         if hvd.rank() == 0 and last is not None:
             show(
-                dataclasses.replace(last, loss=place.losses[-1], auc=metrics["auc"], validation=self._shown(validation))
+                dataclasses.replace(
+                    last, loss=place.losses[-1], auc=metrics["auc"], validation=self.measures.shown(validation)
+                )
             )
         return place
 
@@ -370,65 +271,12 @@ class _Trainer:
             return place.model_copy(update={"stopped": place.epoch - 1 - last >= chosen.patience})
         return place
 
-    def _save(self, towers: TwoTowers, place: Place, clock: Clock, final: str) -> ModelManifest:
-        """Writes model/, the manifest last.
-
-        Args: towers: with whole tables; final: the checkpoint that goes with them.
-        """
-        settings, model = self.settings, self.settings.model
-        shares = {name: objective.share for name, objective in model.all_objectives.items()}
-        tower = model.user_tower
-        manifest = ModelManifest(
-            model_version=weights_digest(towers.variables),
-            date=settings.date.isoformat(),
-            samples_build=self.train.build,
-            vocabularies=self.train.vocabularies,
-            frozen_vectors=list(self.towers.frozen),
-            item_columns=self.item_columns,
-            user_columns=self.user_columns,
-            vector_dim=tower.width(model.vector_dim) * sum(share > 0 for share in shares.values()),
-            vector_norm=(sum(shares.values()) * tower.unit_vectors()) ** 0.5 if model.similarity == "cosine" else None,
-            objectives=shares,
-            ranks=hvd.size(),
-            epochs=len(place.losses),
-            best_epoch=None if place.best is None else place.best.epoch + 1,
-            steps=place.steps,
-            rows_per_epoch=self.passes.epochs[0].rows,
-            rows_per_s=clock.rows_per_s,
-            input_wait=clock.waited,
-            bytes_per_step=clock.bytes_per_step,
-            expected_bytes_per_step=self.exchange.expected_bytes if hvd.size() > 1 else None,
-            loss=list(place.losses),
-            auc=[of_epoch["auc"] for of_epoch in place.metrics],
-            metrics=list(place.metrics),
-            validation=list(place.validation),
-        )
-        self.state.check_owner()
-        with storage.committed_folder(self.paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
-            raw: dict[Side, RawTower] = {}
-            sides: tuple[tuple[Side, tf.keras.Model], ...] = (("user", towers.user), ("item", towers.item))
-            for side, part in sides:
-                save_tower(part, f"{scratch}/{side}_tower", shares)
-                raw[side] = save_raw_tower(
-                    part, side, settings, self.train, self.paths.samples, f"{scratch}/{side}_tower_raw"
-                )
-            if self.model.scorer is not None:
-                save_scorer(self.model.scorer, f"{scratch}/scorer")
-            for made in Path(scratch).iterdir():
-                storage.put_folder(str(made), f"{folder}/{made.name}")
-            storage.rename(final, f"{folder}/checkpoint")
-            write_card(folder, make_card(settings, manifest, raw))
-            storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
-        storage.remove(self.paths.checkpoints)
-        return manifest
-
-    def _batches(self, part: str, manifest: Manifest, reading: Reading) -> Prefetched:
-        train, columns = self.settings.train, self.columns[part]
-        made = rank_batches(
-            self.paths.part(part), manifest, columns, reading, hvd.rank(), train.batch_size,
-            train.reader_threads, train.reader_queue_rows, staging_of(train),
-        )  # fmt: skip
-        return Prefetched(made, train.prefetch)
+    def _save(self, whole: TwoTowers, place: Place, clock: Clock, final: str) -> str:
+        """Args: whole: the towers with whole tables; final: the checkpoint that goes with them."""
+        expected = self.exchange.expected_bytes
+        manifest = model_manifest(self.inputs, whole, place, clock, hvd.size(), expected)
+        save_model(self.inputs, whole, self.model.scorer, manifest, final, self.state.check_owner)
+        return manifest.model_dump_json()
 
     def _steps_of(self, a_pass: Pass, place: Place, clock: Clock) -> Iterator[tuple[Report, Place, dict[str, float]]]:
         """Steps through what is left of a pass, and writes checkpoints when they are due.
@@ -439,20 +287,20 @@ class _Trainer:
         earlier = place.steps_of_pass - place.legs[-1].steps
         steps = earlier + reading.plan.steps
         with (
-            contextlib.closing(self._batches("train", self.train, reading)) as batches,
-            contextlib.closing(self._drawn_items(place)) as drawn,
+            contextlib.closing(self.inputs.batches("train", reading)) as batches,
+            contextlib.closing(self.inputs.drawn_items(place, self.items, self.model.catalogue_rows)) as drawn,
         ):
             pending: list[tuple[Batch, Losses]] = []
             clock.start(a_pass.rows / max(steps, 1))
             # The first step traces, and waits for the first file.
-            self._expect_progress(self.settings.train.start_timeout_s)
+            expect_progress(self.settings, self.settings.train.start_timeout_s)
             for number in range(place.steps_of_pass + 1, steps + 1):
                 self.profile.before_step()
                 batch = clock.waited_for(batches)
                 given = with_shares(batch, a_pass.shares)
                 pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))
                 clock.stepped()
-                self._expect_progress()
+                expect_progress(self.settings)
                 taken, is_look = place.steps + len(pending), number % LOOK_EVERY == 0 or number == steps
                 due, commits = self.state.is_due(taken, is_look), self._commits(taken)
                 if not (is_look or due or commits):
@@ -493,53 +341,6 @@ class _Trainer:
             f"train.learning_rate ({self.settings.train.learning_rate}), set train.clip, or mend the feature\n"
             + "\n".join(["in that step's batch:", *shown, f"last good checkpoint: {saved}"])
         )
-
-    def _expect_progress(self, more_s: int = 0) -> None:
-        """Ends this rank, and so the job, unless it is called again in time: another rank may have fallen silent.
-
-        Args: more_s: seconds beside train.stall_shutdown_s.
-
-        Horovod's stall inspector is there for this, but in 0.28.1 under Gloo it does not end the job (measured).
-        """
-        if hvd.size() > 1:
-            faulthandler.dump_traceback_later(self.settings.train.stall_shutdown_s + more_s, exit=True)
-
-    def _test_metrics(self) -> dict[str, float]:
-        """Measures the test samples of all ranks, as one process does: see `measure`."""
-        files, train = [file.rows for file in self.test.files], self.settings.train
-        if not self.test.rows:
-            return measure(self.model, self.predict, iter(()), train.threshold)
-        plan = plan_epoch(files, self.settings.seed, 0, hvd.size(), train.batch_size)
-        batches = self._batches("test", self.test, Reading(plan))
-        return measure(self.model, self.predict, self._watched(batches), train.threshold)
-
-    def _validation_metrics(self) -> dict[str, float] | None:
-        """Measures the rows that were kept back; None where there are none."""
-        train, kept = self.settings.train, self.passes.validation
-        if train.validation is None or kept is None:
-            return None
-        leg = Leg(hvd.size(), train.batch_size, 0)
-        reading = dataclasses.replace(kept.reading(self.settings.seed, [leg]), order=None)
-
-        def batches() -> Iterator[Batch]:
-            return self._watched(self._batches("train", self.train, reading))
-
-        found = measure(self.model, self.predict, batches(), train.threshold)
-        if self.recall is not None and train.validation.cutoff is not None:
-            found[train.validation.metric] = self.recall(batches(), train.validation.cutoff)
-        return found
-
-    def _shown(self, measured: dict[str, float] | None) -> str | None:
-        """Returns what the progress says of the validation."""
-        chosen = self.settings.train.validation
-        if chosen is None or measured is None or chosen.metric == "loss":
-            return None
-        return f"{chosen.metric} {measured[chosen.metric]:.4f}"
-
-    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            yield batch
-            self._expect_progress()
 
 
 def _mean(values: list[float]) -> float:

@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     rank = hvd.rank()
     run, few = (Settings.model_validate_json((folder / f"{name}.json").read_text()) for name in ("run", "few"))
     found = all_found()
-    found["auc"] = np.array(worker._Trainer(run)._test_metrics()["auc"])
+    found["auc"] = np.array(worker._Trainer(run).measures.test()["auc"])
 
     seen: list[Batch] = []
     trained: list[TwoTowers] = []

@@ -17,9 +17,10 @@ from dssm.model.export import LoadedTower
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
 from dssm.train import launch
+from dssm.train.inputs import frozen_matrices
 from dssm.train.launch import train
 from dssm.train.progress import ProgressView
-from dssm.train.worker import _frozen_matrices, _Trainer
+from dssm.train.worker import _Trainer
 from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
 
 pytestmark = pytest.mark.horovod
@@ -175,7 +176,7 @@ def test_vectors_of_another_width_are_refused(tmp_path: Path):
 def test_a_table_without_vectors_is_no_fault(tmp_path: Path):
     settings = write_run(tmp_path, storage="table")
     write_vectors(settings, VECTORS[:0])
-    matrix = _frozen_matrices(settings, RunPaths(settings.run_folder))["post"]
+    matrix = frozen_matrices(settings, RunPaths(settings.run_folder))["post"]
     assert (matrix.shape, matrix.dtype) == ((0, 4), np.float32)
 
 
