@@ -11,7 +11,7 @@ import tensorflow as tf
 from dssm.manifest import ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, target_column
 from dssm.model.batch_norm import rows_of_batch
 from dssm.model.losses import Candidates, Scored
-from dssm.model.losses.parts import candidate_logits, known_labels, positives
+from dssm.model.losses.parts import known_labels, positives
 from dssm.model.sharded import held_rows
 from dssm.model.towers import TwoTowers, Vectors
 from dssm.model.two_tower import TwoTowerModel
@@ -153,7 +153,8 @@ class StepScores:
             user_keys, positive = (tf.concat([old, tf.zeros_like(more_keys)], 0) for old in (user_keys, positive))
             real, uniform = tf.concat([real, ones], 0), tf.concat([uniform, ones], 0)
         return Candidates(
-            logits=candidate_logits(users, vectors, self._model.settings.tau),
+            user_vectors=users / self._model.settings.tau,
+            vectors=vectors,
             own=tf.range(rows) + (hvd.rank() * rows if joined else 0),
             users=user_keys,
             items=item_keys,

@@ -37,7 +37,8 @@ def draw_scored(
     share, appearances = random.uniform(0.001, 0.5, (2, CATALOGUE_SIZE + 1)).astype(np.float32)
     share[1] = 0  # an item that the training rows do not have
     candidates = Candidates(
-        logits=logits,
+        user_vectors=logits,
+        vectors=np.eye(joint + uniform, dtype=np.float32),
         own=own,
         users=np.concatenate([users, np.zeros(uniform, np.int64)]),
         items=candidate_items,
@@ -80,7 +81,8 @@ def of_own_items(logits: np.ndarray, items: list[int], users: list[int] | None =
     user_keys, item_keys = np.array(users or range(101, 101 + rows)), np.array(items)
     yes = np.ones(rows, bool)
     candidates = Candidates(
-        logits=logits.astype(np.float32),
+        user_vectors=logits.astype(np.float32),
+        vectors=np.eye(rows, dtype=np.float32),
         own=np.arange(rows, dtype=np.int32),
         users=user_keys,
         items=item_keys,
@@ -110,10 +112,10 @@ def of_sampled(
 
 
 def logits_of(scored: Scored) -> dict[str, Any]:
-    """Returns what a gradient reaches, by name."""
+    """Returns what a gradient reaches, by name: as the candidates' vectors are unit vectors, the users' are logits."""
     found = {"score": scored.score}
     if scored.candidates is not None:
-        found["candidates"] = scored.candidates.logits
+        found["candidates"] = scored.candidates.user_vectors
     if scored.sampled is not None:
         found["sampled"] = scored.sampled.logits
     return found
@@ -122,7 +124,7 @@ def logits_of(scored: Scored) -> dict[str, Any]:
 def with_logits(scored: Scored, logits: dict[str, Any]) -> Scored:
     candidates, sampled = scored.candidates, scored.sampled
     if candidates is not None:
-        candidates = replace(candidates, logits=logits.get("candidates", candidates.logits))
+        candidates = replace(candidates, user_vectors=logits.get("candidates", candidates.user_vectors))
     if sampled is not None:
         sampled = replace(sampled, logits=logits.get("sampled", sampled.logits))
     return replace(scored, score=logits.get("score", scored.score), candidates=candidates, sampled=sampled)
@@ -159,7 +161,7 @@ def permuted(scored: Scored, order: np.ndarray) -> Scored:
     """Returns the batch with its rows in another order; the candidates stay where they are."""
     candidates, sampled = scored.candidates, scored.sampled
     if candidates is not None:
-        candidates = replace(candidates, logits=candidates.logits[order], own=candidates.own[order])
+        candidates = replace(candidates, user_vectors=candidates.user_vectors[order], own=candidates.own[order])
     if sampled is not None:
         sampled = replace(
             sampled,
@@ -179,4 +181,4 @@ def permuted_candidates(scored: Scored, order: np.ndarray) -> Scored:
     by_column = ("users", "items", "positive", "real", "uniform", "share", "appearances")
     columns = {name: getattr(old, name)[order] for name in by_column}
     own = np.argsort(order)[old.own].astype(np.int32)
-    return replace(scored, candidates=replace(old, logits=old.logits[:, order], own=own, **columns))
+    return replace(scored, candidates=replace(old, user_vectors=old.user_vectors[:, order], own=own, **columns))

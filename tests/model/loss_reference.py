@@ -63,7 +63,7 @@ def in_batch_softmax_rows(settings: InBatchSoftmax, scored: Scored) -> Rows:
             hit = _is_hit(scored, row, c, [c for c in columns if not candidates.uniform[c]])
             if settings.mask_accidental_hits and hit and c != candidates.own[row]:
                 continue
-            logits[c] = float(candidates.logits[row, c])
+            logits[c] = float(candidates.user_vectors[row, c])
             if settings.logq != "off":
                 logits[c] -= settings.logq_strength * math.log(max(_drawing(settings, candidates, columns, c), 1e-9))
         losses[row] = _log_sum_exp(logits.values()) - logits[int(candidates.own[row])]
@@ -142,7 +142,7 @@ def _pairwise(settings: Hinge | Bpr, scored: Scored, loss: Callable[[float, floa
         else:
             assert scored.candidates is not None
             of_row = dict.fromkeys(_others(settings, scored, row), 1.0)
-            logits = scored.candidates.logits
+            logits = scored.candidates.user_vectors
         if of_row:
             each = [weight * loss(float(scored.score[row]), float(logits[row, c])) for c, weight in of_row.items()]
             losses[row] = sum(each) / sum(of_row.values())

@@ -163,7 +163,8 @@ def _candidates(batch: np.ndarray, uniform: np.ndarray, share: np.ndarray) -> Ca
     items = np.concatenate([batch, uniform])
     is_uniform = np.arange(len(items)) >= len(batch)
     return Candidates(
-        logits=np.zeros((1, len(items)), np.float32),
+        user_vectors=np.zeros((1, 2), np.float32),
+        vectors=np.zeros((len(items), 2), np.float32),
         own=np.zeros(1, np.int32),
         users=items,
         items=items,

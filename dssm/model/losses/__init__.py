@@ -20,7 +20,8 @@ class Candidates:
     uniformly from the catalogue.
 
     Attributes:
-      logits: (batch, candidates), ⟨u, v⟩ / τ.
+      user_vectors: (batch, dim), u / τ.
+      vectors: (candidates, dim), v.
       own: (batch,) int32, the column of each row's own item.
       users, items: (candidates,) int64 keys of the candidates' rows; the user of a uniform one is 0.
       positive: (candidates,) bool, rows with a positive label and a weight.
@@ -33,7 +34,8 @@ class Candidates:
       catalogue_size: items of the catalogue.
     """
 
-    logits: tf.Tensor
+    user_vectors: tf.Tensor
+    vectors: tf.Tensor
     own: tf.Tensor
     users: tf.Tensor
     items: tf.Tensor
@@ -43,6 +45,11 @@ class Candidates:
     share: tf.Tensor
     appearances: tf.Tensor | None = None
     catalogue_size: int = 0
+
+    @property
+    def logits(self) -> tf.Tensor:
+        """(batch, candidates), ⟨u, v⟩ / τ."""
+        return tf.matmul(self.user_vectors, self.vectors, transpose_b=True)
 
 
 @dataclass(frozen=True)

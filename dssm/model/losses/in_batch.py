@@ -42,7 +42,7 @@ def in_batch_softmax_rows(settings: InBatchSoftmax, scored: Scored) -> Rows:
             scored.users, scored.items, candidates.users, candidates.items, candidates.own, target, valid, targets
         )
         observe("accidental_hits", lambda: _share(hits, target, valid))
-    loss = in_batch_loss(candidates.logits, bias, candidates.own, hits)
+    loss = in_batch_loss(candidates.user_vectors, candidates.vectors, bias, candidates.own, hits)
     # A row that is no target has its own candidate masked: its loss means nothing, and must not be NaN either.
     return tf.where(target, loss, 0.0), tf.where(target, weight, 0.0)
 

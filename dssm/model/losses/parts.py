@@ -7,6 +7,7 @@ import tensorflow as tf
 # Far below any logit, yet finite: exp gives 0, and a row of masked candidates alone gives no NaN.
 MASKED = -1e9
 SMALLEST_PROBABILITY = 1e-9
+SMALLEST_CHANCE = 1e-30  # of a softmax whose logarithm still has all its digits in float32
 
 
 def known_labels(labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -23,18 +24,6 @@ def known_labels(labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.T
 def positives(labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Finds the rows with a positive label and a weight. Args: (batch,) each. Returns: (batch,) bool."""
     return tf.logical_and(labels > 0, weights > 0)
-
-
-def candidate_logits(users: tf.Tensor, candidates: tf.Tensor, temperature: float) -> tf.Tensor:
-    """Scores each user against each candidate: ⟨u, v⟩ / τ.
-
-    Args:
-      users: (batch, dim).
-      candidates: (candidates, dim).
-      temperature: τ, above 0.
-    Returns: (batch, candidates).
-    """
-    return tf.matmul(users / temperature, candidates, transpose_b=True)
 
 
 def sampling_bias(probability: tf.Tensor, strength: float = 1.0) -> tf.Tensor:
@@ -137,35 +126,48 @@ def _equal_keys(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     return pair, tf.gather(order, place)
 
 
-def in_batch_loss(logits: tf.Tensor, bias: tf.Tensor, own: tf.Tensor, hits: tf.Tensor | None) -> tf.Tensor:
-    """Negative log softmax of each row's own candidate over logits + bias, without its accidental hits.
+def in_batch_loss(
+    users: tf.Tensor, vectors: tf.Tensor, bias: tf.Tensor, own: tf.Tensor, hits: tf.Tensor | None
+) -> tf.Tensor:
+    """Negative log softmax of each row's own candidate over ⟨u, v⟩ + bias, without its accidental hits.
 
-    It is `softmax_loss` of `mask_candidates`, values and gradient, in fewer passes over the matrix: of the
-    softmax itself all that is needed is there, −log of its largest number being the log-sum less the largest logit.
+    It is `softmax_loss` of `mask_candidates`, values and gradient, in fewer passes over the matrix P of the softmax:
+    the loss is −log of its own numbers, and ∂u = P V − v_own, ∂v = Pᵀ U less the u whose own it is.
 
     Args:
-      logits: (batch, candidates).
+      users: (batch, dim), u / τ.
+      vectors: (candidates, dim).
       bias: (candidates,), −log q, and MASKED where a candidate is none; no gradient reaches it.
       own: (batch,) int32, column of each row's positive.
       hits: (pairs, 2) int32; None: none are left out.
     Returns: (batch,), at least 0.
     """
-    own_places = tf.stack([tf.range(tf.size(own)), tf.cast(own, tf.int32)], axis=1)
+    own = tf.cast(own, tf.int32)
+    own_places = tf.stack([tf.range(tf.size(own)), own], axis=1)
 
     @tf.custom_gradient
-    def loss(given: tf.Tensor) -> tuple[tf.Tensor, object]:
-        masked = given + bias[None, :]
+    def loss(users: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, object]:
+        logits = tf.matmul(users, vectors, transpose_b=True) + bias[None, :]
         if hits is not None:
-            masked = tf.tensor_scatter_nd_update(masked, hits, tf.fill(tf.shape(hits)[:1], MASKED))
-        chances = tf.nn.softmax(masked)
-        log_sum = tf.reduce_max(masked, axis=1) - tf.math.log(tf.reduce_max(chances, axis=1))
+            logits = tf.tensor_scatter_nd_update(logits, hits, tf.fill(tf.shape(hits)[:1], MASKED))
+        chances = tf.nn.softmax(logits)
+        own_chance, is_masked = tf.gather_nd(chances, own_places), tf.gather(bias, own) <= MASKED
 
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            return tf.tensor_scatter_nd_sub(chances * upstream[:, None], own_places, upstream)
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            of_users = upstream[:, None] * (tf.matmul(chances, vectors) - tf.gather(vectors, own))
+            weighed = upstream[:, None] * users
+            of_vectors = tf.matmul(chances, weighed, transpose_a=True)
+            return of_users, tf.tensor_scatter_nd_sub(of_vectors, own[:, None], weighed)
 
-        return log_sum - tf.gather_nd(masked, own_places), gradient
+        def of_small_chances() -> tf.Tensor:
+            log_sum = tf.reduce_max(logits, axis=1) - tf.math.log(tf.reduce_max(chances, axis=1))
+            return log_sum - tf.gather_nd(logits, own_places)
 
-    return loss(logits)
+        enough = tf.reduce_all(tf.logical_or(own_chance > SMALLEST_CHANCE, is_masked))
+        of_chances = -tf.math.log(tf.clip_by_value(own_chance, SMALLEST_CHANCE, 1.0))
+        return tf.cond(enough, lambda: of_chances, of_small_chances), gradient
+
+    return loss(users, vectors)
 
 
 def own_columns(own: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
