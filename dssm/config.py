@@ -50,6 +50,7 @@ from dssm.sections import (
     Tracking,
     Train,
     UnclickedNegatives,
+    UserTable,
     VectorTable,
     Window,
 )
@@ -86,6 +87,7 @@ class Settings(StrictModel):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     item_table: ItemTable = ItemTable()
+    user_table: UserTable = UserTable()
     index: Index = Index()
     report: Report = Report()
     tracking: Tracking = Tracking()
@@ -135,6 +137,7 @@ class Settings(StrictModel):
         self._check_placeholders()
         _check_file_system("root", self.root)
         _check_file_system("item_table.location", self.table_location)
+        _check_file_system("user_table.location", self._in_root(self.user_table.location))
         for role in ("train", "test"):
             if not any(role in source.roles for source in self.sources.values()):
                 raise UserError(f"sources: none has '{role}' in its roles; add it to the roles of one source")
@@ -153,13 +156,16 @@ class Settings(StrictModel):
             _check_names(f"{place}.channels", getattr(tower, "channels", ()))
         check_model(self.model, self.features, self.vectors, self.target_names)
         check_losses(self.model, self.train, self.samples)
-        gate = self.item_table.gate
         names = ("recall", "precision", "hitrate", "ndcg", "mrr", "coverage")
         metrics = [f"{name}@{k}" for name in names for k in self.evaluate.cutoffs]
-        if gate.metric not in metrics:
-            raise UserError(
-                f"item_table.gate.metric: no metric is named '{gate.metric}'" + did_you_mean(gate.metric, metrics)
-            )
+        for key, table in (("item_table", self.item_table), ("user_table", self.user_table)):
+            if table.gate.metric not in metrics:
+                raise UserError(
+                    f"{key}.gate.metric: no metric is named '{table.gate.metric}'"
+                    + did_you_mean(table.gate.metric, metrics)
+                )
+        if self.item_table.location == self.user_table.location:
+            raise UserError(f"user_table.location: {self.user_table.location} is item_table.location; name another")
         return self
 
     def _check_log_columns(self) -> None:
@@ -253,6 +259,7 @@ class Settings(StrictModel):
             if isinstance(kind, HardNegatives):
                 inputs |= {f"samples.negatives.{name}.{part}": getattr(kind, part) for part in ("items", "users")}
         outputs = {"item_table.location": self.item_table.location, "item_table.metastore": self.item_table.metastore}
+        outputs |= {"user_table.location": self.user_table.location, "index.location": self.index.location}
         for paths, fill, known in (
             (inputs, self.expand, "{data}, {date}, {date:%Y%m%d}"),
             (outputs, self._in_root, "{root}, {name}"),

@@ -5,7 +5,7 @@ from dssm.sections.indexing import Index
 from dssm.sections.losses import Loss, LossKind
 from dssm.sections.model import Model, Objective, Scorer, Tower, TowerKind
 from dssm.sections.optimizers import Optimizer, OptimizerKind, Schedule, ScheduleKind
-from dssm.sections.publishing import Gate, ItemTable
+from dssm.sections.publishing import Gate, ItemTable, PublishedTable, UserTable
 from dssm.sections.reporting import Report, Tracking
 from dssm.sections.samples import (
     Frozen,
@@ -38,7 +38,8 @@ from dssm.sections.train import Elastic, Recent, Train
 __all__ = [
     "Catalogue", "Counter", "Elastic", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives",
     "History", "Index", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer",
-    "OptimizerKind", "PopularityNegatives", "ProfileTable", "Recent", "Report", "Samples", "Schedule", "ScheduleKind",
-    "Scorer", "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Tracking",
-    "Train", "UnclickedNegatives", "UniformNegatives", "VectorTable", "Window",
+    "OptimizerKind", "PopularityNegatives", "ProfileTable", "PublishedTable", "Recent", "Report", "Samples",
+    "Schedule", "ScheduleKind", "Scorer", "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit",
+    "Tower", "TowerKind", "Tracking", "Train", "UnclickedNegatives", "UniformNegatives", "UserTable", "VectorTable",
+    "Window",
 ]  # fmt: skip

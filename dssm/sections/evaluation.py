@@ -10,6 +10,16 @@ from dssm.strict import StrictModel
 class Evaluate(StrictModel):
     cutoffs: tuple[PositiveInt, ...] = Field((10, 50, 100), min_length=1, description="K of the metrics.")
     users_per_block: int = Field(512, ge=1, description="Users scored against the catalogue at once.")
+    bootstrap: int = Field(
+        500,
+        ge=0,
+        le=10_000,
+        description="Replicates of the users, behind the 95 % intervals and the significance that compare prints; "
+        "0: none of them.",
+    )
+    examples: int = Field(
+        6, ge=0, le=100, description="Users with an event before the window, of every activity, in examples.json."
+    )
     itemcf_neighbours: int = Field(200, ge=1, description="Most similar items of each item that ItemCF adds up.")
     itemcf_max_interactions: int = Field(
         20_000_000,

@@ -27,7 +27,9 @@ class _Lists(StrictModel):
     lists: int | None = Field(
         None, ge=1, description="Clusters of the items; default 4 √items, at most one for 39 training vectors."
     )
-    probes: int | None = Field(None, ge=1, description="Lists searched for a query; default a quarter of them.")
+    probes: int | None = Field(
+        None, ge=1, description="Lists searched for a query; default an eighth of them, at least 32."
+    )
 
 
 class _Graph(StrictModel):
