@@ -15,6 +15,7 @@ setup(
     name="dssm",
     version="0.1.0",
     description="Two-tower DSSM retrieval: Spark, Petastorm, Horovod and Keras, Spark",
+    license="Apache-2.0",
     python_requires="==3.11.*",
     packages=find_packages(include=["dssm", "dssm.*"]),
     # Petastorm needs PyArrow < 15 and NumPy 1, Horovod needs TensorFlow < 2.19 and Keras 2.

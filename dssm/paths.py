@@ -46,3 +46,8 @@ class RunPaths:
     @property
     def evaluation(self) -> str:
         return f"{self.folder}/evaluation.json"
+
+    @property
+    def tables(self) -> str:
+        """Where the run's published tables lie; see `dssm.published.run_table`."""
+        return f"{self.folder}/tables.json"

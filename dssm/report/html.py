@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 
@@ -92,16 +94,23 @@ def few(texts: Sequence[str]) -> str:
     return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
-def document(title: str, what: str, style: str, body: Html) -> str:
-    """Returns a whole page: what is in it may neither load nor run anything.
+def document(title: str, what: str, style: str, body: Html, script: str | None = None) -> str:
+    """Returns a whole page: what is in it may neither load nor run anything, but for one script.
 
-    Args: what: kind of the page, behind the title in the browser's tab; style: CSS.
+    Args:
+      what: kind of the page, behind the title in the browser's tab.
+      style: CSS.
+      script: JavaScript at the end of the page; the page's policy knows it by its digest.
     """
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    if script is not None:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        body = join([body, tag("script", Html(script))])
     head = join(
         [
             Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html('<meta http-equiv="Content-Security-Policy" '),
-            Html("content=\"default-src 'none'; style-src 'unsafe-inline'\">"),
+            Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
             tag("title", f"{title} · {what}"),
             tag("style", Html(style)),
         ]

@@ -16,8 +16,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 # Drawn in colours that nothing else has, and then replaced by what the page's style says.
 INK, GRID, TRAIN, TEST = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
-IN_PAGE = {INK: "currentColor", GRID: "var(--line)", TRAIN: "var(--train)", TEST: "var(--test)"}
-OF_PART = {"train": TRAIN, "test": TEST}
+FAINT, OTHER, VALIDATION = "#0a0b05", "#0a0b06", "#0a0b07"
+IN_PAGE = {
+    INK: "currentColor", GRID: "var(--line)", TRAIN: "var(--train)", TEST: "var(--test)", FAINT: "var(--faint)",
+    OTHER: "var(--other)", VALIDATION: "var(--validation)",
+}  # fmt: skip
+OF_PART = {"train": TRAIN, "test": TEST, "validation": VALIDATION}
 STYLE: Mapping[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
@@ -67,7 +71,7 @@ def rate_by_day(title: str, rates: Mapping[str, Points], rows: Mapping[str, Poin
         below.yaxis.set_major_formatter(FuncFormatter(lambda count, _: short_count(count)))
         ticks = few_days([day for days, _ in rows.values() for day in days])
         below.set_xticks([date2num(day) for day in ticks], [f"{day:%b} {day.day}" for day in ticks])
-        return _svg(figure, title)
+        return page_svg(figure, title)
 
 
 def popularity_curve(title: str, ranks: Sequence[int], counts: Sequence[float]) -> str:
@@ -80,7 +84,7 @@ def popularity_curve(title: str, ranks: Sequence[int], counts: Sequence[float]) 
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda count, _: short_count(count)))
             axis.set_minor_formatter(NullFormatter())
-        return _svg(figure, title)
+        return page_svg(figure, title)
 
 
 def short_count(count: float) -> str:
@@ -102,7 +106,7 @@ def few_days(days: Iterable[dt.date]) -> list[dt.date]:
     return ordered[::-1][::step][::-1]
 
 
-def _svg(figure: Figure, title: str) -> str:
+def page_svg(figure: Figure, title: str) -> str:
     """Returns the figure as an <svg> that fits its container and shares nothing with the page's other plots."""
     written = io.StringIO()
     figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -20,12 +20,14 @@ from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, ITEM_INDEX, LAST_TIME, POSITIVE, SEEN, TARGETS, USER_ID
 from dssm.retrieval.arrays import mapped, mapped_matrix, parts, write_array, write_matrix
 from dssm.retrieval.baselines import ease, item_cf_blocks, item_similarity
+from dssm.retrieval.evaluated import MODEL, POPULARITY
 from dssm.retrieval.search import ITEMS_AT_ONCE, Scores, product_blocks
 
-MODEL, POPULARITY = "model", "popularity"
-# Arrays in the rankers' folder, beside those of the rankers' names: item vectors in parts, positives of the last
-# days in the tested sources and in all, and the generated feed's tastes.
-VECTORS, RECENT_TARGETS, RECENT_POSITIVES = "vectors", "recent_targets", "recent_positives"
+# Arrays in the rankers' folder, beside those of the rankers' names. In parts: the items' vectors, whether they have no
+# training row, hashes of their ids. Whole: positives of the last days, in the tested sources and in all; tastes of the
+# generated feed.
+VECTORS, COLD_ITEMS, ITEM_KEYS = "vectors", "cold", "keys"
+RECENT_TARGETS, RECENT_POSITIVES = "recent_targets", "recent_positives"
 ORACLE_USERS, ORACLE_ITEMS = "oracle_users", "oracle_items"
 
 
@@ -238,14 +240,15 @@ def _write_oracle(settings: Settings, catalogue: DataFrame, folder: str) -> dict
         values = np.asarray(rows["values"].combine_chunks().flatten(), np.float32).reshape(rows.num_rows, -1)
         tables[name] = ({key: number for number, key in enumerate(rows["id"].to_pylist())}, values)
     places, posts = tables["posts"]
-    ids: Any = catalogue.select(ITEM_INDEX, ITEM_ID).toPandas().sort_values(ITEM_INDEX)
-    unknown = [item for item in ids[ITEM_ID] if item not in places]
+    table: Any = catalogue.select(ITEM_INDEX, ITEM_ID).toPandas()
+    ids = table.sort_values(ITEM_INDEX)[ITEM_ID]
+    unknown = [item for item in ids if item not in places]
     if unknown:
         raise UserError(
             f"evaluate.oracle: {source}/posts.parquet has no item '{unknown[0]}' of the catalogue; "
             "generate the feed again"
         )
-    write_array(folder, ORACLE_ITEMS, posts[[places[item] for item in ids[ITEM_ID]]])
+    write_array(folder, ORACLE_ITEMS, posts[[places[item] for item in ids]])
     users, tastes = tables["clients"]
     write_array(folder, ORACLE_USERS, tastes)
     return users

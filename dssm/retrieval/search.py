@@ -39,9 +39,9 @@ class Ranked:
 
 
 def pairs(lists: sp.csr_matrix) -> np.ndarray:
-    """Returns the pairs of a matrix (users, items): (entries,) int64, ascending."""
+    """Returns the pairs of a matrix (users, items): (entries,) int64, ascending, each once."""
     rows = np.repeat(np.arange(lists.shape[0]), np.diff(lists.indptr))
-    return np.sort(rows * lists.shape[1] + lists.indices)
+    return np.unique(rows * lists.shape[1] + lists.indices)
 
 
 def contains(sorted_pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:

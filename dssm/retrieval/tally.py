@@ -177,6 +177,10 @@ class Tally:
         users = self._sum("users_by_activity")
         return {f"recall@{k}": _ratio(self._sum(f"recall_by_activity@{k}"), users) for k in self.cutoffs}
 
+    def sums_of(self, names: Sequence[str]) -> np.ndarray:
+        """Returns quantities of width 1: (1 + replicates, names)."""
+        return np.concatenate([self._sum(name) for name in names], axis=1)
+
     def _sum(self, name: str) -> np.ndarray:
         start = 0
         for quantity, width in _quantities(self.cutoffs).items():

@@ -29,9 +29,10 @@ from dssm.manifest import (
 )
 from dssm.model.export import LoadedTower
 from dssm.paths import RunPaths
+from dssm.retrieval.arrays import mapped_matrix
 from dssm.retrieval.baselines import ease
 from dssm.retrieval.evaluate import evaluate
-from dssm.retrieval.rankers import Rankers, make_rankers, mapped_weights, write_weights
+from dssm.retrieval.rankers import Rankers, make_rankers
 from dssm.retrieval.tally import TENTHS
 from dssm.sections import Evaluate
 from tests.datasets import (
@@ -236,20 +237,23 @@ def test_the_written_evaluation_is_that_of_plain_python(run: Settings, spark: Sp
 
 
 def _made(spark: SparkSession, settings: Settings, scratch: Path) -> Rankers:
-    folder = RunPaths(settings.run_folder).part("interactions")
-    users = spark.read.parquet(*data_files(folder, read_manifest(folder, "build_samples")))
-    items = {ITEM_ID: make_catalogue(settings)[ITEM_ID], "vector": np.zeros((ITEMS, 5), np.float32)}
-    return make_rankers(users, settings, items, str(scratch))
+    paths = RunPaths(settings.run_folder)
+    users, catalogue = (
+        spark.read.parquet(*data_files(folder, read_manifest(folder, "build_samples")))
+        for folder in map(paths.part, ("interactions", "items"))
+    )
+    return make_rankers(users, PAIRS, catalogue, ITEMS, settings, str(scratch))
 
 
 def test_baselines_at_literal_values(run: Settings, spark: SparkSession, tmp_path: Path):
     rankers = _made(spark, run, tmp_path)
     assert rankers.names == RANKERS
-    assert rankers.popularity.tolist() == [1, 0, 0, 1, 0, 3, 1, 1, 0, 3, 0, 0, 0, 0, 2]
-    assert rankers.recent is not None
-    assert rankers.recent.targets.tolist() == [1, 0, 0, 0, 0, 3, 1, 0, 0, 1, 0, 0, 0, 0, 2]
-    assert rankers.recent.positives.tolist() == [1, 0, 0, 0, 0, 3, 1, 1, 0, 1, 0, 0, 1, 0, 1]
-    positive, seen = (rankers.similarity[name].toarray() for name in ("itemcf", "itemcf_impressions"))
+    assert rankers.cold_names == RANKERS[:3]
+    arrays = rankers.arrays()
+    assert arrays["popularity"].tolist() == [1, 0, 0, 1, 0, 3, 1, 1, 0, 3, 0, 0, 0, 0, 2]
+    assert arrays["recent_targets"].tolist() == [1, 0, 0, 0, 0, 3, 1, 0, 0, 1, 0, 0, 0, 0, 2]
+    assert arrays["recent_positives"].tolist() == [1, 0, 0, 0, 0, 3, 1, 1, 0, 1, 0, 0, 1, 0, 1]
+    positive, seen = (mapped_matrix(arrays, name, ITEMS).toarray() for name in ("itemcf", "itemcf_impressions"))
     assert positive[0, 5] == pytest.approx(1.0)  # both are positives of a, c and gone alone
     assert positive[5, 9] == pytest.approx(1 / 3)  # gone alone, of three users each
     assert seen[5, 9] == pytest.approx(2 / 4)  # seen by a and gone, of four users each
@@ -298,12 +302,3 @@ def test_a_lambda_that_is_too_small_names_the_setting(run: Settings, spark: Spar
     tiny = run.model_copy(update={"evaluate": Evaluate(cutoffs=CUTOFFS, ease_l2=1e-300)})
     with pytest.raises(UserError, match=r"^evaluate\.ease_l2: 1e-300 is too small, .* not positive definite"):
         _made(spark, tiny, tmp_path)
-
-
-@pytest.mark.parametrize("scheme", ["", "memory://"])
-def test_weights_are_mapped_from_any_file_system(tmp_path: Path, scheme: str):
-    weights = np.arange(6, dtype=np.float32).reshape(2, 3)
-    write_weights(weights, f"{scheme}{tmp_path}/new/ease")
-    found = mapped_weights(f"{scheme}{tmp_path}/new/ease")
-    np.testing.assert_array_equal(found, weights)
-    assert not found.flags.writeable

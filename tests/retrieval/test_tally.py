@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dssm.manifest import NO_ITEM
 from dssm.metrics import ranking_metrics
-from dssm.retrieval.tally import TENTHS, Tally, popularity_tenths
+from dssm.retrieval.tally import TENTHS, Items, Tally, Users, popularity_tenths
 
 CUTOFFS = (1, 3, 8)
 
@@ -120,3 +121,62 @@ def test_tenths_hold_equally_many_items_and_the_first_the_most_popular(popularit
 def test_tenths_of_twenty_items():
     popularity = np.arange(20.0)
     assert popularity_tenths(popularity).tolist() == [9 - item // 2 for item in range(20)]
+
+
+@st.composite
+def blocks_(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Users, Items]:
+    """Rankings, what is relevant, and groups and replicates of users and items."""
+    users, items, places = draw(st.integers(1, 6)), draw(st.integers(8, 14)), max(CUTOFFS)
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    best = np.stack([random.permutation(items)[:places] for _ in range(users)])
+    best[np.arange(places) >= random.integers(0, places + 1, (users, 1))] = NO_ITEM
+    wanted = random.random((users, items)) < draw(st.sampled_from([0.05, 0.4]))
+    groups = Items(random.integers(0, TENTHS, items), random.random(items) < 0.4)
+    return best, wanted, Users(random.poisson(1, (3, users)).astype(float), random.integers(0, TENTHS, users)), groups
+
+
+def _mean(values: list[tuple[float, float]]) -> float | None:
+    """Returns a weighted mean of (weight, value)."""
+    total = sum(weight for weight, _ in values)
+    return sum(weight * value for weight, value in values) / total if total else None
+
+
+@settings(max_examples=60)
+@given(block=blocks_())
+def test_groups_and_replicates_are_those_of_a_loop(block):
+    best, wanted, users, items = block
+    tally = Tally.empty(CUTOFFS, wanted.shape[1], replicates=3)
+    tally.count(best, np.flatnonzero(wanted), users, items)
+    counted = np.flatnonzero(wanted.any(axis=1)).tolist()
+    for number, weights in enumerate([np.ones(len(best)), *users.weights]):
+        for k in CUTOFFS:
+            hits = {u: {i for i in best[u, :k].tolist() if i != NO_ITEM and wanted[u, i]} for u in counted}
+            relevant = {u: set(np.flatnonzero(wanted[u]).tolist()) for u in counted}
+            recall = {u: len(hits[u]) / len(relevant[u]) for u in counted}
+
+            def share(of: set[int], hits=hits, relevant=relevant, weights=weights) -> float | None:
+                pairs = [
+                    (weights[u] * len(relevant[u] & of), len(hits[u] & of) / max(len(relevant[u] & of), 1))
+                    for u in counted
+                ]
+                return _mean(pairs)
+
+            assert _known(tally.statistics()[f"recall@{k}"][number]) == _near(
+                _mean([(weights[u], recall[u]) for u in counted])
+            )
+            assert _known(tally.cold()[f"recall@{k}"][number]) == _near(share(set(np.flatnonzero(items.cold).tolist())))
+            for tenth in range(TENTHS):
+                of_items = set(np.flatnonzero(items.tenths == tenth).tolist())
+                assert _known(tally.tenths()[f"recall@{k}"][number, tenth]) == _near(share(of_items))
+                of_users = [(weights[u], recall[u]) for u in counted if users.tenths[u] == tenth]
+                assert _known(tally.activity()[f"recall@{k}"][number, tenth]) == _near(_mean(of_users))
+    assert tally.users_by_activity.tolist() == np.bincount(users.tenths[counted], minlength=TENTHS).tolist()
+    assert tally.cold_relevant == wanted[:, items.cold].sum()
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _near(value: float | None) -> Any:
+    return None if value is None else pytest.approx(value)
