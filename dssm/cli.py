@@ -31,6 +31,8 @@ VIEWS = {
     "recommend": "print top items for a user, top users for an item, or similar items",
     "serve": "answer recommendations over HTTP, from the newest published version",
 }
+# These have no run yet.
+TOOLS = {"init": "write a commented config for your own tables, by looking at their first rows"}
 PARTS = ("train", "test", "users", "items")
 TABLES = ("items", "users")
 
@@ -110,6 +112,17 @@ def view_parser(view: str) -> argparse.ArgumentParser:
     made.add_argument("--root", default="runs", help="folder of the runs (default: %(default)s)")
     if view in VIEW_OPTIONS:
         VIEW_OPTIONS[view](made)
+    return made
+
+
+def init_parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="./spark-submit.sh init", description=TOOLS["init"] + ".")
+    made.add_argument("name", metavar="NAME", help="of the pipeline")
+    made.add_argument("--events", required=True, metavar="PATH", help="event log: a file, or a folder of days")
+    made.add_argument("--items", required=True, metavar="PATH", help="catalogue, one row an item")
+    made.add_argument("--profiles", action="append", default=[], metavar="PATH", help="one row a user; may be repeated")
+    made.add_argument("--vectors", metavar="PATH", help="pretrained vectors of the items")
+    made.add_argument("--out", metavar="FILE", help="the config (default: conf/NAME.yaml)")
     return made
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dssm.cli import JOBS, VIEWS, exit_with, parse_settings
+from dssm.cli import JOBS, TOOLS, VIEWS, exit_with, parse_settings
 from dssm.config import Settings
 from dssm.console import terminal_environment
 from dssm.errors import UserError, did_you_mean
@@ -16,17 +16,18 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
        ./spark-submit.sh VIEW RUN [options]
+       ./spark-submit.sh init NAME --events PATH --items PATH [options]
 
 Submits a job to Spark: on this machine, or on the cluster that the setting spark.master or the
 environment's MASTER names. ./spark-submit.sh JOB --help shows a job's options.
 """
 # Not profile.py: Python looks for modules beside the script first, and PySpark's cProfile imports one of that name.
-VIEW_SCRIPTS = {view: f"{view}.py" for view in VIEWS} | {"profile": "profile_samples.py"}
+VIEW_SCRIPTS = {view: f"{view}.py" for view in [*VIEWS, *TOOLS]} | {"profile": "profile_samples.py"}
 
 
 def usage() -> str:
-    width = max(map(len, [*JOBS, *VIEWS]))
-    lists = {"jobs": JOBS, "views of a run that is there, without Spark": VIEWS}
+    width = max(map(len, [*JOBS, *VIEWS, *TOOLS]))
+    lists = {"to begin with": TOOLS, "jobs": JOBS, "views of a run that is there, without Spark": VIEWS}
     return USAGE + "".join(
         f"\n{title}:\n" + "".join(f"  {name:<{width}}  {what}\n" for name, what in of.items())
         for title, of in lists.items()
@@ -99,11 +100,11 @@ def submit(argv: Sequence[str]) -> None:
         print(usage(), end="")
         return
     job, arguments = argv[0], argv[1:]
-    if job in VIEWS:
+    if job in VIEW_SCRIPTS:
         line = [sys.executable, str(PROJECT / "jobs" / VIEW_SCRIPTS[job]), *arguments]
         os.execve(line[0], line, dict(os.environ) | terminal_environment())
     if job not in JOBS:
-        raise UserError(f"no job is named '{job}'" + did_you_mean(job, [*JOBS, *VIEWS]))
+        raise UserError(f"no job is named '{job}'" + did_you_mean(job, [*JOBS, *VIEW_SCRIPTS]))
     settings = parse_settings(arguments, job)[0]
     environment = dict(os.environ)
     line = command(job, arguments, settings, environment)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from dssm.cli import JOBS, VIEWS
+from dssm.cli import JOBS, TOOLS, VIEWS
 from dssm.config import Settings, load_settings
 from dssm.errors import UserError
 from dssm.submit import VIEW_SCRIPTS, command, master, submit, usage
@@ -101,7 +101,7 @@ def test_usage_lists_every_job() -> None:
     for job, what in JOBS.items():
         assert f"  {job:<13}  {what}\n" in shown
         assert (PROJECT / "jobs" / f"{job}.py").is_file()
-    for view, what in VIEWS.items():
+    for view, what in {**VIEWS, **TOOLS}.items():
         assert f"  {view:<13}  {what}\n" in shown
         assert (PROJECT / "jobs" / VIEW_SCRIPTS[view]).is_file()
 
@@ -195,7 +195,8 @@ def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "error: no job is named 'no_job' (known: build_samples, evaluate, profile, score_items, show, train)\n"
+        == "error: no job is named 'no_job' (known: build_samples, compare, evaluate, index_items, init, profile, "
+        "recommend, report, rollback, score_items, score_users, serve, show, train, versions)\n"
     )
 
 
