@@ -35,7 +35,7 @@ def test_one_date_of_the_demo_is_published(airflow_home: Path, tmp_path: Path):
     airflow = Airflow(airflow_home, {"DSSM_SET": f"data='{data}' root='{root}'"})
     done = airflow.run("dags", "test", "dssm_daily", DATE, timeout_s=1200)
     assert done.returncode == 0, done.stdout
-    jobs = ("build_samples", "train", "evaluate", "score_items")
+    jobs = ("build_samples", "train", "evaluate", "score_items", "index_items")
     assert airflow.outcome() == dict.fromkeys(jobs, ("success", 1))
 
     run = root / "demo" / DATE

@@ -20,15 +20,15 @@ from tests.airflow.conftest import PROJECT, Airflow, FakeProject
 
 pytestmark = pytest.mark.airflow
 
-JOBS = ["build_samples", "train", "evaluate", "score_items"]
+JOBS = ["build_samples", "train", "evaluate", "score_items", "index_items"]
 AWKWARD_CONFIG = """conf/it's "mine" {{ ds }}; $HOME *.yaml"""
 
 
-def parse(file: Path = PROJECT / "dags" / "dssm_daily.py") -> DAG:
+def parse(file: Path = PROJECT / "dags" / "dssm_daily.py", dag: str = "dssm_daily") -> DAG:
     bag = DagBag(file)
     assert bag.import_errors == {}
-    assert list(bag.dags) == ["dssm_daily"]
-    return bag.dags["dssm_daily"]
+    assert sorted(bag.dags) == ["dssm_daily", "dssm_rollback"]
+    return bag.dags[dag]
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
@@ -41,13 +41,14 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
 # Parsing -------------------------------------------------------------------------------------------------
 
 
-def test_the_four_jobs_follow_each_other():
+def test_the_five_jobs_follow_each_other():
     dag = parse()
     assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
         "build_samples": {"train"},
         "train": {"evaluate"},
         "evaluate": {"score_items"},
-        "score_items": set(),
+        "score_items": {"index_items"},
+        "index_items": set(),
     }
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
     assert {(task.retries, task.execution_timeout) for task in dag.tasks} == {(1, dt.timedelta(hours=6))}
@@ -77,6 +78,25 @@ def test_a_linked_dag_finds_its_checkout(tmp_path: Path):
     link = tmp_path / "dssm_daily.py"
     link.symlink_to(PROJECT / "dags" / "dssm_daily.py")
     assert parse(link).get_task("train").command[0] == str(PROJECT / "spark-submit.sh")
+
+
+def test_training_waits_for_its_pool_and_a_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_alerts.py").write_text("def tell(context):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DSSM_TRAIN_POOL", "gpus")
+    monkeypatch.setenv("DSSM_ALERT", "my_alerts:tell")
+    dag = parse()
+    assert {task.task_id: task.pool for task in dag.tasks} == {**dict.fromkeys(JOBS, "default_pool"), "train": "gpus"}
+    assert {call.__name__ for task in dag.tasks for call in task.on_failure_callback} == {"tell"}
+    assert [outlet.name for outlet in dag.get_task("score_items").outlets] == ["dssm_item_table"]
+
+
+def test_the_rollback_names_its_version():
+    task = parse(dag="dssm_rollback").get_task("rollback")
+    task.render_template_fields({"params": {"date": "2024-01-14", "version": "1a2b", "table": "items"}})
+    assert task.command[1:] == [
+        "rollback", "--config", "conf/demo.yaml", "--date", "2024-01-14", "--to", "1a2b", "--table", "items",
+    ]  # fmt: skip
 
 
 # One task ------------------------------------------------------------------------------------------------
@@ -152,6 +172,7 @@ def test_a_refusal_ends_the_date_without_another_try(airflow: Airflow, project: 
         "train": ("success", 1),
         "evaluate": ("failed", 1),
         "score_items": ("upstream_failed", 0),
+        "index_items": ("upstream_failed", 0),
     }
     assert project.jobs() == ["build_samples", "train", "evaluate"]
     assert f"evaluate 2024-01-15: exit code {code}, {reason}; not retried" in done.stdout
@@ -166,6 +187,7 @@ def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
         "train": ("success", 1),
         "evaluate": ("failed", 2),
         "score_items": ("upstream_failed", 0),
+        "index_items": ("upstream_failed", 0),
     }
     assert project.jobs() == ["build_samples", "build_samples", "train", "evaluate", "evaluate"]
     assert "evaluate 2024-01-15: exit code 137" in done.stdout
@@ -194,7 +216,11 @@ def scheduler(airflow: Airflow, tmp_path: Path) -> Iterator[Airflow]:
     names = ("api-server", "dag-processor", "scheduler")
     services = {name: airflow.start(name, log=tmp_path / f"{name}.log") for name in names}
     try:
-        wait_for(lambda: airflow.query("SELECT dag_id FROM dag") == [("dssm_daily",)], "the DAG's first parse", 60)
+        wait_for(
+            lambda: airflow.query("SELECT dag_id FROM dag ORDER BY 1") == [("dssm_daily",), ("dssm_rollback",)],
+            "the DAG's first parse",
+            60,
+        )
         yield airflow
         assert {name: service.poll() for name, service in services.items()} == dict.fromkeys(services)
     finally:
@@ -214,7 +240,7 @@ def test_the_scheduler_runs_the_day_that_ended_and_a_backfill_in_turn(scheduler:
 
     before = today()
     assert scheduler.run("dags", "unpause", "dssm_daily").returncode == 0
-    wait_for(lambda: len(project.calls()) == 4, "the scheduled run", 90)
+    wait_for(lambda: len(project.calls()) == 5, "the scheduled run", 90)
     days_that_ended = {(before - dt.timedelta(days=1)).isoformat(), (today() - dt.timedelta(days=1)).isoformat()}
     assert set(project.dates()) <= days_that_ended
 
@@ -223,6 +249,6 @@ def test_the_scheduler_runs_the_day_that_ended_and_a_backfill_in_turn(scheduler:
         "--from-date", "2024-01-14", "--to-date", "2024-01-15", "--max-active-runs", "1",
     )  # fmt: skip
     assert created.returncode == 0, created.stdout
-    wait_for(lambda: len(project.calls()) == 12, "the backfill", 120)
+    wait_for(lambda: len(project.calls()) == 15, "the backfill", 120)
     assert project.jobs() == 3 * JOBS
-    assert project.dates()[4:] == 4 * ["2024-01-14"] + 4 * ["2024-01-15"]
+    assert project.dates()[5:] == 5 * ["2024-01-14"] + 5 * ["2024-01-15"]
