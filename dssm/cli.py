@@ -25,6 +25,7 @@ JOBS = {
 VIEWS = {
     "show": "print samples of a run in words",
     "profile": "write the data report of a run: profile.html, and its numbers as profile.json",
+    "status": "say which jobs of a run have ended, when, how long they took and what they left",
     "report": "write the report of a run anew: report.html",
     "compare": "compare the evaluations of several runs on the same users",
     "versions": "list the published versions of a run's date",

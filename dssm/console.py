@@ -66,11 +66,11 @@ def heading(text: str) -> None:
     out.print(f"[bold]{text}[/bold]")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table; the first column is text, the others are numbers."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = (0,)) -> None:
+    """Prints a table. Args: texts: places of the columns of text; the others are numbers."""
     drawn = Table(title=title, title_justify="left")
     for place, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+        drawn.add_column(column, justify="left" if place in texts else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
     out.print(drawn)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dssm.cli import each_date, exit_with
+from dssm.cli import exit_with, parse_settings, parser
+from dssm.scoring.dates import publish_dates
 from dssm.scoring.items import score_items
 from dssm.spark import spark_session
-from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    for settings in each_date(argv, "score_items"):
-        with (
-            spark_session(settings, "score_items", hive=True) as spark,
-            usage_reported("score_items", settings.run_folder),
-        ):
-            score_items(spark, settings)
+    force = parser("score_items").parse_args(argv).force
+    dates = parse_settings(argv, "score_items")
+    table = dates[0].item_table
+    with spark_session(dates[0], "score_items", hive=table.kind == "hive") as spark:
+        publish_dates("score_items", dates, table.dates_at_once, lambda settings: score_items(spark, settings, force))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Spark session of all Spark tests, and a tiny feed to build samples from."""
+"""The Spark session of all Spark tests, the browser of all that open pages, a tiny feed to build samples from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.browser import Browser, find_chromium
 from tests.samples.feed import TinyFeed, write_tiny_feed
 
 if TYPE_CHECKING:
@@ -57,3 +58,14 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture
 def tiny_feed(tmp_path: Path) -> TinyFeed:
     return write_tiny_feed(tmp_path / "feed")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium; tests that need it are left out where there is none."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    opened = Browser(program, tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()

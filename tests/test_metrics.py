@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,3 +99,32 @@ def test_binary_metrics_of_nothing_are_not_known():
     nothing = np.zeros(0)
     assert all(np.isnan(value) for value in binary_metrics(nothing, nothing, nothing > 0, 0.5).values())
     assert np.isnan(binary_metrics(np.array([0.0]), np.array([-1.0]), np.array([False]), 0.5)["precision"])
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32 - 1), users=st.integers(1, 6), items=st.integers(8, 40), share=st.floats(0.02, 0.6))
+def test_ranking_metrics_are_those_of_trec_eval(seed: int, users: int, items: int, share: float):
+    """pytrec_eval computes NIST's trec_eval: its measures of random rankings, of which some hold not all items."""
+    random = np.random.default_rng(seed)
+    relevant = random.random((users, items)) < share
+    relevant[:, random.integers(items)] = True
+    ranked = np.stack([random.permutation(items) for _ in range(users)])
+    cutoffs = (1, 5, items)
+    found = ranking_metrics(np.take_along_axis(relevant, ranked, axis=1), relevant.sum(axis=1), cutoffs)
+
+    names = {"recall": "recall", "precision": "P", "hitrate": "success", "ndcg": "ndcg_cut"}
+    judged = {str(user): {str(item): 1 for item in np.flatnonzero(row)} for user, row in enumerate(relevant)}
+    scored = {
+        str(user): {str(item): float(-place) for place, item in enumerate(row)} for user, row in enumerate(ranked)
+    }
+    measures = {f"{measure}.{','.join(map(str, cutoffs))}" for measure in names.values()} | {"recip_rank"}
+    expected = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(scored)
+    for user in range(users):
+        of_user = expected[str(user)]
+        for ours, theirs in names.items():
+            for k in cutoffs:
+                assert found[f"{ours}@{k}"][user] == pytest.approx(of_user[f"{theirs}_{k}"], abs=1e-9), (ours, k)
+        assert found[f"mrr@{items}"][user] == pytest.approx(of_user["recip_rank"], abs=1e-9)
+        for k in cutoffs:  # without a hit in the first k there is no rank to take the reciprocal of
+            within = of_user["recip_rank"] if of_user[f"success_{k}"] else 0.0
+            assert found[f"mrr@{k}"][user] == pytest.approx(within, abs=1e-9)

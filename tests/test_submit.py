@@ -196,7 +196,7 @@ def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> No
     assert (
         done.stderr
         == "error: no job is named 'no_job' (known: build_samples, compare, evaluate, index_items, init, profile, "
-        "recommend, report, rollback, score_items, score_users, serve, show, train, versions)\n"
+        "recommend, report, rollback, score_items, score_users, serve, show, status, train, versions)\n"
     )
 
 

@@ -144,12 +144,11 @@ def _merged(partial: DataFrame, rows: int, rankers: Rankers, asked: Asked) -> Fo
       partial: findings, one row each.
       rows: how many.
     """
-    items = rankers.items
 
     def merge(packed: Iterable[bytes]) -> Found:
         total = Found.empty(rankers, asked)
         for data in packed:
-            total.merge(Found.unpacked(data, items))
+            total.merge(Found.unpacked(data))
         return total
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

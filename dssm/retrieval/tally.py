@@ -62,7 +62,7 @@ class Tally:
     Attributes:
       cutoffs: values of K.
       sums: (1 + replicates, quantities), quantities as of `_quantities`; row 0 counts each user once.
-      covered: (cutoffs, items), whether the item is in some user's top K.
+      covered: (items,) uint8, of how many cutoffs the item is in some user's top K: always the largest ones.
     """
 
     cutoffs: tuple[int, ...]
@@ -72,7 +72,7 @@ class Tally:
     @classmethod
     def empty(cls, cutoffs: Sequence[int], items: int, replicates: int = 0) -> Tally:
         width = sum(_quantities(cutoffs).values())
-        return cls(tuple(cutoffs), np.zeros((1 + replicates, width)), np.zeros((len(cutoffs), items), bool))
+        return cls(tuple(cutoffs), np.zeros((1 + replicates, width)), np.zeros(items, np.uint8))
 
     @property
     def users(self) -> int:
@@ -130,13 +130,14 @@ class Tally:
         columns = np.concatenate([values[name] for name in _quantities(self.cutoffs)], axis=1)
         self.sums[0] += columns.sum(axis=0)
         self.sums[1:] += users.weights[:, counted] @ columns
-        for place, k in enumerate(self.cutoffs):
-            self.covered[place, best[:, :k][ranked[:, :k]]] = True
+        for k in self.cutoffs:
+            first = best[:, :k][ranked[:, :k]]
+            self.covered[first] = np.maximum(self.covered[first], self._at_least(k))
 
     def merge(self, other: Tally) -> None:
         """Adds another tally of the same cutoffs, items and replicates, of other users."""
         self.sums += other.sums
-        self.covered |= other.covered
+        np.maximum(self.covered, other.covered, out=self.covered)
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Returns the metrics' means over the users, (1 + replicates,) each; NaN without users."""
@@ -149,7 +150,7 @@ class Tally:
 
         A resample holds two users of three, so that its coverage is always the lower one.
         """
-        return {f"coverage@{k}": float(row.mean()) for k, row in zip(self.cutoffs, self.covered, strict=True)}
+        return {f"coverage@{k}": float((self.covered >= self._at_least(k)).mean()) for k in self.cutoffs}
 
     def metrics(self) -> dict[str, float | None]:
         """Returns the means over the users, and coverage@K; None without users."""
@@ -176,6 +177,9 @@ class Tally:
         """Returns the mean `recall@K` of the users in each tenth of activity: (1 + replicates, 10)."""
         users = self._sum("users_by_activity")
         return {f"recall@{k}": _ratio(self._sum(f"recall_by_activity@{k}"), users) for k in self.cutoffs}
+
+    def _at_least(self, cutoff: int) -> np.uint8:
+        return np.uint8(sum(k >= cutoff for k in self.cutoffs))
 
     def sums_of(self, names: Sequence[str]) -> np.ndarray:
         """Returns quantities of width 1: (1 + replicates, names)."""

@@ -15,6 +15,7 @@ from dssm.config import DAY, Settings
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
 from dssm.manifest import ALWAYS, UPLOAD_TIME
+from dssm.samples.published import current_data, decoded_vectors
 from dssm.samples.sources import (
     CORRUPT,
     ID,
@@ -353,10 +354,11 @@ def read_published(
 
     Args:
       name: the setting that names them, samples.negatives.NAME.items or .users.
-      place: a Parquet folder, or `table:NAME`, whose newest partition before the run's date is read. {date} in the
-        folder stands for the newest day before the run's date that is there.
+      place: a Parquet folder; that of a published table or of one of its dates, whose current version is read; or
+        `table:NAME`, whose newest partition before the run's date is read. {date} in the folder stands for the newest
+        day before the run's date that is there.
       width: of the vectors that these are compared with, where it is known.
-    Returns: one row an id, as (id: string, values: array<float>), and the vectors' width.
+    Returns: one row an id, as (id: string, values: array<float>), and the vectors' width; of float16 and int8, too.
     Raises: UserError where there are none, an id stands twice, or the vectors differ in width or are not finite.
     """
     frame, where = _published_rows(spark, settings, name, place)
@@ -364,8 +366,9 @@ def read_published(
     settings_of_columns = {"user_id" if part == "users" else "id": key}
     need_columns(kind, frame, {**settings_of_columns, "values": values})
     need_ids(kind, frame, settings_of_columns)
-    _need_vectors(kind, frame, values)
-    rows = frame.select(quoted(key).cast("string").alias("id"), quoted(values).cast("array<float>").alias("values"))
+    if not isinstance(frame.schema[values].dataType, T.BinaryType):
+        _need_vectors(kind, frame, values)
+    rows = decoded_vectors(frame, key, values)
     vector = F.col("values")
     bad = vector.isNull() | F.exists(vector, lambda value: ~is_finite(value))
     with damage_explained(name, where):
@@ -418,6 +421,7 @@ def _published_rows(spark: SparkSession, settings: Settings, name: str, place: s
         folder = storage.absolute(settings.expand(place)[0])
         if not matches(spark, name, folder):
             raise UserError(f"{name}: nothing found at {folder}; expected a folder of Parquet files")
+    folder = current_data(name, folder, day)
     with explained(name), damage_explained(name, folder):
         return spark.read.parquet(folder), folder
 

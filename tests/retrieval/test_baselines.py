@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from dssm.retrieval import baselines
-from dssm.retrieval.baselines import ease, item_cf_scores, item_similarity
+from dssm.retrieval.baselines import ease, item_cf_blocks, item_similarity
 
 interactions_ = arrays(np.int64, array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.integers(0, 2))
 
@@ -51,13 +51,17 @@ def test_blocks_of_items_make_no_difference(monkeypatch: pytest.MonkeyPatch):
 
 
 @settings(max_examples=200, deadline=None)
-@given(interactions=interactions_, neighbours=st.integers(1, 8))
-def test_scores_add_up_the_similarities_to_the_history(interactions, neighbours):
+@given(interactions=interactions_, neighbours=st.integers(1, 8), at_once=st.integers(1, 8))
+def test_scores_add_up_the_similarities_to_the_history(interactions, neighbours, at_once):
     clicked = (interactions > 0).astype(np.float32)
     similarity = item_similarity(sp.csr_matrix(clicked), neighbours)
     dense = similarity.toarray().astype(np.float64)
     expected = [[sum(dense[h, item] for h in np.flatnonzero(row)) for item in range(len(dense))] for row in clicked]
-    found = item_cf_scores(sp.csr_matrix(clicked), similarity)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(baselines, "ITEMS_AT_ONCE", at_once)
+        blocks = list(item_cf_blocks(sp.csr_matrix(clicked), similarity))
+    assert [first for first, _ in blocks] == list(range(0, len(dense), at_once))
+    found = np.hstack([scores for _, scores in blocks])
     assert found.dtype == np.float32
     assert found.shape == clicked.shape
     np.testing.assert_allclose(found, expected, atol=1e-5)

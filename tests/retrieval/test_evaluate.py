@@ -16,7 +16,8 @@ from dssm.errors import UserError
 from dssm.features import of_side
 from dssm.manifest import (
     CLICKED,
-    ITEM_ID,
+    ITEM_ROWS,
+    ITEM_TITLE,
     LAST_TIME,
     POSITIVE,
     SEEN,
@@ -31,7 +32,9 @@ from dssm.model.export import LoadedTower
 from dssm.paths import RunPaths
 from dssm.retrieval.arrays import mapped_matrix
 from dssm.retrieval.baselines import ease
+from dssm.retrieval.bootstrap import poisson_weights
 from dssm.retrieval.evaluate import evaluate
+from dssm.retrieval.evaluated import read_evaluation
 from dssm.retrieval.rankers import Rankers, make_rankers
 from dssm.retrieval.tally import TENTHS
 from dssm.sections import Evaluate
@@ -40,10 +43,10 @@ from tests.datasets import (
     Rows,
     draw_features,
     feature_columns,
+    item_columns_of,
     make_catalogue,
     make_settings,
     write_dataset,
-    write_items,
 )
 from tests.model.tiny import write_model
 
@@ -79,6 +82,7 @@ RANKERS = [
     "model", "popularity", "popularity_recent", "itemcf", "itemcf_impressions", "ease", "ease_recent",
 ]  # fmt: skip
 EASE_L2 = 2.0
+COLD_ITEMS = [2, 7, 14]  # without a training row
 
 
 def _positives(name: str, which: int, item: int, recent: bool = False) -> int:
@@ -110,10 +114,13 @@ def _users(settings: Settings) -> Rows:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """A written run with a model whose towers hold a frozen table."""
     settings = make_settings(tmp_path_factory.mktemp("evaluate"), storage="table").model_copy(
-        update={"evaluate": Evaluate(cutoffs=CUTOFFS, users_per_block=4, ease_l2=EASE_L2)}
+        update={"evaluate": Evaluate(cutoffs=CUTOFFS, users_per_block=4, ease_l2=EASE_L2, bootstrap=9, examples=3)}
     )
     paths = RunPaths(settings.run_folder)
-    write_items(settings)
+    rows = make_catalogue(settings) | {ITEM_TITLE: np.array([f"title {number}" for number in range(ITEMS)])}
+    rows[ITEM_ROWS][COLD_ITEMS] = 0
+    parts = [{name: values[part] for name, values in rows.items()} for part in (slice(9, None), slice(9))]
+    write_dataset(paths.part("items"), settings, parts, "items", item_columns_of(settings) | {ITEM_TITLE: TEXT})
     columns = {USER_ID: TEXT, WARM: ColumnSpec(dtype="int32"), CLICKED: LIST}
     columns |= feature_columns(settings, of_side(settings.features, "user"))
     write_dataset(paths.part("users"), settings, [_users(settings)], "users", columns)
@@ -211,15 +218,25 @@ def _expected_tenths(rankings: list[tuple[list[int], set[int]]]) -> tuple[list[i
     return clicks, recall
 
 
-def test_the_written_evaluation_is_that_of_plain_python(run: Settings, spark: SparkSession):
+@pytest.fixture(scope="module")
+def scores(run: Settings, spark: SparkSession) -> dict[str, dict[str, list[float]]]:
+    """The run evaluated. Returns: user → ranker → score of each item."""
     evaluate(spark, run)
-    paths = RunPaths(run.run_folder)
-    found = json.loads(Path(paths.evaluation).read_text())
-
-    users, catalogue = _users(run), make_catalogue(run)
-    items = LoadedTower(f"{paths.model}/item_tower").vectors(catalogue)
+    paths, users = RunPaths(run.run_folder), _users(run)
+    items = LoadedTower(f"{paths.model}/item_tower").vectors(make_catalogue(run))
     vectors = dict(zip(users[USER_ID], LoadedTower(f"{paths.model}/user_tower").vectors(users), strict=True))
-    scores = {name: {"model": np.round(items @ vectors[name], 5).tolist(), **_scores(name)} for name in TESTED}
+    return {name: {"model": np.round(items @ vectors[name], 5).tolist(), **_scores(name)} for name in [*TESTED, "new"]}
+
+
+def _written(run: Settings, name: str = "evaluation.json") -> dict[str, Any]:
+    return json.loads(Path(run.run_folder, name).read_text())
+
+
+Rankings = dict[str, dict[str, list[float]]]
+
+
+def test_the_written_evaluation_is_that_of_plain_python(run: Settings, scores: Rankings):
+    found = _written(run)
     assert (found["users"], found["users_filtered"], found["cold_users"], found["items"]) == (6, 5, 1, ITEMS)
     assert found["samples_build"] == "tiny"
     assert found["popularity_tenths"]["items"] == [2, 1] * 5
@@ -234,6 +251,73 @@ def test_the_written_evaluation_is_that_of_plain_python(run: Settings, spark: Sp
                 assert (tenths["clicks"], tenths[ranker]) == _expected_tenths(rankings), (view, ranker)
     assert len({found["seen_kept"][ranker]["ndcg@5"] for ranker in RANKERS}) == len(RANKERS)
     assert not (Path(run.run_folder) / ".evaluate.tmp").exists()
+
+
+def test_cold_users_and_cold_items_count_apart(run: Settings, scores: Rankings):
+    cold = _written(run)["cold"]
+    assert cold["users"]["users"] == 1
+    assert list(cold["users"]["metrics"]) == RANKERS[:3]
+    for ranker in RANKERS[:3]:
+        ranking = (_ranked(scores["new"][ranker], set()), set(LOG["new"][3]))
+        assert cold["users"]["metrics"][ranker] == pytest.approx(_expected([ranking])), ranker
+    assert cold["items"]["items"] == len(COLD_ITEMS)
+    for view in ("seen_kept", "seen_filtered"):
+        for ranker in RANKERS:
+            rankings = _rankings(scores, ranker, view)
+            clicks = sum(len(relevant & set(COLD_ITEMS)) for _, relevant in rankings)
+            hits = [sum(len(set(r[:k]) & relevant & set(COLD_ITEMS)) for r, relevant in rankings) for k in CUTOFFS]
+            expected = {f"recall@{k}": hit / clicks for k, hit in zip(CUTOFFS, hits, strict=True)}
+            assert cold["items"][view]["clicks"] == clicks
+            assert cold["items"][view][ranker] == pytest.approx(expected), (view, ranker)
+
+
+def test_tenths_of_activity_hold_all_users(run: Settings, scores: Rankings):
+    """Three users with 5 items, one with 4, two with 3: whichever tenth each is in, the tenths' sums are known."""
+    tenths = _written(run)["activity_tenths"]
+    assert tenths["items"] == [[5, 5]] * 5 + [[4, 4], [4, 3], *[[3, 3]] * 3]
+    for view, users in (("seen_kept", 6), ("seen_filtered", 5)):
+        assert sum(tenths[view]["users"]) == users
+        for ranker in RANKERS:
+            found = zip(tenths[view]["users"], tenths[view][ranker]["recall@5"], strict=True)
+            total = sum(count * recall for count, recall in found if count)
+            assert total / users == pytest.approx(_expected(_rankings(scores, ranker, view))["recall@5"])
+    assert sum(tenths["seen_kept"]["users"][:5]) <= 3
+
+
+def test_replicates_resample_the_users_by_their_hash(run: Settings, scores: Rankings, spark: SparkSession):
+    evaluation = read_evaluation(RunPaths(run.run_folder), "tiny")
+    keys = np.array([spark.sql(f"select xxhash64('{name}')").head()[0] for name in TESTED])
+    weights = poisson_weights(keys, 9)
+    for ranker in ("model", "ease"):
+        recall = [_metrics(*ranking, 5)["recall@5"] for ranking in _rankings(scores, ranker, "seen_kept")]
+        expected = (weights @ recall / weights.sum(axis=1)).tolist()
+        found = evaluation.replicates.means("seen_kept", ranker, "recall@5")
+        assert found[1:].tolist() == pytest.approx(expected)
+        low, high = evaluation.result["intervals"]["seen_kept"][ranker]["recall@5"]
+        assert (low, high) == pytest.approx(np.quantile(expected, [0.025, 0.975]), abs=1e-6)
+    assert set(evaluation.result["evaluated"]) == {"users", "relevant", "relevant_unseen", "catalogue"}
+
+
+def test_examples_show_users_with_their_history_clicks_and_recommendations(run: Settings, scores: Rankings):
+    examples = _written(run, "examples.json")["users"]
+    assert 1 <= len(examples) <= 3
+    assert [user["items_before"] for user in examples] == sorted((u["items_before"] for u in examples), reverse=True)
+    for user in examples:
+        seen, positive, _, clicked = LOG[user["user"]]
+        recent = RECENT.get(user["user"], [])
+        newest = sorted(positive, key=lambda item, recent=recent: (item not in recent, item))  # in LOG's two moments
+        assert user["history"] == [_named(item) for item in newest]
+        assert user["clicked"] == [{**_named(item), "seen": item in seen} for item in clicked]
+        best = _ranked(scores[user["user"]]["model"], set(seen))[:10]
+        assert [(row["item"], row["title"], row["hit"]) for row in user["recommended"]] == [
+            (*_named(item).values(), item in clicked) for item in best
+        ]
+        expected = [scores[user["user"]]["model"][item] for item in best]
+        assert [row["score"] for row in user["recommended"]] == pytest.approx(expected, abs=1e-5)
+
+
+def _named(item: int) -> dict[str, str]:
+    return {"item": f"item{item:02d}", "title": f"title {item}"}
 
 
 def _made(spark: SparkSession, settings: Settings, scratch: Path) -> Rankers:

@@ -40,7 +40,7 @@ def _expected(scores: np.ndarray, count: int, left_out: set[tuple[int, int]]) ->
     return ranked
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(
     scores=scores_,
     count=st.integers(1, 10),

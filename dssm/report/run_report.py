@@ -1,0 +1,72 @@
+"""The report of a run: report.html, written anew at the end of each job that adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dssm import storage
+from dssm.config import Settings
+from dssm.console import out, step
+from dssm.errors import GateError, UserError
+from dssm.manifest import MANIFEST
+from dssm.paths import RunPaths
+from dssm.report.item_words import Items
+from dssm.report.run_facts import note_refusal, read_facts
+from dssm.report.run_page import page
+from dssm.report.run_vectors import vector_facts
+from dssm.report.tracking import check_tracking, log_run
+
+REPORT = "report.html"
+
+
+def report_path(paths: RunPaths) -> str:
+    return f"{paths.folder}/{REPORT}"
+
+
+def write_report(paths: RunPaths, settings: Settings | None = None) -> str:
+    """Writes RUN/report.html from what the run's folder holds. Returns: its path.
+
+    Args:
+      settings: of the job that asks; else those that the run was made with.
+    Raises: UserError where there are no finished samples, or the setting `report.category` names no feature.
+    """
+    with step("report") as remarks:
+        facts = read_facts(paths, settings)
+        items = Items(facts.run, facts.settings.report)
+        text = page(facts, items, vector_facts(facts, items))
+        storage.write_text(report_path(paths), text)
+        remarks.append(f"{len(text.encode()) / 1e6:.1f} MB")
+        remarks += [f"without {missing.what} ({missing.job})" for missing in facts.missing]
+    return report_path(paths)
+
+
+@contextmanager
+def reported(settings: Settings, job: str) -> Iterator[None]:
+    """Writes the report and logs the run when a job ends well, and when a gate refuses what it made.
+
+    Whatever is wrong with the report, or where runs are logged, is told and does not undo the job.
+
+    Args:
+      job: its name.
+    Raises: UserError before the job begins where tracking needs a package that is not there.
+    """
+    check_tracking(settings)
+    paths = RunPaths(settings.run_folder)
+    try:
+        yield
+    except GateError as refused:
+        note_refusal(paths, job, " ".join(str(refused).split()))
+        _write_and_log(paths, settings)
+        raise
+    note_refusal(paths, job, None)
+    _write_and_log(paths, settings)
+
+
+def _write_and_log(paths: RunPaths, settings: Settings) -> None:
+    try:
+        out.print(f"  {write_report(paths, settings)}", markup=False)
+        if storage.exists(f"{paths.model}/{MANIFEST}"):  # samples alone are nothing to log
+            log_run(settings, paths)
+    except (UserError, OSError) as error:
+        out.print(f"  report: {error}", style="yellow", markup=False)

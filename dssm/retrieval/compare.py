@@ -1,0 +1,136 @@
+"""compare: evaluations of several runs on the same users in one table, or the rankers of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dssm.errors import UserError, did_you_mean
+from dssm.paths import RunPaths
+from dssm.retrieval.bootstrap import LEVEL, Difference, difference, interval
+from dssm.retrieval.evaluated import DIGESTS, FILTERED, KEPT, MODEL, VIEWS, Evaluation, read_evaluation, what_differs
+
+METRIC = "recall@50"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One row: a run's model, or one of its rankers."""
+
+    name: str
+    evaluation: Evaluation
+    ranker: str
+
+    def metrics(self, view: str) -> dict[str, float | None]:
+        found: dict[str, float | None] = self.evaluation.result[view][self.ranker]
+        return found
+
+    def means(self, view: str, metric: str) -> np.ndarray:
+        """Returns a metric and its replicates, (1 + replicates,); of coverage there are none."""
+        replicates = self.evaluation.replicates
+        if metric not in replicates.metrics:
+            return np.array([self.metrics(view)[metric]], float)
+        return replicates.means(view, self.ranker, metric)
+
+
+def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | None, filtered: bool) -> None:
+    """Prints each run's metrics, its difference to the first run and whether that could be chance.
+
+    Of one run, its rankers are compared with its model.
+
+    Args:
+      runs: what they are called, and where they lie.
+      metric: the one that rows are ordered by, best first; default: METRIC where it is there, else the first recall.
+      filtered: whether seen items are.
+    Raises: UserError where a run has no evaluation, or one of other users or another catalogue; or has no such metric.
+    """
+    evaluations = [read_evaluation(paths, name) for name, paths in _named(runs)]
+    for other in evaluations[1:]:
+        differs = what_differs(evaluations[0], other, DIGESTS if filtered else DIGESTS[:-1])
+        if differs:
+            raise UserError(
+                f"RUN {other.run}: not comparable with {evaluations[0].run}: {differs}; expected runs that were "
+                "evaluated on the same users and the same catalogue"
+            )
+    view = FILTERED if filtered else KEPT
+    rows = _rows(evaluations, view)
+    names = [name for name in rows[0].metrics(view) if all(name in row.metrics(view) for row in rows)]
+    recalls = [name for name in names if name.startswith("recall@")]
+    if metric is None and not recalls:
+        raise UserError("these evaluations share no metric; run evaluate for them with the same evaluate.cutoffs")
+    chosen = metric or (METRIC if METRIC in names else recalls[0])
+    if chosen not in names:
+        raise UserError(f"--metric {chosen}: these evaluations don't share it" + did_you_mean(chosen, names))
+    out.print(_table(rows, view, chosen, names))
+
+
+def _named(runs: Sequence[tuple[str, RunPaths]]) -> list[tuple[str, RunPaths]]:
+    """Returns each run with NAME/DATE for its name, or as it was typed where two have the same."""
+    short = ["/".join(paths.folder.split("/")[-2:]) for _, paths in runs]
+    return [
+        (name if short.count(name) == 1 else typed, paths) for name, (typed, paths) in zip(short, runs, strict=True)
+    ]
+
+
+def _rows(evaluations: Sequence[Evaluation], view: str) -> list[Compared]:
+    """Returns what is compared; the first is what the others differ from."""
+    if len(evaluations) == 1:
+        return [Compared(name, evaluations[0], name) for name in evaluations[0].result[view]]
+    return [Compared(evaluation.run, evaluation, MODEL) for evaluation in evaluations]
+
+
+def _table(rows: Sequence[Compared], view: str, metric: str, names: Sequence[str]) -> Table:
+    first = rows[0]
+    result, cutoff = first.evaluation.result, metric.partition("@")[2]
+    others = sorted(
+        (name for name in names if name.startswith("recall@") and name != metric),
+        key=lambda name: int(name.partition("@")[2]),
+    )
+    others += [name for name in (f"ndcg@{cutoff}",) if name in names and name != metric]
+    replicates = min(len(row.evaluation.replicates.sums[0, 0]) for row in rows) - 1
+    users = result["users_filtered" if view == FILTERED else "users"]
+    made = Table(
+        title=f"{metric}, {VIEWS[view]}: {users:,} users, {result['items']:,} items; differences to {first.name}\n"
+        f"{100 * LEVEL:.0f} % intervals and p of {replicates:,} paired replicates of the users; * p < {1 - LEVEL:.2g}",
+        title_justify="left",
+    )
+    made.add_column("", overflow="fold")
+    for column in (metric, "difference", "interval", "p", *others):
+        made.add_column(column, justify="right")
+    for row in sorted(rows, key=lambda row: -(row.metrics(view)[metric] or 0.0)):
+        shown = [_with_mark(row, first, view, name) for name in others]
+        made.add_row(row.name, _measured(row, view, metric), *_differing(row, first, view, metric), *shown)
+    return made
+
+
+def _measured(row: Compared, view: str, metric: str) -> str:
+    value, (low, high) = row.metrics(view)[metric], interval(row.means(view, metric)[1:])
+    return _number(value) if np.isnan(low) else f"{_number(value)} ±{(high - low) / 2:.4f}"
+
+
+def _differing(row: Compared, first: Compared, view: str, metric: str) -> tuple[str, str, str]:
+    if row is first:
+        return "", "", ""
+    found = _difference(row, first, view, metric)
+    if np.isnan(found.p):
+        return f"{found.value:+.4f}", "", ""
+    return f"{found.value:+.4f}", f"{found.low:+.4f}…{found.high:+.4f}", f"{found.p:.3f}"
+
+
+def _with_mark(row: Compared, first: Compared, view: str, metric: str) -> str:
+    marked = row is not first and _difference(row, first, view, metric).p < 1 - LEVEL
+    return _number(row.metrics(view)[metric]) + ("*" if marked else " ")
+
+
+def _difference(row: Compared, first: Compared, view: str, metric: str) -> Difference:
+    one, two = first.means(view, metric), row.means(view, metric)
+    shared = min(len(one), len(two))  # of two numbers of replicates the first are the same
+    return difference(one[:shared], two[:shared])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

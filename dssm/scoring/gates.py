@@ -1,0 +1,139 @@
+"""What must hold before a version goes out. Pure functions of what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dssm.errors import GateError, UserError
+from dssm.published import GateDecision, PublishedManifest
+from dssm.sections import Gate
+from dssm.sections.publishing import PublishedTable
+
+BASELINE, LAST = "better than the baseline", "no worse than the last version"
+ROWS, NUMBERS, NORMS, UNREADABLE, DRIFT = "one row an id", "finite numbers", "norms", "unreadable rows", "drift"
+
+
+def recall_gates(
+    gate: Gate, setting: str, kept: Mapping[str, Mapping[str, Any]] | None, last: PublishedManifest | None, path: str
+) -> list[GateDecision]:
+    """Returns what the evaluation says.
+
+    Args:
+      setting: the table's section of the settings, such as item_table.
+      kept: metrics of each ranker, seen items kept; None where there is no evaluation and the gate asks for none.
+      last: of the version published last; None where there is none.
+      path: of evaluation.json, for messages.
+    Raises: UserError where the evaluation has not what the gate asks for.
+    """
+    if kept is None:
+        return []
+    found = kept["model"].get(gate.metric)
+    if found is None and (gate.better_than != "none" or gate.margin is not None):
+        raise UserError(f"{setting}.gate.metric: {path} has no '{gate.metric}'; run evaluate again")
+    decisions = []
+    if gate.better_than != "none":
+        decisions.append(_against_baseline(gate, setting, kept, path))
+    if gate.margin is not None:
+        decisions.append(_against_last(gate, setting, float(found or 0), last))
+    return decisions
+
+
+def _against_baseline(gate: Gate, setting: str, kept: Mapping[str, Mapping[str, Any]], path: str) -> GateDecision:
+    if gate.better_than not in kept:
+        raise UserError(
+            f"{setting}.gate.better_than: {path} has no '{gate.better_than}'; expected one of {', '.join(kept)}"
+        )
+    found, bar = kept["model"][gate.metric], kept[gate.better_than].get(gate.metric)
+    if bar is None:
+        raise UserError(f"{setting}.gate.metric: {path} has no '{gate.metric}'; run evaluate again")
+    reason = (
+        f"the model's {gate.metric} is {found:.4f}, {gate.better_than} has {bar:.4f} ({setting}.gate.better_than: none "
+        "publishes anyway)"
+    )
+    return _decided(BASELINE, found > bar, found, bar, reason)
+
+
+def _against_last(gate: Gate, setting: str, found: float, last: PublishedManifest | None) -> GateDecision:
+    if last is None:
+        return GateDecision(gate=LAST, passed=True, found=found, reason="nothing was published before")
+    before, margin = last.metrics.get(gate.metric), gate.margin
+    assert margin is not None
+    if before is None:
+        return GateDecision(
+            gate=LAST, passed=True, found=found, reason=f"version {last.version} of {last.date} has no {gate.metric}"
+        )
+    bar = before * (1 - margin)
+    reason = (
+        f"the model's {gate.metric} is {found:.4f}, version {last.version} of {last.date} had {before:.4f}: more than "
+        f"{setting}.gate.margin {margin:g} of it below"
+    )
+    return _decided(LAST, found >= bar, found, bar, reason)
+
+
+def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) -> list[GateDecision]:
+    """Returns what a version's own rows say.
+
+    Args:
+      setting: the table's section of the settings.
+      made: the version.
+    """
+    unread = sum(made.quarantined.values())
+    expected = made.samples_rows - unread
+    share = unread / max(made.samples_rows, 1)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.quarantined.items())
+    decisions = [
+        _decided(
+            ROWS, made.rows == made.distinct == expected, made.rows, expected,
+            f"{made.rows:,} rows of {made.distinct:,} {made.side}s, expected one row for each of {expected:,} readable "
+            f"{made.side}s of the samples",
+        ),
+        _decided(
+            NUMBERS, made.broken == 0, made.broken, 0,
+            f"{made.broken:,} vectors are not {made.vector_dim} finite numbers",
+        ),
+        _decided(
+            UNREADABLE, share <= table.max_quarantine_share, share, table.max_quarantine_share,
+            f"{unread:,} of {made.samples_rows:,} rows can't be read ({reasons}), {setting}.max_quarantine_share is "
+            f"{table.max_quarantine_share:g}",
+        ),
+    ]  # fmt: skip
+    if made.norm is not None and made.norm_off is not None:
+        reason = (
+            f"a vector's norm is off {made.norm:.4g} by {made.norm_off:.2g}, {setting}.norm_tolerance is "
+            f"{table.norm_tolerance:.2g}"
+        )
+        decisions.append(
+            _decided(NORMS, made.norm_off <= table.norm_tolerance, made.norm_off, table.norm_tolerance, reason)
+        )
+    if table.min_drift_cosine is not None and made.drift is not None:
+        reason = (
+            f"the mean cosine to the vectors of {made.previous} is {made.drift:.4f}, {setting}.min_drift_cosine is "
+            f"{table.min_drift_cosine:g}"
+        )
+        decisions.append(
+            _decided(DRIFT, made.drift >= table.min_drift_cosine, made.drift, table.min_drift_cosine, reason)
+        )
+    return decisions
+
+
+def refused(decisions: Sequence[GateDecision]) -> list[str]:
+    """Returns the reasons of the gates that refuse."""
+    return [decision.reason for decision in decisions if not decision.passed]
+
+
+def check(decisions: Sequence[GateDecision], forced: bool) -> None:
+    """Raises: GateError that says why the gates refuse; not where the version is forced through."""
+    reasons = refused(decisions)
+    if reasons and not forced:
+        lines = "\n".join(f"gate: {reason}" for reason in reasons)
+        raise GateError(f"{lines}\nthe table keeps what it had; --force publishes anyway")
+
+
+def _decided(gate: str, passed: bool, found: float, limit: float, reason: str) -> GateDecision:
+    # JSON has no infinity.
+    return GateDecision(
+        gate=gate, passed=passed, found=found if math.isfinite(found) else None, limit=limit,
+        reason="" if passed else reason,
+    )  # fmt: skip

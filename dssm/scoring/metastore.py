@@ -1,0 +1,149 @@
+"""The Hive side of a published table: where its partitions point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from dssm import storage
+from dssm.errors import UserError
+from dssm.published import MODEL_VERSION, VECTOR, PublishedManifest, VectorType
+
+PARTITION = "dt"
+HIVE_TYPES: dict[VectorType, str] = {"float32": "ARRAY<FLOAT>", "float16": "BINARY", "int8": "ARRAY<TINYINT>"}
+COMMENTS = {
+    "item_id": "id in the catalogue",
+    "user_id": "id in the log",
+    VECTOR: "of the tower; of several objectives their shares combined",
+    "scale": "what the row of int8 is multiplied by",
+    MODEL_VERSION: "digest of the weights",
+}
+
+
+class Metastore(Protocol):
+    """What publishing asks of a metastore."""
+
+    def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
+        """Makes the table where there is none. Raises: UserError where it is of another dtype."""
+
+    def location(self, date: str) -> str | None:
+        """Returns where a partition points, None where there is none."""
+
+    def move(self, date: str, data: str) -> None:
+        """Points a partition at a folder of files: one call, whether it is new or not."""
+
+    def describe(self, date: str, manifest: PublishedManifest) -> None:
+        """Notes at the table and the partition what the version was made of."""
+
+    def rows(self, date: str) -> int:
+        """Returns the rows that a reader of the partition sees."""
+
+
+def table_columns(side: str, vectors: Sequence[str], dtype: VectorType) -> dict[str, str]:
+    """Returns the columns of a table with their types in Hive.
+
+    Args: vectors: names of the vector columns.
+    """
+    columns = {f"{side}_id": "STRING", **dict.fromkeys(vectors, HIVE_TYPES[dtype])}
+    if dtype == "int8":
+        columns |= {f"scale{name.removeprefix(VECTOR)}": "FLOAT" for name in vectors}
+    return {**columns, MODEL_VERSION: "STRING"}
+
+
+def comment_of(manifest: PublishedManifest) -> str:
+    """Returns what the table's comment says of the version that was published last."""
+    return (
+        f"{manifest.side} vectors, {manifest.dtype}, {manifest.vector_dim} wide. Last published: dt={manifest.date}, "
+        f"version {manifest.version}, model {manifest.model_version}, settings {manifest.settings_digest}, samples' "
+        f"manifest {manifest.samples_digest}, model's manifest {manifest.model_digest}"
+    )
+
+
+def properties_of(manifest: PublishedManifest) -> dict[str, str]:
+    """Returns what is noted at a partition."""
+    return {
+        "dssm.version": manifest.version,
+        "dssm.model_version": manifest.model_version,
+        "dssm.settings": manifest.settings_digest,
+        "dssm.samples_manifest": manifest.samples_digest,
+        "dssm.model_manifest": manifest.model_digest,
+        "dssm.forced": str(manifest.forced).lower(),
+    }
+
+
+class HiveMetastore:
+    """A table of Spark's catalog.
+
+    Args:
+      name: [database.]table.
+      location: folder of its versions; the table's own place is an empty folder in it.
+      setting: the table's section of the settings, for messages.
+    """
+
+    def __init__(self, spark: SparkSession, name: str, location: str, setting: str) -> None:
+        self._spark, self._name, self._location, self._setting = spark, name, storage.url(location), setting
+
+    def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
+        if "." in self._name:
+            self._spark.sql(f"CREATE DATABASE IF NOT EXISTS {self._name.split('.')[0]}")
+        described = ", ".join(
+            f"`{name}` {kind} COMMENT '{_quoted(COMMENTS.get(name, 'of one objective'))}'"
+            for name, kind in columns.items()
+        )
+        self._spark.sql(
+            f"CREATE EXTERNAL TABLE IF NOT EXISTS {self._name} ({described}) PARTITIONED BY ({PARTITION} STRING) "
+            f"STORED AS PARQUET LOCATION '{_quoted(self._location)}/empty'"
+        )
+        fields = {field.name: field.dataType.simpleString() for field in self._spark.table(self._name).schema.fields}
+        for name, kind in columns.items():
+            found = fields.get(name)
+            if found is None:
+                self._spark.sql(f"ALTER TABLE {self._name} ADD COLUMNS (`{name}` {kind})")
+            elif found.upper() != kind:
+                raise UserError(
+                    f"{self._setting}.dtype: {self._name} holds {name} as {found.upper()}, {dtype} vectors are "
+                    f"{kind}; expected one dtype for all dates of a table: set it back, or name another table and "
+                    "location"
+                )
+
+    def location(self, date: str) -> str | None:
+        try:
+            rows = self._spark.sql(f"DESCRIBE FORMATTED {self._name} {_partition(date)}").collect()
+        except AnalysisException:  # no such table, or no such partition
+            return None
+        places = [row["data_type"] for row in rows if row["col_name"].strip().rstrip(":") == "Location"]
+        return str(places[0]) if places else None
+
+    def move(self, date: str, data: str) -> None:
+        place = _quoted(storage.url(data))
+        if self._spark.sql(f"SHOW PARTITIONS {self._name} {_partition(date)}").count():
+            self._spark.sql(f"ALTER TABLE {self._name} {_partition(date)} SET LOCATION '{place}'")
+        else:
+            self._spark.sql(f"ALTER TABLE {self._name} ADD {_partition(date)} LOCATION '{place}'")
+        self._spark.catalog.refreshTable(self._name)
+
+    def describe(self, date: str, manifest: PublishedManifest) -> None:
+        pairs = ", ".join(f"'{key}'='{_quoted(value)}'" for key, value in properties_of(manifest).items())
+        self._spark.sql(f"ALTER TABLE {self._name} {_partition(date)} SET SERDEPROPERTIES ({pairs})")
+        comment = _quoted(comment_of(manifest))
+        self._spark.sql(f"ALTER TABLE {self._name} SET TBLPROPERTIES ('comment'='{comment}')")
+
+    def rows(self, date: str) -> int:
+        return self._spark.table(self._name).filter(F.col(PARTITION) == date).count()
+
+
+def _partition(date: str) -> str:
+    return f"PARTITION ({PARTITION}='{date}')"
+
+
+def _quoted(text: str) -> str:
+    r"""Escapes a text for a literal of Spark's SQL.
+
+    >>> _quoted("it's")
+    "it\\'s"
+    """
+    return text.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,0 +1,283 @@
+"""A tower over a dataset of the samples, on the executors, into a version of a table: for items and users alike."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
+
+from dssm import published, storage
+from dssm.config import Settings
+from dssm.console import out
+from dssm.errors import UserError
+from dssm.manifest import ITEM_ID, MANIFEST, USER_ID, Manifest, read_manifest
+from dssm.model.manifest import ModelManifest, read_model_manifest
+from dssm.paths import RunPaths
+from dssm.published import DATA, DIGESTS, QUARANTINE, SIDES, VECTOR, GateDecision, Published, PublishedManifest
+from dssm.scoring import gates
+from dssm.scoring.earlier import KEY, Earlier, content_of
+from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
+from dssm.scoring.metastore import HiveMetastore, Metastore
+from dssm.scoring.publish import Table, publish
+from dssm.scoring.vectors import check_model_fits, task_threads
+from dssm.sections.publishing import PublishedTable
+
+Part = Literal["items", "users"]
+
+IDS: dict[Part, str] = {"items": ITEM_ID, "users": USER_ID}
+PARTS: tuple[Part, ...] = ("items", "users")
+TASKS_PER_CORE = 4  # so that none waits long for the last
+KEYS_AT_ONCE = 2**24  # that the driver counts, 8 bytes each
+KEPT, MODEL = "seen_kept", "model"  # of evaluation.json
+
+
+def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: bool = False) -> Published:
+    """Publishes the partition dt = date of a table: a vector for every row of a dataset of the samples.
+
+    The version's name is a digest of what it is made of, so that a rerun makes nothing new.
+
+    Args:
+      part: the dataset, `items` or `users`.
+      force: publish whatever the gates say.
+    Raises: GateError where a gate refuses; UserError where the samples, the model or the evaluation are missing or
+      do not belong together.
+    """
+    paths = RunPaths(settings.run_folder)
+    model = read_model_manifest(paths.model)
+    samples = read_manifest(paths.part(part), "build_samples")
+    columns = model.item_columns if part == "items" else model.user_columns
+    check_model_fits(model, samples, columns, paths.part(part))
+    is_hive = section_of(settings, part).kind == "hive"
+    table = table_of(settings, part, hive_of(spark, settings, part) if is_hive else None)
+    version = storage.digest(table.date, model.model_version, samples.build, table.section.dtype)
+    kept = _evaluated(settings, part, paths, model, samples)
+
+    def judge(last: PublishedManifest | None) -> list[GateDecision]:
+        return gates.recall_gates(table.section.gate, table.setting, kept, last, paths.evaluation)
+
+    def make(folder: str, last: Published | None) -> PublishedManifest:
+        scoring = Scoring(
+            source=paths.part(part),
+            target=folder,
+            id_source=IDS[part],
+            id_column=f"{table.side}_id",
+            columns=columns,
+            tower=f"{paths.model}/{table.side}_tower",
+            model_version=model.model_version,
+            threads=task_threads(spark),
+            dtype=table.section.dtype,
+            norm=model.vector_norm,
+            digests=table.section.incremental,
+            earlier=_earlier(last),
+            copies=table.section.incremental
+            and last is not None
+            and last.manifest.model_version == model.model_version,
+        )
+        results = run_files(spark, scoring, samples)
+        commit_files(folder, results)
+        made = _measured(folder, results, scoring.norm)
+        return PublishedManifest(
+            table=table.name,
+            side=table.side,
+            version=version,
+            date=table.date,
+            at=dt.datetime.now(dt.UTC),
+            model_version=model.model_version,
+            samples_build=samples.build,
+            settings_digest=settings_digest(settings),
+            samples_digest=storage.digest(storage.read_bytes(f"{paths.part(part)}/{MANIFEST}")),
+            model_digest=storage.digest(storage.read_bytes(f"{paths.model}/{MANIFEST}")),
+            samples_rows=samples.rows,
+            dtype=table.section.dtype,
+            norm=scoring.norm,
+            previous=last and f"dt={last.manifest.date}/version={last.manifest.version}",
+            metrics=kept[MODEL] if kept is not None else {},
+            metric=table.section.gate.metric if kept is not None else None,
+            **made,
+        )
+
+    done = publish(table, version, judge, vector_columns(model), make, force)
+    published.write_run_tables(settings.run_folder, {name: location_of(settings, name) for name in PARTS})
+    return done
+
+
+# The table of the settings ---------------------------------------------------------------------------
+
+
+def section_of(settings: Settings, part: Part) -> PublishedTable:
+    return settings.item_table if part == "items" else settings.user_table
+
+
+def setting_of(part: Part) -> str:
+    return f"{SIDES[part]}_table"
+
+
+def name_of(settings: Settings, part: Part) -> str:
+    return section_of(settings, part).name or f"{settings.name.replace('-', '_')}_{part}"
+
+
+def location_of(settings: Settings, part: Part) -> str:
+    return storage.absolute(section_of(settings, part).location.format(root=settings.root, name=settings.name))
+
+
+def hive_of(spark: SparkSession, settings: Settings, part: Part) -> HiveMetastore:
+    return HiveMetastore(spark, name_of(settings, part), location_of(settings, part), setting_of(part))
+
+
+def table_of(settings: Settings, part: Part, metastore: Metastore | None = None) -> Table:
+    return Table(
+        side=SIDES[part],
+        section=section_of(settings, part),
+        setting=setting_of(part),
+        name=name_of(settings, part),
+        location=location_of(settings, part),
+        date=settings.date.isoformat(),
+        metastore=metastore,
+    )
+
+
+def settings_digest(settings: Settings) -> str:
+    """Returns a digest of all settings but Spark's own, which may hold secrets."""
+    return storage.digest(settings.model_dump_json(exclude={"spark"}))
+
+
+def vector_columns(model: ModelManifest) -> list[str]:
+    """Returns the names of a table's vector columns: the combined one, and of several objectives each one's own."""
+    return [VECTOR, *(published.vector_column(name) for name in model.objectives if len(model.objectives) > 1)]
+
+
+def _evaluated(
+    settings: Settings, part: Part, paths: RunPaths, model: ModelManifest, samples: Manifest
+) -> dict[str, dict[str, float | None]] | None:
+    """Returns the metrics of each ranker, seen items kept; None where there are none of this model, and none needed."""
+    setting, gate = setting_of(part), section_of(settings, part).gate
+    needed = gate.better_than != "none"
+    if not storage.exists(paths.evaluation):
+        if needed:
+            raise UserError(
+                f"{paths.evaluation}: not found; run evaluate first, or set {setting}.gate.better_than to none"
+            )
+        return None
+    evaluation = json.loads(storage.read_text(paths.evaluation))
+    of_model = evaluation.get("model_version") == model.model_version
+    of_samples = evaluation.get("samples_build") == samples.build
+    if needed and not of_model:
+        raise UserError(
+            f"{paths.evaluation}: of model {evaluation.get('model_version')}, but {paths.model} holds "
+            f"{model.model_version}; run evaluate again"
+        )
+    if needed and not of_samples:
+        raise UserError(f"{paths.evaluation}: of other samples than {paths.samples}; run evaluate again")
+    kept: dict[str, dict[str, float | None]] = evaluation[KEPT]
+    return kept if of_model and of_samples else None
+
+
+def _earlier(last: Published | None) -> Earlier | None:
+    """Returns what tasks may read of the version published last; says so where it is damaged."""
+    if last is None:
+        return None
+    damaged = published.damaged_files(last)
+    if damaged:
+        out.print(f"  [yellow]{damaged[0]} is missing or damaged: nothing is taken from it[/yellow]")
+        return None
+    made = last.manifest
+    widths = {VECTOR: made.vector_dim} | {published.vector_column(name): w for name, w in made.objectives.items()}
+    return Earlier(last.folder, frozenset(file.name for file in made.files), widths, made.dtype, made.model_version)
+
+
+# On the executors ------------------------------------------------------------------------------------
+
+
+def run_files(spark: SparkSession, scoring: Scoring, samples: Manifest) -> list[FileResult]:
+    """Scores the files of a dataset, each in one task, which may have several. Returns: in the manifest's order.
+
+    Only names go to the tasks and only counts come back: the rows never pass through the JVM.
+
+    Raises: UserError where a file can't be read, or has not the rows that the manifest names.
+    """
+    names = [file.name for file in samples.files]
+    context = spark.sparkContext
+    slices = max(1, min(len(names), TASKS_PER_CORE * context.defaultParallelism))
+    ended = context.parallelize(names, slices).mapPartitions(functools.partial(_score_files, scoring)).collect()
+    results = []
+    for file, result in zip(samples.files, ended, strict=True):
+        if isinstance(result, UserError):
+            raise result
+        if result.read != file.rows:
+            raise UserError(
+                f"{scoring.source}/{file.name}: {result.read:,} rows, its manifest says {file.rows:,}; run "
+                "build_samples again"
+            )
+        results.append(result)
+    return results
+
+
+def _score_files(scoring: Scoring, names: Iterable[str]) -> Iterator[FileResult | UserError]:
+    for name in names:
+        try:
+            yield score_file(scoring, name)
+        except UserError as error:  # another try would end the same way: it goes to the driver as it is
+            yield error
+
+
+def commit_files(folder: str, results: Sequence[FileResult]) -> None:
+    """Gives the files that tasks told of their names, and removes those of tasks that were killed or ran twice."""
+    for result in results:
+        for part, temporary in result.temporary.items():
+            storage.rename(f"{folder}/{part}/{temporary}", f"{folder}/{part}/{result.name}")
+    for part in (DATA, DIGESTS, QUARANTINE):
+        if storage.exists(f"{folder}/{part}"):
+            for name in storage.file_names(f"{folder}/{part}", UNFINISHED):
+                storage.remove(f"{folder}/{part}/{name}")
+
+
+def _measured(folder: str, results: Sequence[FileResult], norm: float | None) -> dict[str, object]:
+    """Returns the manifest's fields on the rows; they are counted in the files as they lie there."""
+    widths = results[0].widths if results else {}
+    rows = sum(_rows_of(f"{folder}/{DATA}/{result.name}") for result in results)
+    drift_rows = sum(result.drift_rows for result in results)
+    quarantined: Counter[str] = sum((result.quarantined for result in results), Counter())
+    return {
+        "rows": rows,
+        "distinct": distinct_keys([f"{folder}/{DIGESTS}/{result.name}" for result in results], rows),
+        "vector_dim": widths.get(VECTOR, 0),
+        "objectives": {name.removeprefix(f"{VECTOR}_"): width for name, width in widths.items() if name != VECTOR},
+        "scored": sum(result.scored for result in results),
+        "copied": sum(result.copied for result in results),
+        "quarantined": dict(quarantined),
+        "broken": sum(result.broken for result in results),
+        "norm_off": max((result.norm_off for result in results), default=0.0) if norm is not None else None,
+        "drift": sum(result.drift for result in results) / drift_rows if drift_rows else None,
+        "drift_rows": drift_rows,
+        "files": [{"name": result.name, "rows": result.rows, "size": result.size} for result in results],
+    }
+
+
+def _rows_of(path: str) -> int:
+    return int(pq.read_metadata(pa.BufferReader(content_of(path))).num_rows)
+
+
+def distinct_keys(paths: Sequence[str], rows: int) -> int:
+    """Returns how many different keys files hold, in passes over a range of the keys each: memory is bounded.
+
+    Args: rows: about how many there are.
+    """
+    passes = max(1, -(-rows // KEYS_AT_ONCE))
+    bounds = np.linspace(-(2.0**63), 2.0**63, passes + 1)[1:-1]
+    total = 0
+    for number in range(passes):
+        found = []
+        for path in paths:
+            table = pq.read_table(pa.BufferReader(content_of(path)), columns=[KEY], use_threads=False)
+            keys = table.column(KEY).to_numpy()
+            found.append(keys if passes == 1 else keys[np.searchsorted(bounds, keys, side="right") == number])
+        total += len(np.unique(np.concatenate(found))) if found else 0
+    return total

@@ -1,0 +1,159 @@
+"""recommend: top items for a user, the audience of an item, similar items; from the vectors that are published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dssm import published
+from dssm.errors import UserError
+from dssm.model.export import LoadedTower
+from dssm.model.manifest import ModelManifest, read_model_manifest
+from dssm.packing import unpack
+from dssm.paths import RunPaths
+from dssm.published import Published
+from dssm.report.dataset import Run, open_run
+from dssm.report.show import decode
+from dssm.retrieval.queries import Users
+from dssm.retrieval.sinks import Batches
+from dssm.scoring.vectors import check_model_fits
+from dssm.serving.catalogue import item_names
+from dssm.serving.lookup import Lookup
+from dssm.serving.people import NO_HISTORY, History, histories_of, row_of
+from dssm.serving.search import Best, best_of, vector_of
+from dssm.serving.tower import UserTower, check_objective, output, read_request
+
+ENTRIES = 10  # of a list among the features
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Top items for someone.
+
+    Attributes:
+      asked: who, for people.
+      remark: what is to be said of the answer.
+      best: items, best first.
+      names: of the items and of the history's.
+      history: what the user acted on.
+      features: what the tower saw, in words.
+    """
+
+    asked: str
+    remark: str
+    best: Best
+    names: Mapping[str, str]
+    history: History = NO_HISTORY
+    features: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """A run, its model and the item vectors published for its date."""
+
+    run: Run
+    model: ModelManifest
+    items: Published
+    objective: str | None = None
+
+    @property
+    def vectors(self) -> Batches:
+        return published.batches(self.items, self.objective)
+
+    # Items for a user ----------------------------------------------------------------------------------
+
+    def for_user(self, user: str, count: int, seen: bool = False) -> Answer:
+        """Returns top items for a user of the samples; for another the tower's cold answer."""
+        (history,), found = histories_of(self.run, [user]), row_of(self.run, user)
+        remark, features = "", {}
+        if found is None:
+            vector = UserTower(self.run.paths, self.model).vector({}, self.objective)
+            remark = "not a user of the samples: a cold answer, what the tower gives where nothing is known"
+            if history.items:
+                remark = "no encoded features: a cold answer, what the tower gives where nothing is known"
+        else:
+            part, row = found
+            vector = self._vector_of_row(part, row)
+            features = decode(self.run, part, row, ENTRIES)[0].features["user"]
+            if part == "train":
+                remark = "not in the test window: features as of its newest training sample"
+        return self._answer(f"user {user}", remark, vector, count, history, seen, features)
+
+    def for_request(self, path: str, count: int) -> Answer:
+        """Returns top items for the raw features in a file."""
+        tower = UserTower(self.run.paths, self.model)
+        features = read_request(path, tower.signature)
+        vector = tower.vector(features, self.objective)
+        if not np.isfinite(vector).all():
+            raise UserError(f"--request {path}: the tower's vector is not finite; expected smaller numbers")
+        told = {name: _told(features.get(name)) for name in tower.signature.inputs}
+        return self._answer(f"request {path}", "", vector, count, NO_HISTORY, True, told)
+
+    def _answer(
+        self, asked: str, remark: str, vector: np.ndarray, count: int, history: History, seen: bool,
+        features: Mapping[str, str],
+    ) -> Answer:  # fmt: skip
+        best = best_of(self.vectors, vector, count, () if seen else history.items)
+        names = item_names(self.run, {*best.ids, *history.items[:count]})
+        return Answer(asked, remark, best, names, history, features)
+
+    def _vector_of_row(self, part: str, row: pa.Table) -> np.ndarray:
+        manifest = self.run.part(part).manifest
+        check_model_fits(self.model, manifest, self.model.user_columns, self.run.paths.part(part))
+        columns = {n: unpack(row[n].combine_chunks(), spec) for n, spec in self.model.user_columns.items()}
+        vector: np.ndarray = LoadedTower(f"{self.run.paths.model}/user_tower").all_vectors(columns)[
+            output(self.objective)
+        ][0]
+        return vector
+
+    # Users for an item, items like an item ---------------------------------------------------------------
+
+    def audience(self, item: str, count: int) -> tuple[Best, str, list[History]]:
+        """Returns the top users for an item, where their vectors are from, and their histories."""
+        users = Users(self.run.paths, self.model, self.objective)
+        best = best_of(users.batches(), self._vector_of_item(item), count)
+        return best, users.source, histories_of(self.run, best.ids)
+
+    def similar(self, item: str, count: int) -> Best:
+        """Returns the items with the largest cosines to an item."""
+        return best_of(self.vectors, self._vector_of_item(item), count, [item], cosine=True)
+
+    def _vector_of_item(self, item: str) -> np.ndarray:
+        vector = vector_of(self.vectors, item)
+        if vector is None:
+            ids = pa.concat_arrays([ids for ids, _ in self.vectors])
+            raise UserError(f"item {item}: not among the {len(ids):,} items published{Lookup(ids).hint(item)}")
+        return vector
+
+
+def open_recommender(paths: RunPaths, objective: str | None = None) -> Recommender:
+    """Opens a run whose item vectors are published.
+
+    Raises: UserError where they are not, or are of another model, or have no such objective.
+    """
+    model = read_model_manifest(paths.model)
+    items = published.current(published.run_table(paths.folder, "items"), model.date)
+    if items is None:
+        raise UserError(f"{paths.folder}: no item vectors are published for {model.date}; run score_items first")
+    check_table(items, model, paths)
+    check_objective(model, objective)
+    return Recommender(open_run(paths), model, items, objective)
+
+
+def check_table(items: Published, model: ModelManifest, paths: RunPaths) -> None:
+    """Raises: UserError where the vectors are not of the run's model: users and items would not meet."""
+    if items.manifest.model_version != model.model_version:
+        raise UserError(
+            f"{paths.model}: model {model.model_version}, but the vectors published for {items.manifest.date} are of "
+            f"{items.manifest.model_version}; run score_items for this date again"
+        )
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

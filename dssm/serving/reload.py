@@ -1,0 +1,71 @@
+"""The version that answers, and the watch that replaces it by a newer one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from dssm.console import err, out
+from dssm.published import Published
+from dssm.serving.loaded import Loaded
+from dssm.serving.metrics import Metrics
+
+EVERY_S = 2.0  # between looks at `_current`: one small file
+AGAIN_S = 30.0  # before a version that could not be loaded is tried again
+
+
+class Current:
+    """Holds what is loaded. Who answers takes `loaded` once and keeps to it: a swap drops no request."""
+
+    def __init__(
+        self,
+        find: Callable[[], Published | None],
+        load: Callable[[Published], Loaded],
+        metrics: Metrics,
+        every_s: float = EVERY_S,
+    ) -> None:
+        """Loads the current version.
+
+        Args:
+          find: returns the version that readers of the table take now.
+          load: loads it.
+          metrics: counts reloads, and those that failed.
+          every_s: between looks.
+        Raises: UserError where there is none, or it can't be loaded.
+        """
+        self._find, self._load, self._metrics, self._every_s = find, load, metrics, every_s
+        found = find()
+        assert found is not None  # the caller has looked
+        self._folder = found.folder
+        self.loaded = load(found)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def __enter__(self) -> Current:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=self._every_s)
+
+    def _watch(self) -> None:
+        wait = self._every_s
+        while not self._stopped.wait(wait):
+            wait = self._every_s if self.look() else AGAIN_S
+
+    def look(self) -> bool:
+        """Loads another version, where there is one, and swaps it in. Returns: False where that failed."""
+        try:
+            found = self._find()
+            if found is None or found.folder == self._folder:
+                return True
+            loaded = self._load(found)
+        except Exception as error:  # whatever it is, the version that is loaded goes on answering
+            self._metrics.add("reload_failures")
+            err.print(f"reload failed, the loaded version goes on: {error}", markup=False)
+            return False
+        self.loaded, self._folder = loaded, found.folder
+        self._metrics.add("reloads")
+        out.print(f"now answering from version {found.manifest.version} of {found.manifest.date}", markup=False)
+        return True

@@ -1,0 +1,88 @@
+"""Exact answers from vectors that stream past: the best of all rows for one query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dssm.retrieval.search import best_items, product_blocks
+from dssm.retrieval.sinks import Batches, Hits, Opened, ids_at
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best rows first: their ids, and scores (n,) float32."""
+
+    ids: list[str]
+    scores: np.ndarray
+
+
+def best_of(batches: Batches, query: np.ndarray, count: int, without: Sequence[str] = (), cosine: bool = False) -> Best:
+    """Returns the rows with the largest inner products with a query. Memory: a batch, and all ids.
+
+    Args:
+      batches: of ids and vectors.
+      query: (dim,) float32.
+      count: how many at most.
+      without: ids that are left out.
+      cosine: divide by both norms.
+    """
+    left_out, all_ids = pa.array(without, pa.string()), [pa.array([], pa.string())]
+    query = _unit(query[None]) if cosine else query[None]
+
+    def scored() -> Iterator[tuple[int, np.ndarray]]:
+        first = 0
+        for ids, matrix in batches:
+            all_ids.append(ids)
+            scores = query @ (_unit(matrix) if cosine else matrix).T
+            scores[0, pc.is_in(ids, value_set=left_out).to_numpy(zero_copy_only=False)] = -np.inf
+            yield first, scores
+            first += len(ids)
+
+    best, _ = best_items(scored(), 1, np.iinfo(np.int32).max, count)
+    found = best.items[0] >= 0
+    ids = pa.concat_arrays(all_ids).take(pa.array(best.items[0][found]))
+    return Best(ids.to_pylist(), best.scores[0][found])
+
+
+def vector_of(batches: Batches, wanted: str) -> np.ndarray | None:
+    """Returns the vector of an id, (dim,) float32; None where it is not among them."""
+    for ids, matrix in batches:
+        place = pc.index(ids, wanted).as_py()
+        if place >= 0:
+            vector: np.ndarray = matrix[place]
+            return vector
+    return None
+
+
+def _unit(matrix: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return unit
+
+
+class ExactIndex(Opened):
+    """All vectors in memory, compared one and all."""
+
+    def __init__(self, ids: pa.Array, matrix: np.ndarray) -> None:
+        self.ids, self.matrix = ids, matrix
+
+    @property
+    def count(self) -> int:
+        return len(self.matrix)
+
+    def places(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        blocks = product_blocks(queries, [(0, self.matrix)])
+        best, _ = best_items(blocks, len(queries), len(self.matrix), count)
+        return best.items, best.scores
+
+    def search(self, queries: np.ndarray, count: int) -> Hits:
+        places, scores = self.places(queries, count)
+        return Hits(ids_at(self.ids, places), scores)
+
+    def vector(self, place: int) -> np.ndarray:
+        vector: np.ndarray = self.matrix[place]
+        return vector

@@ -1,0 +1,229 @@
+"""The HTTP service: recommendations from a published version, over the exported user tower and an index."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dssm.errors import did_you_mean
+from dssm.serving.loaded import Loaded
+from dssm.serving.metrics import CONTENT_TYPE, Metrics
+from dssm.serving.reload import Current
+from dssm.serving.requests import LONGEST_TEXT, MOST_ITEMS, faults
+from dssm.serving.tower import sent
+
+LARGEST_BODY = 2**20
+TITLE, DESCRIPTION = "dssm", "Recommendations from a two-tower model: its exported user tower and an index of items."
+
+Count = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="Items of the answer at most.")]
+Objective = Annotated[str | None, Query(max_length=LONGEST_TEXT, description="Score by this objective's vectors.")]
+Id = Annotated[str, Query(min_length=1, max_length=LONGEST_TEXT)]
+
+
+class UnknownItemError(Exception):
+    """No such item is published: 404."""
+
+
+def make_app(current: Current, metrics: Metrics) -> FastAPI:
+    """Returns the service.
+
+    Args:
+      current: what answers; its watch runs as long as the service does.
+      metrics: shared with it.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with current:
+            yield
+
+    app = FastAPI(title=TITLE, description=DESCRIPTION, lifespan=lifespan)
+    app.add_middleware(Measured, metrics=metrics)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(UnknownItemError, _unknown)
+    _add_answers(app, current)
+
+    @app.get("/health", summary="What is loaded.")
+    def health() -> dict[str, Any]:
+        loaded = current.loaded
+        sizes = {"items": len(loaded.items), "users": len(loaded.users)}
+        return {"status": "ok", **loaded.facts, "loaded_at": loaded.at.isoformat(timespec="seconds"), **sizes}
+
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Counts and times, as Prometheus reads them.")
+    def measured() -> PlainTextResponse:
+        loaded = current.loaded
+        gauges = {"items": len(loaded.items), "users": len(loaded.users), "loaded_seconds": loaded.at.timestamp()}
+        return PlainTextResponse(metrics.text(gauges, loaded.facts), media_type=CONTENT_TYPE)
+
+    def openapi() -> dict[str, Any]:
+        return with_inputs(get_openapi(title=TITLE, version="1", routes=app.routes, description=DESCRIPTION), current)
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _add_answers(app: FastAPI, current: Current) -> None:
+    @app.get("/recommend", summary="Top items for a user of the samples, or a cold answer.")
+    def recommend(user: Id, count: Count = 10, seen: bool = False, objective: Objective = None) -> dict[str, Any]:
+        loaded = current.loaded
+        return recommended(loaded, user, None, count, seen, checked_objective(loaded, objective))
+
+    @app.post("/recommend", summary="Top items for raw features, or for a user of the samples.")
+    async def recommend_for(request: Request) -> dict[str, Any]:
+        loaded = current.loaded  # before the body: a swap in between must not part its check from its tower
+        asked = parsed(loaded, await request.body())
+        features = None if asked.features is None else sent(asked.features)
+        objective = getattr(asked, "objective", None)
+        return await run_in_threadpool(
+            recommended, loaded, asked.user, features, asked.count, asked.seen, objective
+        )  # fmt: skip
+
+    @app.get("/similar", summary="Items whose vectors have the largest cosines to an item's.")
+    def similar(item: Id, count: Count = 10, objective: Objective = None) -> dict[str, Any]:
+        loaded = current.loaded
+        place = loaded.items.place(item)
+        if place is None:
+            raise UnknownItemError(f"no item is '{item}'{loaded.items.hint(item)}")
+        found = loaded.similar(place, count, checked_objective(loaded, objective))
+        return {"version": loaded.manifest.version, "item": item, "items": loaded.told(found)}
+
+
+def parsed(loaded: Loaded, body: bytes) -> Any:
+    """Returns the checked body of POST /recommend. Raises: RequestValidationError that names the field."""
+    try:
+        return loaded.request.model_validate_json(body)
+    except ValidationError as error:
+        known: dict[tuple[str, ...], Iterable[str]] = {
+            (): loaded.request.model_fields,
+            ("features",): loaded.tower.signature.inputs,
+        }
+        raise RequestValidationError(faults(error, known)) from error
+
+
+def checked_objective(loaded: Loaded, objective: str | None) -> str | None:
+    """Raises: RequestValidationError where the model has no such objective."""
+    if objective is None or objective in loaded.objectives:
+        return objective
+    hint = did_you_mean(objective, loaded.objectives) or " (the model has one only)"
+    fault = {"type": "value_error", "loc": ["query", "objective"], "msg": f"no objective '{objective}'{hint}"}
+    raise RequestValidationError([fault])
+
+
+def recommended(
+    loaded: Loaded, user: str | None, features: dict[str, Any] | None, count: int, seen: bool, objective: str | None
+) -> dict[str, Any]:
+    """Returns top items: by the raw features where they are given, else by the user's vector of the samples.
+
+    A user that is not known gets the tower's answer for one of whom nothing is known.
+    """
+    vector = None if user is None or features is not None else loaded.user_vector(user, objective)
+    by = "samples"
+    if vector is None:
+        by = "cold" if not features else "features"
+        vector = loaded.tower.vector(features or {}, objective)
+        if not np.isfinite(vector).all():
+            message = "the tower's vector is not finite: a number is too large"
+            raise RequestValidationError([{"type": "value_error", "loc": ["body", "features"], "msg": message}])
+    without = np.zeros(0, np.int32) if seen or user is None else loaded.seen.of(user)
+    found = loaded.top(vector, count, objective, without)
+    return {"version": loaded.manifest.version, "user": user, "by": by, "items": loaded.told(found)}
+
+
+def with_inputs(schema: dict[str, Any], current: Current) -> dict[str, Any]:
+    """Adds the body of POST /recommend, with the inputs of the tower that is loaded, to an OpenAPI document."""
+    loaded = current.loaded
+    body = loaded.request.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= body.pop("$defs", {})
+    schemas["Recommend"] = body
+    content = {"schema": {"$ref": "#/components/schemas/Recommend"}}
+    example = {"features": loaded.tower.signature.example, "count": 10}
+    operation = schema["paths"]["/recommend"]["post"]
+    operation["requestBody"] = {"required": True, "content": {"application/json": {**content, "example": example}}}
+    invalid = {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}
+    operation["responses"]["422"] = {
+        "description": "A field is not as it should be.",
+        "content": {"application/json": invalid},
+    }
+    return schema
+
+
+async def _malformed(_: Request, error: Exception) -> JSONResponse:
+    """Says which field; what was sent is not sent back: it may be large, or no JSON."""
+    assert isinstance(error, RequestValidationError)
+    told = [{name: fault[name] for name in ("type", "loc", "msg")} for fault in error.errors()]
+    return JSONResponse({"detail": told}, status_code=422)
+
+
+async def _unknown(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=404)
+
+
+class Measured:
+    """Counts requests and their time by route and status, and refuses a body that is too large."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status, began = 500, time.perf_counter()
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            body = await _body(receive)
+            if body is None:
+                answer = JSONResponse({"detail": f"a body has at most {LARGEST_BODY:,} bytes"}, status_code=413)
+                await answer(scope, receive, sending)
+            else:
+                await self.app(scope, _replayed(body, receive), sending)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.add("requests", path=route, status=status)
+            self.metrics.took(route, time.perf_counter() - began)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Returns the whole body; None where it is too large, or its sender is gone."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST_BODY:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again

@@ -1,0 +1,104 @@
+"""The exported user tower: raw features in, a vector out, whatever a caller sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from dssm import storage
+from dssm.errors import UserError, did_you_mean
+from dssm.model.card import CARD, ModelCard, SignatureCard
+from dssm.model.export import OUTPUT, LoadedRawTower, output_name
+from dssm.model.manifest import ModelManifest
+from dssm.paths import RunPaths
+from dssm.serving.requests import faults, features_model
+
+FOLDER = "user_tower_raw"
+
+
+class UserTower:
+    """A run's `user_tower_raw`.
+
+    Attributes:
+      signature: its inputs and an example, as the model's card has them.
+    """
+
+    def __init__(self, paths: RunPaths, model: ModelManifest) -> None:
+        """Raises: UserError where the run's model has no raw tower or no card, or its card is of another model."""
+        self.signature = _signature(paths, model)
+        self._tower = LoadedRawTower(f"{paths.model}/{FOLDER}")
+
+    def vector(self, features: Mapping[str, Any], objective: str | None = None) -> np.ndarray:
+        """Returns a user's vector, (dim,) float32. Without any feature it is the tower's answer for a cold user."""
+        vector: np.ndarray = self._tower.all_vectors([features])[output(objective)][0]
+        return vector
+
+
+def output(objective: str | None) -> str:
+    """Name of the tower's output with an objective's own vectors; None: with the combined ones."""
+    return OUTPUT if objective is None else output_name(objective)
+
+
+def _signature(paths: RunPaths, model: ModelManifest) -> SignatureCard:
+    path = f"{paths.model}/{CARD}"
+    if not storage.exists(path):
+        raise UserError(f"{path}: not found; run train for this date again")
+    try:
+        card = ModelCard.model_validate_json(storage.read_bytes(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: of another version ({error.errors()[0]['msg']}); run train again") from error
+    if card.model_version != model.model_version or FOLDER not in card.towers:
+        raise UserError(f"{path}: not of the model {model.model_version}; run train for this date again")
+    return card.towers[FOLDER]
+
+
+def check_objective(model: ModelManifest, objective: str | None) -> None:
+    """Raises: UserError where the model has no such objective."""
+    known = model.objectives if len(model.objectives) > 1 else ()
+    if objective is not None and objective not in known:
+        hint = did_you_mean(objective, known) or " (the model has one only)"
+        raise UserError(f"--objective: no objective is named '{objective}'{hint}")
+
+
+def read_request(path: str, signature: SignatureCard) -> dict[str, Any]:
+    """Reads a user's raw features from a JSON file: an object with the tower's inputs.
+
+    Raises: UserError that names the field: one that is no input, one that is missing, one of another kind.
+    """
+    try:
+        given = json.loads(storage.read_text(path))
+    except FileNotFoundError as error:
+        raise UserError(f"--request {path}: not found; expected a JSON file, such as {_example(signature)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"--request {path}: can't be read as JSON ({error})") from error
+    if not isinstance(given, dict):
+        raise UserError(f"--request {path}: found {type(given).__name__}, expected an object: {_example(signature)}")
+    for name in given:
+        if name not in signature.inputs:
+            raise UserError(f"--request {path}: {name}: no such input" + did_you_mean(name, signature.inputs))
+    missing = [name for name in signature.inputs if name not in given]
+    if missing:
+        raise UserError(
+            f"--request {path}: {', '.join(missing)}: missing; expected each of {', '.join(signature.inputs)}, null "
+            f"for nothing. An example: {_example(signature)}"
+        )
+    try:
+        checked = features_model(signature).model_validate(given)
+    except ValidationError as error:
+        fault = faults(error, {})[0]
+        raise UserError(f"--request {path}: {'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}") from error
+    return sent(checked)
+
+
+def _example(signature: SignatureCard) -> str:
+    return json.dumps(signature.example, ensure_ascii=False)
+
+
+def sent(features: Any) -> dict[str, Any]:
+    """Returns checked features as the raw tower takes them; what is null is left out, and so counts as not sent."""
+    given: dict[str, Any] = features.model_dump(by_alias=True, exclude_none=True)
+    return given

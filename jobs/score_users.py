@@ -1,0 +1,22 @@
+"""spark-submit entry point: see `./spark-submit.sh score_users --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dssm.cli import exit_with, parse_settings, parser
+from dssm.scoring.dates import publish_dates
+from dssm.scoring.users import score_users
+from dssm.spark import spark_session
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    force = parser("score_users").parse_args(argv).force
+    dates = parse_settings(argv, "score_users")
+    table = dates[0].user_table
+    with spark_session(dates[0], "score_users", hive=table.kind == "hive") as spark:
+        publish_dates("score_users", dates, table.dates_at_once, lambda settings: score_users(spark, settings, force))
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dssm.config import Settings
+from dssm.errors import GateError, UserError
+from dssm.paths import RunPaths
+from dssm.report import run_report
+from dssm.report.run_facts import read_refusals
+from dssm.report.run_report import report_path, reported, write_report
+from jobs.report import main
+from tests.report.full_run import samples_run, settings_of, write_model
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return samples_run(tmp_path)
+
+
+def test_the_view_writes_the_page_of_the_run_that_is_named(
+    paths: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["tiny", "--root", str(tmp_path)])
+    assert Path(report_path(paths)).read_text().startswith("<!DOCTYPE html>")
+    told = capsys.readouterr().out
+    assert told.splitlines()[-1] == report_path(paths)
+    assert "without loss and metric curves (train)" in told
+
+
+def test_a_report_is_replaced(paths: RunPaths) -> None:
+    assert write_report(paths) == report_path(paths)
+    assert "Towers" in Path(report_path(paths)).read_text()
+    write_model(paths)
+    write_report(paths)
+    assert "The weights are those of epoch 2" in Path(report_path(paths)).read_text()
+    assert [path.name for path in Path(paths.folder).glob(".*")] == []
+
+
+def test_the_settings_are_those_of_the_job_else_of_the_model_else_of_the_samples(
+    paths: RunPaths, tmp_path: Path
+) -> None:
+    def page_of(settings: Settings | None) -> str:
+        write_report(paths, settings)
+        return Path(report_path(paths)).read_text()
+
+    assert "batch_size: 4096" not in page_of(None).split("All settings")[0]
+    write_model(paths)
+    trained = settings_of(tmp_path, train={"loss": "weighted_bce", "batch_size": 4096})
+    card = {"settings": trained.model_dump(mode="json", exclude={"spark"})}
+    Path(paths.model, "model.json").write_text(json.dumps(card))
+    assert "batch_size: 4096" in page_of(None).split("All settings")[0]
+    asked = settings_of(tmp_path, train={"loss": "weighted_bce", "batch_size": 32})
+    assert "batch_size: 32" in page_of(asked).split("All settings")[0]
+
+
+# At the end of a job ----------------------------------------------------------------------------------------
+
+
+def test_a_job_that_ends_well_leaves_its_report(paths: RunPaths, tmp_path: Path) -> None:
+    with reported(settings_of(tmp_path), "build_samples"):
+        assert not Path(report_path(paths)).exists()
+    assert "40 train rows" in Path(report_path(paths)).read_text()
+
+
+def test_a_refusal_is_in_the_report_and_goes_on(paths: RunPaths, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="gate: too bad"), reported(settings_of(tmp_path), "score_items"):
+        raise GateError("gate: too bad\nthe table keeps what it had")
+    assert "score_items refused: gate: too bad the table keeps" in Path(report_path(paths)).read_text()
+    assert list(read_refusals(paths)) == ["score_items"]
+    with reported(settings_of(tmp_path), "score_items"):
+        pass
+    assert read_refusals(paths) == {}
+    assert "refused" not in Path(report_path(paths)).read_text()
+
+
+def test_a_job_that_fails_leaves_the_report_as_it_was(paths: RunPaths, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="disk"), reported(settings_of(tmp_path), "score_items"):
+        raise OSError("disk full")
+    assert not Path(report_path(paths)).exists()
+
+
+def test_a_report_that_can_not_be_written_does_not_undo_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(tmp_path)
+    with reported(settings, "score_items"):  # there are no samples in its folder
+        Path(settings.run_folder).mkdir(parents=True)
+    assert "report: " in capsys.readouterr().out.replace("\n", " ")
+    assert not Path(settings.run_folder, "report.html").exists()
+
+
+def test_a_bug_in_the_report_is_not_hidden(paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(run_report, "page", broken)
+    with pytest.raises(ZeroDivisionError), reported(settings_of(tmp_path), "score_items"):
+        pass
+
+
+def test_tracking_without_its_package_stops_before_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = "tracking.kind: found mlflow, but the package mlflow-skinny is not installed"
+    with pytest.raises(UserError, match=message), reported(settings_of(tmp_path, tracking="mlflow"), "train"):
+        pytest.fail("the job began")
+
+
+def test_a_job_is_logged_once_there_is_a_model(paths: RunPaths, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, tracking="mlflow")
+    with reported(settings, "build_samples"):
+        pass
+    assert not (tmp_path / "mlruns").exists()
+    write_model(paths)
+    with reported(settings, "train"):
+        pass
+    assert len(list(tmp_path.glob("mlruns/*/*/artifacts/report.html"))) == 1
+
+
+def test_a_tracking_server_that_is_away_does_not_undo_the_job(
+    paths: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    write_model(paths)
+    with reported(settings_of(tmp_path, tracking={"kind": "mlflow", "uri": "http://127.0.0.1:9"}), "train"):
+        pass
+    assert Path(report_path(paths)).exists()
+    assert "tracking.uri: MLflow at http://127.0.0.1:9" in capsys.readouterr().out

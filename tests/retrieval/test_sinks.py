@@ -1,0 +1,242 @@
+"""Every engine behind the one interface, each real: faiss, Annoy, milvus-lite, a redis-server of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dssm.errors import UserError
+from dssm.retrieval.sinks import Place, Sink, Vectors, default_probes, ids_at
+from dssm.retrieval.sinks.faiss import in_memory
+from dssm.sections.indexing import Annoy, Faiss, FaissFlat, FaissHnsw, FaissIvf, FaissPq, Index, Milvus, Redis
+from tests.serving.engines import redis_server
+from tests.serving.tables import unit_rows
+
+ROWS, DIM = 300, 8
+QUERIES = unit_rows(20, DIM, seed=9)
+Make = Callable[..., Sink]
+
+
+def vectors_of(matrix: np.ndarray, norm: float | None = 1.0) -> Vectors:
+    """Returns rows named item0…, in three batches."""
+    ids = pa.array([f"item{place}" for place in range(len(matrix))], pa.string())
+    parts = np.array_split(np.arange(len(matrix)), 3)
+    return Vectors(
+        rows=len(matrix), dim=matrix.shape[1], norm=norm, sample=matrix, facts={"model_version": "m1"},
+        batches=lambda: ((ids.take(pa.array(part)), matrix[part]) for part in parts),
+    )  # fmt: skip
+
+
+def exact(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids and scores of the best rows for QUERIES."""
+    scores = QUERIES @ matrix.T
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return np.char.add("item", best.astype(str)), np.take_along_axis(scores, best, axis=1)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+KINDS = {
+    "faiss_flat": Faiss(index=FaissFlat()),
+    "faiss_ivf": Faiss(index=FaissIvf(lists=4, probes=4)),
+    "faiss_hnsw": Faiss(index=FaissHnsw()),
+    "faiss_pq": Faiss(index=FaissPq(segments=8, bits=5)),
+    "annoy_angular": Annoy(trees=40, search_k=4000),
+    "annoy_dot": Annoy(trees=40, search_k=4000, metric="dot"),
+    "milvus": Milvus(),
+    "redis": Redis(),
+}
+
+
+ENGINES = ["faiss_hnsw", "annoy_angular", "milvus", "redis"]  # one of each
+
+
+@pytest.fixture(params=list(KINDS))
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """Makes sinks of one kind in a place that is the test's own."""
+    made: list[Sink] = []
+
+    def sink(**changes: Any) -> Sink:
+        settings = KINDS[request.param]
+        if isinstance(settings, Redis):
+            changes |= {"url": request.getfixturevalue("redis_url"), "prefix": f"test:{tmp_path.name}"}
+        settings = settings.model_copy(update=changes)
+        made.append(settings.build(Place("mine", "a-pipeline", str(tmp_path / "index"))))
+        return made[-1]
+
+    yield sink
+    for one in made:
+        one.close()
+
+
+def test_versions_from_the_first_to_the_last(make: Make) -> None:
+    sink, versions = make(), ["20240101_a", "20240102_b", "20240103_c"]
+    assert (sink.versions(), sink.current(), sink.previous()) == ([], None, None)
+    for number, version in enumerate(versions):
+        matrix = unit_rows(ROWS, DIM, seed=number)
+        assert not sink.is_whole(version, ROWS)
+        sink.build(version, vectors_of(matrix))
+        assert sink.is_whole(version, ROWS)
+        assert not sink.is_whole(version, ROWS + 1)
+        assert sink.current() == (versions[number - 1] if number else None)  # readers see the one before
+        with sink.opened(version) as opened:
+            assert opened.count == ROWS
+            hits = opened.search(QUERIES, 10)
+        ids, scores = exact(matrix, 10)
+        assert hits.ids.shape == hits.scores.shape == (len(QUERIES), 10)
+        right = np.mean([len(set(found) & set(wanted)) / 10 for found, wanted in zip(hits.ids, ids, strict=True)])
+        codes = "pq" in str(getattr(getattr(sink, "settings", None), "index", ""))
+        assert right > (0.6 if codes else 0.95)
+        np.testing.assert_allclose(hits.scores[:, 0], scores[:, 0], atol=0.3 if codes else 1e-3)
+        sink.switch(version)
+        sink.switch(version)  # again: nothing changes
+        assert sink.current() == version
+        assert sink.drop_old() == (versions[:1] if number == 2 else [])
+    assert sink.versions() == versions[1:]
+    assert sink.previous() == versions[1]
+    with sink.opened(versions[1]) as opened:  # the version before is whole
+        assert opened.count == ROWS
+
+
+@pytest.mark.parametrize("make", ENGINES, indirect=True)
+def test_what_a_killed_run_left_is_built_anew(make: Make) -> None:
+    sink, matrix = make(), unit_rows(ROWS, DIM)
+
+    def broken() -> Iterator[tuple[pa.Array, np.ndarray]]:
+        yield pa.array(["item0", "gone"]), matrix[:2]
+        raise KeyboardInterrupt
+
+    whole = vectors_of(matrix)
+    with pytest.raises(KeyboardInterrupt):
+        sink.build("20240101_a", Vectors(ROWS, DIM, broken, matrix, 1.0))
+    assert not sink.is_whole("20240101_a", ROWS)
+    assert sink.current() is None
+    sink.build("20240101_a", whole)
+    assert sink.is_whole("20240101_a", ROWS)
+    with sink.opened("20240101_a") as opened:
+        assert opened.count == ROWS
+        assert "gone" not in opened.search(QUERIES, ROWS).ids
+
+
+@pytest.mark.parametrize("make", ENGINES, indirect=True)
+def test_more_asked_for_than_there_is(make: Make) -> None:
+    sink, matrix = make(), unit_rows(200, DIM)
+    sink.build("20240101_a", vectors_of(matrix))
+    with sink.opened("20240101_a") as opened:
+        hits = opened.search(QUERIES[:2], 250)
+    real = hits.ids != None  # noqa: E711  (element by element)
+    assert (np.isneginf(hits.scores) == ~real).all()
+    for row, is_real in zip(hits.ids, real, strict=True):  # of a graph by inner products some are out of reach
+        assert len(set(row[is_real])) == is_real.sum() >= 190
+
+
+@pytest.mark.parametrize("make", ["faiss_flat", "annoy_dot", "milvus", "redis"], indirect=True)
+def test_vectors_of_any_norm_rank_by_inner_product(make: Make) -> None:
+    matrix = unit_rows(ROWS, DIM) * np.random.default_rng(1).uniform(0.2, 3, (ROWS, 1)).astype(np.float32)
+    sink = make()
+    sink.build("20240101_a", vectors_of(matrix, norm=None))
+    with sink.opened("20240101_a") as opened:
+        hits = opened.search(QUERIES, 5)
+    ids, scores = exact(matrix, 5)
+    assert hits.ids.tolist() == ids.tolist()
+    np.testing.assert_allclose(hits.scores, scores, rtol=1e-4)
+
+
+def test_annoy_takes_angles_only_where_all_norms_are_one(tmp_path: Path) -> None:
+    for norm, metric in ((1.0, "angular"), (2.5, "angular"), (None, "dot")):
+        sink = Annoy(trees=40, search_k=4000).build(Place("a", "p", f"{tmp_path}/{norm}"))
+        matrix = unit_rows(ROWS, DIM) * (norm or 1)
+        sink.build("20240101_a", vectors_of(matrix, norm))
+        assert sink._metric(norm) == metric
+        with sink.opened("20240101_a") as opened:
+            found = opened.search(3 * QUERIES, 1).scores
+        np.testing.assert_allclose(found, 3 * exact(matrix, 1)[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Faiss(index=FaissPq(segments=3)), "index.sinks.mine.index.segments: 3 do not divide vectors of 8; expected 1"),
+        (Faiss(index=FaissPq(bits=10)), "index.bits: 10 bits, so 1,024 centres for 300 training vectors"),
+        (Faiss(index=FaissIvf(lists=301)), "index.sinks.mine.index.lists: 301 centres for 300 training vectors"),
+    ],
+)
+def test_parameters_that_do_not_fit_the_vectors(settings: Faiss, message: str, tmp_path: Path) -> None:
+    sink = settings.build(Place("mine", "p", str(tmp_path)))
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        sink.build("20240101_a", vectors_of(unit_rows(ROWS, DIM)))
+    assert sink.versions() == []
+
+
+def test_a_faiss_index_in_memory_finds_and_gives_vectors_back() -> None:
+    matrix = unit_rows(ROWS, DIM)
+    ids = pa.array([f"item{place}" for place in range(ROWS)])
+    for settings in (FaissFlat(), FaissHnsw(), FaissIvf(lists=3)):
+        index = in_memory(settings, ids, matrix)
+        places, scores = index.places(matrix[[5, 7]], 2)
+        assert places[:, 0].tolist() == [5, 7]
+        np.testing.assert_allclose(scores[:, 0], 1, atol=1e-5)
+        np.testing.assert_array_equal(index.vector(9), matrix[9])
+
+
+def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "_current").write_text("{")
+    with pytest.raises(UserError, match="_current: damaged; remove it"):
+        Faiss().build(Place("mine", "p", str(tmp_path))).current()
+
+
+def test_folders_on_another_file_system() -> None:
+    matrix = unit_rows(ROWS, DIM)
+    for settings in (Faiss(index=FaissFlat()), Annoy(trees=40, search_k=4000)):
+        sink = settings.build(Place("mine", "p", f"memory://indexes/{settings.kind}"))
+        sink.build("20240101_a", vectors_of(matrix))
+        sink.switch("20240101_a")
+        assert (sink.versions(), sink.current()) == (["20240101_a"], "20240101_a")
+        with sink.opened("20240101_a") as opened:
+            assert opened.search(QUERIES, 1).ids[:, 0].tolist() == exact(matrix, 1)[0][:, 0].tolist()
+
+
+def test_ids_at_places() -> None:
+    found = ids_at(pa.array(["a", "b"]), np.array([[1, -1], [0, 1]]))
+    assert found.tolist() == [["b", None], ["a", "b"]]
+
+
+def test_probes_of_lists() -> None:
+    assert [default_probes(lists) for lists in (1, 40, 256, 4096)] == [1, 32, 32, 512]
+
+
+@pytest.mark.parametrize(
+    ("sinks", "message"),
+    [
+        ({"a": {"kind": "annoi"}}, "did you mean 'annoy'"),
+        ({"a": {"kind": "annoy", "index": "flat"}}, "'index' goes with kind: faiss or milvus"),
+        ({"a": {"kind": "faiss", "index": {"kind": "flat", "probes": 3}}}, "'probes' goes with kind: ivf"),
+        ({"a": {"kind": "milvus", "index": "hnsw"}}, "milvus-lite has no hnsw"),
+        ({"a": {"kind": "milvus", "token_env": "A", "token_file": "b"}}, "give one of them"),
+        ({"a": {"kind": "redis", "url": "http://host"}}, "expected redis://host"),
+        ({"a": {"kind": "redis", "url": "redis://:secret@host"}}, "name its environment variable in password_env"),
+        ({"a": {"kind": "redis", "search": "pq"}}, "expected flat or hnsw"),
+        ({"a-b": "faiss"}, "'a-b' is no name"),
+        ({}, "at least 1 item"),
+    ],
+)
+def test_settings_that_do_not_fit(sinks: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        Index.model_validate({"sinks": sinks})
+    assert "secret@" not in raised.value.errors()[0]["msg"]
+
+
+def test_a_sink_is_named_by_its_kind_alone() -> None:
+    index = Index.model_validate({"sinks": {"f": {"index": {"kind": "ivf", "lists": 9}}, "r": "redis"}})
+    assert index.sinks["f"] == Faiss(index=FaissIvf(lists=9))
+    assert index.sinks["r"] == Redis()
+    assert Index.model_validate_json(index.model_dump_json()) == index

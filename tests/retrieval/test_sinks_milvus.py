@@ -1,0 +1,120 @@
+"""Milvus beside what all sinks do: a server's aliases, tokens, and milvus-lite's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dssm.errors import UserError
+from dssm.retrieval.sinks import Place
+from dssm.retrieval.sinks.milvus import MilvusSink, _token
+from dssm.sections.indexing import Milvus, MilvusAuto, MilvusFlat, MilvusHnsw, MilvusIvf
+from tests.retrieval.test_sinks import DIM, QUERIES, exact, vectors_of
+from tests.serving.tables import unit_rows
+
+MATRIX = unit_rows(60, DIM)
+
+
+class FakeServer:
+    """A server's collections and aliases, as far as a sink moves them."""
+
+    def __init__(self, *collections: str) -> None:
+        self.collections = list(collections)
+        self.aliases: dict[str, str] = {}
+        self.moves: list[str] = []
+
+    def list_collections(self) -> list[str]:
+        return self.collections
+
+    def list_aliases(self, collection_name: str) -> dict[str, Any]:
+        return {"aliases": [alias for alias, name in self.aliases.items() if name == collection_name]}
+
+    def create_alias(self, collection_name: str, alias: str) -> None:
+        assert alias not in self.aliases
+        self._move("create", collection_name, alias)
+
+    def alter_alias(self, collection_name: str, alias: str) -> None:
+        assert alias in self.aliases
+        self._move("alter", collection_name, alias)
+
+    def _move(self, how: str, collection: str, alias: str) -> None:
+        assert collection in self.collections
+        self.aliases[alias] = collection
+        self.moves.append(f"{how} {alias} → {collection}")
+
+    def drop_collection(self, name: str) -> None:
+        assert name not in self.aliases.values()  # as a server refuses it
+        self.collections.remove(name)
+
+
+def test_a_servers_alias_is_altered_last() -> None:
+    server = FakeServer("posts_v20240101_a", "posts_v20240102_b", "posts_v20240103_c", "others")
+    settings = Milvus(uri="http://milvus:19530", collection="posts")
+    sink = MilvusSink(settings, Place("m", "p", ""), server)  # type: ignore[arg-type]
+    assert (sink.versions(), sink.current(), sink.previous()) == (
+        ["20240101_a", "20240102_b", "20240103_c"], None, None,
+    )  # fmt: skip
+    for version in sink.versions():
+        sink.switch(version)
+        sink.switch(version)
+    assert server.moves == [
+        "create posts → posts_v20240101_a",
+        "create posts_before → posts_v20240101_a",
+        "alter posts → posts_v20240102_b",
+        "alter posts_before → posts_v20240102_b",
+        "alter posts → posts_v20240103_c",
+    ]
+    assert (sink.current(), sink.previous()) == ("20240103_c", "20240102_b")
+    assert sink.drop_old() == ["20240101_a"]
+    assert server.collections == ["posts_v20240102_b", "posts_v20240103_c", "others"]
+
+
+def test_the_index_that_a_server_is_asked_for() -> None:
+    def asked(index: Any) -> Any:
+        sink = MilvusSink(Milvus(uri="http://m:1", index=index), Place("m", "p", ""), FakeServer())  # type: ignore[arg-type]
+        return sink._index_params(vectors_of(MATRIX))
+
+    assert asked(MilvusFlat()) == ("FLAT", {})
+    assert asked(MilvusAuto()) == ("AUTOINDEX", {})
+    assert asked(MilvusIvf(lists=12)) == ("IVF_FLAT", {"nlist": 12})
+    assert asked(MilvusIvf()) == ("IVF_FLAT", {"nlist": 31})  # 4 √60
+    assert asked(MilvusHnsw(links=24, ef_construction=99)) == ("HNSW", {"M": 24, "efConstruction": 99})
+
+
+@pytest.mark.parametrize("index", [MilvusFlat(), MilvusIvf(lists=4, probes=4)])
+def test_milvus_lite_and_its_pointer(index: Any, tmp_path: Path) -> None:
+    sink = MilvusSink(Milvus(uri=f"{tmp_path}/own.db", collection="posts", index=index), Place("m", "p", ""))
+    try:
+        sink.build("20240101_a", vectors_of(MATRIX))
+        with sink.opened("20240101_a") as opened:
+            assert opened.search(QUERIES, 5).ids.tolist() == exact(MATRIX, 5)[0].tolist()
+        described = sink.client.describe_collection("posts_v20240101_a")["description"]
+        assert json.loads(described) == {"rows": 60, "model_version": "m1"}
+        sink.switch("20240101_a")
+        pointer = json.loads((tmp_path / "own.db.posts.current").read_text())
+        assert pointer == {"version": "20240101_a", "previous": None}
+    finally:
+        sink.close()
+
+
+def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"index\.sinks\.m\.uri: .*own\.file can't be opened .*endswith \[\.db\]"):
+        MilvusSink(Milvus(uri=f"{tmp_path}/own.file"), Place("m", "p", ""))
+
+
+def test_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("A_TOKEN", raising=False)
+    settings = Milvus(token_env="A_TOKEN")
+    with pytest.raises(UserError, match=r"index\.sinks\.m\.token_env: the environment has no A_TOKEN; set it"):
+        _token(settings, "index.sinks.m")
+    monkeypatch.setenv("A_TOKEN", "s3cret")
+    assert _token(settings, "index.sinks.m") == "s3cret"
+    assert "s3cret" not in settings.model_dump_json()
+    (tmp_path / "token").write_text("other\n")
+    assert _token(Milvus(token_file=f"{tmp_path}/token"), "x") == "other"
+    with pytest.raises(UserError, match=r"token_file: .*none can't be read"):
+        _token(Milvus(token_file=f"{tmp_path}/none"), "x")
+    assert _token(Milvus(), "x") is None

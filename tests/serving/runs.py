@@ -1,0 +1,142 @@
+"""A small finished run with its towers and its tables, as a service finds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dssm import published
+from dssm.config import Settings
+from dssm.features import of_side
+from dssm.manifest import (
+    CLICKED,
+    ITEM_ID,
+    ITEM_POSITIVES,
+    ITEM_ROWS,
+    ITEM_TITLE,
+    LAST_TIME,
+    MANIFEST,
+    POSITIVE,
+    SEEN,
+    USER_ID,
+    WARM,
+    ColumnSpec,
+    Manifest,
+    read_manifest,
+    write_manifest,
+    write_settings,
+)
+from dssm.model.card import make_card, write_card
+from dssm.model.export import LoadedTower, save_tower, weights_digest
+from dssm.model.manifest import ModelManifest, read_model_manifest
+from dssm.model.raw.save import save_raw_tower
+from dssm.model.towers import tower_columns
+from dssm.paths import RunPaths
+from dssm.storage import write_text
+from tests.datasets import (
+    ITEMS,
+    VOCABULARIES,
+    Rows,
+    draw_features,
+    feature_columns,
+    item_columns_of,
+    make_catalogue,
+    make_settings,
+    write_dataset,
+    write_tokens,
+    write_vectors,
+)
+from tests.model.tiny import make_towers
+from tests.serving.tables import write_published
+
+USERS = [f"user{number}" for number in range(6)]
+ONLY_SEEN = "visitor"  # has a history, but no encoded features
+TEXT, LIST = ColumnSpec(dtype="string", encoding="text"), ColumnSpec(dtype="int32", encoding="list")
+DAY_MS = 86_400_000
+
+
+def write_served_run(root: Path, **model: Any) -> RunPaths:
+    """Writes a run with users, titled items, towers and a published item table of version v1.
+
+    User `n` has seen the items n, n + 1 and n + 2, of which the first and the newest was a positive.
+
+    Args:
+      model: goes over the section of that name.
+    """
+    settings = make_settings(root, model=model)
+    paths = RunPaths(settings.run_folder)
+    write_vectors(settings)
+    write_tokens(settings)
+    _write_items(settings, paths)
+    _write_users(settings, paths)
+    for folder, kind in ((paths.samples, "all"), (paths.part("train"), "train")):
+        date = settings.date.isoformat()
+        manifest = Manifest(kind=kind, date=date, build="tiny", seed=0, vocabularies=VOCABULARIES)
+        write_manifest(folder, manifest)
+    write_settings(paths.samples, settings)
+    _write_model(settings, paths)
+    publish(settings, "v1")
+    published.write_run_tables(paths.folder, {"items": settings.table_location})
+    return paths
+
+
+def _write_model(settings: Settings, paths: RunPaths) -> None:
+    towers = make_towers(settings)
+    shares = {name: objective.share for name, objective in settings.model.all_objectives.items()}
+    for name, tower in (("user_tower", towers.user), ("item_tower", towers.item)):
+        save_tower(tower, f"{paths.model}/{name}", shares)
+    user_columns, item_columns = (tower_columns(settings.features, side, settings.vectors) for side in ("user", "item"))
+    manifest = ModelManifest(
+        model_version=weights_digest(towers.variables), date=settings.date.isoformat(), samples_build="tiny",
+        vocabularies=VOCABULARIES, user_columns=user_columns, item_columns=item_columns,
+        vector_dim=len(shares) * settings.model.vector_dim, objectives=shares,
+        ranks=1, epochs=1, steps=1, rows_per_epoch=1, rows_per_s=1.0, loss=[1.0], auc=[None],
+    )  # fmt: skip
+    write_text(f"{paths.model}/{MANIFEST}", manifest.model_dump_json())
+    users, folder = read_manifest(paths.part("users"), ""), f"{paths.model}/user_tower_raw"
+    raw = save_raw_tower(towers.user, "user", settings, users, paths.samples, folder)
+    write_card(paths.model, make_card(settings, manifest, {"user": raw}))
+
+
+def publish(settings: Settings, version: str, items: int = ITEMS) -> None:
+    """Publishes the vectors of the first items of the catalogue."""
+    paths, catalogue = RunPaths(settings.run_folder), make_catalogue(settings)
+    tower, model = LoadedTower(f"{paths.model}/item_tower"), read_model_manifest(paths.model)
+    vectors = tower.all_vectors({name: catalogue[name][:items] for name in tower.inputs})
+    combined, date = vectors.pop("vector"), settings.date.isoformat()
+    objectives = {name.removeprefix("vector_"): own for name, own in vectors.items()}
+    ids = catalogue[ITEM_ID][:items].tolist()
+    write_published(
+        settings.table_location, date, version, "item", ids, combined, model.model_version, objectives
+    )  # fmt: skip
+
+
+def _write_items(settings: Settings, paths: RunPaths) -> None:
+    catalogue = make_catalogue(settings)
+    catalogue[ITEM_POSITIVES] = catalogue[ITEM_ROWS]
+    catalogue[ITEM_TITLE] = np.array([f"Title {number} [b]" for number in range(ITEMS)])
+    columns = item_columns_of(settings) | {ITEM_POSITIVES: ColumnSpec(dtype="int64"), ITEM_TITLE: TEXT}
+    order = np.random.default_rng(4).permutation(ITEMS)
+    files = [{name: values[part] for name, values in catalogue.items()} for part in (order[:6], order[6:])]
+    write_dataset(paths.part("items"), settings, files, "items", columns)
+
+
+def _write_users(settings: Settings, paths: RunPaths) -> None:
+    features = of_side(settings.features, "user")
+    rows: dict[str, Any] = dict(draw_features(settings, features, len(USERS), np.random.default_rng(8)))
+    rows |= {USER_ID: np.array(USERS), WARM: np.ones(len(USERS), np.int32), CLICKED: [[0]] * len(USERS)}
+    columns = {USER_ID: TEXT, WARM: ColumnSpec(dtype="int32"), CLICKED: LIST, **feature_columns(settings, features)}
+    write_dataset(paths.part("users"), settings, [rows], "users", columns)
+    start = settings.day_start_ms(0)
+    known = [*USERS, ONLY_SEEN]
+    seen: Rows = {
+        USER_ID: np.array(known),
+        SEEN: np.array([[n, n + 1, n + 2] for n in range(len(known))]),
+        POSITIVE: np.array([[1, 0, 1]] * len(known)),
+        LAST_TIME: np.array([[start - 3 * DAY_MS, start - 2 * DAY_MS, start - DAY_MS]] * len(known)),
+    }
+    lists = {name: [row.tolist() for row in values] for name, values in seen.items() if name != USER_ID}
+    columns = {USER_ID: TEXT, SEEN: LIST, POSITIVE: LIST, LAST_TIME: ColumnSpec(dtype="int64", encoding="list")}
+    write_dataset(paths.part("interactions"), settings, [{USER_ID: seen[USER_ID], **lists}], "interactions", columns)

@@ -1,0 +1,175 @@
+"""A new version is loaded beside the old one and swapped in: no request is dropped, none is answered by halves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from dssm import published
+from dssm.errors import UserError
+from dssm.paths import RunPaths
+from dssm.report.dataset import open_run
+from dssm.serving.metrics import Metrics
+from dssm.serving.reload import Current
+from dssm.serving.serve import _listening
+from tests.datasets import ITEMS
+from tests.pipeline import PROJECT
+from tests.serving.clients import app_of
+from tests.serving.runs import USERS, publish
+
+CLIENTS = 4
+
+
+class Table:
+    """What `find` and `load` see: versions by number; those in `broken` can't be loaded."""
+
+    def __init__(self) -> None:
+        self.version, self.loads = 1, 0
+        self.broken: set[int] = set()
+
+    def find(self) -> Any:
+        return SimpleNamespace(folder=f"v{self.version}", manifest=SimpleNamespace(version=self.version, date="d"))
+
+    def load(self, found: Any) -> Any:
+        self.loads += 1
+        if found.manifest.version in self.broken:
+            raise UserError("disk on fire")
+        return found.folder
+
+
+def wait_for(done: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_a_version_is_loaded_once_and_swapped() -> None:
+    table, metrics = Table(), Metrics()
+    current = Current(table.find, table.load, metrics, every_s=0.01)
+    with current:
+        time.sleep(0.05)
+        assert (current.loaded, table.loads) == ("v1", 1)
+        table.version = 2
+        wait_for(lambda: current.loaded == "v2")
+    assert table.loads == 2
+    assert "dssm_reloads_total 1" in metrics.text({}, {})
+    table.version = 3
+    time.sleep(0.05)
+    assert current.loaded == "v2"  # the watch has ended
+
+
+def test_a_version_that_can_not_be_loaded_leaves_the_old_one_to_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    table, metrics = Table(), Metrics()
+    current = Current(table.find, table.load, metrics)
+    table.version, table.broken = 2, {2}
+    assert not current.look()
+    assert current.loaded == "v1"
+    assert "dssm_reload_failures_total 1" in metrics.text({}, {})
+    assert "reload failed, the loaded version goes on: disk on fire" in capsys.readouterr().err
+    table.broken = set()
+    assert current.look()
+    assert current.loaded == "v2"
+    table.version = 1  # a rollback
+    assert current.look()
+    assert current.loaded == "v1"
+
+
+@contextmanager
+def hammered(url: str) -> Iterator[list[tuple[int, str, list[str]]]]:
+    """Sends requests from some clients until the block ends. Yields: status, version and items of each answer."""
+    stop, answers = threading.Event(), []
+
+    def ask(number: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                if number % 2:
+                    answer = client.get("/recommend", params={"user": USERS[number], "count": ITEMS, "seen": True})
+                else:
+                    answer = client.post("/recommend", json={"features": {"age": number}, "count": ITEMS})
+                body = answer.json()
+                answers.append((answer.status_code, body.get("version"), [row["item"] for row in body["items"]]))
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        asking = [pool.submit(ask, number) for number in range(CLIENTS)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+        for one in asking:
+            one.result(timeout=30)  # an error of a client's is an error here
+
+
+def test_reloads_under_load_drop_nothing(own_run: RunPaths) -> None:
+    table = published.run_table(own_run.folder, "items")
+    settings = open_run(own_run).settings.model_copy(update={"root": str(Path(own_run.folder).parents[1])})
+    assert settings.table_location == table
+    sizes = {"v1": ITEMS, "v2": 10, "v3": 12, "v4": 7}
+    config = uvicorn.Config(app_of(own_run, every_s=0.02), log_level="warning")
+    server, listener = uvicorn.Server(config), _listening("127.0.0.1", 0)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+    thread.start()
+    try:
+        with hammered(f"http://127.0.0.1:{listener.getsockname()[1]}") as answers:
+            for version in list(sizes)[1:]:
+                publish(settings, version, items=sizes[version])
+                wait_for(lambda version=version: any(told == version for _, told, _ in answers))  # type: ignore[misc]
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert {status for status, _, _ in answers} == {200}
+    assert {version for _, version, _ in answers} == set(sizes)
+    for _, version, items in answers:  # each answer is of one version: all of its items, and no other's
+        assert set(items) == {f"item{number:02d}" for number in range(sizes[version])}
+
+
+def test_the_command_answers_until_it_is_told_to_end(served: RunPaths) -> None:
+    line = [sys.executable, "jobs/serve.py", served.folder, "--port", "0", "--index", "exact"]
+    process = subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(2)]
+        url = said[1].strip().removesuffix("/docs")
+        assert said[0].startswith("version v1 of 2024-01-08, index: exact")
+        wait_for(lambda: _answers(url))
+        with hammered(url) as answers:
+            wait_for(lambda: len(answers) > 20)
+        assert {status for status, _, _ in answers} == {200}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert "Traceback" not in errors
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=10).status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with _listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            UserError, match=rf"--port {port}: .*expected a free address, or port 0"
+        ):
+            _listening("127.0.0.1", port)
+    with pytest.raises(UserError, match="--port 99999"):
+        _listening("127.0.0.1", 99999)

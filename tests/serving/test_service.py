@@ -1,0 +1,231 @@
+"""The service over HTTP, in this process: answers, refusals, and whatever is sent to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dssm import published
+from dssm.errors import UserError
+from dssm.paths import RunPaths
+from dssm.report.dataset import open_run
+from dssm.retrieval.index import index_items
+from dssm.serving.recommend import open_recommender
+from dssm.serving.service import LARGEST_BODY
+from dssm.serving.tower import UserTower
+from tests.datasets import ITEMS
+from tests.serving.clients import client_of
+from tests.serving.runs import ONLY_SEEN, USERS
+from tests.serving.tables import unit_rows, write_published
+
+
+@pytest.fixture(scope="module")
+def client(served: RunPaths) -> Iterator[TestClient]:
+    with client_of(served) as made:
+        yield made
+
+
+def items_of(answer: Any) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [row["item"] for row in answer.json()["items"]]
+
+
+def scores_of(answer: Any) -> list[float]:
+    return [row["score"] for row in answer.json()["items"]]
+
+
+def test_answers_are_those_of_the_view(client: TestClient, served: RunPaths) -> None:
+    view = open_recommender(served)
+    for user in USERS:
+        for seen in (False, True):
+            expected = view.for_user(user, 5, seen=seen).best
+            answer = client.get("/recommend", params={"user": user, "count": 5, "seen": seen})
+            assert items_of(answer) == expected.ids
+            np.testing.assert_allclose(scores_of(answer), expected.scores, rtol=1e-4, atol=1e-6)
+            assert answer.json() | {"items": None} == {"version": "v1", "user": user, "by": "samples", "items": None}
+            body = {"user": user, "count": 5, "seen": seen}
+            assert client.post("/recommend", json=body).json() == answer.json()
+    expected = view.similar("item04", 5)
+    answer = client.get("/similar", params={"item": "item04", "count": 5})
+    assert items_of(answer) == expected.ids
+    np.testing.assert_allclose(scores_of(answer), expected.scores, rtol=1e-4)
+
+
+def test_unknown_users_get_the_towers_cold_answer(client: TestClient, served: RunPaths) -> None:
+    cold = open_recommender(served).for_user("nobody", 4).best
+    for answer in (
+        client.get("/recommend", params={"user": "nobody", "count": 4}),
+        client.post("/recommend", json={"user": "nobody", "count": 4}),
+        client.post("/recommend", json={"features": {}, "count": 4}),
+        client.post("/recommend", json={"features": {"user_id": None}, "count": 4}),
+    ):
+        assert (items_of(answer), answer.json()["by"]) == (cold.ids, "cold")
+    visitor = client.get("/recommend", params={"user": ONLY_SEEN, "count": 50})  # known by what it saw alone
+    assert (len(items_of(visitor)), visitor.json()["by"]) == (ITEMS - 3, "cold")
+
+
+def test_raw_features(client: TestClient, served: RunPaths, tmp_path: Path) -> None:
+    features = {"user_id": "user_id4", "age": 31.5, "clicked": ["item_id3"], "liked": "topic_id2:0.5", "images": None}
+    (tmp_path / "request.json").write_text(json.dumps(features))
+    expected = open_recommender(served).for_request(f"{tmp_path}/request.json", 6).best
+    answer = client.post("/recommend", json={"features": features, "count": 6})
+    assert (items_of(answer), answer.json()["by"]) == (expected.ids, "features")
+    seen = client.post("/recommend", json={"user": USERS[0], "features": features, "count": 50})
+    assert set(items_of(seen)) == {f"item{n:02d}" for n in range(3, ITEMS)}  # by its features, without what it saw
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "place", "message"),
+    [
+        ("/recommend", None, 422, ["query", "user"], "Field required"),
+        ("/recommend?user=", None, 422, ["query", "user"], "String should have at least 1 character"),
+        ("/recommend?user=a&count=0", None, 422, ["query", "count"], "Input should be greater than or equal to 1"),
+        ("/recommend?user=a&count=1001", None, 422, ["query", "count"], "Input should be less than or equal to 1000"),
+        ("/recommend?user=a&seen=maybe", None, 422, ["query", "seen"], "Input should be a valid boolean"),
+        ("/recommend?user=a&objective=x", None, 422, ["query", "objective"], "no objective 'x' (the model has one"),
+        ("/similar?item=item01&count=x", None, 422, ["query", "count"], "Input should be a valid integer"),
+        ("/recommend", "{", 422, ["body"], "Invalid JSON"),
+        ("/recommend", "", 422, ["body"], "Invalid JSON"),
+        ("/recommend", '{"user": 1, "features": {"agee": 1}}', 422, ["body", "features", "agee"], "no such field (did"),
+        ("/recommend", '{"features": {"age": "x"}}', 422, ["body", "features", "age"], "expected a number, found a"),
+        ("/recommend", '{"user": "a", "objective": "x"}', 422, ["body", "objective"], "no such field"),
+    ],
+)
+def test_a_malformed_request_is_told_the_field(
+    client: TestClient, path: str, body: str | None, status: int, place: list[str], message: str
+) -> None:
+    answer = client.get(path) if body is None else client.post(path, content=body)
+    assert answer.status_code == status
+    fault = answer.json()["detail"][0]
+    assert set(fault) == {"type", "loc", "msg"}
+    assert fault["loc"] == place
+    assert fault["msg"].startswith(message)
+
+
+def test_what_is_not_there(client: TestClient) -> None:
+    answer = client.get("/similar", params={"item": "item4"})
+    assert (answer.status_code, answer.json()) == (404, {"detail": "no item is 'item4' (did you mean 'item14'?)"})
+    assert client.get("/nothing").status_code == 404
+    assert client.delete("/recommend").status_code == 405
+
+
+def test_a_body_that_is_too_large(client: TestClient) -> None:
+    answer = client.post("/recommend", content=b" " * (LARGEST_BODY + 1))
+    assert (answer.status_code, answer.json()) == (413, {"detail": "a body has at most 1,048,576 bytes"})
+
+
+def test_a_vector_that_is_not_finite_is_the_callers_fault(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UserTower, "vector", lambda *_: np.full(5, np.inf, np.float32))
+    answer = client.post("/recommend", json={"features": {"age": 1e300}})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "features"]
+
+
+def test_health_metrics_and_the_documents(client: TestClient, served: RunPaths) -> None:
+    health = client.get("/health").json()
+    assert health.pop("loaded_at")
+    assert health == {
+        "status": "ok", "date": "2024-01-08", "version": "v1", "index": "exact", "items": ITEMS, "users": len(USERS),
+        "model_version": open_recommender(served).model.model_version,
+    }  # fmt: skip
+    client.get("/similar", params={"item": "gone"})
+    metrics = client.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'dssm_requests_total{path="/similar",status="404"}' in metrics.text
+    assert f"dssm_items {ITEMS}" in metrics.text
+    assert client.get("/docs").status_code == 200
+    schema = client.get("/openapi.json").json()
+    body = schema["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"] == {"$ref": "#/components/schemas/Recommend"}
+    assert set(body["example"]["features"]) == {"user_id", "age", "clicked", "liked", "images"}
+    assert client.post("/recommend", json=body["example"]).status_code == 200  # the example can be sent as it is
+    features = schema["components"]["schemas"]["Features"]["properties"]
+    assert set(features) == {"user_id", "age", "clicked", "liked", "images"}
+    assert features["age"]["description"] == "a number; NaN for null"
+    assert features["clicked"]["anyOf"][0]["type"] == ["array", "string"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ["user_id", "age", "clicked", "liked", "images", "other"]
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "user": JSON | st.sampled_from(USERS), "count": JSON | st.integers(1, 20), "seen": JSON, "objective": JSON,
+        "features": st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5) | JSON,
+    },
+)  # fmt: skip
+FUZZ = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def refused_or_answered(answer: Any) -> None:
+    assert answer.status_code in (200, 404, 413, 422), answer.text
+    if answer.status_code == 422:
+        assert all(fault["loc"] and fault["msg"] for fault in answer.json()["detail"])
+    if answer.status_code == 200:
+        assert all(np.isfinite(row["score"]) for row in answer.json()["items"])
+
+
+@FUZZ
+@given(body=BODIES.map(json.dumps) | st.binary(max_size=60) | st.text(max_size=60) | JSON.map(json.dumps))
+def test_no_body_is_an_error_of_the_service(client: TestClient, body: str | bytes) -> None:
+    content = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    refused_or_answered(client.post("/recommend", content=content))
+
+
+QUERY = st.text(max_size=12).filter(str.isprintable) | st.sampled_from([*USERS, "item01", "0", "-1", "1e9"])
+
+
+@FUZZ
+@given(path=st.sampled_from(["/recommend", "/similar"]), values=st.dictionaries(
+    st.sampled_from(["user", "item", "count", "seen", "objective", "x"]), QUERY, max_size=4))  # fmt: skip
+def test_no_query_is_an_error_of_the_service(client: TestClient, path: str, values: dict[str, str]) -> None:
+    refused_or_answered(client.get(path, params=values))
+
+
+@FUZZ
+@given(raw=st.binary(max_size=30))
+def test_no_bytes_in_an_address_are_an_error_of_the_service(client: TestClient, raw: bytes) -> None:
+    refused_or_answered(client.get("/recommend?user=" + "".join(f"%{byte:02x}" for byte in raw)))
+
+
+def test_an_index_of_faiss_is_the_one_that_was_switched_to(own_run: RunPaths, client: TestClient) -> None:
+    asked = {"user": "user2", "count": 5}
+    exact = client.get("/recommend", params=asked)
+    titles = [row["title"] for row in exact.json()["items"]]
+    assert titles == [f"Title {int(item[4:])} [b]" for item in items_of(exact)]
+    with client_of(own_run, "faiss") as made:
+        assert made.get("/health").json()["index"] == "faiss hnsw, made at the start"
+        assert items_of(made.get("/recommend", params=asked)) == items_of(exact)
+    run = open_run(own_run)
+    root = str(Path(own_run.folder).parents[1])
+    report = index_items(run.settings.model_copy(update={"root": root}))
+    assert report is not None
+    with client_of(own_run, "faiss") as indexed:
+        assert indexed.get("/health").json()["index"] == report.sinks[0].place
+        assert items_of(indexed.get("/recommend", params=asked)) == items_of(exact)
+        similar = indexed.get("/similar", params={"item": "item04", "count": 3})
+        assert items_of(similar) == open_recommender(own_run).similar("item04", 3).ids
+    table = published.run_table(own_run.folder, "items")
+    write_published(table, "2024-01-08", "v2", "item", ["a"], unit_rows(1, 5), report.model_version)
+    with client_of(own_run, "faiss") as other:  # the index is of v1
+        assert other.get("/health").json()["index"] == "faiss hnsw, made at the start"
+        assert items_of(other.get("/recommend", params={"user": "user2"})) == ["a"]
+
+
+def test_vectors_of_another_model_are_not_loaded(own_run: RunPaths) -> None:
+    table = published.run_table(own_run.folder, "items")
+    write_published(table, "2024-01-08", "v2", "item", ["a"], unit_rows(1, 5), "another")
+    with pytest.raises(UserError, match="the vectors published for 2024-01-08 are of another"):
+        client_of(own_run)
