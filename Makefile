@@ -13,7 +13,7 @@ CONFIG ?= conf/kuairand.yaml
 RECIPE ?= multi_value
 PYTEST ?= .venv/bin/python -m pytest
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
-JOBS := build_samples train evaluate score_items
+JOBS := build_samples train evaluate score_items index_items
 
 with_java = JAVA_HOME=$$(scripts/java_home.sh) && export JAVA_HOME &&
 
@@ -21,6 +21,8 @@ with_java = JAVA_HOME=$$(scripts/java_home.sh) && export JAVA_HOME &&
 define run_jobs
 @for job in $(JOBS); do ./spark-submit.sh "$$job" $(1); done
 endef
+
+example_user = .venv/bin/python -c 'import glob, json; print(json.load(open(max(glob.glob("runs/demo/*/examples.json"))))["users"][0]["user"])'
 
 .PHONY: help
 help: ## this list
@@ -34,6 +36,9 @@ setup: ## .venv of the lock files, Horovod built; every target does it first
 demo: setup ## a small made-up feed through the whole pipeline
 	@.venv/bin/python -m dssm.demo --config conf/demo.yaml
 	$(call run_jobs,--config conf/demo.yaml)
+	@./spark-submit.sh recommend demo --user "$$($(example_user))"
+	@./spark-submit.sh versions demo
+	@echo "report: $$(ls -d runs/demo/*/report.html | tail -n 1)"
 
 .PHONY: recipe
 recipe: setup ## a model of conf/recipes on the demo's feed: make recipe RECIPE=senet

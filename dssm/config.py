@@ -54,6 +54,7 @@ from dssm.sections import (
     VectorTable,
     Window,
 )
+from dssm.sections.reporting import category_feature
 from dssm.strict import StrictModel
 
 DAY = dt.timedelta(days=1)
@@ -156,6 +157,7 @@ class Settings(StrictModel):
             _check_names(f"{place}.channels", getattr(tower, "channels", ()))
         check_model(self.model, self.features, self.vectors, self.target_names)
         check_losses(self.model, self.train, self.samples)
+        category_feature(self.report, self.features, self.catalogue.key)
         names = ("recall", "precision", "hitrate", "ndcg", "mrr", "coverage")
         metrics = [f"{name}@{k}" for name in names for k in self.evaluate.cutoffs]
         for key, table in (("item_table", self.item_table), ("user_table", self.user_table)):

@@ -35,17 +35,20 @@ def usage() -> str:
 
 
 def command(job: str, arguments: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """Returns the command line that runs a job.
-
-    `train` with launch `single` or `horovodrun` needs no Spark, and starts without it.
-    """
+    """Returns the command line that runs a job; one that needs no Spark starts without it."""
     script = str(PROJECT / "jobs" / f"{job}.py")
-    if job == "train" and settings.train.launch not in ("spark", "spark-elastic"):
+    if not needs_spark(job, settings):
         return [sys.executable, script, *arguments]
     conf = {**_conf(job, settings, is_local(master(settings, environment))), **settings.spark.conf}
     submit = str(Path(sys.executable).with_name("spark-submit"))
     options = [option for key, value in conf.items() for option in ("--conf", f"{key}={value}")]
     return [submit, "--master", master(settings, environment), *options, script, *arguments]
+
+
+def needs_spark(job: str, settings: Settings) -> bool:
+    if job == "train":
+        return settings.train.launch in ("spark", "spark-elastic")
+    return job != "index_items"
 
 
 def master(settings: Settings, environment: Mapping[str, str]) -> str:

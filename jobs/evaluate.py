@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dssm.cli import each_date, exit_with
+from dssm.report.run_report import reported
 from dssm.retrieval.evaluate import evaluate
 from dssm.spark import spark_session
 from dssm.usage import usage_reported
@@ -12,7 +13,11 @@ from dssm.usage import usage_reported
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "evaluate"):
-        with spark_session(settings, "evaluate") as spark, usage_reported("evaluate", settings.run_folder):
+        with (
+            reported(settings, "evaluate"),
+            spark_session(settings, "evaluate") as spark,
+            usage_reported("evaluate", settings.run_folder),
+        ):
             evaluate(spark, settings)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dssm.cli import each_date, exit_with
+from dssm.report.run_report import reported
 from dssm.retrieval.index import index_items
 from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "index_items"):
-        with usage_reported("index_items", settings.run_folder):
+        with reported(settings, "index_items"), usage_reported("index_items", settings.run_folder):
             index_items(settings)
 
 

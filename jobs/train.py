@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 from dssm.cli import each_date, exit_with
 from dssm.config import Settings
+from dssm.report.run_report import reported
 from dssm.train.launch import train
 from dssm.usage import usage_reported
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "train"):
-        with _session(settings), usage_reported("train", settings.run_folder):
+        with reported(settings, "train"), _session(settings), usage_reported("train", settings.run_folder):
             train(settings)
 
 

@@ -52,6 +52,10 @@ class Page:
     def call(self, method: str, **parameters: Any) -> Any:
         return self.browser.call(method, self.session, **parameters)
 
+    def go(self, url: str) -> None:
+        """Opens another address in the page and waits until it is loaded."""
+        self.browser.load(self, url)
+
     def evaluate(self, script: str) -> Any:
         """Returns the value of a JavaScript expression in the page."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -117,13 +121,16 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         page.show(size, dark)
-        self._loaded.discard(session)
-        answer = page.call("Page.navigate", url=url)
-        assert "errorText" not in answer, answer
-        self._wait(lambda: session in self._loaded, f"{url} to load")
-        page.requests.remove(url)
+        self.load(page, url)
         yield page
         self.call("Target.closeTarget", targetId=target)
+
+    def load(self, page: Page, url: str) -> None:
+        self._loaded.discard(page.session)
+        answer = page.call("Page.navigate", url=url)
+        assert "errorText" not in answer, answer
+        self._wait(lambda: page.session in self._loaded, f"{url} to load")
+        page.requests[:] = [asked for asked in page.requests if asked != url]
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> Any:
         """Sends a command and returns its answer."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-JOBS = ("build_samples", "train", "evaluate", "score_items")
+JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
 
 
 @dataclass

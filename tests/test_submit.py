@@ -70,6 +70,11 @@ def test_training_without_spark_starts_without_it(launch: str) -> None:
     assert command("evaluate", [], settings, {})[0].endswith("spark-submit")
 
 
+def test_indexing_starts_without_spark() -> None:
+    script = str(PROJECT / "jobs" / "index_items.py")
+    assert command("index_items", ["--config", DEMO], demo(), {}) == [sys.executable, script, "--config", DEMO]
+
+
 def test_the_settings_go_over_the_defaults() -> None:
     line = command(
         "train", [], demo("spark.conf={spark.driver.memory: 9g, spark.task.maxFailures: 3, spark.x: true}"), {}
@@ -136,7 +141,8 @@ def spark_submit(*arguments: str, folder: Path) -> Ended:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_runs_without_spark(view: str, tmp_path: Path) -> None:
-    ended = spark_submit(view, "demo", "--root", "runs", folder=tmp_path)
+    asked = ["--user", "7"] if view == "recommend" else []
+    ended = spark_submit(view, "demo", "--root", "runs", *asked, folder=tmp_path)
     assert (ended.code, ended.out) == (2, "")
     assert ended.error == (
         f"error: RUN demo: no such folder, and {tmp_path}/runs holds no run with samples; "

@@ -114,8 +114,9 @@ def _indexes(facts: RunFacts) -> tuple[str, ...]:
     lines = []
     for sink in facts.index.sinks:
         cutoff = min(sink.recall, default=None)
-        recall = "" if cutoff is None else f" {sink.recall[cutoff]:.3f}"
-        lines.append(f"{sink.sink}{recall}" + ("" if sink.switched else ", not switched"))
+        recall = "" if cutoff is None else f" {sink.recall[cutoff]:.4f}"
+        state = "" if sink.switched else ", refused" if sink.failures else ", waits"
+        lines.append(f"{sink.sink}{recall}{state}")
     more = len(lines) - LINES
     return tuple(lines if more <= 0 else [*lines[: LINES - 1], f"and {more + 1} more"])
 

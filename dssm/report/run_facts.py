@@ -269,7 +269,7 @@ def _is_of_model(facts: RunFacts, version: str | None, what: str, job: str) -> b
 
 
 def _add_table(facts: RunFacts, table: str) -> None:
-    """Adds what is published; the users' table is optional, and not missing where nobody has asked for it."""
+    """Adds what is published. Not every pipeline publishes its users' vectors: they are not missing."""
     what = {"items": "map of the item vectors, hubs, norms and gates", "users": "published user vectors"}[table]
     job, known = TABLE_JOBS[table], _table_names(facts.paths)
     if table not in known:
@@ -282,7 +282,8 @@ def _add_table(facts: RunFacts, table: str) -> None:
         facts.missing.append(Missing(what, job, str(error)))
         return
     if found is None:
-        facts.missing.append(Missing(what, job, f"nothing is published for {facts.run.manifest.date}"))
+        if table == "items":
+            facts.missing.append(Missing(what, job, f"nothing is published for {facts.run.manifest.date}"))
         return
     facts.tables[table] = found
     if facts.model is not None and found.manifest.model_version != facts.model.model_version:

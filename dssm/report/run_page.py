@@ -112,7 +112,8 @@ def _tiles(facts: RunFacts) -> Html:
     if facts.index is not None and facts.index.sinks:
         recall = [min(sink.recall.values()) for sink in facts.index.sinks if sink.recall]
         if recall:
-            tiles.append((f"{min(recall):.3f}", f"least recall of {len(facts.index.sinks)} indexes"))
+            one = len(facts.index.sinks) == 1
+            tiles.append((f"{min(recall):.4f}", "least recall of the index" if one else "least recall of the indexes"))
     if facts.used:
         tiles.append((duration(sum(used.seconds for used in facts.used.values())), "all jobs together"))
     drawn = [tag("div", tag("b", value), tag("span", what), class_="tile") for value, what in tiles]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from dssm.report.run_vectors import vector_facts
 from dssm.report.tracking import check_tracking, log_run
 
 REPORT = "report.html"
+_ONE_AT_ONCE = threading.Lock()  # dates side by side: matplotlib's settings and MLflow's environment are the process's
 
 
 def report_path(paths: RunPaths) -> str:
@@ -31,7 +33,7 @@ def write_report(paths: RunPaths, settings: Settings | None = None) -> str:
       settings: of the job that asks; else those that the run was made with.
     Raises: UserError where there are no finished samples, or the setting `report.category` names no feature.
     """
-    with step("report") as remarks:
+    with _ONE_AT_ONCE, step("report") as remarks:
         facts = read_facts(paths, settings)
         items = Items(facts.run, facts.settings.report)
         text = page(facts, items, vector_facts(facts, items))
@@ -67,6 +69,7 @@ def _write_and_log(paths: RunPaths, settings: Settings) -> None:
     try:
         out.print(f"  {write_report(paths, settings)}", markup=False)
         if storage.exists(f"{paths.model}/{MANIFEST}"):  # samples alone are nothing to log
-            log_run(settings, paths)
+            with _ONE_AT_ONCE:
+                log_run(settings, paths)
     except (UserError, OSError) as error:
         out.print(f"  report: {error}", style="yellow", markup=False)

@@ -98,7 +98,7 @@ def vector_map(found: VectorFacts, category: str | None) -> Html | None:
         note(
             f"{which}. Near points have near vectors (t-SNE of the directions, from their PCA); how large a group is "
             "drawn, and how far away from others, says nothing. "
-            + (f"Colours: {category}." if category is not None else "")
+            + (f"Colours: {category}." if colours.categories else "")
         )
     ]
     if found.same is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from dssm.report.html import Html, tag
 from dssm.report.item_words import ItemWords
@@ -20,6 +20,7 @@ DIMENSIONS = 50  # kept by PCA before t-SNE, as its authors do
 ITERATIONS = 500
 SIDE, MARGIN, RADIUS = 720, 14, 4.2  # of the drawing
 SHOWN, COLOURS = 48, 16  # categories told apart, and colours for them, as many as run_style has
+SMALLEST = 3  # items of a category that is told apart
 TOGETHER = 0.06  # spread of a category, of the map's side, up to which its name stands on the map
 LABEL = 18  # letters of that
 
@@ -73,14 +74,15 @@ class Legend:
 
 
 def legend(categories: Sequence[str | None], places: np.ndarray) -> Legend:
-    """Gives colours to the categories with the most items; ties by name.
+    """Gives colours to the categories with the most items, SMALLEST at least; ties by name.
 
     Args:
       categories: (items,), None where items have none.
       places: (items, 2) in 0…1.
     """
     counts = Counter(category for category in categories if category is not None)
-    shown = sorted(counts.items(), key=lambda found: (-found[1], found[0]))[:SHOWN]
+    ordered = sorted(counts.items(), key=lambda found: (-found[1], found[0]))
+    shown = [found for found in ordered if found[1] >= SMALLEST][:SHOWN]
     names = np.array([category or "" for category in categories])
     centres, spreads = np.zeros((len(shown), 2)), np.zeros(len(shown))
     for number, (name, _) in enumerate(shown):

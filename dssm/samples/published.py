@@ -19,19 +19,28 @@ from dssm.samples.sources import quoted
 def current_data(name: str, folder: str, day: str) -> str:
     """Returns the files' folder of a published table's current version: of a date, or the newest before a day.
 
-    A folder of Parquet files is returned as it is.
+    A folder of Parquet files is returned as it is, and so is one on a file system that Spark alone knows.
+
+    Args: name: the setting of the folder.
+    Raises: UserError where no version of the table, or of its date, is current.
     """
-    if storage.exists(f"{folder}/{published.CURRENT}"):
+    try:
+        below = [] if "*" in folder else storage.folder_names(folder)
+    except (ImportError, ValueError):  # fsspec has no such scheme
+        return folder
+    if any(entry.startswith(published.VERSION_FOLDER) for entry in below):
         location, _, date = folder.rstrip("/").rpartition(f"/{published.DATE_FOLDER}")
     else:
-        dates = published.dates(folder) if "*" not in folder else []
+        dates = published.dates(folder) if any(entry.startswith(published.DATE_FOLDER) for entry in below) else []
         if not dates:
             return folder
         location, date = folder, max((d for d in dates if d < day), default="")
         if not date:
             raise UserError(f"{name}: {folder} has no version of a date before {day}; publish one first")
     current = published.current(location, date)
-    return folder if current is None else current.data
+    if current is None:
+        raise UserError(f"{name}: {folder} holds versions of which none is current; publish one again, or roll back")
+    return current.data
 
 
 def decoded_vectors(frame: DataFrame, key: str, values: str) -> DataFrame:

@@ -29,6 +29,9 @@ def show_versions(paths: RunPaths, table: str) -> None:
         raise UserError(f"{location}: no version of {date} is published; run score_{table} for this date first")
     pointer = published.read_pointer(location, date)
     out.print(table_of_versions(known, pointer.version if pointer is not None else None))
+    for version in known:
+        for reason in version.manifest.overridden:
+            out.print(f"  {version.manifest.version} was forced: {reason}", markup=False)
     out.print(f"  {location}/{published.DATE_FOLDER}{date}")
 
 
@@ -48,7 +51,7 @@ def table_of_versions(known: Sequence[Published], current: str | None) -> Table:
             f"{sum(made.quarantined.values()):,}",
             _metric(made),
             f"{made.at:%Y-%m-%d %H:%M:%S}",
-            "; ".join(made.overridden) or ("yes" if made.forced else ""),
+            "yes" if made.forced else "",
         )
     return drawn
 

@@ -64,7 +64,12 @@ class PublishedTable(StrictModel):
     keep_versions: int = Field(
         3, ge=1, description="Newest versions of a date that are kept; the current one always is."
     )
-    keep_days: int = Field(0, ge=0, description="Older versions are kept as well until they are of this age.")
+    keep_days: int = Field(
+        1,
+        ge=0,
+        description="Older versions are removed so many days after a newer one came: whoever began to read one before "
+        "can finish.",
+    )
     dates_at_once: int = Field(1, ge=1, description="With --dates: dates that are scored and published side by side.")
 
 

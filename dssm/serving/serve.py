@@ -9,6 +9,7 @@ import sys
 from functools import partial
 
 import uvicorn
+from fastapi import FastAPI
 
 from dssm import published
 from dssm.console import out
@@ -40,19 +41,24 @@ def serve(paths: RunPaths, host: str, port: int, index: IndexKind, follow: bool)
         raise UserError(f"{location}: nothing is published for {date}; run score_items for it first")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn's own comes before, and ends when all are answered
     metrics = Metrics()
-    with _listening(host, port) as listener:
+    with listening(host, port) as listener:
         current = Current(find, lambda items: load(items, pipeline, index), metrics)
         facts = current.loaded.facts
         out.print(f"version {facts['version']} of {facts['date']}, index: {facts['index']}", markup=False)
-        config = uvicorn.Config(
-            make_app(current, metrics), log_level="warning", access_log=False, timeout_graceful_shutdown=FINISH_S
-        )
+        server = uvicorn.Server(server_config(make_app(current, metrics)))
         place = listener.getsockname()
         out.print(f"http://{host}:{place[1]}/docs", markup=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """Returns how uvicorn runs the service. Its own set-up of logging would close TensorFlow's, and so perhaps stderr."""
+    return uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=FINISH_S
+    )
+
+
+def listening(host: str, port: int) -> socket.socket:
     """Returns a socket that listens. Raises: UserError where the address can't be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Of TCP by name: asyncio sends at once (TCP_NODELAY) only on such; on others an answer took 44 ms instead of 2.

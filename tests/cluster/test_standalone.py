@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.pipeline import JOBS, PROJECT, TABLE_FACTS, Pipeline, said, write_small_demo
+from tests.serving.engines import redis_server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -35,14 +37,28 @@ def test_more_ranks_than_slots_is_said_at_once(spark_master: str, tmp_path: Path
     assert "train.ranks: 3 ranks, but Spark's master" in said(refused)
 
 
+def check_answers(run: Path) -> None:
+    """All vectors are in each engine, which finds what exact search finds; the report shows them."""
+    sinks = {sink["sink"]: sink for sink in json.loads((run / "index.json").read_text())["sinks"]}
+    assert {name: sink["count"] for name, sink in sinks.items()} == dict.fromkeys(
+        ("faiss", "annoy", "milvus", "redis"), 7583
+    )
+    assert all(sink["switched"] for sink in sinks.values())
+    assert min(recall for sink in sinks.values() for recall in sink["recall"].values()) > 0.9
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert all(name in report for name in sinks)
+
+
 @pytest.mark.kuairand
 @pytest.mark.skipif(not KUAIRAND.is_dir(), reason=f"the KuaiRand extract is not at {KUAIRAND}")
 def test_kuairand_beats_every_baseline(spark_master: str, tmp_path: Path) -> None:
-    kuairand = Pipeline(
-        "conf/kuairand.yaml", "kuairand", tmp_path / "runs", [f"data={KUAIRAND}"], {"MASTER": spark_master}
-    )
-    for job in JOBS:
-        kuairand.succeed(job)
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as url:
+        sets = [f"data={KUAIRAND}", f"index.sinks.redis={{kind: redis, url: '{url}'}}"]
+        kuairand = Pipeline("conf/kuairand.yaml", "kuairand", tmp_path / "runs", sets, {"MASTER": spark_master})
+        for job in JOBS:
+            kuairand.succeed(job)
+    check_answers(kuairand.run_folder("2022-05-01"))
     found = kuairand.evaluation("2022-05-01")
     kept = found["seen_kept"]
     assert found["items"] == 7583

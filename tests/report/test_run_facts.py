@@ -61,6 +61,9 @@ def test_samples_alone_say_which_jobs_make_the_rest(tmp_path: Path) -> None:
         ("score_items", "nothing is published from this run"),
         ("index_items", "it has not run"),
     ]
+    write(facts.paths.tables, {"items": f"{tmp_path}/items", "users": f"{tmp_path}/users"})  # of other dates, so far
+    told = [one.why for one in read_facts(facts.paths).missing if one.job.startswith("score")]
+    assert told == ["nothing is published for 2024-01-08"]
     assert facts.model is facts.evaluation is facts.items is facts.index is facts.examples is None
 
 
@@ -152,7 +155,7 @@ def test_boxes_hold_what_each_job_left(full: RunPaths) -> None:
         ),
         Box("evaluation", "Evaluation", "evaluate", ("1,234 users", "recall@50 0.400", "popularity 0.100")),
         Box("items", "Item table", "score_items", ("60 vectors", "8 × float32", "version v1", "gates overruled")),
-        Box("indexes", "Indexes", "index_items", ("near 0.980", "far 0.500, not switched")),
+        Box("indexes", "Indexes", "index_items", ("near 0.9800", "far 0.5000, refused")),
     ]  # fmt: skip
 
 

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.manifest import ITEM_KEY
 from dssm.paths import RunPaths
 from dssm.report.item_words import Items, shortened
 from dssm.report.run_evaluation import best_baseline
@@ -31,6 +33,7 @@ from tests.report.full_run import (
     write_model,
     write_table,
 )
+from tests.report.handmade import item, write_run
 from tests.report.test_page import Reader
 
 SECTIONS = ["pipeline", "training", "evaluation", "vectors", "examples", "gates", "indexes", "settings", "versions"]
@@ -108,7 +111,7 @@ def test_every_section_has_its_figures(text: str) -> None:
         "Published by force. 60 vectors in tiny_items, dt=2024-01-08, version v1, over 1 of 2 gates.",
         "0.400recall@50 of the model (0.350–0.450)",
         "0.380recall@50 of itemcf, the best baseline",
-        "0.500least recall of 2 indexes",
+        "0.5000least recall of the indexes",
         "25 min 0 sall jobs together",
         "The weights are those of epoch 2 (dashed), the best by validation.",
         "The whole catalogue of 60 items ranked for 1,234 users",
@@ -326,3 +329,15 @@ def test_a_store_without_a_search_is_told(tmp_path: Path, text: str) -> None:
     paths = samples_run(tmp_path)
     write_index(paths, sinks=[])
     assert "A store without" not in text_of(page_of(paths))
+
+
+def test_a_list_colours_by_its_first_entry(tmp_path: Path) -> None:
+    features = {
+        **settings_of(tmp_path).model_dump(mode="json")["features"],
+        "tags": {"kind": "VarLenSparseFeat", "side": "item", "share_embedding": "topic", "maxlen": 3},
+    }
+    settings = settings_of(tmp_path, features=features, report={"category": "tags"})
+    items = [item(number, tags=tags, **{ITEM_KEY: number}) for number, tags in enumerate(([3, 2], [2], [], [1, 3]))]
+    run = write_run(tmp_path, [[]], items=items, tokens={"topic": ["sport", "music"]}, settings=settings)
+    words = Items(run, settings.report).at(np.arange(4))
+    assert [one.category for one in words] == ["music", "sport", "none", "unknown"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,23 @@ def test_a_job_that_ends_well_leaves_its_report(paths: RunPaths, tmp_path: Path)
     with reported(settings_of(tmp_path), "build_samples"):
         assert not Path(report_path(paths)).exists()
     assert "40 train rows" in Path(report_path(paths)).read_text()
+
+
+def test_dates_side_by_side_leave_a_report_each(tmp_path: Path) -> None:
+    dates = [settings_of(tmp_path, date=dt.date(2024, 1, day)) for day in (8, 9, 10)]
+
+    def run(settings: Settings) -> str:
+        paths = samples_run(tmp_path, settings)
+        write_model(paths, loss=[float(settings.date.day)])
+        with reported(settings, "train"):
+            pass
+        return Path(report_path(paths)).read_text()
+
+    with ThreadPoolExecutor(3) as pool:
+        pages = list(pool.map(run, dates))
+    for settings, shown in zip(dates, pages, strict=True):
+        assert f"tiny · {settings.date}</h1>" in shown
+        assert f"loss {settings.date.day}<" in shown
 
 
 def test_a_refusal_is_in_the_report_and_goes_on(paths: RunPaths, tmp_path: Path) -> None:

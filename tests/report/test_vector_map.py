@@ -68,10 +68,20 @@ def test_vectors_of_one_number_are_laid_out() -> None:
 
 
 def test_the_largest_categories_come_first() -> None:
-    told = legend(["b", "a", "a", None, "c", "c"], np.zeros((6, 2)))
-    assert told.categories == ("a", "c", "b")
-    assert told.counts == (2, 2, 1)
-    assert (told.others, told.kinds) == (1, 3)
+    told = legend(["b", *"aaaa", None, *"dddd", *"ccccc", "b"], np.zeros((16, 2)))
+    assert told.categories == ("c", "a", "d")
+    assert told.counts == (5, 4, 4)
+    assert (told.others, told.kinds) == (3, 4)  # two of b are too few to be told apart, and one has none
+
+
+def test_categories_of_an_item_each_are_not_told_apart(places: np.ndarray) -> None:
+    categories = [f"only {number}" for number in range(len(places))]
+    told = legend(categories, places)
+    assert told.categories == ()
+    svg = drawing(words(list(categories)), places, told)
+    assert "<text" not in svg
+    assert "<title>item 7 · only 7</title>" in svg
+    assert "<button" not in keys(told)
 
 
 def test_equal_colours_lie_far_apart() -> None:

@@ -11,7 +11,11 @@ import pytest
 
 from dssm.errors import UserError
 from dssm.manifest import JoinCounts, SourceCounts
+from dssm.published import VectorType
+from dssm.scoring.publish import publish as publish_version
+from dssm.scoring.publish import roll_back
 from tests.samples.feed import TinyFeed
+from tests.scoring.tables import maker, table_at, unit_vectors, write_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +78,56 @@ def test_a_folder_without_a_date(spark: SparkSession, tmp_path: Path) -> None:
     assert refused(spark, tmp_path, "{data}/none") == (
         f"{ITEMS}: nothing found at {tmp_path}/none; expected a folder of Parquet files"
     )
+
+
+# Published tables --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_numbers_of_all_dtypes(spark: SparkSession, tmp_path: Path, dtype: VectorType) -> None:
+    vectors = unit_vectors(3, 4)
+    write_rows(str(tmp_path / "v"), vectors, dtype=dtype)
+    found, width = read(spark, tmp_path, "{data}/v/data")
+    assert width == 4
+    for number in range(3):
+        assert found[f"i{number}"] == pytest.approx(vectors[number].tolist(), abs=0.005)
+
+
+def test_the_current_version_of_a_table(spark: SparkSession, tmp_path: Path) -> None:
+    """As on the 10th: of a date's folder, and of the table's, where the newest date before it counts."""
+    wanted = {}
+    for number, day in enumerate(("2024-01-05", "2024-01-08", "2024-01-10")):
+        table = table_at(tmp_path, day, kind="path")
+        for version in ("v1", "v2"):
+            vectors = unit_vectors(3, 4, seed=2 * number + (version == "v2"))
+            publish_version(table, version, lambda last: [], ["vector"], maker(vectors, version, date=day), force=False)
+        wanted[day] = {
+            f"i{row}": pytest.approx(unit_vectors(3, 4, seed=2 * number + 1)[row].tolist()) for row in range(3)
+        }
+    assert read(spark, tmp_path, "{data}/table") == (wanted["2024-01-08"], 4)
+    assert read(spark, tmp_path, "{data}/table/dt={date}") == (wanted["2024-01-08"], 4)
+    assert read(spark, tmp_path, "{data}/table/dt=2024-01-05") == (wanted["2024-01-05"], 4)
+    roll_back(table_at(tmp_path, "2024-01-08", kind="path"), "v1")
+    assert read(spark, tmp_path, "{data}/table")[0] != wanted["2024-01-08"]
+
+
+def test_a_table_that_begins_later(spark: SparkSession, tmp_path: Path) -> None:
+    table = table_at(tmp_path, "2024-01-10", kind="path")
+    publish_version(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(3), "v1"), force=False)
+    assert refused(spark, tmp_path, "{data}/table") == (
+        f"{ITEMS}: {tmp_path}/table has no version of a date before 2024-01-10; publish one first"
+    )
+    (tmp_path / "table/dt=2024-01-10/_current").unlink()  # as where a publish died before it
+    assert refused(spark, tmp_path, "{data}/table/dt=2024-01-10") == (
+        f"{ITEMS}: {tmp_path}/table/dt=2024-01-10 holds versions of which none is current; publish one again, or roll "
+        "back"
+    )
+
+
+def test_a_file_system_that_spark_alone_knows() -> None:
+    from dssm.samples.published import current_data
+
+    assert current_data(ITEMS, "s3a-like://bucket/vectors", "2024-01-10") == "s3a-like://bucket/vectors"
 
 
 # What does not fit -------------------------------------------------------------------------------------------

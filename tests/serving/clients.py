@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -13,6 +17,7 @@ from dssm.paths import RunPaths
 from dssm.serving.loaded import IndexKind, load
 from dssm.serving.metrics import Metrics
 from dssm.serving.reload import EVERY_S, Current
+from dssm.serving.serve import listening, server_config
 from dssm.serving.service import make_app
 
 
@@ -24,3 +29,18 @@ def app_of(paths: RunPaths, kind: IndexKind = "exact", every_s: float = EVERY_S)
 
 def client_of(paths: RunPaths, kind: IndexKind = "exact") -> TestClient:
     return TestClient(app_of(paths, kind))
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Runs the service in a thread, on a free port of loopback. Yields: its URL."""
+    server = uvicorn.Server(server_config(app))
+    listener = listening("127.0.0.1", 0)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from dssm import published
 from dssm.errors import UserError
@@ -24,10 +24,10 @@ from dssm.paths import RunPaths
 from dssm.report.dataset import open_run
 from dssm.serving.metrics import Metrics
 from dssm.serving.reload import Current
-from dssm.serving.serve import _listening
+from dssm.serving.serve import listening
 from tests.datasets import ITEMS
 from tests.pipeline import PROJECT
-from tests.serving.clients import app_of
+from tests.serving.clients import app_of, serving
 from tests.serving.runs import USERS, publish
 
 CLIENTS = 4
@@ -118,19 +118,10 @@ def test_reloads_under_load_drop_nothing(own_run: RunPaths) -> None:
     settings = open_run(own_run).settings.model_copy(update={"root": str(Path(own_run.folder).parents[1])})
     assert settings.table_location == table
     sizes = {"v1": ITEMS, "v2": 10, "v3": 12, "v4": 7}
-    config = uvicorn.Config(app_of(own_run, every_s=0.02), log_level="warning")
-    server, listener = uvicorn.Server(config), _listening("127.0.0.1", 0)
-    thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
-    thread.start()
-    try:
-        with hammered(f"http://127.0.0.1:{listener.getsockname()[1]}") as answers:
-            for version in list(sizes)[1:]:
-                publish(settings, version, items=sizes[version])
-                wait_for(lambda version=version: any(told == version for _, told, _ in answers))  # type: ignore[misc]
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-    assert not thread.is_alive()
+    with serving(app_of(own_run, every_s=0.02)) as url, hammered(url) as answers:
+        for version in list(sizes)[1:]:
+            publish(settings, version, items=sizes[version])
+            wait_for(lambda version=version: any(told == version for _, told, _ in answers))  # type: ignore[misc]
     assert {status for status, _, _ in answers} == {200}
     assert {version for _, version, _ in answers} == set(sizes)
     for _, version, items in answers:  # each answer is of one version: all of its items, and no other's
@@ -165,11 +156,10 @@ def _answers(url: str) -> bool:
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with _listening("127.0.0.1", 0) as taken:
+    with listening("127.0.0.1", 0) as taken:
+        assert taken.proto == socket.IPPROTO_TCP  # without it asyncio leaves Nagle's algorithm on
         port = taken.getsockname()[1]
-        with pytest.raises(
-            UserError, match=rf"--port {port}: .*expected a free address, or port 0"
-        ):
-            _listening("127.0.0.1", port)
+        with pytest.raises(UserError, match=rf"--port {port}: .*expected a free address, or port 0"):
+            listening("127.0.0.1", port)
     with pytest.raises(UserError, match="--port 99999"):
-        _listening("127.0.0.1", 99999)
+        listening("127.0.0.1", 99999)

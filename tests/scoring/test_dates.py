@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dssm.config import Settings
+from dssm.errors import GateError, UserError
+from dssm.scoring.dates import publish_dates
+from dssm.usage import read_usage
+from tests.datasets import make_settings
+
+DAYS = [dt.date(2024, 1, day) for day in range(1, 7)]
+
+
+def dates_of(root: Path) -> list[Settings]:
+    return [make_settings(root).for_date(day) for day in DAYS]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_so_many_dates_at_once(tmp_path: Path, at_once: int) -> None:
+    lock, running, most, done = threading.Lock(), [0], [0], []
+
+    def publish(settings: Settings) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.05)
+        with lock:
+            running[0] -= 1
+            done.append(settings.date)
+
+    publish_dates("score_items", dates_of(tmp_path), at_once, publish)
+    assert sorted(done) == DAYS
+    assert most == [at_once]
+    assert all(read_usage(settings.run_folder)[0].job == "score_items" for settings in dates_of(tmp_path))
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_refused_date_does_not_keep_the_others_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], at_once: int
+) -> None:
+    done = []
+
+    def publish(settings: Settings) -> None:
+        if settings.date in (DAYS[1], DAYS[3]):
+            raise GateError(f"gate: too bad on {settings.date}\nthe table keeps what it had")
+        done.append(settings.date)
+
+    with pytest.raises(GateError) as caught:
+        publish_dates("score_items", dates_of(tmp_path), at_once, publish)
+    assert str(caught.value) == (
+        "2 of 6 dates were refused: 2024-01-02: gate: too bad on 2024-01-02; 2024-01-04: gate: too bad on 2024-01-04"
+    )
+    assert sorted(done) == [day for day in DAYS if day not in (DAYS[1], DAYS[3])]
+    assert "score_items tiny 2024-01-06" in capsys.readouterr().out
+    assert not (tmp_path / "tiny/2024-01-02/jobs").exists()
+
+
+def test_one_date_is_refused_in_its_own_words(tmp_path: Path) -> None:
+    def publish(settings: Settings) -> None:
+        raise GateError("gate: too bad")
+
+    with pytest.raises(GateError, match=r"^gate: too bad$"):
+        publish_dates("score_items", dates_of(tmp_path)[:1], 2, publish)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_another_error_ends_the_job(tmp_path: Path, at_once: int) -> None:
+    done = []
+
+    def publish(settings: Settings) -> None:
+        if settings.date == DAYS[0]:
+            raise UserError("no model")
+        time.sleep(0.05)
+        done.append(settings.date)
+
+    with pytest.raises(UserError, match="no model"):
+        publish_dates("score_items", dates_of(tmp_path), at_once, publish)
+    assert len(done) < 3  # those that had begun

@@ -1,0 +1,213 @@
+"""score_items, score_users and rollback on Spark with a real Hive metastore, and a tiny model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from dssm import published
+from dssm.config import Settings
+from dssm.errors import GateError, UserError
+from dssm.manifest import USER_ID, ColumnSpec
+from dssm.paths import RunPaths
+from dssm.published import Published, VectorType
+from tests.datasets import ITEMS, draw_features, feature_columns, make_settings, write_dataset, write_items
+from tests.model.tiny import write_model
+from tests.scoring.tables import DATE, folders, unit_vectors, write_rows
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.spark
+USERS = 9
+
+
+def settings_at(root: Path, name: str, **table: Any) -> Settings:
+    settings = make_settings(root, model={"similarity": "cosine"})
+    return settings.model_copy(
+        update={
+            "item_table": settings.item_table.model_copy(update={"name": f"{name}_items", **table}),
+            "user_table": settings.user_table.model_copy(update={"name": f"{name}_users", **table}),
+        }
+    )
+
+
+def write_run(settings: Settings, build: str = "tiny", recall: float = 0.4) -> str:
+    """Writes the items, the users, the model and its evaluation. Returns: the model's version."""
+    from dssm.features import of_side
+
+    paths = RunPaths(settings.run_folder)
+    write_items(settings, build)
+    features = of_side(settings.features, "user")
+    columns = {USER_ID: ColumnSpec(dtype="string", encoding="text"), **feature_columns(settings, features)}
+    drawn = draw_features(settings, features, USERS, np.random.default_rng(8))
+    users = {USER_ID: np.array([f"u{number}" for number in range(USERS)]), **drawn}
+    write_dataset(paths.part("users"), settings, [users], "users", columns, build)
+    model = write_model(settings)
+    evaluation = {
+        "model_version": model.model_version,
+        "samples_build": build,
+        "seen_kept": {"model": {"recall@50": recall}, "popularity": {"recall@50": 0.1}},
+    }
+    Path(paths.evaluation).write_text(json.dumps(evaluation))
+    return model.model_version
+
+
+def described(spark: SparkSession, table: str, partition: str = "") -> dict[str, str]:
+    rows = spark.sql(f"DESCRIBE FORMATTED {table} {partition}").collect()
+    # The partition's own lines come first, the table's behind them.
+    return {row["col_name"].strip(": "): row["data_type"] for row in reversed(rows)}
+
+
+def test_items_and_users_are_published(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.scoring.items import score_items
+    from dssm.scoring.users import score_users
+
+    settings = settings_at(tmp_path, "both")
+    model = write_run(settings)
+    made = {"items": score_items(spark, settings), "users": score_users(spark, settings)}
+    for part, rows in (("items", ITEMS), ("users", USERS)):
+        location = published.run_table(settings.run_folder, part)
+        assert published.current(location, DATE) == made[part]
+        manifest = made[part].manifest
+        assert (manifest.rows, manifest.scored, manifest.model_version) == (rows, rows, model)
+        assert manifest.metrics == {"recall@50": 0.4}
+        ids, vectors = published.load(made[part])
+        found = spark.table(f"both_{part}").filter(f"dt = '{DATE}'").toPandas().set_index(manifest.id_column)
+        assert sorted(found.index) == sorted(ids.to_pylist())
+        np.testing.assert_array_equal(np.stack(found.loc[ids.to_pylist(), "vector"].to_numpy()), vectors)
+        assert set(found["model_version"]) == {model}
+    manifest = made["items"].manifest
+    table = described(spark, "both_items")
+    assert table["Comment"] == (
+        f"item vectors, float32, 5 wide. Last published: dt={DATE}, version {manifest.version}, model {model}, "
+        f"settings {manifest.settings_digest}, samples' manifest {manifest.samples_digest}, model's manifest "
+        f"{manifest.model_digest}"
+    )
+    partition = described(spark, "both_items", f"PARTITION (dt='{DATE}')")
+    assert partition["Location"] == f"file:{made['items'].data}"
+    assert f"dssm.version={manifest.version}" in partition["Storage Properties"]
+    assert f"dssm.settings={manifest.settings_digest}" in partition["Storage Properties"]
+
+    with pytest.raises(UserError) as caught:
+        score_items(spark, settings_at(tmp_path, "both", dtype="int8", location=f"{tmp_path}/elsewhere"))
+    assert str(caught.value) == (
+        "item_table.dtype: both_items holds vector as ARRAY<FLOAT>, int8 vectors are ARRAY<TINYINT>; expected one "
+        "dtype for all dates of a table: set it back, or name another table and location"
+    )
+
+
+def test_a_worse_model_a_forced_one_and_the_way_back(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.scoring.items import score_items
+    from dssm.scoring.publish import roll_back
+    from dssm.scoring.score import hive_of, table_of
+
+    settings = settings_at(tmp_path, "worse", incremental=True)
+    write_run(settings)
+    first = score_items(spark, settings)
+    (tmp_path / "tiny").rename(tmp_path / "before")
+    (tmp_path / "before/item_table").rename(tmp_path / "item_table")
+    write_run(settings, "later", recall=0.35)
+    (tmp_path / "item_table").rename(tmp_path / "tiny/item_table")
+    with pytest.raises(
+        GateError, match=r"gate: the model's recall@50 is 0\.3500, version \w+ of 2024-01-08 had 0\.4000"
+    ):
+        score_items(spark, settings)
+    assert published.current(settings.table_location, DATE) == first
+    second = score_items(spark, settings, force=True)
+    assert second.manifest.overridden[0].startswith("the model's recall@50 is 0.3500")
+    assert (second.manifest.scored, second.manifest.copied) == (0, ITEMS)  # the same rows and model: nothing changed
+    assert second.manifest.drift == pytest.approx(1)
+
+    table = table_of(settings, "items", hive_of(spark, settings, "items"))
+    statements: list[str] = []
+    sql = spark.sql
+
+    def told(statement: str) -> Any:
+        statements.append(statement)
+        return sql(statement)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(spark), "sql", lambda self, statement: told(statement))
+        roll_back(table, first.manifest.version)
+    assert sum("LOCATION" in statement for statement in statements) == 1  # the move is one metastore call
+    assert table.metastore is not None
+    assert table.metastore.location(DATE) == f"file:{first.data}"
+    assert published.current(settings.table_location, DATE) == first
+    assert spark.table("worse_items").filter(f"dt = '{DATE}'").count() == ITEMS
+
+
+def version_at(folder: Path, dtype: VectorType = "float32", seed: int = 0, **given: Any) -> Published:
+    vectors = unit_vectors(5, 3, seed)
+    return Published(str(folder), write_rows(str(folder), vectors, dtype=dtype, **given))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_smaller_numbers_in_hive(spark: SparkSession, tmp_path: Path, dtype: VectorType) -> None:
+    from dssm.scoring.metastore import HiveMetastore, table_columns
+
+    likes = unit_vectors(5, 2, 7)
+    metastore = HiveMetastore(spark, f"small_{dtype}", str(tmp_path), "item_table")
+    assert metastore.location(DATE) is None
+    metastore.prepare(table_columns("item", ["vector"], dtype), dtype)
+    assert metastore.location(DATE) is None
+    # A later model has an objective more.
+    metastore.prepare(table_columns("item", ["vector", "vector_like"], dtype), dtype)
+    made = version_at(tmp_path / "v1", dtype, objectives={"like": likes})
+    metastore.move(DATE, made.data)
+    assert metastore.rows(DATE) == 5
+    rows = spark.table(f"small_{dtype}").orderBy("item_id").collect()
+    for name, expected in (("vector", unit_vectors(5, 3)), ("vector_like", likes)):
+        if dtype == "float16":
+            found = np.stack([np.frombuffer(row[name], "<f2") for row in rows])
+        else:
+            found = np.stack([np.multiply(row[name], row[name.replace("vector", "scale")]) for row in rows])
+        np.testing.assert_allclose(found, expected, atol=0.005)
+
+
+def test_a_reader_of_hive_sees_whole_versions_during_fifty_moves(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.scoring.metastore import HiveMetastore, table_columns
+
+    metastore = HiveMetastore(spark, "moving", str(tmp_path), "item_table")
+    metastore.prepare(table_columns("item", ["vector"], "float32"), "float32")
+    versions = [version_at(tmp_path / f"v{number}", seed=number) for number in range(2)]
+    wanted = {tuple(map(tuple, published.load(version)[1].tolist())) for version in versions}
+    metastore.move(DATE, versions[0].data)
+    found: list[tuple[Any, ...]] = []
+    faults: list[BaseException] = []
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                rows = spark.table("moving").filter(f"dt = '{DATE}'").orderBy("item_id").collect()
+                found.append(tuple(tuple(row["vector"]) for row in rows))
+        except BaseException as error:
+            faults.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(50):
+        metastore.move(DATE, versions[(number + 1) % 2].data)
+    done.set()
+    reader.join()
+    assert [str(fault) for fault in faults] == []
+    assert set(found) <= wanted
+    assert len(found) > 3
+
+
+def test_a_damaged_sample_file_ends_the_job_with_a_message(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.scoring.items import score_items
+
+    settings = settings_at(tmp_path, "damaged", kind="path")
+    write_run(settings)
+    broken = Path(RunPaths(settings.run_folder).part("items")) / "part-00002.parquet"
+    broken.write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"part-00002\.parquet: damaged .*; run build_samples again"):
+        score_items(spark, settings)
+    assert folders(tmp_path / f"tiny/item_table/dt={DATE}") == []
