@@ -24,9 +24,10 @@ def _row(facts: RunFacts, box: Box, zone: dt.tzinfo | None) -> list[str]:
     assert box.job is not None
     used = facts.used.get(box.job)
     refused = facts.refusals.get(box.job)
-    left = ", ".join(box.lines) or ("refused" if refused else "has not run")
+    lines = [", ".join(box.lines)] if box.lines else []
     if refused is not None:
-        left += f"; refused {refused.at.astimezone(zone):%Y-%m-%d %H:%M}: {refused.reason}"
+        lines.append(f"refused {refused.at.astimezone(zone):%Y-%m-%d %H:%M}: {refused.reason}")
+    left = "; ".join(lines) or "has not run"
     if used is None:
         return [box.job, NOT_YET, NOT_YET, NOT_YET, left]
     size = f"{used.peak_bytes / 2**30:.2f} GiB ({used.peak_process})"
