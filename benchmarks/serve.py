@@ -113,7 +113,7 @@ def in_a_process(url: str, requests: Sequence[Sequence[Any]], clients: int, coun
 
 @contextlib.contextmanager
 def service(paths: RunPaths, index: str) -> Iterator[str]:
-    """Starts the service on a free port. Yields: its URL."""
+    """Starts the service on a free port. Yields: its URL. Raises: RuntimeError where it does not end well."""
     line = [sys.executable, str(PROJECT / "jobs" / "serve.py"), paths.folder, "--port", "0", "--index", index]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment)
@@ -126,7 +126,9 @@ def service(paths: RunPaths, index: str) -> Iterator[str]:
         yield url.removesuffix("/docs")
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        code = process.wait(timeout=60)
+    if code:
+        raise RuntimeError(f"the service ended with {code}")
 
 
 def health(url: str) -> dict[str, Any]:

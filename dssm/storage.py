@@ -8,6 +8,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def write_text(path: str, text: str) -> None:
     """Writes a file under a temporary name and renames it, so that nobody reads half of it."""
     make_folder(posixpath.dirname(absolute(path)))
     system, place = filesystem(path)
-    temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.tmp"
+    # Two processes may write the same file: each has a temporary one of its own.
+    temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.{uuid.uuid4().hex}.tmp"
     system.pipe_file(temporary, text.encode("utf-8"))
     _rename(system, temporary, place)
 
@@ -89,9 +91,13 @@ def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None
     if isinstance(system, LocalFileSystem):
         Path(source).replace(target)  # fsspec's own mv copies, and moves into a target that is a folder
     else:
-        if system.exists(target) and not system.isdir(target):
+        try:
+            system.mv(source, target, recursive=True)  # most overwrite a file: there is no moment without it
+        except OSError:
+            if not system.isfile(target):
+                raise
             system.rm_file(target)
-        system.mv(source, target, recursive=True)
+            system.mv(source, target, recursive=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from dssm.cli import exit_with, parse_view
 from dssm.report.runs import find_run
 
 # A request is one query and one row: with threads of their own, faiss and TensorFlow only get in each other's way.
-# 8 clients on two cores had a p99 of 13 to 16 ms with one thread each, of 33 to 103 ms with as many as there are cores.
+# On two busy cores 8 clients had a p99 of 13 and 16 ms with one thread each, of 33 and 103 without, in two rounds.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 

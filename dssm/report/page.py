@@ -429,8 +429,6 @@ def _drift(profile: Profile) -> Html:
 
 
 def _settings(settings: Settings) -> Html:
-    given = settings.model_dump(mode="json", exclude_defaults=True)
-    conf = given.get("spark", {}).get("conf", {})
-    conf |= dict.fromkeys(filter(SECRET.search, conf), "(not shown)")
+    given = settings.model_dump(mode="json", exclude_defaults=True, exclude={"spark"})
     text = json.dumps(given, indent=1, ensure_ascii=False)
     return tag("details", tag("summary", "What differs from the defaults, as read from the YAML"), tag("pre", text))

@@ -198,8 +198,9 @@ def shown_settings(settings: Settings, changed: bool) -> dict[str, Any]:
     Args:
       changed: only those that differ from their defaults; a choice keeps its `kind`.
     """
-    full = settings.model_dump(mode="json")
-    given = settings.model_dump(mode="json", exclude_defaults=True) if changed else full
+    # Spark's own may hold secrets under any name: they are written nowhere.
+    full = settings.model_dump(mode="json", exclude={"spark"})
+    given = settings.model_dump(mode="json", exclude={"spark"}, exclude_defaults=True) if changed else full
     shown: dict[str, Any] = _shown(given, full)
     for feature in shown["features"].values():
         feature.pop("name", None)  # its key in the YAML

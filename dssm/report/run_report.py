@@ -71,5 +71,6 @@ def _write_and_log(paths: RunPaths, settings: Settings) -> None:
         if storage.exists(f"{paths.model}/{MANIFEST}"):  # samples alone are nothing to log
             with _ONE_AT_ONCE:
                 log_run(settings, paths)
-    except (UserError, OSError) as error:
-        out.print(f"  report: {error}", style="yellow", markup=False)
+    except Exception as error:  # whatever it is: the job itself is done
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        out.print(f"  report: {kind}{error}", style="yellow", markup=False)

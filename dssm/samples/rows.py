@@ -103,8 +103,9 @@ def check_item_columns(settings: Settings, catalogue: DataFrame) -> None:
                 f"features.{feature.name}.column: the catalogue has no column '{feature.source_column}'"
                 + did_you_mean(feature.source_column, known)
             )
-    if settings.catalogue.title is not None:
-        need_columns("catalogue", catalogue.select(*map(quoted, known)), {"title": settings.catalogue.title})
+    title = settings.catalogue.title
+    if title is not None and title not in known:
+        raise UserError(f"catalogue.title: no column is named '{title}'" + did_you_mean(title, known))
     for name, kind in settings.samples.negatives.items():
         if isinstance(kind, GroupNegatives):
             need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": kind.column})

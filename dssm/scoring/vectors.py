@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
+import zipimport
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -46,7 +48,20 @@ def load_tower(folder: str, version: str, threads: int) -> LoadedTower:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
         pass  # a second tower in the same process: TensorFlow has started with these threads
-    return LoadedTower(folder)
+    tower = LoadedTower(folder)
+    _spare_next_tasks()
+    return tower
+
+
+def _spare_next_tasks() -> None:
+    """Takes two things off what Spark's Python worker does at each task, 0.35 s of a core with TensorFlow loaded.
+
+    It collects garbage, among all that TensorFlow holds; and it has importlib forget what it knows of sys.path, where
+    zipimport (of Python 3.10 and later) then reads the directories of Spark's jar and of pyspark.zip anew.
+    """
+    gc.collect()
+    gc.freeze()
+    zipimport.zipimporter.invalidate_caches = lambda self: None  # type: ignore[method-assign]
 
 
 def check_model_fits(model: ModelManifest, samples: Manifest, columns: Mapping[str, ColumnSpec], folder: str) -> None:

@@ -25,7 +25,7 @@ from dssm.retrieval.index import read_report
 from dssm.retrieval.queries import Users
 from dssm.retrieval.sinks.faiss import in_memory, read_index
 from dssm.retrieval.sinks.folders import DESCRIPTION, IDS, read_description
-from dssm.sections.indexing import FaissHnsw
+from dssm.sections.indexing import FaissFlat
 from dssm.serving.catalogue import titles
 from dssm.serving.lookup import Lookup, places_in
 from dssm.serving.recommend import check_table
@@ -34,6 +34,7 @@ from dssm.serving.search import ExactIndex
 from dssm.serving.tower import UserTower
 
 IndexKind = Literal["exact", "faiss"]
+MADE_HERE: dict[IndexKind, str] = {"exact": "exact", "faiss": "faiss flat, made at the start"}
 AGAIN = 10  # times as many items are looked at, where cosines and inner products rank differently
 
 
@@ -77,11 +78,16 @@ class Loaded:
 
     Attributes:
       manifest: of the published item vectors.
+      norm: of every combined vector; None where they differ.
       tower: takes raw features.
       indexes: by objective; None: of the combined vectors.
-      users: ids with vectors, and `user_vectors` (users, dim) float32 by objective.
+      items: ids, in the order of all indexes.
+      users: ids of the users with vectors.
+      user_vectors: (users, dim) float32, by objective.
+      seen: what users have an event with.
       titles: (items,), None where the samples have none.
       request: model of the body of POST /recommend.
+      index_says: which index it is.
       at: when it was loaded.
     """
 
@@ -147,58 +153,80 @@ class Loaded:
         return named
 
 
-def load(items: Published, pipeline: str, kind: IndexKind) -> Loaded:
+@dataclass(frozen=True)
+class Target:
+    """What is to be loaded: a published version, and where index_items has put its vectors since, by objective."""
+
+    items: Published
+    made: tuple[tuple[str | None, str], ...] = ()
+
+    def index_of(self, objective: str | None) -> str | None:
+        """Returns the folder of an objective's index; of several the first of the settings."""
+        return next((folder for name, folder in self.made if name == objective), None)
+
+
+def find_target(location: str, pipeline: str, kind: IndexKind, date: str | None = None) -> Target | None:
+    """Returns what readers of the table should take now; None where nothing is published.
+
+    Args:
+      location: of the item table.
+      pipeline: folder of the runs' dates.
+      kind: faiss takes the indexes that index_items switched to, where they are of this version.
+      date: None: the newest.
+    """
+    items = published.current(location, date)
+    if items is None:
+        return None
+    report = read_report(posixpath.join(pipeline, items.manifest.date)) if kind == "faiss" else None
+    sinks = [sink for sink in report.sinks if sink.kind == "faiss" and sink.switched] if report is not None else []
+    return Target(items, tuple((sink.objective, sink.place) for sink in sinks if _holds(sink.place, items)))
+
+
+def _holds(folder: str, items: Published) -> bool:
+    """Whether an index is of a published version."""
+    path = f"{folder}/{DESCRIPTION}"
+    if not storage.exists(path):
+        return False
+    described = read_description(path)
+    return described.facts.get("table_version") == items.manifest.version and described.rows == items.manifest.rows
+
+
+def load(target: Target, pipeline: str, kind: IndexKind) -> Loaded:
     """Loads a published version with the model and the samples of its date.
 
     Args:
-      items: the published item vectors.
+      target: of `find_target`.
       pipeline: folder of the runs' dates.
-      kind: faiss takes the index that index_items made of this version, and makes one where there is none.
+      kind: of an index that is made here, where there is none: all vectors in memory, compared by NumPy or by faiss.
     Raises: UserError where run and version do not belong together.
     """
+    items = target.items
     paths = RunPaths(posixpath.join(pipeline, items.manifest.date))
     model, run = read_model_manifest(paths.model), open_run(paths)
     check_table(items, model, paths)
     objectives: list[str | None] = [None, *(model.objectives if len(model.objectives) > 1 else ())]
-    indexes = {objective: _index(items, paths, objective, kind) for objective in objectives}
-    ids = indexes[None][0].ids
-    if any(not index.ids.equals(ids) for index, _ in indexes.values()):
+    indexes = {objective: _index(target, objective, kind) for objective in objectives}
+    ids = indexes[None].ids
+    if any(not index.ids.equals(ids) for index in indexes.values()):
         raise UserError(f"{items.folder}: the objectives' indexes are of different items; run index_items again")
     users, vectors = _users(paths, model, objectives)
     tower = UserTower(paths, model)
     tower.vector({})  # the first call makes TensorFlow's plan, which takes most of a second
     return Loaded(
-        manifest=items.manifest, norm=model.vector_norm, tower=tower,
-        indexes={objective: index for objective, (index, _) in indexes.items()}, items=Lookup(ids),
+        manifest=items.manifest, norm=model.vector_norm, tower=tower, indexes=indexes, items=Lookup(ids),
         users=Lookup(users), user_vectors=vectors, seen=_seen(run, ids), titles=titles(run, ids),
         request=request_model(tower.signature, [name for name in objectives if name is not None]),
-        index_says=indexes[None][1],
+        index_says=target.index_of(None) or MADE_HERE[kind],
     )  # fmt: skip
 
 
-def _index(items: Published, paths: RunPaths, objective: str | None, kind: IndexKind) -> tuple[ItemIndex, str]:
-    """Returns an index, and says what it is."""
-    if kind == "faiss" and (folder := _made(items, paths, objective)) is not None:
+def _index(target: Target, objective: str | None, kind: IndexKind) -> ItemIndex:
+    folder = target.index_of(objective)
+    if folder is not None:
         with storage.local_copy(folder) as local:
-            ids = pq.read_table(f"{local}/{IDS}")["id"].combine_chunks()
-            return read_index(local, ids), folder
-    ids, matrix = published.load(items, objective)
-    if kind == "faiss":
-        return in_memory(FaissHnsw(), ids, matrix), "faiss hnsw, made at the start"
-    return ExactIndex(ids, matrix), "exact"
-
-
-def _made(items: Published, paths: RunPaths, objective: str | None) -> str | None:
-    """Returns the folder of a faiss index that index_items switched to, of these vectors; None where there is none."""
-    report = read_report(paths.folder)
-    for sink in report.sinks if report is not None else ():
-        wanted = sink.kind == "faiss" and sink.switched and sink.objective == objective
-        if not wanted or not storage.exists(f"{sink.place}/{DESCRIPTION}"):
-            continue
-        described = read_description(f"{sink.place}/{DESCRIPTION}")
-        if described.facts.get("table_version") == items.manifest.version and described.rows == items.manifest.rows:
-            return sink.place
-    return None
+            return read_index(local, pq.read_table(f"{local}/{IDS}")["id"].combine_chunks())
+    ids, matrix = published.load(target.items, objective)
+    return in_memory(FaissFlat(), ids, matrix) if kind == "faiss" else ExactIndex(ids, matrix)
 
 
 def _users(

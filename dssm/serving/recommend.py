@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,14 @@ class Recommender:
     def vectors(self) -> Batches:
         return published.batches(self.items, self.objective)
 
+    @cached_property
+    def _raw_tower(self) -> UserTower:
+        return UserTower(self.run.paths, self.model)
+
+    @cached_property
+    def _tower(self) -> LoadedTower:
+        return LoadedTower(f"{self.run.paths.model}/user_tower")
+
     # Items for a user ----------------------------------------------------------------------------------
 
     def for_user(self, user: str, count: int, seen: bool = False) -> Answer:
@@ -71,7 +80,7 @@ class Recommender:
         (history,), found = histories_of(self.run, [user]), row_of(self.run, user)
         remark, features = "", {}
         if found is None:
-            vector = UserTower(self.run.paths, self.model).vector({}, self.objective)
+            vector = self._raw_tower.vector({}, self.objective)
             remark = "not a user of the samples: a cold answer, what the tower gives where nothing is known"
             if history.items:
                 remark = "no encoded features: a cold answer, what the tower gives where nothing is known"
@@ -85,12 +94,12 @@ class Recommender:
 
     def for_request(self, path: str, count: int) -> Answer:
         """Returns top items for the raw features in a file."""
-        tower = UserTower(self.run.paths, self.model)
-        features = read_request(path, tower.signature)
-        vector = tower.vector(features, self.objective)
+        inputs = self._raw_tower.signature
+        features = read_request(path, inputs)
+        vector = self._raw_tower.vector(features, self.objective)
         if not np.isfinite(vector).all():
             raise UserError(f"--request {path}: the tower's vector is not finite; expected smaller numbers")
-        told = {name: _told(features.get(name)) for name in tower.signature.inputs}
+        told = {name: _told(features.get(name)) for name in inputs.inputs}
         return self._answer(f"request {path}", "", vector, count, NO_HISTORY, True, told)
 
     def _answer(
@@ -105,9 +114,7 @@ class Recommender:
         manifest = self.run.part(part).manifest
         check_model_fits(self.model, manifest, self.model.user_columns, self.run.paths.part(part))
         columns = {n: unpack(row[n].combine_chunks(), spec) for n, spec in self.model.user_columns.items()}
-        vector: np.ndarray = LoadedTower(f"{self.run.paths.model}/user_tower").all_vectors(columns)[
-            output(self.objective)
-        ][0]
+        vector: np.ndarray = self._tower.all_vectors(columns)[output(self.objective)][0]
         return vector
 
     # Users for an item, items like an item ---------------------------------------------------------------

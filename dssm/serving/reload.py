@@ -6,11 +6,10 @@ import threading
 from collections.abc import Callable
 
 from dssm.console import err, out
-from dssm.published import Published
-from dssm.serving.loaded import Loaded
+from dssm.serving.loaded import Loaded, Target
 from dssm.serving.metrics import Metrics
 
-EVERY_S = 2.0  # between looks at `_current`: one small file
+EVERY_S = 2.0  # between looks at `_current` and index.json: small files
 AGAIN_S = 30.0  # before a version that could not be loaded is tried again
 
 
@@ -19,12 +18,12 @@ class Current:
 
     def __init__(
         self,
-        find: Callable[[], Published | None],
-        load: Callable[[Published], Loaded],
+        find: Callable[[], Target | None],
+        load: Callable[[Target], Loaded],
         metrics: Metrics,
         every_s: float = EVERY_S,
     ) -> None:
-        """Loads the current version.
+        """Loads what is current.
 
         Args:
           find: returns the version that readers of the table take now.
@@ -36,7 +35,7 @@ class Current:
         self._find, self._load, self._metrics, self._every_s = find, load, metrics, every_s
         found = find()
         assert found is not None  # the caller has looked
-        self._folder = found.folder
+        self._target = found
         self.loaded = load(found)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -58,14 +57,15 @@ class Current:
         """Loads another version, where there is one, and swaps it in. Returns: False where that failed."""
         try:
             found = self._find()
-            if found is None or found.folder == self._folder:
+            if found is None or found == self._target:
                 return True
             loaded = self._load(found)
         except Exception as error:  # whatever it is, the version that is loaded goes on answering
             self._metrics.add("reload_failures")
             err.print(f"reload failed, the loaded version goes on: {error}", markup=False)
             return False
-        self.loaded, self._folder = loaded, found.folder
+        self.loaded, self._target = loaded, found
         self._metrics.add("reloads")
-        out.print(f"now answering from version {found.manifest.version} of {found.manifest.date}", markup=False)
+        told = loaded.facts
+        out.print(f"now: version {told['version']} of {told['date']}, index: {told['index']}", markup=False)
         return True

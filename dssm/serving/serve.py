@@ -15,7 +15,7 @@ from dssm import published
 from dssm.console import out
 from dssm.errors import UserError
 from dssm.paths import RunPaths
-from dssm.serving.loaded import IndexKind, load
+from dssm.serving.loaded import IndexKind, find_target, load
 from dssm.serving.metrics import Metrics
 from dssm.serving.reload import Current
 from dssm.serving.service import make_app
@@ -36,13 +36,13 @@ def serve(paths: RunPaths, host: str, port: int, index: IndexKind, follow: bool)
     """
     location = published.run_table(paths.folder, "items")
     pipeline, date = posixpath.split(paths.folder)
-    find = partial(published.current, location, None if follow else date)
+    find = partial(find_target, location, pipeline, index, None if follow else date)
     if find() is None:
         raise UserError(f"{location}: nothing is published for {date}; run score_items for it first")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn's own comes before, and ends when all are answered
     metrics = Metrics()
     with listening(host, port) as listener:
-        current = Current(find, lambda items: load(items, pipeline, index), metrics)
+        current = Current(find, partial(load, pipeline=pipeline, kind=index), metrics)
         facts = current.loaded.facts
         out.print(f"version {facts['version']} of {facts['date']}, index: {facts['index']}", markup=False)
         server = uvicorn.Server(server_config(make_app(current, metrics)))
@@ -52,7 +52,7 @@ def serve(paths: RunPaths, host: str, port: int, index: IndexKind, follow: bool)
 
 
 def server_config(app: FastAPI) -> uvicorn.Config:
-    """Returns how uvicorn runs the service. Its own set-up of logging would close TensorFlow's, and so perhaps stderr."""
+    """Returns how uvicorn runs the service: without its own logging, which would close the stream of TensorFlow's."""
     return uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=FINISH_S
     )

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import IO, Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -72,14 +72,16 @@ def look(setting: str, path: str) -> Looked:
         raise UserError(f"{setting} {path}: no file ends in .csv, .csv.gz, .jsonl, .json or .parquet")
     kind = _format(known[0])
     assert kind is not None
-    with system.open(known[0], "rb") as file:
-        zipped = "gzip" if known[0].endswith(".gz") else None
-        if kind == "parquet":
-            rows = next(pq.ParquetFile(file).iter_batches(ROWS)).to_pandas()
-        elif kind == "json":
-            rows = pd.read_json(file, lines=True, nrows=ROWS, compression=zipped, dtype=False)
-        else:
-            rows = pd.read_csv(file, nrows=ROWS, compression=zipped, dtype=str, keep_default_na=False)
+    try:
+        with system.open(known[0], "rb") as file:
+            rows = _first_rows(file, kind, "gzip" if known[0].endswith(".gz") else None)
+    except (ValueError, OSError, StopIteration) as error:  # pandas' and Arrow's errors are ValueErrors
+        reason = " ".join(str(error).split())[:200] or "it has no rows"
+        raise UserError(
+            f"{setting} {known[0]}: can't be read as {kind} ({reason}); expected UTF-8 with rows"
+        ) from error
+    if rows.empty:
+        raise UserError(f"{setting} {known[0]}: has no rows; expected some to look at")
     columns = tuple(_column(str(name), rows[name].tolist()) for name in rows.columns)
     below = "" if system.isfile(place) else known[0].removeprefix(place.rstrip("/"))
     folder, _, name = below.rpartition("/")
@@ -87,6 +89,14 @@ def look(setting: str, path: str) -> Looked:
     days = [day for file in known for day in DAY.findall(file.removeprefix(place))]
     newest = max(("-".join(day) for day in days), default=None)
     return Looked(path.rstrip("/") + tail, kind, columns, newest)
+
+
+def _first_rows(file: IO[bytes], kind: Format, compression: Literal["gzip"] | None) -> pd.DataFrame:
+    if kind == "parquet":
+        return next(pq.ParquetFile(file).iter_batches(ROWS)).to_pandas()
+    if kind == "json":
+        return pd.read_json(file, lines=True, nrows=ROWS, compression=compression, dtype=False)
+    return pd.read_csv(file, nrows=ROWS, compression=compression, dtype=str, keep_default_na=False)
 
 
 def _daily(folder: str) -> str:

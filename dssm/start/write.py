@@ -17,6 +17,7 @@ ITEM_WORDS = ("item", "post", "video", "product", "article", "goods", "movie", "
 TIME_WORDS = ("timestamp", "time_ms", "event_time", "time", "ts", "date", "datetime")
 LABEL_WORDS = ("label", "click", "is_click", "clicked", "act", "like", "buy", "purchase")
 TITLE_WORDS = ("title", "name", "headline", "caption")
+YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 NAME = re.compile(r"^[A-Za-z]\w*$", re.ASCII)
 
 
@@ -40,8 +41,16 @@ def init(name: str, tables: Tables, out: str, date: dt.date | None = None) -> st
         raise UserError(f"--out {out}: there is such a file already; name another, or remove it")
     text = config_text(name, tables, date)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text(text, encoding="utf-8")
-    load_settings(out)
+    unread = Path(f"{out}.tmp")
+    unread.write_text(text, encoding="utf-8")
+    try:
+        load_settings(str(unread))
+    except UserError as error:
+        unread.unlink()
+        raise UserError(
+            f"init: a config for these tables does not hold: {error}; copy conf/demo.yaml instead"
+        ) from error
+    unread.replace(out)
     return text
 
 
@@ -183,7 +192,7 @@ def _feature(column: Column, side: str, taken: set[str], shared: str | None = No
     }
     share = f", share_embedding: {shared}" if shared else ""
     line = f"  {column.name}: {{{kinds.get(column.looks, '')}{share}}}".replace("SIDE", side)
-    if not NAME.match(column.name):
+    if not NAME.match(column.name) or column.name.lower() in YAML_WORDS:
         return f"  # {column.name}: left out (no feature can have this name; give it one, and column: {column.name})"
     if column.name in taken or column.looks not in kinds or (column.looks == "category" and column.unique):
         why = "another has its name" if column.name in taken else f"{column.looks}, such as {column.example}"
@@ -200,9 +209,18 @@ def _found(table: Looked, words: Sequence[str]) -> Column | None:
                 return column
     for word in words:
         for column in table.columns:
-            if word in column.name.lower().split("_"):
+            if word in _words(column.name):
                 return column
     return None
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words of a name.
+
+    >>> _words("userId"), _words("is_click")
+    (['user', 'id'], ['is', 'click'])
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_")
 
 
 def _guess(table: Looked, option: str, what: str, words: Sequence[str]) -> Column:

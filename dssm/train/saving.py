@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ def model_manifest(
     shares = {name: objective.share for name, objective in model.all_objectives.items()}
     tower = model.user_tower
     return ModelManifest(
-        model_version=weights_digest(towers.variables),
+        model_version=_version(towers, model.similarity, shares),
         date=settings.date.isoformat(),
         samples_build=inputs.train.build,
         vocabularies=inputs.train.vocabularies,
@@ -56,6 +57,11 @@ def model_manifest(
         metrics=list(place.metrics),
         validation=list(place.validation),
     )
+
+
+def _version(towers: TwoTowers, similarity: str, shares: dict[str, float]) -> str:
+    """Returns a digest of all that the vectors depend on: the weights, their norm, the shares of the combined one."""
+    return storage.digest(weights_digest(towers.variables), json.dumps([similarity, shares]))
 
 
 def save_model(

@@ -74,6 +74,7 @@ class TrainingState:
         # A rank that waits for another's file is silent: it must give up before the watchdog does.
         self._writer = CheckpointWriter(folder, self._chosen.keep, settings.train.stall_shutdown_s / 2)
         self._written = time.monotonic()
+        self._named: list[int] = []  # epochs of the bests that the newest checkpoints name
         self._owner_file, self._token = f"{folder}/owner", secrets.token_hex(8)
 
     @property
@@ -114,6 +115,7 @@ class TrainingState:
         remove_unfinished(self.folder)
         self._found = found
         place = manifest_of(found).place  # its files were checked just now
+        self._named = [place.best.epoch] if place.best is not None else []
         print(f"train: resumed from {found}, {place.steps:,} steps done", file=sys.stderr, flush=True)
         return place
 
@@ -192,6 +194,8 @@ class TrainingState:
         self.check_owner()
         self._writer.write(self._written_here, self._manifest(place), hvd.rank())
         self._written = time.monotonic()
+        if place.best is not None:  # this one may not be whole yet, and the one before is read where it never is
+            self._named = [*self._named, place.best.epoch][-2:]
 
     def check_owner(self) -> None:
         """Raises: TakenOverError where the training was started again: two would spoil each other's files.
@@ -204,13 +208,14 @@ class TrainingState:
             raise TakenOverError(f"{self.folder}: another start of this training has taken over; this one ends")
 
     def write_best(self, place: Place) -> None:
-        """Writes the state of the best epoch so far. That of the one before stays: a checkpoint may still name it."""
+        """Writes the state of the best epoch so far. Those that a checkpoint names stay."""
         assert place.best is not None
         self._write_now(self._best(place.best), place)
         if hvd.rank() == 0:
-            kept = [name for name in storage.folder_names(self.folder) if name.startswith(BEST)]
-            for name in kept[:-2]:
-                storage.remove(f"{self.folder}/{name}")
+            kept = {self._best(Best(epoch=epoch, value=0.0)) for epoch in [*self._named, place.best.epoch]}
+            bests = [f"{self.folder}/{name}" for name in storage.folder_names(self.folder) if name.startswith(BEST)]
+            for folder in set(bests) - kept:
+                storage.remove(folder)
 
     def take_best(self, best: Best) -> None:
         """Gives all ranks the weights of the best epoch, with its optimizer."""

@@ -112,13 +112,16 @@ def test_a_report_that_can_not_be_written_does_not_undo_the_job(
     assert not Path(settings.run_folder, "report.html").exists()
 
 
-def test_a_bug_in_the_report_is_not_hidden(paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_report_is_told_and_does_not_undo_the_job(
+    paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_: Any) -> str:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by 0")
 
     monkeypatch.setattr(run_report, "page", broken)
-    with pytest.raises(ZeroDivisionError), reported(settings_of(tmp_path), "score_items"):
+    with reported(settings_of(tmp_path), "score_items"):
         pass
+    assert "report: ZeroDivisionError: by 0" in capsys.readouterr().out
 
 
 def test_tracking_without_its_package_stops_before_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

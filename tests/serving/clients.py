@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from dssm import published
 from dssm.paths import RunPaths
-from dssm.serving.loaded import IndexKind, load
+from dssm.serving.loaded import IndexKind, find_target, load
 from dssm.serving.metrics import Metrics
 from dssm.serving.reload import EVERY_S, Current
 from dssm.serving.serve import listening, server_config
@@ -22,9 +22,9 @@ from dssm.serving.service import make_app
 
 
 def app_of(paths: RunPaths, kind: IndexKind = "exact", every_s: float = EVERY_S) -> FastAPI:
-    find = partial(published.current, published.run_table(paths.folder, "items"))
     metrics, pipeline = Metrics(), str(Path(paths.folder).parent)
-    return make_app(Current(find, lambda items: load(items, pipeline, kind), metrics, every_s), metrics)
+    find = partial(find_target, published.run_table(paths.folder, "items"), pipeline, kind)
+    return make_app(Current(find, partial(load, pipeline=pipeline, kind=kind), metrics, every_s), metrics)
 
 
 def client_of(paths: RunPaths, kind: IndexKind = "exact") -> TestClient:

@@ -77,8 +77,7 @@ def write_served_run(root: Path, **model: Any) -> RunPaths:
         write_manifest(folder, manifest)
     write_settings(paths.samples, settings)
     _write_model(settings, paths)
-    publish(settings, "v1")
-    published.write_run_tables(paths.folder, {"items": settings.table_location})
+    _publish_first(settings, paths)
     return paths
 
 
@@ -91,7 +90,7 @@ def _write_model(settings: Settings, paths: RunPaths) -> None:
     manifest = ModelManifest(
         model_version=weights_digest(towers.variables), date=settings.date.isoformat(), samples_build="tiny",
         vocabularies=VOCABULARIES, user_columns=user_columns, item_columns=item_columns,
-        vector_dim=len(shares) * settings.model.vector_dim, objectives=shares,
+        vector_dim=len(shares) * settings.model.vector_dim, vector_norm=1.0, objectives=shares,
         ranks=1, epochs=1, steps=1, rows_per_epoch=1, rows_per_s=1.0, loss=[1.0], auc=[None],
     )  # fmt: skip
     write_text(f"{paths.model}/{MANIFEST}", manifest.model_dump_json())
@@ -100,17 +99,26 @@ def _write_model(settings: Settings, paths: RunPaths) -> None:
     write_card(paths.model, make_card(settings, manifest, {"user": raw}))
 
 
-def publish(settings: Settings, version: str, items: int = ITEMS) -> None:
-    """Publishes the vectors of the first items of the catalogue."""
-    paths, catalogue = RunPaths(settings.run_folder), make_catalogue(settings)
-    tower, model = LoadedTower(f"{paths.model}/item_tower"), read_model_manifest(paths.model)
-    vectors = tower.all_vectors({name: catalogue[name][:items] for name in tower.inputs})
+def _publish_first(settings: Settings, paths: RunPaths) -> None:
+    """Publishes the whole catalogue as v1."""
+    catalogue, model = make_catalogue(settings), read_model_manifest(paths.model)
+    tower = LoadedTower(f"{paths.model}/item_tower")
+    vectors = tower.all_vectors({name: catalogue[name] for name in tower.inputs})
     combined, date = vectors.pop("vector"), settings.date.isoformat()
     objectives = {name.removeprefix("vector_"): own for name, own in vectors.items()}
-    ids = catalogue[ITEM_ID][:items].tolist()
-    write_published(
-        settings.table_location, date, version, "item", ids, combined, model.model_version, objectives
-    )  # fmt: skip
+    ids = catalogue[ITEM_ID].tolist()
+    write_published(settings.table_location, date, "v1", "item", ids, combined, model.model_version, objectives)
+    published.write_run_tables(paths.folder, {"items": settings.table_location})
+
+
+def publish_fewer(paths: RunPaths, version: str, items: int) -> None:
+    """Publishes the first items of v1 as another version."""
+    location = published.run_table(paths.folder, "items")
+    first = published.versions(location, Path(paths.folder).name)[0]
+    ids, vectors = published.load(first)
+    kept = ids.to_pylist()[:items]
+    made = first.manifest
+    write_published(location, made.date, version, "item", kept, vectors[:items], made.model_version)
 
 
 def _write_items(settings: Settings, paths: RunPaths) -> None:

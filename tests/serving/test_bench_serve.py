@@ -11,14 +11,13 @@ import pytest
 from benchmarks import report
 from benchmarks import serve as bench
 from dssm.paths import RunPaths
-from tests.serving.clients import app_of, serving
 
 
-def test_every_kind_of_request_is_answered_and_counted(
+def test_the_command_answers_every_kind_of_request_until_it_is_told_to_end(
     served: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requests = bench.requests_of(served)
-    with serving(app_of(served)) as url:
+    with bench.service(served, "exact") as url:
         assert bench.health(url)["version"] == "v1"
         apart = bench.in_a_process(url, requests[bench.RAW], 2, 5, 30.0)
         monkeypatch.setattr(bench, "in_a_process", bench.load)  # a process takes seconds to start

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from dssm import published
 from dssm.errors import UserError
 from dssm.paths import RunPaths
-from dssm.report.dataset import open_run
+from dssm.serving.loaded import Loaded
 from dssm.serving.metrics import Metrics
 from dssm.serving.reload import Current
 from dssm.serving.serve import listening
 from tests.datasets import ITEMS
-from tests.pipeline import PROJECT
 from tests.serving.clients import app_of, serving
-from tests.serving.runs import USERS, publish
+from tests.serving.runs import USERS, publish_fewer
 
 CLIENTS = 4
+PAUSE_S = 0.005  # of a client, between requests: the version that is loaded needs the processor as well
 
 
 class Table:
@@ -41,16 +36,16 @@ class Table:
         self.broken: set[int] = set()
 
     def find(self) -> Any:
-        return SimpleNamespace(folder=f"v{self.version}", manifest=SimpleNamespace(version=self.version, date="d"))
+        return self.version
 
-    def load(self, found: Any) -> Any:
+    def load(self, version: Any) -> Any:
         self.loads += 1
-        if found.manifest.version in self.broken:
+        if version in self.broken:
             raise UserError("disk on fire")
-        return found.folder
+        return SimpleNamespace(version=version, facts={"version": version, "date": "d", "index": "exact"})
 
 
-def wait_for(done: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(done: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, "it did not happen in time"
@@ -62,14 +57,14 @@ def test_a_version_is_loaded_once_and_swapped() -> None:
     current = Current(table.find, table.load, metrics, every_s=0.01)
     with current:
         time.sleep(0.05)
-        assert (current.loaded, table.loads) == ("v1", 1)
+        assert (current.loaded.version, table.loads) == (1, 1)
         table.version = 2
-        wait_for(lambda: current.loaded == "v2")
+        wait_for(lambda: current.loaded.version == 2)
     assert table.loads == 2
     assert "dssm_reloads_total 1" in metrics.text({}, {})
     table.version = 3
     time.sleep(0.05)
-    assert current.loaded == "v2"  # the watch has ended
+    assert current.loaded.version == 2  # the watch has ended
 
 
 def test_a_version_that_can_not_be_loaded_leaves_the_old_one_to_answer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,15 +72,15 @@ def test_a_version_that_can_not_be_loaded_leaves_the_old_one_to_answer(capsys: p
     current = Current(table.find, table.load, metrics)
     table.version, table.broken = 2, {2}
     assert not current.look()
-    assert current.loaded == "v1"
+    assert current.loaded.version == 1
     assert "dssm_reload_failures_total 1" in metrics.text({}, {})
     assert "reload failed, the loaded version goes on: disk on fire" in capsys.readouterr().err
     table.broken = set()
     assert current.look()
-    assert current.loaded == "v2"
+    assert current.loaded.version == 2
     table.version = 1  # a rollback
     assert current.look()
-    assert current.loaded == "v1"
+    assert current.loaded.version == 1
 
 
 @contextmanager
@@ -102,6 +97,7 @@ def hammered(url: str) -> Iterator[list[tuple[int, str, list[str]]]]:
                     answer = client.post("/recommend", json={"features": {"age": number}, "count": ITEMS})
                 body = answer.json()
                 answers.append((answer.status_code, body.get("version"), [row["item"] for row in body["items"]]))
+                time.sleep(PAUSE_S)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         asking = [pool.submit(ask, number) for number in range(CLIENTS)]
@@ -113,46 +109,29 @@ def hammered(url: str) -> Iterator[list[tuple[int, str, list[str]]]]:
             one.result(timeout=30)  # an error of a client's is an error here
 
 
-def test_reloads_under_load_drop_nothing(own_run: RunPaths) -> None:
-    table = published.run_table(own_run.folder, "items")
-    settings = open_run(own_run).settings.model_copy(update={"root": str(Path(own_run.folder).parents[1])})
-    assert settings.table_location == table
-    sizes = {"v1": ITEMS, "v2": 10, "v3": 12, "v4": 7}
-    with serving(app_of(own_run, every_s=0.02)) as url, hammered(url) as answers:
-        for version in list(sizes)[1:]:
-            publish(settings, version, items=sizes[version])
-            wait_for(lambda version=version: any(told == version for _, told, _ in answers))  # type: ignore[misc]
+def test_reloads_and_the_end_drop_nothing(own_run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"v1": ITEMS, "v2": 7, "v3": 12}
+    begun, top = threading.Event(), Loaded.top
+
+    def slow(*asked: Any) -> Any:
+        begun.set()
+        time.sleep(0.5)
+        return top(*asked)
+
+    with ThreadPoolExecutor(1) as pool:
+        with serving(app_of(own_run, every_s=0.02)) as url:
+            with hammered(url) as answers:
+                for version in list(sizes)[1:]:
+                    publish_fewer(own_run, version, sizes[version])
+                    wait_for(lambda version=version: any(told == version for _, told, _ in answers))  # type: ignore[misc]
+            monkeypatch.setattr(Loaded, "top", slow)
+            last = pool.submit(httpx.get, f"{url}/recommend?user=user1", timeout=30)
+            assert begun.wait(10)
+        assert last.result().status_code == 200  # the service was told to end while it answered
     assert {status for status, _, _ in answers} == {200}
     assert {version for _, version, _ in answers} == set(sizes)
     for _, version, items in answers:  # each answer is of one version: all of its items, and no other's
         assert set(items) == {f"item{number:02d}" for number in range(sizes[version])}
-
-
-def test_the_command_answers_until_it_is_told_to_end(served: RunPaths) -> None:
-    line = [sys.executable, "jobs/serve.py", served.folder, "--port", "0", "--index", "exact"]
-    process = subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        said = [process.stdout.readline() for _ in range(2)]
-        url = said[1].strip().removesuffix("/docs")
-        assert said[0].startswith("version v1 of 2024-01-08, index: exact")
-        wait_for(lambda: _answers(url))
-        with hammered(url) as answers:
-            wait_for(lambda: len(answers) > 20)
-        assert {status for status, _, _ in answers} == {200}
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
-    finally:
-        process.kill()
-        _, errors = process.communicate()
-    assert "Traceback" not in errors
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=10).status_code == 200
-    except httpx.ConnectError:
-        return False
 
 
 def test_a_port_that_is_taken_is_named() -> None:

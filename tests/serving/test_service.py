@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dssm.errors import UserError
 from dssm.paths import RunPaths
 from dssm.report.dataset import open_run
 from dssm.retrieval.index import index_items
+from dssm.serving.loaded import Target, _index, find_target
 from dssm.serving.recommend import open_recommender
 from dssm.serving.service import LARGEST_BODY
 from dssm.serving.tower import UserTower
@@ -205,23 +207,30 @@ def test_an_index_of_faiss_is_the_one_that_was_switched_to(own_run: RunPaths, cl
     exact = client.get("/recommend", params=asked)
     titles = [row["title"] for row in exact.json()["items"]]
     assert titles == [f"Title {int(item[4:])} [b]" for item in items_of(exact)]
-    with client_of(own_run, "faiss") as made:
-        assert made.get("/health").json()["index"] == "faiss hnsw, made at the start"
-        assert items_of(made.get("/recommend", params=asked)) == items_of(exact)
-    run = open_run(own_run)
-    root = str(Path(own_run.folder).parents[1])
-    report = index_items(run.settings.model_copy(update={"root": root}))
+    location, pipeline = published.run_table(own_run.folder, "items"), str(Path(own_run.folder).parent)
+    find = partial(find_target, location, pipeline, "faiss")
+    before = find()
+    assert before is not None
+    assert before.made == ()
+    report = index_items(open_run(own_run).settings.model_copy(update={"root": str(Path(pipeline).parent)}))
     assert report is not None
+    target = find()  # another one, so that a service that runs takes the index up
+    assert target == Target(before.items, ((None, report.sinks[0].place),))
+    assert find_target(location, pipeline, "exact") == before
+    for one in (before, target):
+        index = _index(one, None, "faiss")
+        found = index.places(unit_rows(2, 5), 4)[0]
+        expected = _index(one, None, "exact").places(unit_rows(2, 5), 4)[0]
+        assert found.tolist() == expected.tolist()
     with client_of(own_run, "faiss") as indexed:
         assert indexed.get("/health").json()["index"] == report.sinks[0].place
         assert items_of(indexed.get("/recommend", params=asked)) == items_of(exact)
         similar = indexed.get("/similar", params={"item": "item04", "count": 3})
         assert items_of(similar) == open_recommender(own_run).similar("item04", 3).ids
-    table = published.run_table(own_run.folder, "items")
-    write_published(table, "2024-01-08", "v2", "item", ["a"], unit_rows(1, 5), report.model_version)
-    with client_of(own_run, "faiss") as other:  # the index is of v1
-        assert other.get("/health").json()["index"] == "faiss hnsw, made at the start"
-        assert items_of(other.get("/recommend", params={"user": "user2"})) == ["a"]
+    write_published(location, "2024-01-08", "v2", "item", ["a"], unit_rows(1, 5), report.model_version)
+    newer = find()
+    assert newer is not None
+    assert newer.made == ()  # the index is of v1
 
 
 def test_vectors_of_another_model_are_not_loaded(own_run: RunPaths) -> None:

@@ -100,3 +100,41 @@ def test_what_can_not_be_told_is_said(tmp_path: Path) -> None:
     events = str(tmp_path / "events")
     with pytest.raises(UserError, match="there is such a file already"):
         init("mine", look_at(events, posts, [], None), str(tmp_path / "x.yaml"))
+
+
+def test_names_in_camel_case_and_columns_that_yaml_reads_as_something_else(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,7,4.5,1112486027\n2,8,3,1112484676\n")
+    (tmp_path / "movies.csv").write_text("movieId,title,on,null\n7,A film,a,b\n8,Another film,a,c\n")
+    out = str(tmp_path / "x.yaml")
+    text = init("movies", look_at(f"{tmp_path}/ratings.csv", f"{tmp_path}/movies.csv", [], None), out)
+    settings = load_settings(out)
+    log = settings.sources["events"]
+    assert (log.user, log.item, log.time, log.time_unit) == ("userId", "movieId", "timestamp", "s")
+    assert (settings.date.isoformat(), settings.catalogue.title) == ("2005-04-02", "title")
+    assert "# on: left out" in text
+    assert "# null: left out" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b""),
+        ("a.csv", b"x,y\n"),
+        ("a.csv", "x\nf\u00fcr\n".encode("latin-1")),
+        ("a.parquet", b"PAR1"),
+        ("a.json", b"{"),
+    ],
+    ids=["empty", "header alone", "latin-1", "damaged Parquet", "half a line"],
+)
+def test_a_file_that_can_not_be_read_is_one_message(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"^--items {tmp_path}/{name}: (can't be read as|has no rows)"):
+        look("--items", str(tmp_path / name))
+
+
+def test_a_config_that_does_not_hold_leaves_no_file(tmp_path: Path) -> None:
+    write_tables(tmp_path)
+    tables = look_at(str(tmp_path / "events"), str(tmp_path / "posts.csv"), [], None)
+    with pytest.raises(UserError, match=r"^init: a config for these tables does not hold: .*name"):
+        init("no name: at all", tables, str(tmp_path / "x.yaml"))
+    assert not list(tmp_path.glob("x.yaml*"))
