@@ -20,11 +20,12 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from dssm import storage
-from dssm.manifest import EVENT_TIME, ITEM_ID, ITEM_INDEX, LABEL, SOURCE, USER_ID, WEIGHT, FileSpec
+from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, FileSpec
 from dssm.samples.exchange import Batches
 
-# What tells a row from all others, where it has the column.
-IDENTITY = (USER_ID, ITEM_ID, ITEM_INDEX, EVENT_TIME, SOURCE, LABEL, WEIGHT)
+# What tells a row from all others, where it has the column. Not the item's index, which moves with each new item before
+# it: rows that stay as they are keep their file, and their vectors where those are scored incrementally.
+IDENTITY = (USER_ID, ITEM_ID, EVENT_TIME, SOURCE, LABEL, WEIGHT)
 COMPRESSION = "snappy"
 ROW_GROUP_BYTES = 64 * 2**20  # about what a task holds of a file that may have several row groups
 UNFINISHED = ".tmp"
