@@ -36,6 +36,7 @@ VectorType = Literal["float32", "float16", "int8"]
 CURRENT = "_current"
 DATA, DIGESTS, QUARANTINE = "data", "digests", "quarantine"
 VECTOR, SCALE, MODEL_VERSION = "vector", "scale", "model_version"
+NOT_FINITE = "the vector is not finite"  # a reason to put a row aside: the model's fault, not the row's
 DATE_FOLDER, VERSION_FOLDER = "dt=", "version="
 SIDES: dict[str, Side] = {"items": "item", "users": "user"}
 BATCH_ROWS = 16384
@@ -91,9 +92,9 @@ class PublishedManifest(BaseModel):
     copied: int = Field(0, description="Rows taken from `previous`, whose features were the same.")
     previous: str | None = Field(None, description="The version published before, as dt=DATE/version=V.")
     quarantined: dict[str, int] = Field(default_factory=dict, description="Rows that could not be read, by reason.")
-    broken: int = Field(0, description="Vectors with a number that is not finite.")
+    broken: int = Field(0, description="Vectors with a number that is not finite; their rows are quarantined.")
     norm: float | None = Field(None, description="That every vector should have; None where the model sets none.")
-    norm_off: float | None = Field(None, description="Largest distance of a norm from that.")
+    norm_off: float | None = Field(None, description="Largest distance of a norm from that, before rounding to dtype.")
     drift: float | None = Field(None, description="Mean cosine to the vectors of `previous`.")
     drift_rows: int = Field(0, description="Rows that it was measured on: those found in the same file of `previous`.")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="Of the model, seen items kept.")
@@ -116,6 +117,10 @@ class Pointer(BaseModel):
     version: str
     folder: str = Field(description="The version's folder, in that of the pointer.")
     at: dt.datetime
+    left: dict[str, dt.datetime] = Field(
+        default_factory=dict, description="When versions that were current stopped being so; those that are there."
+    )
+    rolled_back: list[str] = Field(default_factory=list, description="Versions that a rollback has left.")
 
 
 @dataclass(frozen=True)
@@ -185,10 +190,33 @@ def read_pointer(location: str, date: str) -> Pointer | None:
         raise UserError(f"{path}: damaged; expected the JSON of a version; run rollback --to VERSION") from error
 
 
-def write_pointer(location: str, date: str, version: str, at: dt.datetime) -> None:
-    """Makes a version the current one of its date, by one rename."""
-    pointer = Pointer(version=version, folder=f"{VERSION_FOLDER}{version}", at=at)
-    storage.write_text(f"{date_folder(location, date)}/{CURRENT}", pointer.model_dump_json() + "\n")
+def write_pointer(location: str, date: str, version: str, at: dt.datetime, back: bool = False) -> None:
+    """Makes a version the current one of its date, by one rename.
+
+    What the pointer said so far is kept as its history. Where that can't be read, all versions count as left now, and
+    a rollback as one of all that are newer.
+
+    Args: back: whether this is a rollback.
+    """
+    folder = date_folder(location, date)
+    names = [name.removeprefix(VERSION_FOLDER) for name in storage.folder_names(folder)]
+    try:
+        before = read_pointer(location, date)
+        left, rolled_back = (before.left, before.rolled_back) if before is not None else ({}, [])
+        ended = leaves = [before.version] if before is not None else []
+    except UserError:
+        left, rolled_back, ended = {}, [], names
+        known = [made.manifest.version for made in versions(location, date)]
+        leaves = known[known.index(version) + 1 :] if version in known else []
+    left = left | dict.fromkeys(ended, at)
+    pointer = Pointer(
+        version=version,
+        folder=f"{VERSION_FOLDER}{version}",
+        at=at,
+        left={name: left[name] for name in names if name in left and name != version},
+        rolled_back=sorted({*rolled_back, *(leaves if back else [])} - {version}),
+    )
+    storage.write_text(f"{folder}/{CURRENT}", pointer.model_dump_json() + "\n")
 
 
 def read_version(folder: str) -> Published:
@@ -213,6 +241,21 @@ def damaged_files(published: Published) -> list[str]:
     entries = system.ls(place, detail=True) if system.exists(place) else []
     sizes = {posixpath.basename(entry["name"]): entry["size"] for entry in entries}
     return [f"{published.data}/{file.name}" for file in published.manifest.files if sizes.get(file.name) != file.size]
+
+
+def rows_there(published: Published) -> int:
+    """Returns the rows of a version's files, by their footers. Raises: UserError where one can't be read."""
+    return sum(footer_rows(path) for path in published.files)
+
+
+def footer_rows(path: str) -> int:
+    """Returns the rows of a Parquet file, of which the footer alone is read. Raises: UserError where it is damaged."""
+    system, place = storage.filesystem(path)
+    try:
+        with system.open(place, "rb") as file:
+            return int(pq.read_metadata(file).num_rows)
+    except (OSError, ValueError) as error:  # Arrow's own errors are of these
+        raise UserError(f"{path}: can't be read ({' '.join(str(error).split())}); publish the version again") from error
 
 
 # The tables of a run -----------------------------------------------------------------------------------

@@ -54,8 +54,13 @@ def write_text(path: str, text: str) -> None:
     system, place = filesystem(path)
     # Two processes may write the same file: each has a temporary one of its own.
     temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.{uuid.uuid4().hex}.tmp"
-    system.pipe_file(temporary, text.encode("utf-8"))
-    _rename(system, temporary, place)
+    try:
+        system.pipe_file(temporary, text.encode("utf-8"))
+        _rename(system, temporary, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            system.rm_file(temporary)
+        raise
 
 
 def file_names(folder: str, suffix: str) -> list[str]:

@@ -124,7 +124,8 @@ def test_the_pointer_is_relative_and_replaced_whole(tmp_path: Path) -> None:
     version(tmp_path, "v2")
     place = tmp_path / f"dt={DATE}"
     assert json.loads((place / "_current").read_text()) == {
-        "version": "v2", "folder": "version=v2", "at": "2024-01-09T03:00:00Z",
+        "version": "v2", "folder": "version=v2", "at": "2024-01-09T03:00:00Z", "left": {"v1": "2024-01-09T03:00:00Z"},
+        "rolled_back": [],
     }  # fmt: skip
     assert sorted(entry.name for entry in place.iterdir()) == ["_current", "version=v1", "version=v2"]
     tmp_path.rename(tmp_path.with_name("moved"))
@@ -143,6 +144,36 @@ def test_a_damaged_pointer(tmp_path: Path) -> None:
     pointer.write_text('{"version": "gone", "folder": "version=gone", "at": "2024-01-09T03:00:00Z"}')
     with pytest.raises(UserError, match=r"version=gone/manifest\.json: not found; expected a published version"):
         published.current(str(tmp_path), DATE)
+
+
+def test_the_pointer_keeps_its_history(tmp_path: Path) -> None:
+    for hour, name in enumerate(("v1", "v2", "v3")):
+        version(tmp_path, name, current=False, at=MADE_AT + dt.timedelta(hours=hour))
+    location = str(tmp_path)
+
+    def moved(name: str, hour: int, back: bool = False) -> tuple[dict[str, int], list[str]]:
+        published.write_pointer(location, DATE, name, MADE_AT + dt.timedelta(hours=hour), back)
+        pointer = published.read_pointer(location, DATE)
+        assert pointer is not None
+        return {n: (at - MADE_AT) // dt.timedelta(hours=1) for n, at in pointer.left.items()}, pointer.rolled_back
+
+    assert moved("v1", 1) == ({}, [])
+    assert moved("v2", 2) == ({"v1": 2}, [])
+    assert moved("v1", 3, back=True) == ({"v2": 3}, ["v2"])
+    assert moved("v3", 4) == ({"v1": 4, "v2": 3}, ["v2"])
+    assert moved("v2", 5) == ({"v1": 4, "v3": 5}, [])
+    (tmp_path / f"dt={DATE}/_current").write_text("{")
+    assert moved("v1", 6, back=True) == ({"v2": 6, "v3": 6}, ["v2", "v3"])
+    (tmp_path / f"dt={DATE}/version=v2").rename(tmp_path / "gone")
+    assert moved("v3", 7) == ({"v1": 7}, ["v2"])
+
+
+def test_rows_are_counted_by_footers(tmp_path: Path) -> None:
+    made = version(tmp_path)
+    assert published.rows_there(made) == 7
+    Path(made.files[1]).write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"part-00001\.parquet: can't be read \(.+\); publish the version again"):
+        published.rows_there(made)
 
 
 def test_a_folder_of_another_schema_is_no_version(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class Earlier:
       widths: of each vector column.
       dtype: of its numbers.
       model_version: of its vectors.
+      norm_off: largest distance of their norms from the model's, as it was measured before they were rounded.
     """
 
     folder: str
@@ -35,14 +36,22 @@ class Earlier:
     widths: Mapping[str, int]
     dtype: VectorType
     model_version: str
+    norm_off: float = 0.0
 
     def file(self, name: str) -> EarlierFile | None:
-        """Returns what the file of a name holds, None where there is none."""
+        """Returns what the file of a name holds; None where it is not there (any more), or has no rows."""
         if name not in self.names:
             return None
-        table = pq.read_table(pa.BufferReader(content_of(f"{self.folder}/{DIGESTS}/{name}")), use_threads=False)
+        try:
+            kept = content_of(f"{self.folder}/{DIGESTS}/{name}")
+            data = content_of(f"{self.folder}/{DATA}/{name}")
+        except FileNotFoundError:
+            return None
+        table = pq.read_table(pa.BufferReader(kept), use_threads=False)
+        if not table.num_rows:
+            return None
         digests = table.column(DIGEST).to_numpy() if DIGEST in table.column_names else None
-        stored = read_matrices(content_of(f"{self.folder}/{DATA}/{name}"), stored_columns(self.widths, self.dtype))
+        stored = read_matrices(data, stored_columns(self.widths, self.dtype))
         return EarlierFile(table.column(KEY).to_numpy(), digests, stored, self.dtype)
 
 

@@ -21,7 +21,7 @@ from dssm import storage
 from dssm.errors import UserError
 from dssm.manifest import ColumnSpec
 from dssm.packing import unpack_all
-from dssm.published import BATCH_ROWS, DATA, DIGESTS, MODEL_VERSION, QUARANTINE, VECTOR, VectorType
+from dssm.published import BATCH_ROWS, DATA, DIGESTS, MODEL_VERSION, NOT_FINITE, QUARANTINE, VECTOR, VectorType
 from dssm.scoring.digests import id_keys, row_digests
 from dssm.scoring.dtypes import Stored, decoded, encoded, stored_columns
 from dssm.scoring.earlier import DIGEST, KEY, Earlier, EarlierFile, content_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 UNFINISHED = ".tmp"
 REFUSED_AT_MOST = 1000  # rows of a file; each is found by some calls of the tower
-NOT_FINITE, REFUSED, NO_ID = "the vector is not finite", "the tower refuses the row", "no id"
+REFUSED, NO_ID = "the tower refuses the row", "no id"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Scoring:
 class FileResult:
     """What became of a file. The files lie below the version's folder under temporary names, folder by folder.
 
-    norm_off: largest distance from the norm; drift: sum of the cosines to the version published last.
+    broken: vectors that are not finite; norm_off: largest distance from the norm, before rounding;
+    drift: sum of the cosines to the version published last.
     """
 
     name: str
@@ -140,8 +141,10 @@ class _FileMaker:
         stored = encoded(vectors, scoring.dtype)
         for name in vectors:
             bad[~np.isfinite(_squares(decoded(stored, name, scoring.dtype))) & (bad < 0)] = len(reasons)
+        self.result.broken += int((bad == len(reasons)).sum())
         self.result.scored += len(wanted)
         self.result.copied += int(copied.sum())
+        self._measure_norms(vectors[VECTOR][bad < 0], bool(copied.any()))
         if copied.any() and self.earlier is not None:
             stored = _merged(self.earlier.stored, np.where(copied, places, 0), wanted, stored)
         if (bad >= 0).any():
@@ -212,15 +215,21 @@ class _FileMaker:
                 vectors[name][part] = matrix
         return vectors, [REFUSED], bad
 
+    def _measure_norms(self, vectors: np.ndarray, any_copied: bool) -> None:
+        """Notes the largest distance from the norm. A copied row's is in what its version found: here it is rounded.
+
+        Args: vectors: scored and finite, (rows, width), as the tower gave them.
+        """
+        if self.scoring.norm is None:
+            return
+        off = np.abs(np.sqrt(_squares(vectors)) - self.scoring.norm).max(initial=0)
+        before = self.scoring.earlier.norm_off if any_copied and self.scoring.earlier is not None else 0.0
+        self.result.norm_off = max(self.result.norm_off, float(off), before)
+
     def _measure(self, stored: Stored, places: np.ndarray, copied: np.ndarray) -> None:
-        """Adds up what the gates look at, of the vectors as they are stored."""
-        result, dtype = self.result, self.scoring.dtype
-        new = decoded(stored, VECTOR, dtype)
-        squares = {name: _squares(new if name == VECTOR else decoded(stored, name, dtype)) for name in result.widths}
-        result.broken += int((~np.isfinite(np.stack(list(squares.values())))).any(axis=0).sum())
-        if self.scoring.norm is not None and len(new):
-            off = np.abs(np.sqrt(squares[VECTOR]) - self.scoring.norm)
-            result.norm_off = max(result.norm_off, float(np.nan_to_num(off, nan=np.inf).max()))
+        """Adds up the drift, of the vectors as they are stored."""
+        result = self.result
+        new = decoded(stored, VECTOR, self.scoring.dtype)
         if self.earlier is None or self.earlier.stored[VECTOR].shape[1] != new.shape[1]:
             return
         result.drift += float(copied.sum())  # the same vector

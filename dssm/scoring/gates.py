@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dssm.errors import GateError, UserError
-from dssm.published import GateDecision, PublishedManifest
+from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
 from dssm.sections import Gate
 from dssm.sections.publishing import PublishedTable
 
 BASELINE, LAST = "better than the baseline", "no worse than the last version"
+NOT_ROLLED_BACK = "not rolled back"
+NOT_MEASURED = "not measured"
 ROWS, NUMBERS, NORMS, UNREADABLE, DRIFT = "one row an id", "finite numbers", "norms", "unreadable rows", "drift"
 
 
@@ -22,13 +24,15 @@ def recall_gates(
 
     Args:
       setting: the table's section of the settings, such as item_table.
-      kept: metrics of each ranker, seen items kept; None where there is no evaluation and the gate asks for none.
+      kept: metrics of each ranker, seen items kept; None where there is no evaluation of this model.
       last: of the version published last; None where there is none.
       path: of evaluation.json, for messages.
     Raises: UserError where the evaluation has not what the gate asks for.
     """
     if kept is None:
-        return []
+        asked = [BASELINE] * (gate.better_than != "none") + [LAST] * (gate.margin is not None)
+        reason = f"{NOT_MEASURED}: {path} holds no evaluation of this model on these samples"
+        return [GateDecision(gate=name, passed=True, reason=reason) for name in asked]
     found = kept["model"].get(gate.metric)
     if found is None and (gate.better_than != "none" or gate.margin is not None):
         raise UserError(f"{setting}.gate.metric: {path} has no '{gate.metric}'; run evaluate again")
@@ -72,6 +76,20 @@ def _against_last(gate: Gate, setting: str, found: float, last: PublishedManifes
     return _decided(LAST, found >= bar, found, bar, reason)
 
 
+def rollback_gates(pointer: Pointer | None, version: str, job: str) -> list[GateDecision]:
+    """Returns a refusal where a rollback has left the version, so that a rerun does not undo it in silence.
+
+    Args: pointer: of the date; None where there is none that can be read.
+    """
+    if pointer is None or version not in pointer.rolled_back:
+        return []
+    reason = (
+        f"version {version} was rolled back, version {pointer.version} has been current since "
+        f"{pointer.at:%Y-%m-%d %H:%M} UTC; {job} would move to {version} again"
+    )
+    return [GateDecision(gate=NOT_ROLLED_BACK, passed=False, reason=reason)]
+
+
 def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) -> list[GateDecision]:
     """Returns what a version's own rows say.
 
@@ -79,15 +97,16 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
       setting: the table's section of the settings.
       made: the version.
     """
-    unread = sum(made.quarantined.values())
-    expected = made.samples_rows - unread
+    aside = sum(made.quarantined.values())
+    unread = aside - made.quarantined.get(NOT_FINITE, 0)
+    expected = made.samples_rows - aside
     share = unread / max(made.samples_rows, 1)
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.quarantined.items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.quarantined.items() if reason != NOT_FINITE)
     decisions = [
         _decided(
-            ROWS, made.rows == made.distinct == expected, made.rows, expected,
+            ROWS, made.rows == made.distinct == expected > 0, made.rows, expected,
             f"{made.rows:,} rows of {made.distinct:,} {made.side}s, expected one row for each of {expected:,} readable "
-            f"{made.side}s of the samples",
+            f"{made.side}s of the samples" + ", and some" * (expected <= 0),
         ),
         _decided(
             NUMBERS, made.broken == 0, made.broken, 0,
@@ -107,7 +126,14 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         decisions.append(
             _decided(NORMS, made.norm_off <= table.norm_tolerance, made.norm_off, table.norm_tolerance, reason)
         )
-    if table.min_drift_cosine is not None and made.drift is not None:
+    if table.min_drift_cosine is not None and made.drift is None:
+        before = (
+            "nothing was published before" if made.previous is None else f"no row is in the files of {made.previous}"
+        )
+        decisions.append(
+            GateDecision(gate=DRIFT, passed=True, limit=table.min_drift_cosine, reason=f"not comparable: {before}")
+        )
+    elif table.min_drift_cosine is not None and made.drift is not None:
         reason = (
             f"the mean cosine to the vectors of {made.previous} is {made.drift:.4f}, {setting}.min_drift_cosine is "
             f"{table.min_drift_cosine:g}"
@@ -116,6 +142,11 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
             _decided(DRIFT, made.drift >= table.min_drift_cosine, made.drift, table.min_drift_cosine, reason)
         )
     return decisions
+
+
+def unmeasured(decisions: Sequence[GateDecision]) -> set[str]:
+    """Returns the gates that had no evaluation to look at."""
+    return {decision.gate for decision in decisions if decision.reason.startswith(NOT_MEASURED)}
 
 
 def refused(decisions: Sequence[GateDecision]) -> list[str]:

@@ -27,7 +27,11 @@ def show_versions(paths: RunPaths, table: str) -> None:
     known = published.versions(location, date)
     if not known:
         raise UserError(f"{location}: no version of {date} is published; run score_{table} for this date first")
-    pointer = published.read_pointer(location, date)
+    try:
+        pointer = published.read_pointer(location, date)
+    except UserError as error:
+        pointer = None
+        out.print(str(error), style="yellow", markup=False)
     out.print(table_of_versions(known, pointer.version if pointer is not None else None))
     for version in known:
         for reason in version.manifest.overridden:

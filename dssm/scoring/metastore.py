@@ -14,6 +14,7 @@ from dssm.errors import UserError
 from dssm.published import MODEL_VERSION, VECTOR, PublishedManifest, VectorType
 
 PARTITION = "dt"
+NOT_THERE = frozenset({"TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "PARTITIONS_NOT_FOUND"})  # Spark's error classes
 HIVE_TYPES: dict[VectorType, str] = {"float32": "ARRAY<FLOAT>", "float16": "BINARY", "int8": "ARRAY<TINYINT>"}
 COMMENTS = {
     "item_id": "id in the catalogue",
@@ -31,7 +32,7 @@ class Metastore(Protocol):
         """Makes the table where there is none. Raises: UserError where it is of another dtype."""
 
     def location(self, date: str) -> str | None:
-        """Returns where a partition points, None where there is none."""
+        """Returns where a partition points, None where there is no such table or partition."""
 
     def move(self, date: str, data: str) -> None:
         """Points a partition at a folder of files: one call, whether it is new or not."""
@@ -113,7 +114,9 @@ class HiveMetastore:
     def location(self, date: str) -> str | None:
         try:
             rows = self._spark.sql(f"DESCRIBE FORMATTED {self._name} {_partition(date)}").collect()
-        except AnalysisException:  # no such table, or no such partition
+        except AnalysisException as error:
+            if error.getErrorClass() not in NOT_THERE:
+                raise
             return None
         places = [row["data_type"] for row in rows if row["col_name"].strip().rstrip(":") == "Location"]
         return str(places[0]) if places else None

@@ -2,28 +2,33 @@
 
 Whatever step a publish dies at, readers see the version from before, whole, or the new one, whole; the same command
 again finishes it. The order is: the version's folder (one rename), the metastore's partition (one call), `_current`
-(one rename), what is noted at the table, and last the removal of old versions.
+(one rename), what is noted at the table, and last the removal of old versions. Folders that are being written have
+names of their own, so that two runs that publish the same date do not touch each other's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dssm import published, storage
 from dssm.console import out, step
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
-from dssm.published import VERSION_FOLDER, GateDecision, Published, PublishedManifest, Side
+from dssm.published import VERSION_FOLDER, GateDecision, Pointer, Published, PublishedManifest, Side
 from dssm.scoring import gates
 from dssm.scoring.metastore import Metastore, table_columns
 from dssm.sections.publishing import PublishedTable
 
 REMOVED = ".removed-"
-_MOVING = threading.Lock()  # of dates that are published side by side, one moves and clears at a time
+ABANDONED = dt.timedelta(days=1)  # after its last change, a folder that is being written has no writer any more
+GRACE = dt.timedelta(hours=1)  # for readers of a version that was current, whatever keep_days is
+_MOVING = threading.Lock()  # of dates that are published side by side, one changes the table at a time
 
 
 @dataclass(frozen=True)
@@ -50,22 +55,46 @@ class Table:
     def last(self, version: str) -> Published | None:
         """Returns what was published last before a version: of its date, else of the newest date before it.
 
-        Raises: UserError where that can't be read.
+        What can't be read is told and passed over.
         """
-        current = published.current(self.location, self.date)
+        current = self._current(self.date)
         if current is not None and current.manifest.version != version:
             return current
-        earlier = [date for date in published.dates(self.location) if date < self.date]
-        return published.current(self.location, earlier[-1]) if earlier else None
+        earlier = (date for date in reversed(published.dates(self.location)) if date < self.date)
+        return next(filter(None, map(self._current, earlier)), None)
+
+    def _current(self, date: str) -> Published | None:
+        try:
+            return published.current(self.location, date)
+        except UserError as error:
+            out.print(f"  {error}; it is passed over", style="yellow", markup=False)
+            return None
+
+    def pointer(self) -> Pointer | None:
+        """Returns what `_current` says; None where it is not there, or can't be read."""
+        with contextlib.suppress(UserError):
+            return published.read_pointer(self.location, self.date)
+        return None
 
     def check_dtype(self, last: Published | None) -> None:
-        """Raises: UserError where the table's vectors were of another dtype so far."""
+        """Raises: UserError where the table's vectors are of another dtype, at the date before, or else at a later."""
+        if last is None:
+            later = (date for date in published.dates(self.location) if date > self.date)
+            last = next(filter(None, map(self._current, later)), None)
         if last is not None and last.manifest.dtype != self.section.dtype:
             raise UserError(
                 f"{self.setting}.dtype: found {self.section.dtype}, version {last.manifest.version} of "
                 f"{last.manifest.date} in {self.location} holds {last.manifest.dtype}; expected one dtype for all "
                 "dates of a table: set it back, or name another table and location"
             )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found of the model: its metrics, and the one that the gates look at."""
+
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    metric: str | None = None
 
 
 Make = Callable[[str, Published | None], PublishedManifest]
@@ -79,6 +108,7 @@ def publish(
     vectors: Sequence[str],
     make: Make,
     force: bool,
+    measured: Measured | None = None,
 ) -> Published:
     """Makes a version unless it is there, checks it, and lets readers see it.
 
@@ -88,32 +118,103 @@ def publish(
       vectors: names of the vector columns.
       make: writes the version's rows.
       force: publish whatever the gates say.
+      measured: of the model, for a version that was made before it was evaluated.
     Raises: GateError where a gate refuses; the table then keeps what it had.
     """
     last = table.last(version)
     table.check_dtype(last)
-    decisions = judge(last.manifest if last is not None else None)
+    there = _there(table.folder(version))
+    if there is not None and measured is not None:
+        there = _evaluated(there, measured)
+    decisions = [
+        *judge(last.manifest if last is not None else None),
+        *gates.rollback_gates(table.pointer(), version, f"score_{table.side}s"),
+    ]
     gates.check(decisions, force)
     if table.metastore is not None:
-        columns = table_columns(table.side, vectors, table.section.dtype)
-        table.metastore.prepare(columns, table.section.dtype)
-    folder = table.folder(version)
-    if storage.exists(f"{folder}/{MANIFEST}"):
-        made = _known(table, published.read_version(folder), decisions, force)
-        out.print(f"  version {version} is there already: {folder}")
+        with _MOVING:
+            table.metastore.prepare(table_columns(table.side, vectors, table.section.dtype), table.section.dtype)
+    if there is not None:
+        made = _known(table, there, decisions, force)
+        out.print(f"  version {version} is there already: {made.folder}")
     else:
-        with step(f"{table.side} vectors of {table.date}") as remarks, storage.committed_folder(folder) as temporary:
+        folder = table.folder(version)
+        with step(f"{table.side} vectors of {table.date}") as remarks, _new_version(folder) as temporary:
             manifest = _decided(table, make(temporary, last), decisions, force)
             gates.check(manifest.gates, force)
             _write(temporary, manifest)
             remarks.extend(remarks_of(manifest))
-        made = Published(folder, manifest)
+        made = published.read_version(folder)
     with _MOVING:
         move(table, made)
         for reason in made.manifest.overridden:
             out.print(f"  forced: {reason}", markup=False, style="yellow")
         remove_old(table)
     return made
+
+
+def _there(folder: str) -> Published | None:
+    """Returns a version that was made before; None where there is none that can be read."""
+    if not storage.exists(f"{folder}/{MANIFEST}"):
+        return None
+    try:
+        return published.read_version(folder)
+    except UserError as error:
+        out.print(f"  {error}: it is made anew", style="yellow", markup=False)
+        return None
+
+
+@contextlib.contextmanager
+def _new_version(folder: str) -> Iterator[str]:
+    """Yields a folder of this run alone, which becomes the version's by one rename when the block ends without error.
+
+    Where another run has committed the same version since, that one stays: a version's name says what it is made of.
+    """
+    parent, name = folder.rsplit("/", 1)
+    temporary = f"{parent}/.{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        storage.make_folder(temporary)
+        yield temporary
+        if storage.exists(folder) and _there(folder) is None:
+            _remove_folder(folder)
+        if not storage.exists(folder):
+            storage.rename(temporary, folder)
+            return
+    except BaseException:
+        storage.remove(temporary)
+        raise
+    storage.remove(temporary)
+
+
+def _remove_folder(folder: str) -> None:
+    """Removes a version's folder, out of the way by one rename first: no reader lists half of it."""
+    parent, name = folder.rsplit("/", 1)
+    aside = f"{parent}/{REMOVED}{name.removeprefix(VERSION_FOLDER)}.{uuid.uuid4().hex}"
+    storage.rename(folder, aside)
+    storage.remove(aside)
+
+
+def check_whole(made: Published) -> None:
+    """Raises: UserError where files of a version are missing or damaged, or have not the rows of its manifest."""
+    damaged = published.damaged_files(made)
+    if damaged:
+        raise UserError(f"{damaged[0]}: missing or damaged; remove {made.folder} and run the job again")
+    found = published.rows_there(made)
+    if found != made.manifest.rows:
+        raise UserError(
+            f"{made.data}: {found:,} rows, the version's manifest says {made.manifest.rows:,}; remove {made.folder} "
+            "and run the job again"
+        )
+
+
+def _evaluated(made: Published, measured: Measured) -> Published:
+    """Returns a version with the metrics of its model as they are known now: what the next version is held against."""
+    if not measured.metrics or (made.manifest.metrics, made.manifest.metric) == (measured.metrics, measured.metric):
+        return made
+    update = {"metrics": dict(measured.metrics), "metric": measured.metric}
+    again = Published(made.folder, made.manifest.model_copy(update=update))
+    _write(again.folder, again.manifest)
+    return again
 
 
 def _decided(
@@ -125,29 +226,36 @@ def _decided(
 
 
 def _known(table: Table, made: Published, decisions: Sequence[GateDecision], force: bool) -> Published:
-    """Returns a version that is there, once the gates have let it through; what is forced now is noted."""
-    manifest = _decided(table, made.manifest, decisions, force)
+    """Returns a version that is there, once the gates have let it through.
+
+    What is forced now is noted, and what gates say that had nothing to measure when it was made.
+    """
+    before = made.manifest
+    manifest = _decided(table, before, decisions, force)
     gates.check(manifest.gates, force)
-    damaged = published.damaged_files(made)
-    if damaged:
-        raise UserError(f"{damaged[0]}: missing or damaged; remove {made.folder} and run the job again")
-    if not force or (made.manifest.forced and made.manifest.overridden == manifest.overridden):
+    if not force:
+        manifest = manifest.model_copy(update={"forced": before.forced, "overridden": before.overridden})
+    told = gates.unmeasured(before.gates) <= gates.unmeasured(manifest.gates)
+    if told and (before.forced, before.overridden) == (manifest.forced, manifest.overridden):
         return made
     _write(made.folder, manifest)
     return Published(made.folder, manifest)
 
 
 def _write(folder: str, manifest: PublishedManifest) -> None:
+    """Writes the manifest into a folder that is there. Raises: RuntimeError where it is gone: none is made."""
+    if not storage.exists(folder):
+        raise RuntimeError(f"{folder}: gone while version {manifest.version} was being written; run the job again")
     storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
 
 
 def remarks_of(manifest: PublishedManifest) -> list[str]:
     """Returns what a publish says of the rows."""
     remarks = [f"{manifest.rows:,} {manifest.side}s"]
-    if manifest.copied:
+    if manifest.previous is not None:
         remarks.append(f"{manifest.scored:,} scored, {manifest.copied:,} taken from {manifest.previous}")
     if manifest.drift is not None:
-        remarks.append(f"mean cosine to {manifest.previous} {manifest.drift:.4f}")
+        remarks.append(f"mean cosine to its vectors {manifest.drift:.4f}")
     unread = sum(manifest.quarantined.values())
     if unread:
         told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.quarantined.items())
@@ -155,18 +263,21 @@ def remarks_of(manifest: PublishedManifest) -> list[str]:
     return remarks
 
 
-def move(table: Table, made: Published) -> None:
-    """Lets readers see a version.
+def move(table: Table, made: Published, back: bool = False) -> None:
+    """Lets readers see a version, once its files were read back.
 
-    Raises: RuntimeError where the metastore gives other rows back.
+    Args: back: whether this is a rollback.
+    Raises: UserError where the version is not whole: nothing has moved; RuntimeError where the metastore gives other
+      rows back.
     """
     manifest = made.manifest
+    check_whole(made)
     with step(f"partition dt={table.date} of {table.name}") as remarks:
         if table.metastore is not None:
             table.metastore.move(table.date, made.data)
-        pointer = published.read_pointer(table.location, table.date)
+        pointer = table.pointer()
         if pointer is None or pointer.version != manifest.version:
-            published.write_pointer(table.location, table.date, manifest.version, dt.datetime.now(dt.UTC))
+            published.write_pointer(table.location, table.date, manifest.version, dt.datetime.now(dt.UTC), back)
         if table.metastore is not None:
             table.metastore.describe(table.date, manifest)
             found = table.metastore.rows(table.date)
@@ -190,36 +301,53 @@ def roll_back(table: Table, version: str) -> Published:
     damaged = published.damaged_files(known[version])
     if damaged:
         raise UserError(f"--to {version}: {damaged[0]} is missing or damaged; expected a whole version")
-    move(table, known[version])
+    move(table, known[version], back=True)
     return known[version]
 
 
 def remove_old(table: Table) -> list[str]:
     """Removes versions that are kept no longer, of all dates, and says so. Returns: their folders.
 
-    The one that the pointer or the metastore names stays whatever its age is.
+    The one that the pointer or the metastore names stays whatever its age is. What killed runs were writing goes too,
+    once nothing in it has changed for a day.
     """
     names = [name for name in storage.folder_names(table.location) if name.startswith(published.DATE_FOLDER)]
     removed = []
     for name in names:
         date = name.removeprefix(published.DATE_FOLDER)
         folder = published.date_folder(table.location, date)
-        for left in storage.folder_names(folder):
-            # What a killed run was removing, and what one was making of this date.
-            if left.startswith(REMOVED) or (date == table.date and left.startswith(f".{VERSION_FOLDER}")):
-                storage.remove(f"{folder}/{left}")
+        for left in storage.file_names(folder, ""):
+            unfinished = left.startswith((f".{VERSION_FOLDER}", f".{published.CURRENT}."))
+            if left.startswith(REMOVED) or (unfinished and _is_abandoned(f"{folder}/{left}")):
+                with contextlib.suppress(FileNotFoundError):  # another run removes it too
+                    storage.remove(f"{folder}/{left}")
         removed += _remove_versions(table, date)
     if removed:
         out.print(f"  {len(removed)} old version{'s' * (len(removed) > 1)} removed")
     return removed
 
 
+def _is_abandoned(path: str) -> bool:
+    """Whether no file below a path, nor the path itself where it holds none, has changed for a day."""
+    system, place = storage.filesystem(path)
+    try:
+        changed = max(system.modified(file) for file in system.find(place) or [place])
+    except FileNotFoundError:  # its writer is at work
+        return False
+    return bool(dt.datetime.now(dt.UTC) - changed.astimezone(dt.UTC) > ABANDONED)
+
+
 def _remove_versions(table: Table, date: str) -> list[str]:
+    try:
+        pointer = published.read_pointer(table.location, date)
+    except UserError as error:
+        out.print(f"  {error}; no version of {date} is removed", style="yellow", markup=False)
+        return []
     known = published.versions(table.location, date)
-    outdated = expired([v.manifest for v in known], table.section, dt.datetime.now(dt.UTC))
+    left = pointer.left if pointer is not None else {}
+    outdated = expired([v.manifest for v in known], table.section, dt.datetime.now(dt.UTC), left)
     if not outdated:
         return []
-    pointer = published.read_pointer(table.location, date)
     current = {pointer.version} if pointer is not None else set()
     place = table.metastore.location(date) if table.metastore is not None else None
     removed = []
@@ -228,20 +356,21 @@ def _remove_versions(table: Table, date: str) -> list[str]:
         is_current = name in current or (place is not None and f"/{VERSION_FOLDER}{name}/" in f"{place}/")
         if name not in outdated or is_current:
             continue
-        # Out of the way by one rename: no reader lists half of a version.
-        aside = f"{published.date_folder(table.location, date)}/{REMOVED}{name}"
-        storage.rename(version.folder, aside)
-        storage.remove(aside)
+        _remove_folder(version.folder)
         removed.append(version.folder)
     return removed
 
 
-def expired(known: Sequence[PublishedManifest], section: PublishedTable, now: dt.datetime) -> set[str]:
+def expired(
+    known: Sequence[PublishedManifest], section: PublishedTable, now: dt.datetime, left: Mapping[str, dt.datetime]
+) -> set[str]:
     """Returns the versions of a date that need not be kept. The newest always is.
 
-    Args: known: of one date, the oldest first.
+    Args:
+      known: of one date, the oldest first.
+      left: when each stopped being current; one that is not in it never was, and counts from the next one's making.
     """
-    age = dt.timedelta(days=section.keep_days)
+    age = max(dt.timedelta(days=section.keep_days), GRACE)
     pairs = itertools.pairwise(known)
-    outdated = [made.version for made, newer in pairs if now - newer.at >= age]
+    outdated = [made.version for made, newer in pairs if now - left.get(made.version, newer.at) >= age]
     return set(outdated[: max(0, len(known) - section.keep_versions)])

@@ -6,8 +6,9 @@ import datetime as dt
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,14 +27,13 @@ from dssm.scoring import gates
 from dssm.scoring.earlier import KEY, Earlier, content_of
 from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
 from dssm.scoring.metastore import HiveMetastore, Metastore
-from dssm.scoring.publish import Table, publish
+from dssm.scoring.publish import Measured, Table, publish
 from dssm.scoring.vectors import check_model_fits, task_threads
 from dssm.sections.publishing import PublishedTable
 
 Part = Literal["items", "users"]
 
 IDS: dict[Part, str] = {"items": ITEM_ID, "users": USER_ID}
-PARTS: tuple[Part, ...] = ("items", "users")
 TASKS_PER_CORE = 4  # so that none waits long for the last
 KEYS_AT_ONCE = 2**24  # that the driver counts, 8 bytes each
 KEPT, MODEL = "seen_kept", "model"  # of evaluation.json
@@ -50,63 +50,98 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     Raises: GateError where a gate refuses; UserError where the samples, the model or the evaluation are missing or
       do not belong together.
     """
-    paths = RunPaths(settings.run_folder)
-    model = read_model_manifest(paths.model)
-    samples = read_manifest(paths.part(part), "build_samples")
-    columns = model.item_columns if part == "items" else model.user_columns
-    check_model_fits(model, samples, columns, paths.part(part))
+    run = _Run.read(settings, part)
     is_hive = section_of(settings, part).kind == "hive"
     table = table_of(settings, part, hive_of(spark, settings, part) if is_hive else None)
-    version = storage.digest(table.date, model.model_version, samples.build, table.section.dtype)
-    kept = _evaluated(settings, part, paths, model, samples)
+    version = storage.digest(table.date, run.model.model_version, run.samples.build, table.section.dtype)
 
     def judge(last: PublishedManifest | None) -> list[GateDecision]:
-        return gates.recall_gates(table.section.gate, table.setting, kept, last, paths.evaluation)
+        return gates.recall_gates(table.section.gate, table.setting, run.kept, last, run.paths.evaluation)
 
     def make(folder: str, last: Published | None) -> PublishedManifest:
-        scoring = Scoring(
-            source=paths.part(part),
+        scoring = run.scoring(table, folder, last, task_threads(spark))
+        results = run_files(spark, scoring, run.samples)
+        commit_files(folder, results)
+        return run.manifest(table, version, last, _measured(folder, results, scoring.norm))
+
+    done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
+    published.write_run_tables(settings.run_folder, {part: table.location})
+    return done
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a version is made of.
+
+    Attributes:
+      samples: the manifest of the dataset `part`.
+      kept: metrics of each ranker, seen items kept; None where there are none of this model, and none needed.
+    """
+
+    settings: Settings
+    part: Part
+    paths: RunPaths
+    model: ModelManifest
+    samples: Manifest
+    kept: Mapping[str, dict[str, float | None]] | None
+
+    @classmethod
+    def read(cls, settings: Settings, part: Part) -> _Run:
+        """Raises: UserError where something is missing, or does not belong to the rest."""
+        paths = RunPaths(settings.run_folder)
+        model = read_model_manifest(paths.model)
+        samples = read_manifest(paths.part(part), "build_samples")
+        columns = model.item_columns if part == "items" else model.user_columns
+        check_model_fits(model, samples, columns, paths.part(part))
+        return cls(settings, part, paths, model, samples, _evaluated(settings, part, paths, model, samples))
+
+    @property
+    def measured(self) -> Measured:
+        if self.kept is None:
+            return Measured()
+        return Measured(self.kept[MODEL], section_of(self.settings, self.part).gate.metric)
+
+    def scoring(self, table: Table, folder: str, last: Published | None, threads: int) -> Scoring:
+        same_model = last is not None and last.manifest.model_version == self.model.model_version
+        return Scoring(
+            source=self.paths.part(self.part),
             target=folder,
-            id_source=IDS[part],
+            id_source=IDS[self.part],
             id_column=f"{table.side}_id",
-            columns=columns,
-            tower=f"{paths.model}/{table.side}_tower",
-            model_version=model.model_version,
-            threads=task_threads(spark),
+            columns=self.model.item_columns if self.part == "items" else self.model.user_columns,
+            tower=f"{self.paths.model}/{table.side}_tower",
+            model_version=self.model.model_version,
+            threads=threads,
             dtype=table.section.dtype,
-            norm=model.vector_norm,
+            norm=self.model.vector_norm,
             digests=table.section.incremental,
             earlier=_earlier(last),
-            copies=table.section.incremental
-            and last is not None
-            and last.manifest.model_version == model.model_version,
+            copies=table.section.incremental and same_model,
         )
-        results = run_files(spark, scoring, samples)
-        commit_files(folder, results)
-        made = _measured(folder, results, scoring.norm)
+
+    def manifest(
+        self, table: Table, version: str, last: Published | None, measured: Mapping[str, Any]
+    ) -> PublishedManifest:
+        """Args: measured: of the rows; see `_measured`."""
         return PublishedManifest(
             table=table.name,
             side=table.side,
             version=version,
             date=table.date,
             at=dt.datetime.now(dt.UTC),
-            model_version=model.model_version,
-            samples_build=samples.build,
-            settings_digest=settings_digest(settings),
-            samples_digest=storage.digest(storage.read_bytes(f"{paths.part(part)}/{MANIFEST}")),
-            model_digest=storage.digest(storage.read_bytes(f"{paths.model}/{MANIFEST}")),
-            samples_rows=samples.rows,
+            model_version=self.model.model_version,
+            samples_build=self.samples.build,
+            settings_digest=settings_digest(self.settings),
+            samples_digest=storage.digest(storage.read_bytes(f"{self.paths.part(self.part)}/{MANIFEST}")),
+            model_digest=storage.digest(storage.read_bytes(f"{self.paths.model}/{MANIFEST}")),
+            samples_rows=self.samples.rows,
             dtype=table.section.dtype,
-            norm=scoring.norm,
+            norm=self.model.vector_norm,
             previous=last and f"dt={last.manifest.date}/version={last.manifest.version}",
-            metrics=kept[MODEL] if kept is not None else {},
-            metric=table.section.gate.metric if kept is not None else None,
-            **made,
+            metrics=self.measured.metrics,
+            metric=self.measured.metric,
+            **measured,
         )
-
-    done = publish(table, version, judge, vector_columns(model), make, force)
-    published.write_run_tables(settings.run_folder, {name: location_of(settings, name) for name in PARTS})
-    return done
 
 
 # The table of the settings ---------------------------------------------------------------------------
@@ -189,8 +224,12 @@ def _earlier(last: Published | None) -> Earlier | None:
         out.print(f"  [yellow]{damaged[0]} is missing or damaged: nothing is taken from it[/yellow]")
         return None
     made = last.manifest
+    if not storage.exists(f"{last.folder}/{DIGESTS}"):
+        out.print(f"  [yellow]{last.folder}/{DIGESTS} is missing: nothing is taken from that version[/yellow]")
+        return None
     widths = {VECTOR: made.vector_dim} | {published.vector_column(name): w for name, w in made.objectives.items()}
-    return Earlier(last.folder, frozenset(file.name for file in made.files), widths, made.dtype, made.model_version)
+    names = frozenset(file.name for file in made.files)
+    return Earlier(last.folder, names, widths, made.dtype, made.model_version, made.norm_off or 0.0)
 
 
 # On the executors ------------------------------------------------------------------------------------
@@ -239,10 +278,10 @@ def commit_files(folder: str, results: Sequence[FileResult]) -> None:
                 storage.remove(f"{folder}/{part}/{name}")
 
 
-def _measured(folder: str, results: Sequence[FileResult], norm: float | None) -> dict[str, object]:
+def _measured(folder: str, results: Sequence[FileResult], norm: float | None) -> dict[str, Any]:
     """Returns the manifest's fields on the rows; they are counted in the files as they lie there."""
     widths = results[0].widths if results else {}
-    rows = sum(_rows_of(f"{folder}/{DATA}/{result.name}") for result in results)
+    rows = sum(published.footer_rows(f"{folder}/{DATA}/{result.name}") for result in results)
     drift_rows = sum(result.drift_rows for result in results)
     quarantined: Counter[str] = sum((result.quarantined for result in results), Counter())
     return {
@@ -259,10 +298,6 @@ def _measured(folder: str, results: Sequence[FileResult], norm: float | None) ->
         "drift_rows": drift_rows,
         "files": [{"name": result.name, "rows": result.rows, "size": result.size} for result in results],
     }
-
-
-def _rows_of(path: str) -> int:
-    return int(pq.read_metadata(pa.BufferReader(content_of(path))).num_rows)
 
 
 def distinct_keys(paths: Sequence[str], rows: int) -> int:

@@ -49,10 +49,16 @@ class PublishedTable(StrictModel):
     )
     gate: Gate = Gate()
     norm_tolerance: FiniteFloat = Field(
-        1e-3, gt=0, description="How far a vector's norm, as it is stored, may be from 1."
+        1e-3,
+        gt=0,
+        description="How far a vector's norm may be from the model's vector_norm, before it is rounded to `dtype`.",
     )
     max_quarantine_share: FiniteFloat = Field(
-        0.01, ge=0, le=1, description="Share of the rows that may be unreadable; they are left out of the table."
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of the rows that may be unreadable; they are left out of the table. A vector that is not "
+        "finite is another matter: there may be none.",
     )
     min_drift_cosine: FiniteFloat | None = Field(
         None,
@@ -67,8 +73,8 @@ class PublishedTable(StrictModel):
     keep_days: int = Field(
         1,
         ge=0,
-        description="Older versions are removed so many days after a newer one came: whoever began to read one before "
-        "can finish.",
+        description="Older versions are removed so many days, an hour at least, after they were current last: whoever "
+        "began to read one before can finish.",
     )
     dates_at_once: int = Field(1, ge=1, description="With --dates: dates that are scored and published side by side.")
 

@@ -11,10 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dssm.published import DATA, DIGESTS, MODEL_VERSION, VECTOR, Published, PublishedFile, PublishedManifest, VectorType
+from dssm import published
+from dssm.published import (
+    DATA,
+    DIGESTS,
+    MODEL_VERSION,
+    VECTOR,
+    GateDecision,
+    Published,
+    PublishedFile,
+    PublishedManifest,
+    VectorType,
+)
 from dssm.scoring.dtypes import encoded, stored_columns
 from dssm.scoring.parquet import VectorWriter
-from dssm.scoring.publish import Make, Table
+from dssm.scoring.publish import Make, Table, publish
 from dssm.sections import ItemTable
 
 DATE = "2024-01-08"
@@ -115,3 +126,42 @@ def parquet_rows(folder: str) -> int:
 
 def folders(path: Path) -> Sequence[str]:
     return sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+
+
+# Publishing, and what readers see ----------------------------------------------------------------------
+
+VECTORS = {f"v{number}": unit_vectors(6, seed=number) for number in range(1, 5)}
+
+
+def judged(*decisions: GateDecision) -> Callable[[PublishedManifest | None], list[GateDecision]]:
+    return lambda last: list(decisions)
+
+
+def publish_version(table: Table, version: str, force: bool = False, **given: Any) -> Published:
+    make = maker(VECTORS[version], version, date=table.date, **given)
+    return publish(table, version, judged(), ["vector"], make, force)
+
+
+def seen(table: Table) -> str | None:
+    """Returns the version that a reader of the path finds. Raises: AssertionError where it is no whole version."""
+    current = published.current(table.location, table.date)
+    if current is None:
+        return None
+    ids, vectors = published.load(current)
+    assert ids.to_pylist() == [f"i{number}" for number in range(6)]
+    return of_vectors(vectors)
+
+
+def seen_in_hive(table: Table) -> str | None:
+    assert isinstance(table.metastore, FakeMetastore)
+    place = table.metastore.location(table.date)
+    if place is None:
+        return None
+    rows = pq.read_table(place).sort_by("item_id").to_pydict()
+    assert rows["item_id"] == [f"i{number}" for number in range(6)]
+    return of_vectors(np.array(rows["vector"], np.float32))
+
+
+def of_vectors(vectors: np.ndarray) -> str:
+    (version,) = [name for name, known in VECTORS.items() if np.array_equal(known, vectors)]
+    return version

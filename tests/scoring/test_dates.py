@@ -3,6 +3,8 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,29 @@ from dssm.errors import GateError, UserError
 from dssm.scoring.dates import publish_dates
 from dssm.usage import read_usage
 from tests.datasets import make_settings
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """What reports heard: job, date, and the job's end. The reports themselves have their own tests."""
+    heard: list[tuple[str, str, str]] = []
+
+    @contextmanager
+    def reported(settings: Settings, job: str) -> Iterator[None]:
+        end = "well"
+        try:
+            yield
+        except BaseException as error:
+            end = type(error).__name__
+            raise
+        finally:
+            used = [usage.job for usage in read_usage(settings.run_folder)]
+            assert used == ([job] if end == "well" else [])  # the report knows what the job used
+            heard.append((job, settings.date.isoformat(), end))
+
+    monkeypatch.setattr("dssm.scoring.dates.reported", reported)
+    return heard
+
 
 DAYS = [dt.date(2024, 1, day) for day in range(1, 7)]
 
@@ -58,6 +83,30 @@ def test_a_refused_date_does_not_keep_the_others_back(
     assert sorted(done) == [day for day in DAYS if day not in (DAYS[1], DAYS[3])]
     assert "score_items tiny 2024-01-06" in capsys.readouterr().out
     assert not (tmp_path / "tiny/2024-01-02/jobs").exists()
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_each_date_is_reported(tmp_path: Path, told: list[tuple[str, str, str]], at_once: int) -> None:
+    def publish(settings: Settings) -> None:
+        if settings.date == DAYS[1]:
+            raise GateError("gate: too bad")
+
+    with pytest.raises(GateError):
+        publish_dates("score_items", dates_of(tmp_path)[:3], at_once, publish)
+    assert sorted(told) == [
+        ("score_items", "2024-01-01", "well"),
+        ("score_items", "2024-01-02", "GateError"),
+        ("score_items", "2024-01-03", "well"),
+    ]
+
+
+def test_refusals_are_said_before_another_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def publish(settings: Settings) -> None:
+        raise UserError("no model") if settings.date == DAYS[1] else GateError("gate: too bad\nthe table keeps it")
+
+    with pytest.raises(UserError, match=r"^no model$"):
+        publish_dates("score_items", dates_of(tmp_path), 1, publish)
+    assert "1 of 6 dates were refused: 2024-01-01: gate: too bad\n" in capsys.readouterr().out
 
 
 def test_one_date_is_refused_in_its_own_words(tmp_path: Path) -> None:

@@ -5,10 +5,20 @@ from typing import Any
 import pytest
 
 from dssm.errors import GateError, UserError
-from dssm.published import GateDecision, PublishedManifest
-from dssm.scoring.gates import BASELINE, LAST, check, content_gates, recall_gates, refused
+from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
+from dssm.scoring.gates import (
+    BASELINE,
+    DRIFT,
+    LAST,
+    check,
+    content_gates,
+    recall_gates,
+    refused,
+    rollback_gates,
+    unmeasured,
+)
 from dssm.sections import Gate, ItemTable
-from tests.scoring.tables import manifest_of
+from tests.scoring.tables import MADE_AT, manifest_of
 
 KEPT = {"model": {"recall@50": 0.4}, "popularity": {"recall@50": 0.1}, "ease": {"recall@50": 0.4, "recall@10": 0.2}}
 PATH = "run/evaluation.json"
@@ -64,7 +74,15 @@ def test_a_last_version_that_was_not_evaluated() -> None:
 
 def test_without_a_baseline_the_last_still_counts() -> None:
     assert refused(decide(published_at(0.9), better_than="none"))
-    assert decide(published_at(0.9), None, better_than="none") == []
+
+
+def test_what_was_not_measured_is_said() -> None:
+    reason = "not measured: run/evaluation.json holds no evaluation of this model on these samples"
+    (decision,) = decide(published_at(0.9), None, better_than="none")
+    assert decision == GateDecision(gate=LAST, passed=True, reason=reason)
+    assert unmeasured([decision]) == {LAST}
+    assert unmeasured(decide(published_at(0.4))) == set()
+    assert decide(published_at(0.9), None, better_than="none", margin=None) == []
 
 
 def test_what_the_evaluation_lacks() -> None:
@@ -105,7 +123,15 @@ def test_a_good_version_passes() -> None:
             {"distinct": 3},
             "4 rows of 3 items, expected one row for each of 4 readable items of the samples",
         ),
+        (
+            {"rows": 0, "distinct": 0, "samples_rows": 0},
+            "0 rows of 0 items, expected one row for each of 0 readable items of the samples, and some",
+        ),
         ({"broken": 2}, "2 vectors are not 2 finite numbers"),
+        (
+            {"broken": 1, "rows": 999, "distinct": 999, "samples_rows": 1000, "quarantined": {NOT_FINITE: 1}},
+            "1 vectors are not 2 finite numbers",
+        ),
         (
             {"norm_off": 0.25},
             "a vector's norm is off 1 by 0.25, item_table.norm_tolerance is 0.001",
@@ -116,7 +142,7 @@ def test_a_good_version_passes() -> None:
             "1 of 4 rows can't be read (1 no id), item_table.max_quarantine_share is 0.01",
         ),
     ],
-    ids=["rows", "ids", "numbers", "norms", "infinite norms", "quarantine"],
+    ids=["rows", "ids", "no rows", "numbers", "numbers put aside", "norms", "infinite norms", "quarantine"],
 )
 def test_what_is_refused(made: dict[str, Any], reason: str) -> None:
     assert reasons(manifest_of(**made)) == [reason]
@@ -128,6 +154,8 @@ def test_a_share_of_unreadable_rows_is_let_through() -> None:
     made = manifest_of(rows=99, distinct=99, samples_rows=100, quarantined={"no id": 1})
     assert reasons(made) == []
     assert reasons(made, max_quarantine_share=0.009)
+    both = made.model_copy(update={"rows": 98, "distinct": 98, "quarantined": {"no id": 1, NOT_FINITE: 1}})
+    assert reasons(both) == []  # the share is of rows that can't be read: one
 
 
 def test_drift_is_a_limit_only_where_one_is_set() -> None:
@@ -137,7 +165,28 @@ def test_drift_is_a_limit_only_where_one_is_set() -> None:
     assert reasons(made, min_drift_cosine=0.8) == [
         "the mean cosine to the vectors of dt=2024-01-07/version=old is 0.7000, item_table.min_drift_cosine is 0.8"
     ]
-    assert reasons(manifest_of(), min_drift_cosine=0.8) == []  # nothing to compare with
+
+
+@pytest.mark.parametrize(
+    ("previous", "reason"),
+    [
+        (None, "not comparable: nothing was published before"),
+        ("dt=2024-01-07/version=old", "not comparable: no row is in the files of dt=2024-01-07/version=old"),
+    ],
+)
+def test_drift_from_nothing_is_said(previous: str | None, reason: str) -> None:
+    decisions = content_gates(ItemTable(min_drift_cosine=0.8), "item_table", manifest_of(previous=previous))
+    assert decisions[-1] == GateDecision(gate=DRIFT, passed=True, limit=0.8, reason=reason)
+
+
+def test_a_rollback_refuses_what_it_has_left() -> None:
+    pointer = Pointer(version="v1", folder="version=v1", at=MADE_AT, rolled_back=["v2"])
+    (decision,) = rollback_gates(pointer, "v2", "score_items")
+    assert refused([decision]) == [
+        "version v2 was rolled back, version v1 has been current since 2024-01-09 03:00 UTC; score_items would move to "
+        "v2 again"
+    ]
+    assert rollback_gates(pointer, "v3", "score_items") == rollback_gates(None, "v2", "score_items") == []
 
 
 def test_all_reasons_are_said() -> None:

@@ -37,6 +37,12 @@ def test_the_versions_of_a_runs_date(tmp_path: Path, capsys: pytest.CaptureFixtu
         ["●", "v1", "model", "4", "0", "recall@50 0.2500", "2024-01-09 03:00:00", ""],
         ["", "v2", "model", "4", "2", "", "2024-01-09 03:03:00", "yes"],
     ]
+    (Path(table.location) / f"dt={table.date}/_current").write_text("{")
+    show_versions(paths, "items")
+    printed_again = capsys.readouterr().out
+    assert "_current: damaged; expected the JSON of a version" in printed_again
+    assert "v2" in printed_again
+    assert "●" not in printed_again.split("\n", 2)[2]
     assert "v2 was forced: 2 of 6 rows can't be read (2 no id), item_table.max_quarantine_share is 0.01" in printed
 
 

@@ -4,58 +4,37 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import threading
-from collections.abc import Callable, Iterator
+import os
+import re
+import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from dssm import published, storage
 from dssm.errors import GateError, UserError
 from dssm.published import GateDecision, Published, PublishedManifest
-from dssm.scoring.publish import Table, expired, publish, remove_old, roll_back
+from dssm.scoring import gates
+from dssm.scoring.publish import _MOVING, Measured, expired, publish, remove_old, roll_back
 from dssm.sections import ItemTable
-from tests.scoring.tables import DATE, FakeMetastore, folders, maker, manifest_of, table_at, unit_vectors
-
-VECTORS = {f"v{number}": unit_vectors(6, seed=number) for number in range(1, 5)}
-
-
-def judged(*decisions: GateDecision) -> Callable[[PublishedManifest | None], list[GateDecision]]:
-    return lambda last: list(decisions)
-
-
-def publish_version(table: Table, version: str, force: bool = False, **given: Any) -> Published:
-    make = maker(VECTORS[version], version, date=table.date, **given)
-    return publish(table, version, judged(), ["vector"], make, force)
-
-
-def seen(table: Table) -> str | None:
-    """Returns the version that a reader of the path finds. Raises: AssertionError where it is no whole version."""
-    current = published.current(table.location, table.date)
-    if current is None:
-        return None
-    ids, vectors = published.load(current)
-    assert ids.to_pylist() == [f"i{number}" for number in range(6)]
-    return of_vectors(vectors)
+from tests.scoring.tables import (
+    DATE,
+    VECTORS,
+    FakeMetastore,
+    folders,
+    judged,
+    maker,
+    manifest_of,
+    publish_version,
+    seen,
+    seen_in_hive,
+    table_at,
+)  # fmt: skip
 
 
-def seen_in_hive(table: Table) -> str | None:
-    assert isinstance(table.metastore, FakeMetastore)
-    place = table.metastore.location(table.date)
-    if place is None:
-        return None
-    rows = pq.read_table(place).sort_by("item_id").to_pydict()
-    assert rows["item_id"] == [f"i{number}" for number in range(6)]
-    return of_vectors(np.array(rows["vector"], np.float32))
-
-
-def of_vectors(vectors: np.ndarray) -> str:
-    (version,) = [name for name, known in VECTORS.items() if np.array_equal(known, vectors)]
-    return version
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(0))
 
 
 # A publish --------------------------------------------------------------------------------------------------
@@ -138,6 +117,21 @@ def test_rows_that_the_metastore_does_not_give_back(tmp_path: Path) -> None:
         publish_version(table, "v1")
 
 
+def test_a_date_before_all_others_has_their_dtype_too(tmp_path: Path) -> None:
+    publish_version(table_at(tmp_path), "v1")
+    with pytest.raises(UserError, match=f"found int8, version v1 of {DATE} in .* holds float32"):
+        publish_version(table_at(tmp_path, "2024-01-05", dtype="int8"), "v2", dtype="int8")
+
+
+def test_dates_at_once_prepare_the_table_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metastore = FakeMetastore()
+    alone: list[bool] = []
+    monkeypatch.setattr(metastore, "prepare", lambda columns, dtype: alone.append(_MOVING.locked()))
+    publish_version(table_at(tmp_path, metastore=metastore), "v1")
+    assert alone == [True]
+    assert not _MOVING.locked()
+
+
 # Gates ------------------------------------------------------------------------------------------------------
 
 TOO_BAD = GateDecision(gate="recall", passed=False, found=0.1, limit=0.2, reason="too bad")
@@ -202,6 +196,26 @@ def test_the_last_version_is_what_the_gates_judge_by(tmp_path: Path) -> None:
     assert asked == [None, "v1", None]
 
 
+def test_metrics_of_a_later_evaluation_are_kept(tmp_path: Path) -> None:
+    """Published, then evaluated, then published again: the next version is held against what was found."""
+    table = table_at(tmp_path)
+    nothing = GateDecision(gate=gates.LAST, passed=True, reason=f"{gates.NOT_MEASURED}: no evaluation")
+    publish(table, "v1", judged(nothing), ["vector"], maker(VECTORS["v1"], "v1"), force=False)
+    found = GateDecision(gate=gates.LAST, passed=True, found=0.4, reason="nothing was published before")
+    again = Measured({"recall@50": 0.4}, "recall@50")
+    made = publish(table, "v1", judged(found), ["vector"], maker(VECTORS["v1"]), force=False, measured=again)
+    assert (made.manifest.metrics, made.manifest.metric) == ({"recall@50": 0.4}, "recall@50")
+    assert made.manifest.gates[0] == found
+    assert published.current(table.location, DATE) == made
+    last = table.last("v2")
+    assert last is not None
+    assert last.manifest.metrics == {"recall@50": 0.4}
+    worse = Measured({"recall@50": 0.1}, "recall@50")
+    with pytest.raises(GateError, match="too bad"):  # what was found stays known
+        publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=False, measured=worse)
+    assert published.read_version(table.folder("v1")).manifest.metrics == {"recall@50": 0.1}
+
+
 # Rollback and retention --------------------------------------------------------------------------------------
 
 
@@ -220,6 +234,24 @@ def test_rollback(tmp_path: Path) -> None:
     assert seen(table) == "v4"
 
 
+def test_a_rerun_does_not_undo_a_rollback(tmp_path: Path) -> None:
+    table = table_at(tmp_path, metastore=FakeMetastore())
+    for version in ("v1", "v2"):
+        publish_version(table, version)
+    roll_back(table, "v1")
+    with pytest.raises(GateError) as caught:
+        publish_version(table, "v2")
+    told = re.sub(r"since [-\d]+ [:\d]+ UTC", "since then", str(caught.value).splitlines()[0])
+    assert told == (
+        "gate: version v2 was rolled back, version v1 has been current since then; score_items would move to v2 again"
+    )
+    assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
+    assert publish_version(table, "v2", force=True).manifest.overridden[0].startswith("version v2 was rolled back")
+    assert (seen(table), seen_in_hive(table)) == ("v2", "v2")
+    publish_version(table, "v2")
+
+
+@pytest.mark.usefixtures("no_grace")
 def test_old_versions_are_removed(tmp_path: Path) -> None:
     table = table_at(tmp_path, metastore=FakeMetastore(), keep_versions=2, keep_days=0)
     for version in ("v1", "v2", "v3", "v4"):
@@ -227,6 +259,7 @@ def test_old_versions_are_removed(tmp_path: Path) -> None:
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v3", "version=v4"]
 
 
+@pytest.mark.usefixtures("no_grace")
 @pytest.mark.parametrize("kind", ["pointer", "metastore"])
 def test_the_current_version_stays(tmp_path: Path, kind: str) -> None:
     """Even where only one of the two names it: a publish died between their moves."""
@@ -245,6 +278,7 @@ def test_the_current_version_stays(tmp_path: Path, kind: str) -> None:
     assert {v.manifest.version for v in published.versions(table.location, DATE)} == kept
 
 
+@pytest.mark.usefixtures("no_grace")
 def test_other_dates_keep_theirs(tmp_path: Path) -> None:
     for date, version in itertools.product(("2024-01-06", "2024-01-07"), ("v1", "v2", "v3")):
         publish_version(table_at(tmp_path, date, keep_versions=9), version)
@@ -255,157 +289,98 @@ def test_other_dates_keep_theirs(tmp_path: Path) -> None:
 
 
 def test_what_is_old() -> None:
-    """A version's days count from the next one's, which took its place."""
+    """Of versions that never were current, the days count from the next one's making."""
     now = dt.datetime(2024, 1, 20, tzinfo=dt.UTC)
     known = [manifest_of(version=f"v{day}", at=dt.datetime(2024, 1, day, tzinfo=dt.UTC)) for day in (1, 10, 15, 19)]
 
     def old(versions: int, days: int) -> set[str]:
-        return expired(known, ItemTable(keep_versions=versions, keep_days=days), now)
+        return expired(known, ItemTable(keep_versions=versions, keep_days=days), now, left)
 
+    left: dict[str, dt.datetime] = {}
     assert old(1, 0) == {"v1", "v10", "v15"}
     assert old(1, 1) == {"v1", "v10", "v15"}
     assert old(1, 2) == {"v1", "v10"}
     assert old(1, 7) == {"v1"}
     assert old(1, 11) == old(4, 0) == old(9, 0) == set()
     assert old(3, 0) == old(2, 7) == {"v1"}
-    assert expired(known[:1], ItemTable(keep_versions=1, keep_days=0), now) == set()
-    assert expired([], ItemTable(), now) == set()
+    assert expired(known[:1], ItemTable(keep_versions=1, keep_days=0), now, {}) == set()
+    assert expired([], ItemTable(), now, {}) == set()
+    left = {"v1": now - dt.timedelta(minutes=59), "v10": now - dt.timedelta(hours=1)}
+    assert old(1, 0) == {"v10", "v15"}
+    assert old(1, 1) == {"v15"}
+
+
+def test_what_was_current_just_now_stays(tmp_path: Path) -> None:
+    """Versions of days ago, a way back to the first, and a new one: readers still hold the first."""
+    table = table_at(tmp_path, keep_versions=1)
+    for days, version in ((9, "v1"), (8, "v2"), (7, "v3")):
+        publish_version(table, version, at=dt.datetime.now(dt.UTC) - dt.timedelta(days=days))
+    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v1", "version=v2", "version=v3"]
+    roll_back(table, "v1")
+    publish_version(table, "v4")
+    assert "version=v1" in folders(tmp_path / f"table/dt={DATE}")
+    path = Path(table.location) / f"dt={DATE}/_current"
+    pointer = published.Pointer.model_validate_json(path.read_text())
+    before = {name: at - dt.timedelta(days=1) for name, at in pointer.left.items() if name != "v2"}
+    path.write_text(pointer.model_copy(update={"left": pointer.left | before}).model_dump_json())
+    remove_old(table)
+    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v2", "version=v4"]
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
     table = table_at(tmp_path)
-    left = [f"dt={DATE}/.version=v9.tmp/data", f"dt={DATE}/.removed-v0/data", "dt=2024-01-07/.removed-v0"]
-    others = ["dt=2024-01-07/.version=v8.tmp"]  # another run may be making it
-    for folder in [*left, *others]:
-        storage.make_folder(f"{table.location}/{folder}")
+    yesterday = time.time() - 86_401
+    for folder in (f"dt={DATE}/.removed-v0", "dt=2024-01-07/.removed-v0"):
+        storage.make_folder(f"{table.location}/{folder}/data")
+    for date, (name, old) in itertools.product((DATE, "2024-01-07"), (("old", True), ("new", False))):
+        folder = Path(table.location, f"dt={date}")
+        storage.write_text(f"{folder}/.version=v9.{name}.tmp/data/part-0", "half")
+        storage.make_folder(f"{folder}/.version=v9.{name}-empty.tmp")
+        storage.write_text(f"{folder}/._current.{name}.tmp", "half")
+        for path in folder.rglob(f"*.{name}*"):
+            for there in [*path.rglob("*"), path] if old else []:
+                os.utime(there, (yesterday, yesterday))
     publish_version(table, "v1")
-    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v1"]
-    assert folders(tmp_path / "table/dt=2024-01-07") == [".version=v8.tmp"]
+    new = ["._current.new.tmp", ".version=v9.new-empty.tmp", ".version=v9.new.tmp"]  # another run may be at them
+    assert folders(tmp_path / f"table/dt={DATE}") == [*new, "_current", "version=v1"]
+    assert folders(tmp_path / "table/dt=2024-01-07") == new
 
 
-# Faults -----------------------------------------------------------------------------------------------------
+# What can't be read ----------------------------------------------------------------------------------------
+
+OTHER_SCHEMA = '{"schema_version": 99}'
 
 
-class Killed(BaseException):
-    """As KeyboardInterrupt: nothing that handles errors stops it."""
-
-
-class Steps:
-    """Everything that changes something outside the process, counted; one of the steps fails.
-
-    Args:
-      at: which one, from 0; −1: none.
-      when: before it has an effect, after it, or in the midst of it where it is a removal.
-      dead: whether the process is gone from then on, so that nothing it would clean up gets done.
-    """
-
-    def __init__(self, at: int = -1, when: str = "before", dead: bool = False) -> None:
-        self.at, self.when, self.dead, self.count, self.failed = at, when, dead, 0, False
-
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
-            if self.failed and self.dead:
-                raise Killed
-            number, self.count = self.count, self.count + 1
-            if number != self.at:
-                return function(*args, **kwargs)
-            self.failed = True
-            if self.when == "midway" and function.__name__ == "remove":
-                for path in sorted(Path(args[0]).rglob("*.json"))[:1]:
-                    path.unlink()
-            if self.when == "after":
-                function(*args, **kwargs)
-            raise Killed if self.dead else OSError(28, "No space left on device")
-
-        step.__name__ = function.__name__
-        return step
-
-    def publish(self, table: Table, version: str, patched: pytest.MonkeyPatch) -> None:
-        """Publishes with the fault. keep_versions is 1: the version from before is removed in the end."""
-        for name in ("_rename", "remove", "make_folder"):
-            patched.setattr(storage, name, self.wrap(getattr(storage, name)))
-        patched.setattr(LocalFileSystem, "pipe_file", self.wrap(LocalFileSystem.pipe_file))
-        for name in ("prepare", "move", "describe", "rows"):
-            patched.setattr(table.metastore, name, self.wrap(getattr(table.metastore, name)))
-        make = self.wrap(maker(VECTORS[version], version))
-        publish(table, version, judged(), ["vector"], make, force=False)
-
-
-def cases() -> Iterator[tuple[str, bool]]:
-    yield from itertools.product(("before", "after"), (True, False))
-    yield "midway", True
-
-
-def test_a_publish_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full disk, killed driver, failed task, lost metastore: readers see v1 or v2, whole; a rerun ends with v2."""
-
-    def prepared(name: str) -> Table:
-        table = table_at(tmp_path / name, metastore=FakeMetastore(), keep_versions=1, keep_days=0)
-        publish_version(table, "v1")
-        return table
-
-    steps = Steps()
-    with monkeypatch.context() as patched:
-        steps.publish(prepared("whole"), "v2", patched)
-    assert steps.count > 15
-    old, new = 0, 0
-    for at, (when, dead) in itertools.product(range(steps.count), cases()):
-        table = prepared(f"{at}-{when}-{dead}")
-        faulty = Steps(at, when, dead)
-        with monkeypatch.context() as patched, pytest.raises((Killed, OSError)):
-            faulty.publish(table, "v2", patched)
-        found = (seen(table), seen_in_hive(table))
-        assert set(found) <= {"v1", "v2"}
-        old, new = old + (found == ("v1", "v1")), new + (found == ("v2", "v2"))
-        publish_version(table, "v2")
-        assert (seen(table), seen_in_hive(table)) == ("v2", "v2")
-        assert folders(Path(table.location) / f"dt={DATE}") == ["_current", "version=v2"]
-    assert old > 30  # the faults are on both sides of the move
-    assert new > 10
-
-
-def test_a_rollback_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_pointer_does_not_keep_a_rollback_or_a_publish_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = table_at(tmp_path, metastore=FakeMetastore())
-    for version in ("v1", "v2"):
+    for version in ("v1", "v2", "v3"):
         publish_version(table, version)
-    for name in ("move", "describe", "rows"):
-        with monkeypatch.context() as patched:
-            patched.setattr(table.metastore, name, Steps(0).wrap(getattr(table.metastore, name)))
-            with pytest.raises(OSError, match="No space left"):
-                roll_back(table, "v1")
-        assert {seen(table), seen_in_hive(table)} <= {"v1", "v2"}
-        roll_back(table, "v1")
-        assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
-        publish_version(table, "v2")
+    pointer = Path(table.location) / f"dt={DATE}/_current"
+    pointer.write_text("{")
+    roll_back(table, "v1")
+    assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
+    with pytest.raises(GateError, match="version v3 was rolled back"):
+        publish_version(table, "v3")
+    pointer.write_text("{")
+    made = publish_version(table, "v4")
+    assert made.manifest.previous is None
+    assert "_current: damaged" in capsys.readouterr().out
+    assert (seen(table), seen_in_hive(table)) == ("v4", "v4")
 
 
-# Readers ----------------------------------------------------------------------------------------------------
-
-
-def test_a_reader_sees_whole_versions_during_fifty_publishes(tmp_path: Path) -> None:
-    table = table_at(tmp_path, kind="path")
-    publish_version(table, "v1")
-    found: list[str | None] = []
-    faults: list[BaseException] = []
-    done = threading.Event()
-
-    def read() -> None:
-        try:
-            while not done.is_set():
-                found.append(seen(table))
-        except BaseException as error:
-            faults.append(error)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for number in range(50):
-        name = f"v{number % 4 + 1}"
-        make = maker(VECTORS[name], f"{name}-{number}")
-        publish(table, f"{name}-{number}", judged(), ["vector"], make, force=False)
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert [str(fault) for fault in faults] == []
-    assert len(found) > 20
-    assert set(found) == set(VECTORS)
+@pytest.mark.parametrize("fault", ["removed", "of another schema"])
+def test_a_version_that_can_not_be_read_is_passed_over(tmp_path: Path, fault: str) -> None:
+    for date, version in (("2024-01-05", "v1"), ("2024-01-06", "v2"), ("2024-01-07", "v3")):
+        publish_version(table_at(tmp_path, date), version)
+    for date, version in (("2024-01-06", "v2"), ("2024-01-07", "v3")):
+        folder = published.version_folder(str(tmp_path / "table"), date, version)
+        storage.remove(folder)
+        if fault == "of another schema":
+            storage.write_text(f"{folder}/manifest.json", OTHER_SCHEMA)
+    made = publish_version(table_at(tmp_path), "v4")
+    assert made.manifest.previous == "dt=2024-01-05/version=v1"
+    again = publish_version(table_at(tmp_path, "2024-01-07"), "v3")  # made anew
+    assert seen(table_at(tmp_path, "2024-01-07")) == "v3"
+    assert published.current(str(tmp_path / "table"), "2024-01-07") == again

@@ -70,7 +70,10 @@ def test_items_and_users_are_published(spark: SparkSession, tmp_path: Path) -> N
 
     settings = settings_at(tmp_path, "both")
     model = write_run(settings)
-    made = {"items": score_items(spark, settings), "users": score_users(spark, settings)}
+    made = {"items": score_items(spark, settings)}
+    with pytest.raises(UserError, match="no table of users was published from this run"):
+        published.run_table(settings.run_folder, "users")
+    made["users"] = score_users(spark, settings)
     for part, rows in (("items", ITEMS), ("users", USERS)):
         location = published.run_table(settings.run_folder, part)
         assert published.current(location, DATE) == made[part]
