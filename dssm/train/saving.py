@@ -33,7 +33,7 @@ def model_manifest(
     shares = {name: objective.share for name, objective in model.all_objectives.items()}
     tower = model.user_tower
     return ModelManifest(
-        model_version=_version(towers, model.similarity, shares),
+        model_version=model_version(towers, model.similarity, shares),
         date=settings.date.isoformat(),
         samples_build=inputs.train.build,
         vocabularies=inputs.train.vocabularies,
@@ -59,7 +59,7 @@ def model_manifest(
     )
 
 
-def _version(towers: TwoTowers, similarity: str, shares: dict[str, float]) -> str:
+def model_version(towers: TwoTowers, similarity: str, shares: dict[str, float]) -> str:
     """Returns a digest of all that the vectors depend on: the weights, their norm, the shares of the combined one."""
     return storage.digest(weights_digest(towers.variables), json.dumps([similarity, shares]))
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from dssm.config import Settings
 from dssm.manifest import LABEL, USER_KEY, WEIGHT
-from dssm.model.export import weights_digest
 from dssm.model.towers import TwoTowers
+from dssm.sections import Model
 from dssm.stream.batches import Batch
 from dssm.train import worker
+from dssm.train.saving import model_version
 from dssm.train.step import Losses, make_step
 from tests.datasets import Rows
 from tests.train.joint import all_found
@@ -40,9 +41,10 @@ def record_steps(seen: list[Batch], trained: list[TwoTowers]) -> None:
     worker.make_step = recording_make_step
 
 
-def steps_seen(name: str, seen: list[Batch], towers: TwoTowers) -> Rows:
+def steps_seen(name: str, seen: list[Batch], towers: TwoTowers, model: Model) -> Rows:
     found = {f"{name}/weights/{variable.name}": variable.numpy() for variable in towers.variables}
-    found[f"{name}/digest"] = np.array(weights_digest(towers.variables))
+    shares = {objective: of.share for objective, of in model.all_objectives.items()}
+    found[f"{name}/version"] = np.array(model_version(towers, model.similarity, shares))
     for short, column in (("keys", USER_KEY), ("row_weights", WEIGHT), ("labels", LABEL)):
         found[f"{name}/{short}"] = np.stack([batch[column].numpy() for batch in seen])
     return found
@@ -59,10 +61,10 @@ def main(folder: Path) -> None:
     trained: list[TwoTowers] = []
     record_steps(seen, trained)
     worker._Trainer(few).run(lambda report: None)
-    found |= steps_seen("few", seen, trained.pop())
+    found |= steps_seen("few", seen, trained.pop(), few.model)
     seen.clear()
     found["manifest"] = np.array(worker.train_worker(run.model_dump_json()))
-    found |= steps_seen("run", seen, trained.pop())
+    found |= steps_seen("run", seen, trained.pop(), run.model)
     np.savez(folder / f"rank{rank}.npz", **found)
 
 

@@ -98,7 +98,7 @@ def test_the_saved_model_is_the_trained_one(found_by, ranks: int):
     manifests = {str(rank["manifest"]) for rank in found}
     assert len(manifests) == 1
     manifest = TrainResult.model_validate_json(manifests.pop()).unwrap()
-    assert {str(rank["run/digest"]) for rank in found} == {manifest.model_version}
+    assert {str(rank["run/version"]) for rank in found} == {manifest.model_version}
     assert (manifest.ranks, manifest.epochs, manifest.steps) == (ranks, EPOCHS, EPOCHS * STEPS[ranks])
     assert manifest.rows_per_epoch == sum(ROWS)
     assert len(manifest.loss) == len(manifest.auc) == EPOCHS
