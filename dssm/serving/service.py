@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -74,7 +74,9 @@ def make_app(current: Current, metrics: Metrics) -> FastAPI:
 
 
 def _add_answers(app: FastAPI, current: Current) -> None:
-    @app.get("/recommend", summary="Top items for a user of the samples, or a cold answer.")
+    checked = [Depends(known_parameters)]
+
+    @app.get("/recommend", summary="Top items for a user of the samples, or a cold answer.", dependencies=checked)
     def recommend(user: Id, count: Count = 10, seen: bool = False, objective: Objective = None) -> dict[str, Any]:
         loaded = current.loaded
         return recommended(loaded, user, None, count, seen, checked_objective(loaded, objective))
@@ -89,7 +91,7 @@ def _add_answers(app: FastAPI, current: Current) -> None:
             recommended, loaded, asked.user, features, asked.count, asked.seen, objective
         )  # fmt: skip
 
-    @app.get("/similar", summary="Items whose vectors have the largest cosines to an item's.")
+    @app.get("/similar", summary="Items whose vectors have the largest cosines to an item's.", dependencies=checked)
     def similar(item: Id, count: Count = 10, objective: Objective = None) -> dict[str, Any]:
         loaded = current.loaded
         place = loaded.items.place(item)
@@ -97,6 +99,18 @@ def _add_answers(app: FastAPI, current: Current) -> None:
             raise UnknownItemError(f"no item is '{item}'{loaded.items.hint(item)}")
         found = loaded.similar(place, count, checked_objective(loaded, objective))
         return {"version": loaded.manifest.version, "item": item, "items": loaded.told(found)}
+
+
+def known_parameters(request: Request) -> None:
+    """Raises: RequestValidationError that names a parameter of the address that the route has not."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    faults = [
+        {"type": "extra_forbidden", "loc": ["query", name], "msg": f"no parameter '{name}'" + did_you_mean(name, known)}
+        for name in request.query_params
+        if name not in known
+    ]
+    if faults:
+        raise RequestValidationError(faults)
 
 
 def parsed(loaded: Loaded, body: bytes) -> Any:

@@ -44,6 +44,14 @@ def scores_of(answer: Any) -> list[float]:
     return [row["score"] for row in answer.json()["items"]]
 
 
+def test_a_parameter_that_the_address_has_not_is_named(client: TestClient) -> None:
+    answer = client.get("/recommend", params={"user": USERS[0], "cuont": 3})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["detail"]
+    assert (fault["loc"], fault["msg"]) == (["query", "cuont"], "no parameter 'cuont' (did you mean 'count'?)")
+    assert client.get("/similar", params={"item": "item04", "seen": True}).status_code == 422
+
+
 def test_answers_are_those_of_the_view(client: TestClient, served: RunPaths) -> None:
     view = open_recommender(served)
     for user in USERS:
