@@ -48,10 +48,10 @@ def _full_schema() -> Schema:
     schema = Settings.model_json_schema()
     defs = schema["$defs"]
     for family in _held_families(defs):
-        refs = [{"$ref": DEFS + _choice_name(family, name)} for name in family.choices]
+        refs = [{"$ref": DEFS + _choice_name(family, name)} for name in _choices(family)]
         defs[family.__name__] = {
             "description": inspect.getdoc(family),
-            "anyOf": [{"enum": list(family.choices)}, *refs],
+            "anyOf": [{"enum": list(_choices(family))}, *refs],
         }
     extends = {"type": "string", "description": "The file that this one builds on, beside it."}
     schema["properties"] = {"extends": extends, **schema["properties"]}
@@ -83,13 +83,18 @@ def _held_families(defs: Schema) -> list[type[Kind]]:
     known = [family for family in Kind.__subclasses__() if "choices" in family.__dict__]
     while found := [family for family in known if family.__name__ in defs and family not in held]:
         for family in found:
-            for name, choice in family.choices.items():
+            for name, choice in _choices(family).items():
                 own = choice.model_json_schema()
                 defs.update({key: value for key, value in own.pop("$defs", {}).items() if key not in defs})
                 own["properties"]["kind"] = {"const": name}
                 defs[_choice_name(family, name)] = own
         held += found
     return held
+
+
+def _choices(family: type[Kind]) -> dict[str, type[Kind]]:
+    """Returns the project's own choices: what plugins have added to this process is no part of the reference."""
+    return {name: choice for name, choice in family.choices.items() if choice.__module__.startswith("dssm.")}
 
 
 def _choice_name(family: type[Kind], name: str) -> str:
