@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -40,7 +39,6 @@ from dssm.report.plots import popularity_curve, rate_by_day
 from dssm.report.remarks import remarks
 from dssm.report.style import STYLE
 
-SECRET = re.compile(r"secret|password|token|credential|access[._]?key", re.IGNORECASE)
 HISTOGRAM_BARS = 20
 TOP_WORDS = 5
 

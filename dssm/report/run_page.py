@@ -14,7 +14,6 @@ from dssm.config import Settings
 from dssm.report import run_evaluation, run_tables, run_vectors
 from dssm.report.html import Html, document, join, note, number_cell, table, tag, text_cell, words_cell
 from dssm.report.item_words import Items
-from dssm.report.page import SECRET
 from dssm.report.pipeline_picture import duration, picture
 from dssm.report.run_facts import RunFacts
 from dssm.report.run_remarks import Remark, remarks
@@ -23,6 +22,7 @@ from dssm.report.run_vectors import VectorFacts
 from dssm.report.style import STYLE
 from dssm.report.vector_map import SCRIPT
 
+SECRET = re.compile(r"secret|password|token|credential|access[._]?key", re.IGNORECASE)
 PACKAGES = (
     "tensorflow", "keras", "horovod", "petastorm", "pyspark", "pyarrow", "numpy", "pandas", "pydantic", "scikit-learn",
     "faiss-cpu", "annoy", "pymilvus", "milvus-lite", "redis", "mlflow-skinny",

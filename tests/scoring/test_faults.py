@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -28,11 +27,6 @@ from tests.scoring.tables import (
     seen_in_hive,
     table_at,
 )  # fmt: skip
-
-
-@pytest.fixture
-def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(0))
 
 
 class Killed(BaseException):

@@ -31,12 +31,6 @@ from tests.scoring.tables import (
     table_at,
 )  # fmt: skip
 
-
-@pytest.fixture
-def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(0))
-
-
 # A publish --------------------------------------------------------------------------------------------------
 
 
