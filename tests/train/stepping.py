@@ -1,7 +1,8 @@
 """Runs in every rank of a launch (`python -m tests.train.stepping FOLDER`): a training that can be watched and hurt.
 
 FOLDER/settings.json holds the settings. Each process notes "RANKS RANK" a step in FOLDER/steps-PID. FOLDER/slow has
-seconds to sleep before a step. FOLDER/kill, "rank R at step S", makes that rank kill itself there, once: the file goes.
+seconds to sleep before a step. FOLDER/kill, "rank R at step S", makes that rank kill itself there, once: the file goes;
+"rank R at step S after C" lets the checkpoint of step C, which a thread writes, become whole first.
 The result comes into FOLDER/result.json.
 """
 
@@ -17,11 +18,30 @@ from typing import Any
 
 import horovod.tensorflow as hvd
 
+from dssm.config import Settings
+from dssm.paths import RunPaths
 from dssm.train import worker
 from dssm.train.step import make_step
 
 FOLDER = Path(sys.argv[1])
 taken = 0
+
+
+def kill_order() -> list[int]:
+    """Returns the numbers in FOLDER/kill; two that no rank and step have where it is not there, or was just taken."""
+    try:
+        return [int(number) for number in re.findall(r"\d+", (FOLDER / "kill").read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return [-1, -1]
+
+
+def wait_for_checkpoint(steps: int, limit_s: float = 15) -> None:
+    settings = Settings.model_validate_json((FOLDER / "settings.json").read_text(encoding="utf-8"))
+    checkpoints = Path(RunPaths(settings.run_folder).checkpoints)
+    until = time.monotonic() + limit_s
+    while not list(checkpoints.glob(f"step-{steps:010d}-*")):
+        assert time.monotonic() < until, f"no checkpoint of step {steps} after {limit_s} s"
+        time.sleep(0.02)
 
 
 def watched_make_step(*arguments: Any) -> Any:
@@ -30,12 +50,12 @@ def watched_make_step(*arguments: Any) -> Any:
     def watched(*batches: Any) -> Any:
         global taken
         taken += 1
-        kill = FOLDER / "kill"
-        if kill.exists():
-            rank, number = map(int, re.findall(r"\d+", kill.read_text(encoding="utf-8")))
-            if (hvd.rank(), taken) == (rank, number):
-                kill.unlink()
-                os.kill(os.getpid(), signal.SIGKILL)
+        rank, number, *checkpoint = kill_order()
+        if (hvd.rank(), taken) == (rank, number):
+            for steps in checkpoint:
+                wait_for_checkpoint(steps)
+            (FOLDER / "kill").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         if (FOLDER / "slow").exists():
             time.sleep(float((FOLDER / "slow").read_text(encoding="utf-8")))
         losses = step(*batches)

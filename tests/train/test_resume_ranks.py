@@ -50,7 +50,7 @@ def test_a_sharded_training_resumes_to_the_same_bits(tmp_path: Path):
     assert done.code == 0, done.output
 
     settings = write_run(hurt, ROWS, **HOW, **SHARDED)
-    assert start(settings, hurt, 2, "rank 1 at step 18").code != 0
+    assert start(settings, hurt, 2, "rank 1 at step 18 after 15").code != 0
     (newest, *_) = checkpoints_in(RunPaths(settings.run_folder).checkpoints)
     found, _ = read_checkpoint(newest)
     assert (found.place.steps, len(found.files)) == (15, 2)
@@ -72,7 +72,7 @@ def test_a_sharded_training_resumes_to_the_same_bits(tmp_path: Path):
 @pytest.mark.parametrize(("how", "ranks"), [("replicated", 1), ("sharded", 3)])
 def test_other_ranks_see_the_rest_of_the_epoch_once(tmp_path: Path, how: str, ranks: int):
     settings = write_run(tmp_path, ROWS, **HOW, **(SHARDED if how == "sharded" else {}))
-    assert start(settings, tmp_path, 2, "rank 0 at step 13").code != 0
+    assert start(settings, tmp_path, 2, "rank 0 at step 13 after 10").code != 0
     done = start(settings, tmp_path, ranks)
     assert done.code == 0, done.output
 
