@@ -33,6 +33,7 @@ from dssm.features import VarLenSparseFeat
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import MultiObjective, Parallel
 from dssm.strict import Kind
+from tests.demo_rows import DemoRows
 from tests.pipeline import write_small_demo
 
 if TYPE_CHECKING:
@@ -243,3 +244,23 @@ def test_a_recipe_learns_and_is_published(
     assert vectors.std(axis=0).max() > 0.01  # not one vector for all
     if model.vector_norm is not None:
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), model.vector_norm, rtol=1e-3)
+    assert_raw_towers_agree(settings)
+
+
+def assert_raw_towers_agree(settings: Settings) -> None:
+    """Both towers give each test row the same vectors, encoded and raw."""
+    from dssm.model.export import LoadedRawTower, LoadedTower
+
+    rows = DemoRows(settings)
+    for side in ("user", "item"):
+        encoded, raw = rows.encoded(side), rows.raw(side)
+        assert len(raw) > 100
+        expected = LoadedTower(f"{settings.run_folder}/model/{side}_tower").all_vectors(encoded)
+        found = LoadedRawTower(f"{settings.run_folder}/model/{side}_tower_raw").all_vectors(raw)
+        assert found.keys() == expected.keys()
+        for output, vectors in expected.items():
+            np.testing.assert_allclose(found[output], vectors, rtol=1e-6, atol=1e-6, err_msg=f"{side} {output}")
+    ids = [column for column in rows.encoded("user").values() if column.dtype.kind == "i"]
+    assert any((column == 0).all(axis=1).any() for column in ids if column.ndim == 2)  # empty lists are among them
+    if "client_id" in settings.features:
+        assert any((column == 1).any() for column in ids)  # and unknown ids
