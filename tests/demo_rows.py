@@ -1,4 +1,4 @@
-"""What a service would send of the demo's test rows: profiles and catalogue as the files have them, clicks from the log."""
+"""What a service would send of the demo's test rows: profiles and catalogue as in the files, clicks from the log."""
 
 from __future__ import annotations
 
