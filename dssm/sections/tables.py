@@ -234,8 +234,9 @@ class History(StrictModel):
     days: int | None = Field(
         None,
         ge=1,
-        description="Only events of the last so many days (of 24 hours); a log of "
-        "daily files is read so many days before the windows. null: those in the windows' files, whatever their age.",
+        description="Only events of the last so many days (of 24 hours); a log in days' files ({date} in its path) is "
+        "read so many days before the windows. null: events of any age, but of such a log only the windows' days are "
+        "read, and those that another history or counter asks for; build_samples says so where there are earlier ones.",
     )
     positives: bool = Field(True, description="Only events with a label above 0.")
     then: str | None = Field(
