@@ -797,6 +797,10 @@ def test_faults_of_one_key(tmp_path: Path, changes: dict[str, Any], messages: li
         ("monotonically_increasing_id() % 2", "monotonically_increasing_id"),
         ("spark_partition_id()", "spark_partition_id"),
         ("channel = 'it\\'s' and rand() < 1 and channel = 'x'", "rand"),
+        ("day = date 'today'", "date 'today'"),
+        ('DATE" Yesterday " < day', "DATE'Yesterday'"),
+        ("t < timestamp 'now Asia/Shanghai'", "timestamp 'now'"),
+        ("t < timestamp_ntz R'tomorrow+01:00'", "timestamp_ntz R'tomorrow'"),
     ],
 )
 def test_sql_that_differs_from_run_to_run(tmp_path: Path, expression: str, found: str) -> None:
@@ -815,7 +819,8 @@ def test_sql_that_differs_from_run_to_run(tmp_path: Path, expression: str, found
     [
         "brand(x)", "my_rand(x)", "rand", "random + uuid", "now", "renow + knows", "input_file_name()",
         "unix_timestamp(day)", "to_date(t)", "channel in ('rand()', \"now()\")", "`current_date` > 1",
-        "current_date_of_user", "channel = 'it\\'s rand()'",
+        "current_date_of_user", "channel = 'it\\'s rand()'", "date '2022-05-08' = day", "channel = 'today'",
+        "channel = \"date 'today'\"", "update in ('today', 'now current_date')", "date 'epoch' < day",
     ],
 )  # fmt: skip
 def test_sql_that_only_looks_so(tmp_path: Path, expression: str) -> None:
