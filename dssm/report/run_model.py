@@ -6,7 +6,7 @@ from dssm.report.card_parts import samples, signature, vocabularies
 from dssm.report.html import Html, join, note, tag
 from dssm.report.run_facts import RunFacts
 
-PAGE = "model/model.html"  # beside the report
+PAGE = "model/model.html"  # in the run's folder
 RAW = "_raw"  # ends the names of towers that take what a service has
 
 
@@ -17,9 +17,9 @@ def model(facts: RunFacts) -> Html | None:
         return None
     towers = sorted(card.towers, key=lambda name: not name.endswith(RAW))
     told = note(
-        f"Weights {card.model_version}. Metrics and settings stand in their own sections; the model's card, ",
-        tag("a", PAGE, href=PAGE),
-        ", has all on one page, and travels with the towers.",
+        f"Weights {card.model_version}. Metrics and settings have sections of their own; all of it is on the page ",
+        tag("code", PAGE),
+        " beside the towers.",
     )
     return join(
         [
