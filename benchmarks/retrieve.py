@@ -255,9 +255,9 @@ def show(found: Mapping[str, Cost], given: argparse.Namespace, keep: bool) -> No
         "vs_product_alone": found[PRODUCT].wall_s / ours,
     }
     notes = (
-        f"{given.processes} processes, one thread each; rounds: {given.rounds}. {COUNT} best items of each user, blocks "
-        f"of {BLOCK} users and {ITEMS_AT_ONCE:,} items; this project's side filters {SEEN} seen items a user and has "
-        f"{SETTINGS.bootstrap} replicates.",
+        f"{given.processes} processes, one thread each; rounds: {given.rounds}. {COUNT} best items of each user, "
+        f"blocks of {BLOCK} users and {ITEMS_AT_ONCE:,} items; this project's side filters {SEEN} seen items a user "
+        f"and has {SETTINGS.bootstrap} replicates.",
         "ns / score: processor time a user and item. vs_blas: the time of the faster bare side / ours.",
     )
     title = f"{users:,} users × {items:,} items × {dim} numbers"

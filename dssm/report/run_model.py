@@ -26,10 +26,7 @@ def model(facts: RunFacts) -> Html | None:
             told,
             _folded("Samples that it was trained on", samples(card)),
             _folded("Vocabularies and statistics", vocabularies(card)),
-            *[
-                _folded(f"{title(name)}: inputs, outputs, an example request", signature(name, card.towers[name]))
-                for name in towers
-            ],
+            *[_folded(f"{title(name)}: how to call it", signature(name, card.towers[name])) for name in towers],
         ]
     )
 
