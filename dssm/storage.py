@@ -20,6 +20,7 @@ from dssm.errors import UserError
 
 ASIDE = ".old"
 AWAY_LOOKS, AWAY_S = 20, 0.05  # at a file that is being replaced
+ABSENT_LOOKS = 2  # more, at one that seems not to be there
 
 
 def absolute(path: str) -> str:
@@ -75,26 +76,21 @@ def read_replaced(path: str) -> bytes:
 
     Raises: FileNotFoundError where there is none.
     """
-    for _ in range(AWAY_LOOKS):
+    for look in range(AWAY_LOOKS):
         try:
             return read_bytes(path)
         except FileNotFoundError:
-            if not _set_aside(path):
-                break
-        time.sleep(AWAY_S)
-    aside = _set_aside(path)
-    try:
-        return read_bytes(path)  # it may have come since
-    except FileNotFoundError:
-        if not aside:
-            raise
-    system, _ = filesystem(path)
-    return bytes(system.cat_file(max(aside, key=system.modified)))
+            if _set_aside(path):
+                time.sleep(AWAY_S)
+            elif look >= ABSENT_LOOKS:  # before that it may have come since, and gone again
+                raise
+    aside, (system, place) = _set_aside(path), filesystem(path)
+    return bytes(system.cat_file(max(aside, key=system.modified, default=place)))
 
 
 def is_there(path: str) -> bool:
     """Whether there is a file that `write_text` replaces: also between two renames."""
-    return exists(path) or bool(_set_aside(path)) or exists(path)
+    return any(exists(path) or _set_aside(path) for _ in range(1 + ABSENT_LOOKS))
 
 
 def _set_aside(path: str) -> list[str]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -21,7 +23,7 @@ VECTORS = unit_vectors(7, 3)
 
 
 class NotLocal(DirFileSystem):
-    """The local disk, as a store that is not known to rename over files."""
+    """The local disk, as a store that can't rename over files."""
 
     protocol = "local-without"
 
@@ -31,6 +33,11 @@ class NotLocal(DirFileSystem):
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return str(path).removeprefix("local-without://")
+
+    def mv(self, path1: str, path2: str, **options: object) -> None:
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        Path(path1).rename(path2)
 
 
 def commit(location: Path, manifest: PublishedManifest, current: bool = True) -> Published:
@@ -164,6 +171,34 @@ def test_a_pointer_on_a_store_that_can_not_overwrite(tmp_path: Path, monkeypatch
     found = published.current(place)
     assert found is not None
     assert found.manifest.version == "v2"
+
+
+def test_readers_of_a_pointer_on_a_store_that_can_not_overwrite(tmp_path: Path) -> None:
+    fsspec.register_implementation("local-without", NotLocal, clobber=True)
+    place, done = f"local-without://{tmp_path}", threading.Event()
+    found: list[str | None] = []
+    seen_dates: list[list[str]] = []
+    published.write_pointer(place, DATE, "v0", MADE_AT)
+
+    def read() -> None:
+        while not done.is_set():
+            pointer = published.read_pointer(place, DATE)
+            found.append(None if pointer is None else pointer.version)
+            seen_dates.append(published.dates(place))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(50):
+        published.write_pointer(place, DATE, f"v{number}", MADE_AT)
+        time.sleep(0.005)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert len(found) > 20
+    assert all(dates == [DATE] for dates in seen_dates)
+    assert set(found) <= {f"v{number}" for number in range(50)}
+    assert [path.name for path in (tmp_path / f"dt={DATE}").iterdir()] == ["_current"]
 
 
 def test_a_damaged_pointer(tmp_path: Path) -> None:
