@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.recipes import (
-    BEGIN,
-    END,
     Outcome,
     loss_names,
     markdown,
@@ -24,8 +20,6 @@ from benchmarks.recipes import (
     samples_key,
     share_samples,
     title,
-    with_table,
-    write_table,
 )
 from dssm.config import Settings, load_settings
 from dssm.encoders import EncoderKind
@@ -133,34 +127,6 @@ def test_table_is_ordered_by_recall_with_the_bounds_below() -> None:
     assert lines[4] == "| *best reachable* |  |  |  | 0.500 |  |  |"
     assert lines[5] == "| *popularity* |  |  |  | 0.200 |  |  |"
     assert len({line.count("|") for line in lines}) == 1
-
-
-@given(before=st.text(), old=st.text(), after=st.text(), made=st.text())
-def test_table_replaces_what_is_between_its_markers_alone(before: str, old: str, after: str, made: str) -> None:
-    marks = (BEGIN, END)
-    if any(mark in part for part in (before, old, after, made) for mark in marks):
-        return
-    text = f"{before}{BEGIN}{old}{END}{after}"
-    changed = with_table(text, made)
-    assert changed == f"{before}{BEGIN}\n{made}\n{END}{after}"
-    assert with_table(changed, made) == changed
-    assert with_table(before + after, made) is with_table(f"{before}{BEGIN}{after}", made) is None
-
-
-def test_a_readme_without_the_place_is_left_alone_and_it_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# no place\n")
-    write_table(readme, "| a |")
-    assert readme.read_text() == "# no place\n"
-    assert capsys.readouterr().out == (
-        "README.md: no <!-- recipes --> … <!-- /recipes -->, so the table is not there; "
-        "put the two lines where it belongs\n"
-    )
-    readme.write_text(f"a\n{BEGIN}\n{END}\nb\n")
-    write_table(readme, "| a |")
-    assert readme.read_text() == f"a\n{BEGIN}\n| a |\n{END}\nb\n"
 
 
 def test_losses_of_all_objectives_and_the_scorer_are_named(all_settings: dict[str, Settings]) -> None:
