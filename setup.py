@@ -25,6 +25,7 @@ setup(
         "numpy==1.26.*",
         "pandas==2.3.*",
         "petastorm==0.13.1",
+        "prometheus-client>=0.20",
         "psutil>=5.9",
         "pyarrow==14.0.2",
         "pydantic>=2.7,<3",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from dssm.config import Settings, load_settings, parse_dates
 from dssm.console import err, heading
-from dssm.errors import UserError
+from dssm.errors import INTERRUPTED, UserError
 
 JOBS = {
     "build_samples": "join logs, profiles, catalogue and vectors into encoded samples",
@@ -25,7 +25,7 @@ JOBS = {
 VIEWS = {
     "show": "print samples of a run in words",
     "profile": "write the data report of a run: profile.html, and its numbers as profile.json",
-    "status": "say which jobs of a run have ended, when, how long they took and what they left",
+    "status": "say which jobs of a run have ended or failed, when, how long they took and what they left",
     "report": "write the report of a run anew: report.html",
     "compare": "compare the evaluations of several runs on the same users",
     "versions": "list the published versions of a run's date",
@@ -199,7 +199,7 @@ def exit_with(main: Callable[[], object]) -> None:
         err.print(str(error), markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
