@@ -29,6 +29,8 @@ WIDTH_OF_A_FILE = 120  # rich takes 80 where there is no terminal, too few for t
 TERMINAL = "DSSM_TERMINAL"
 LOGGER = logging.getLogger("dssm")
 LOGGER.propagate = False  # the terminal has it already
+OFF = logging.CRITICAL + 1  # while no log is open: a logger without a file would print warnings itself
+LOGGER.setLevel(OFF)
 STAGE: ContextVar[str | None] = ContextVar("stage", default=None)  # that goes on in this thread
 
 
@@ -50,7 +52,11 @@ class LoggedConsole(Console):
     def print(self, *objects: Any, level: int | None = logging.INFO, **options: Any) -> None:
         """Prints as rich does. Args: level: of the record; None: none is made."""
         super().print(*objects, **options)
-        if level is not None and LOGGER.handlers and not any(isinstance(shown, Control) for shown in objects):
+        if (
+            level is not None
+            and LOGGER.isEnabledFor(level)
+            and not any(isinstance(shown, Control) for shown in objects)
+        ):
             markup = options.get("markup", True)
             for line in "\n".join(_plain(shown, markup) for shown in objects).splitlines():
                 if line.strip():
@@ -69,8 +75,7 @@ def _plain(shown: RenderableType, markup: bool) -> str:
 
 def log(message: str, level: int = logging.INFO, **fields: Any) -> None:
     """Makes a record that nobody sees on the terminal. Args: fields: what it holds beside the text."""
-    if LOGGER.handlers:  # without any, logging would print warnings itself
-        LOGGER.log(level, "%s", message, extra={"fields": {"stage": STAGE.get(), **fields}})
+    LOGGER.log(level, "%s", message, extra={"fields": {"stage": STAGE.get(), **fields}})
 
 
 def _console(stderr: bool) -> LoggedConsole:

@@ -21,12 +21,14 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 from dssm import storage
-from dssm.console import LOGGER
+from dssm.console import LOGGER, OFF
 
 BLOTTED = "***"
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+_KEY = r"(?:secret[._-]?)?(?:access|api|secret)[._-]?key"
+# A feature may be called token: `token: 3 ids` is no secret, `token=…` and `"token": …` are.
 _ASSIGNED = re.compile(
-    r"""(?i)((?:\b|[\w.-])(?:password|passwd|pwd|secret|token|credential|access[_.-]?key|api[_.-]?key)[\w.-]*["']?\s*[=:]\s*["']?)"""
+    rf"""(?i)([\w.-]*(?:(?:password|passwd|pwd|secret|credentials?|{_KEY})["']?\s*[=:]|token(?:\s*=|["']\s*:))\s*["']?)"""
     r"""[^\s"',;&}]+"""
 )
 _SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|credential|access_?key|api_?key")
@@ -127,4 +129,5 @@ def logged_to(handler: JobLog) -> Iterator[None]:
         with _OPENING:
             _OPEN.remove(handler)
             LOGGER.removeHandler(handler)
+            LOGGER.setLevel(min((of_date.level for of_date in _OPEN), default=OFF))
         handler.close()
