@@ -18,6 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires="==3.11.*",
     packages=find_packages(include=["dssm", "dssm.*"]),
+    package_data={"dssm.plan": ["constants.json"]},
     # Petastorm needs PyArrow < 15 and NumPy 1, Horovod needs TensorFlow < 2.19 and Keras 2.
     install_requires=[
         "fsspec",

@@ -18,6 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
        ./spark-submit.sh VIEW RUN [options]
        ./spark-submit.sh init NAME --events PATH --items PATH [options]
+       ./spark-submit.sh plan --config conf/X.yaml [--events N] [--items N] [--nodes N] [--gpus N]
 
 Submits a job to Spark: on this machine, or on the cluster that the setting spark.master or the
 environment's MASTER names. ./spark-submit.sh JOB --help shows a job's options.
