@@ -210,4 +210,5 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], tex
         drawn.add_column(column, justify="left" if place in texts else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
-    out.print(drawn)
+    out.print(drawn, level=None)
+    log(title, columns=list(columns), rows=[list(row) for row in rows])  # lines of a drawing are no use to a reader

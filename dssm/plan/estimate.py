@@ -84,26 +84,29 @@ def samples_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants:
     ]
     shuffled = shuffle_line(settings, sizes, constants)
     lines.append(shuffled)
-    work, wire = build.event_core_s * sizes.events / cluster.all_cores, cluster.crossing(shuffled.value)
+    rows_read = sizes.events + sizes.items
+    work, wire = build.event_core_s * rows_read / cluster.all_cores, cluster.crossing(shuffled.value)
     lines.append(
-        Line("build_samples", "time", build.fixed_s + work + wire, "s", "fixed + events × s / cores + wire",
-             f"{build.fixed_s:.1f} s + {sizes.events:,} × {build.event_core_s * 1e6:.1f} µs / {cluster.all_cores} "
+        Line("build_samples", "time", build.fixed_s + work + wire, "s", "fixed + (events + items) × s / cores + wire",
+             f"{build.fixed_s:.1f} s + {rows_read:,} × {build.event_core_s * 1e6:.1f} µs / {cluster.all_cores} "
              f"+ {wire:,.1f} s")
     )  # fmt: skip
     return lines
 
 
 def shuffle_line(settings: Settings, sizes: Sizes, constants: Constants) -> Line:
-    event, sample = rows.event_wire_bytes(settings), rows.sample_wire_bytes(settings)
     samples, shuffle = sizes.train_rows + sizes.test_rows, constants.shuffle
-    formula, times = "fixed + ratio × (events × row + samples × row + pairs × pair)", 1
-    if sizes.items * rows.item_bytes(settings, constants.parquet) > settings.samples.broadcast_mb * 2**20:
-        formula, times = "fixed + ratio × (events × row + 2 × samples × row + pairs × pair)", 2  # to their items, first
-    value = sizes.events * event + times * samples * sample + sizes.pairs * rows.PAIR_BYTES
+    large = sizes.items * rows.item_bytes(settings, constants.parquet) > settings.samples.broadcast_mb * 2**20
+    times = 1 + large  # to the items of a large catalogue, before they go to their files
+    value = rows.wire_bytes(settings, sizes.events, times * samples, sizes.pairs, sizes.items)
+    twice = "2 × " if large else ""
     inputs = (
-        f"{shuffle.fixed_bytes / 1e6:.1f} MB + {shuffle.compression:.2f} × ({sizes.events:,} × {event} B + "
-        f"{'2 × ' if times > 1 else ''}{samples:,} × {sample} B + {sizes.pairs:,} × {rows.PAIR_BYTES} B)"
+        f"{shuffle.fixed_bytes / 1e6:.1f} MB + {shuffle.compression:.2f} × ("
+        f"{sizes.events:,} × {rows.event_wire_bytes(settings)} B + "
+        f"{twice}{samples:,} × {rows.sample_wire_bytes(settings)} B + {sizes.pairs:,} × {rows.PAIR_BYTES} B + "
+        f"{sizes.items:,} × {rows.item_wire_bytes(settings)} B)"
     )
+    formula = f"fixed + ratio × (events × row + {twice}samples × row + pairs × pair + items × row)"
     return Line("build_samples", "shuffle", shuffle.fixed_bytes + shuffle.compression * value, "bytes", formula, inputs)
 
 

@@ -70,6 +70,13 @@ def event_wire_bytes(settings: Settings) -> int:
     return EVENT_BYTES + WORD * len(settings.target_names)
 
 
+def item_wire_bytes(settings: Settings) -> int:
+    """Returns the bytes of an encoded item on its way to its file, and of its pretrained vectors to theirs."""
+    features = of_side(settings.features, "item")
+    numbers = sum(numbers_of(s) for f in features for s in encoded_columns(f, settings.vectors).values())
+    return SAMPLE_BYTES + WORD * (numbers + sum(table.width for table in settings.vectors.values()))
+
+
 def sample_wire_bytes(settings: Settings) -> int:
     """Returns the bytes of a sample on its way to its file, at most: histories travel as places in the catalogue, what
     profiles say is encoded, and the item's columns are looked up behind the shuffle.
@@ -84,3 +91,13 @@ def sample_wire_bytes(settings: Settings) -> int:
     negatives = 2 * sum(kind.count for kind in settings.samples.negatives.values())
     numbers = histories + words + negatives + len(settings.target_names)
     return SAMPLE_BYTES + WORD * numbers
+
+
+def wire_bytes(settings: Settings, events: int, samples: int, pairs: int, items: int) -> int:
+    """Returns the bytes of all rows on their ways between tasks, before they are compressed."""
+    return (
+        events * event_wire_bytes(settings)
+        + samples * sample_wire_bytes(settings)
+        + pairs * PAIR_BYTES
+        + items * item_wire_bytes(settings)
+    )

@@ -28,16 +28,17 @@ HEAD = """# Scale, on paper
 What each job needs, by arithmetic: `./spark-submit.sh plan --config conf/X.yaml --nodes 8` prints it for your own
 config and cluster, each figure with its formula and inputs. Rows, widths and bytes between tasks are counted from the
 settings; what counting can't tell is measured by `make bench-constants` and stands in `dssm/plan/constants.json`.
-This page is made from the same code, `python -m dssm.plan.scale`, and a test checks that it is current. `make
-bench-plan` runs the jobs at sizes that the constants were not measured at, and prints prediction and measurement side
-by side.
+This page is made from the same code, `python -m dssm.plan.scale`, and a test checks that it is current.
+`make bench-plan` runs the jobs at sizes that the constants were not measured at, and prints prediction and
+measurement side by side.
 """
 
 TAIL = """
 ## What the figures leave out
 
 - **Times are of cores like those measured**, used evenly. No skew, no queue, no slow disk: read them as the least.
-  `build_samples` has one cost an event, measured on the demo's feed; more features cost more.
+  `build_samples` has one cost an event, measured on the demo's feed, and counts an item as an event; more features
+  cost more.
 - **Bytes in files** depend on how full lists are and how well ids compress: constants are of the demo's feed.
 - **Look-ups** are counted as if ids were drawn evenly, an upper bound of the rows that travel; see
   `dssm/train/traffic.py`.

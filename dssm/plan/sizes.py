@@ -53,7 +53,7 @@ def sizes_of(
         many = round(run.users * factor) if users is None else users
         sizes = replace(
             run, **scaled, events=run.events if events is None else events, items=run.items if items is None else items,
-            users=many, test_users=round(run.test_users * many / run.users), source=f"scaled from {run.source}",
+            users=many, test_users=round(run.test_users * many / max(1, run.users)), source=f"scaled from {run.source}",
         )  # fmt: skip
         grown = {name: known_rows(settings, name, sizes) for name in run.tables}
         return replace(sizes, tables={name: rows or run.tables[name] for name, rows in grown.items()})
