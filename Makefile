@@ -84,8 +84,9 @@ format: setup ## rewrites the code in the project's format
 	@.venv/bin/ruff format .
 
 .PHONY: reference
-reference: setup ## docs/configuration.md and conf/schema.json anew from the settings
+reference: setup ## docs/configuration.md, conf/schema.json and docs/scale.md anew from the code
 	@.venv/bin/python -m dssm.reference
+	@.venv/bin/python -m dssm.plan.scale
 
 .PHONY: lock
 lock: setup ## requirements/*.lock anew from requirements/*.in

@@ -91,6 +91,7 @@ class SparkSubmit(BaseOperator):
         if not script.is_file():
             raise AirflowFailException(f"DSSM_HOME: {script} not found; set DSSM_HOME to the project's checkout")
         environment = {name: value for name, value in os.environ.items() if name not in AIRFLOWS_OWN_PYTHON}
+        environment["DSSM_RUN_ID"] = str(context.get("run_id", ""))  # so that the job's log names this run
         code = self.hook.run_command(self.command, env=environment, cwd=str(HOME)).exit_code
         if code in REFUSALS:
             raise AirflowFailException(f"{self.job} {self.date}: exit code {code}, {REFUSALS[code]}; not retried")

@@ -42,6 +42,7 @@ from dssm.sections import (
     Index,
     ItemTable,
     Model,
+    Observe,
     ProfileTable,
     Report,
     Samples,
@@ -92,6 +93,7 @@ class Settings(StrictModel):
     index: Index = Index()
     report: Report = Report()
     tracking: Tracking = Tracking()
+    observe: Observe = Observe()
     spark: Spark = Spark()
     plugins: tuple[str, ...] = Field(
         (), description="Modules with kinds of your own (towers, encoders, losses …), imported before the rest is read."
@@ -262,9 +264,11 @@ class Settings(StrictModel):
                 inputs |= {f"samples.negatives.{name}.{part}": getattr(kind, part) for part in ("items", "users")}
         outputs = {"item_table.location": self.item_table.location, "item_table.metastore": self.item_table.metastore}
         outputs |= {"user_table.location": self.user_table.location, "index.location": self.index.location}
+        metrics = {"observe.metrics_file": self.observe.metrics_file}
         for paths, fill, known in (
             (inputs, self.expand, "{data}, {date}, {date:%Y%m%d}"),
             (outputs, self._in_root, "{root}, {name}"),
+            (metrics, lambda _: self.metrics_file("job") or "", "{root}, {name}, {job}"),
         ):
             for key, path in paths.items():
                 try:
@@ -295,6 +299,11 @@ class Settings(StrictModel):
 
     def _in_root(self, path: str) -> str:
         return path.format(root=self.root, name=self.name)
+
+    def metrics_file(self, job: str) -> str | None:
+        """The further file with a job's metrics, if one is asked for."""
+        place = self.observe.metrics_file
+        return place and place.format(root=self.root, name=self.name, job=job)
 
     def for_date(self, date: dt.date) -> Settings:
         return self.model_copy(update={"date": date})

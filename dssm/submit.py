@@ -11,12 +11,14 @@ from dssm.cli import JOBS, TOOLS, VIEWS, exit_with, parse_settings
 from dssm.config import Settings
 from dssm.console import terminal_environment
 from dssm.errors import UserError, did_you_mean
+from dssm.paths import SPARK_LEVEL, SPARK_LOG, spark_log_file
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
        ./spark-submit.sh VIEW RUN [options]
        ./spark-submit.sh init NAME --events PATH --items PATH [options]
+       ./spark-submit.sh plan --config conf/X.yaml [--events N] [--items N] [--nodes N] [--gpus N]
 
 Submits a job to Spark: on this machine, or on the cluster that the setting spark.master or the
 environment's MASTER names. ./spark-submit.sh JOB --help shows a job's options.
@@ -66,6 +68,8 @@ SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
 
 def _conf(job: str, settings: Settings, local: bool) -> dict[str, str]:
     java = f"-Dlog4j2.configurationFile={(PROJECT / 'conf' / 'spark' / 'log4j2.properties').as_uri()}"
+    if settings.observe.spark_level != "off":
+        java = f'{java} "-D{SPARK_LOG}={spark_log_file(settings, job)}" -D{SPARK_LEVEL}={settings.observe.spark_level}'
     if local:
         java = f"{java} {SHORT_JOB}"
     conf = {

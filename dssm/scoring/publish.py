@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dssm import locks, published, storage
-from dssm.console import out, step
+from dssm.console import out, step, warn
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 from dssm.published import VERSION_FOLDER, GateDecision, Pointer, Published, PublishedManifest, Side
@@ -68,7 +68,7 @@ class Table:
         try:
             return published.current(self.location, date)
         except UserError as error:
-            out.print(f"  {error}; it is passed over", style="yellow", markup=False)
+            warn(f"  {error}; it is passed over")
             return None
 
     def pointer(self) -> Pointer | None:
@@ -141,7 +141,7 @@ def publish(
         out.print(f"  version {version} is there already: {made.folder}")
     else:
         folder = table.folder(version)
-        with step(f"{table.side} vectors of {table.date}") as remarks, _new_version(folder) as temporary:
+        with step(f"{table.side} vectors of {table.date}", "vectors") as remarks, _new_version(folder) as temporary:
             manifest = _decided(table, make(temporary, last), decisions, force)
             gates.check(manifest.gates, force)
             _write(temporary, manifest)
@@ -151,7 +151,7 @@ def publish(
         gates.check(rolled_back(), force)  # by another since
         move(table, made, lock)
         for reason in made.manifest.overridden:
-            out.print(f"  forced: {reason}", markup=False, style="yellow")
+            warn(f"  forced: {reason}")
         remove_old(table, lock)
     return made
 
@@ -170,7 +170,7 @@ def _there(folder: str) -> Published | None:
     try:
         return published.read_version(folder)
     except UserError as error:
-        out.print(f"  {error}: it is made anew", style="yellow", markup=False)
+        warn(f"  {error}: it is made anew")
         return None
 
 
@@ -284,7 +284,7 @@ def move(table: Table, made: Published, lock: locks.Held, back: bool = False) ->
     """
     manifest = made.manifest
     check_whole(made)
-    with step(f"partition dt={table.date} of {table.name}") as remarks:
+    with step(f"partition dt={table.date} of {table.name}", "partition") as remarks:
         lock.check()
         if table.metastore is not None:
             table.metastore.move(table.date, made.data)
@@ -297,9 +297,9 @@ def move(table: Table, made: Published, lock: locks.Held, back: bool = False) ->
             found = table.metastore.rows(table.date)
             if found != manifest.rows:
                 raise RuntimeError(f"{table.name} dt={table.date}: {found:,} rows read back, {manifest.rows:,} written")
-            remarks.append(f"{found:,} rows read back")
+            remarks.counted("rows", found, f"{found:,} rows read back")
         else:
-            remarks.append(f"{manifest.rows:,} rows")
+            remarks.counted("rows", manifest.rows, f"{manifest.rows:,} rows")
     out.print(f"  {table.name} dt={table.date} → {made.data}")
 
 
@@ -361,7 +361,7 @@ def _remove_versions(table: Table, date: str, lock: locks.Held) -> list[str]:
     try:
         pointer = published.read_pointer(table.location, date)
     except UserError as error:
-        out.print(f"  {error}; no version of {date} is removed", style="yellow", markup=False)
+        warn(f"  {error}; no version of {date} is removed")
         return []
     known = published.versions(table.location, date)
     left = pointer.left if pointer is not None else {}

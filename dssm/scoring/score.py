@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from dssm import published, storage
 from dssm.config import Settings
-from dssm.console import out
+from dssm.console import warn
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, MANIFEST, USER_ID, Manifest, read_manifest
 from dssm.model.manifest import ModelManifest, read_model_manifest
@@ -221,11 +221,11 @@ def _earlier(last: Published | None) -> Earlier | None:
         return None
     damaged = published.damaged_files(last)
     if damaged:
-        out.print(f"  [yellow]{damaged[0]} is missing or damaged: nothing is taken from it[/yellow]")
+        warn(f"  {damaged[0]} is missing or damaged: nothing is taken from it")
         return None
     made = last.manifest
     if not storage.exists(f"{last.folder}/{DIGESTS}"):
-        out.print(f"  [yellow]{last.folder}/{DIGESTS} is missing: nothing is taken from that version[/yellow]")
+        warn(f"  {last.folder}/{DIGESTS} is missing: nothing is taken from that version")
         return None
     widths = {VECTOR: made.vector_dim} | {published.vector_column(name): w for name, w in made.objectives.items()}
     names = frozenset(file.name for file in made.files)
