@@ -84,7 +84,7 @@ format: setup ## rewrites the code in the project's format
 	@.venv/bin/ruff format .
 
 .PHONY: reference
-reference: setup ## docs/configuration.md and conf/schema.json anew from the settings
+reference: setup ## docs/configuration.md, docs/api.md and conf/schema.json anew from the code
 	@.venv/bin/python -m dssm.reference
 
 .PHONY: lock
