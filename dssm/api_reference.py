@@ -91,7 +91,7 @@ def page() -> str:
 def _entry(module: str, name: str) -> Iterator[str]:
     found = _definition(module, name)
     yield f"### `{module}.{name}`\n"
-    yield f"```python\n{_head(found)}\n```\n"
+    yield f"```python\n{_as_written(_head(found))}\n```\n"
     if words := _docstring(found):
         yield f"{words}\n"
     if isinstance(found, ast.ClassDef):
@@ -118,6 +118,11 @@ def _head(node: Definition) -> str:
     bases = ", ".join(ast.unparse(base) for base in node.bases)
     fields = [f"    {field}" for field in _fields(node)]
     return "\n".join([f"class {node.name}{f'({bases})' if bases else ''}{':' if fields else ''}", *fields])
+
+
+def _as_written(code: str) -> str:
+    """Returns code of `ast.unparse` in the project's format: defaults between spaces, double quotes."""
+    return re.sub(r"(?<=[\w\])])=(?=\S)", " = ", code).replace("'", '"')
 
 
 def _fields(node: ast.ClassDef) -> Iterator[str]:
