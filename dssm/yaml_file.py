@@ -11,6 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from dssm.errors import UserError, did_you_mean
+from dssm.features import Feature
+from dssm.sections import Negatives
+from dssm.strict import kinds_of
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -125,8 +128,7 @@ def _key_parts(key: str) -> list[str]:
     return ["spark", "conf", key.removeprefix(conf)] if key.startswith(conf) else key.split(".")
 
 
-_FEATURE_KINDS = ("SparseFeat", "VarLenSparseFeat", "TextFeat", "DenseFeat")
-_NEGATIVE_KINDS = ("uniform", "popularity", "suppressed", "group", "unclicked", "hard")
+_FEATURE_KINDS, _NEGATIVE_KINDS = kinds_of(Feature), kinds_of(Negatives)
 
 
 def explain(error: ValidationError) -> Iterator[str]:

@@ -12,10 +12,11 @@ import yaml
 
 from dssm.config import Settings, load_settings
 from dssm.encoders import EncoderKind
-from dssm.features import DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
+from dssm.features import Feature
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import Scorer
 from dssm.sections.samples import Negatives
+from dssm.strict import kinds_of
 
 PROJECT = Path(__file__).parents[1]
 PAGE = PROJECT / "docs" / "models.md"
@@ -53,15 +54,14 @@ def named(family: type) -> set[str]:
 
 
 def test_every_choice_is_on_the_page() -> None:
-    negatives = {kind.model_fields["kind"].default for kind in get_args(get_args(Negatives)[0])}
     scorers = set(get_args(Scorer.model_fields["kind"].annotation))
     expected = {
-        "Features": {kind.__name__ for kind in (SparseFeat, VarLenSparseFeat, TextFeat, DenseFeat)},
+        "Features": set(kinds_of(Feature)),
         "Encoders of a list": named(EncoderKind),
         "Towers": named(TowerKind),
         "Similarity and score": {"cosine", "inner_product"} | scorers,
         "Losses": named(LossKind),
-        "Negatives": negatives,
+        "Negatives": set(kinds_of(Negatives)),
         "Optimizers": named(OptimizerKind),
     }
     shown = {section: {row.kind for row in ROWS if row.section == section} for section in expected}
