@@ -180,7 +180,6 @@ def build(spark: SparkSession, small_runs: SmallRuns) -> Callable[[Settings], No
 
 
 @pytest.mark.spark
-@pytest.mark.horovod
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_learns_and_is_published(
     spark: SparkSession, small_runs: SmallRuns, build: Callable[[Settings], None], name: str
