@@ -88,26 +88,33 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
     import horovod.spark
     from pyspark import SparkContext
 
+    from dssm.train.spark_hosts import interfaces_of, listening_at, passed_on, ranks_start_with
     from dssm.train.worker import train_worker
 
     context = SparkContext.getOrCreate()
-    train = settings.train
+    train, security = settings.train, settings.spark.security
     _wait_for_slots(context, train.ranks)
     stream = ReportStream(view.show)
-    with _listener(view, context.getConf().get("spark.driver.host") or LOOPBACK) as address:
+    host = context.getConf().get("spark.driver.host") or LOOPBACK
+    python = context.pythonExec
+    with (
+        _listener(view, host) as address,
+        listening_at(host if security is not None and security.interfaces else None),
+        ranks_start_with(python),
+    ):
         how = {
-            "args": (settings.model_dump_json(),),
+            "args": (settings.model_dump_json(exclude={"spark"}),),
             "num_proc": train.ranks,
             "start_timeout": train.start_timeout_s,
-            "env": {**os.environ, **_environment(settings, address)},
+            "env": {**passed_on(context), **_environment(settings, address)},
             "stdout": stream,
             "stderr": stream,
             "verbose": 0,
-            "nics": set(train.interfaces.split(",")) if train.interfaces else None,
+            "nics": interfaces_of(settings),
             "prefix_output_with_timestamp": False,
         }
         if train.launch == "spark":
-            results = horovod.spark.run(train_worker, use_gloo=True, **how)
+            results = horovod.spark.run(train_worker, use_gloo=True, executable=python, **how)
         else:
             elastic = train.elasticity
             assert elastic is not None
