@@ -87,4 +87,6 @@ def _hidden_in_argument(argument: str) -> str:
     shown = hidden_in(key, value)
     if shown == value:
         return argument
-    return f"{key}={shown if isinstance(shown, str) else yaml.safe_dump(shown, default_flow_style=True, width=1 << 20).strip()}"
+    if not isinstance(shown, str):
+        shown = yaml.safe_dump(shown, default_flow_style=True, width=1 << 20).strip()
+    return f"{key}={shown}"

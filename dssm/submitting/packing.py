@@ -30,7 +30,7 @@ LEFT_OUT_FILES = ("tensorflow/include/*", "pyspark/jars/*", "pyspark/examples/*"
 
 
 class Packed:
-    """This environment as a file that is sent, or as a folder that all hosts see, named by a digest of what it holds."""
+    """This environment as a file that is sent, or a folder that all hosts see, named by a digest of what it holds."""
 
     def __init__(self, environment: Environment) -> None:
         self._settings = environment

@@ -164,7 +164,7 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
     folder = f"{RunPaths(settings.run_folder).folder}/.launch"  # hosts share the runs' folder, not the driver's /tmp
     given, made = f"{folder}/settings.json", f"{folder}/result.json"
     storage.remove(folder)
-    storage.write_text(given, settings.model_dump_json())
+    storage.write_text(given, settings.model_dump_json(exclude={"spark"}))
     command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(settings.train.ranks), "--gloo"]
     command += ["--start-timeout", str(settings.train.start_timeout_s)]
     if settings.train.interfaces:

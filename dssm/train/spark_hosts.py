@@ -66,7 +66,8 @@ def listening_at(address: str | None) -> Iterator[None]:
     def find_port_there(server_factory: Callable[[tuple[str, int]], Any]) -> tuple[Any, int]:
         return find_port(lambda found: server_factory((address, found[1])))
 
-    with mock.patch.object(services, "find_port", find_port_there), mock.patch.object(
-        rendezvous, "find_port", find_port_there
+    with (
+        mock.patch.object(services, "find_port", find_port_there),
+        mock.patch.object(rendezvous, "find_port", find_port_there),
     ):
         yield
