@@ -18,6 +18,12 @@ class GateError(UserError):
     exit_code = 3
 
 
+class LostRankError(UserError):
+    """A rank or its host was lost; the same command goes on. Exit code 1, after which a scheduler tries again."""
+
+    exit_code = 1
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ` (did you mean 'x'?)` for the nearest known word, else the known words.
 

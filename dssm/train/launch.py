@@ -74,8 +74,11 @@ def _environment(settings: Settings, report_to: str) -> dict[str, str]:
     if settings.train.profile and "://" not in paths.timeline:
         storage.make_folder(paths.timeline.rpartition("/")[0])
         timeline = {"HOROVOD_TIMELINE": paths.timeline}
+    limit = settings.train.start_timeout_s
+    if settings.train.elasticity is not None:  # a host that was cut off is an error to the others before they end
+        limit = min(limit, max(1, settings.train.stall_shutdown_s * 2 // 3))
     return timeline | {
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.train.start_timeout_s),
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(limit),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.train.stall_shutdown_s // 2)),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.train.stall_shutdown_s),
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -88,7 +91,13 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
     import horovod.spark
     from pyspark import SparkContext
 
-    from dssm.train.spark_hosts import interfaces_of, listening_at, passed_on, ranks_start_with
+    from dssm.train.spark_hosts import (
+        interfaces_of,
+        listening_at,
+        lost_hosts_noticed,
+        passed_on,
+        ranks_start_with,
+    )
     from dssm.train.worker import train_worker
 
     context = SparkContext.getOrCreate()
@@ -101,6 +110,7 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
         _listener(view, host) as address,
         listening_at(host if security is not None and security.interfaces else None),
         ranks_start_with(python),
+        lost_hosts_noticed(settings),
     ):
         how = {
             "args": (settings.model_dump_json(exclude={"spark"}),),

@@ -12,8 +12,8 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.pipeline import PROJECT
 START_LIMIT_S = 90
 PYSPARK = Path(pyspark.__file__).parent
 CLASSES = "org.apache.spark.deploy"
-SECRET = "a secret that master, workers and driver share"
+ASK = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
 
 
 @dataclass
@@ -46,6 +46,14 @@ class Cluster:
     folder: Path
     driver: Host
     workers: list[Host]
+    page: str
+
+    def alive_workers(self) -> int:
+        """Asks the master's page, from its host."""
+        asked = subprocess.run(
+            [*self.driver.enter, sys.executable, "-c", ASK, self.page], capture_output=True, text=True, check=False
+        )
+        return int(json.loads(asked.stdout)["aliveworkers"]) if asked.returncode == 0 else 0
 
     def work_folder(self, host: Host) -> Path:
         return self.folder / f"work-{host.name}"
@@ -86,24 +94,6 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def _alive_workers(driver: Host, web: int) -> int:
-    """Asks the master's page from the driver's host."""
-    line = [
-        *driver.enter,
-        "python3",
-        "-c",
-        f"import urllib.request as u; print(u.urlopen('http://{driver.address}:{web}/json/').read().decode())",
-    ]
-    if not driver.enter:
-        try:
-            with urllib.request.urlopen(f"http://{driver.address}:{web}/json/", timeout=5) as answer:
-                return int(json.load(answer)["aliveworkers"])
-        except OSError:
-            return 0
-    asked = subprocess.run(line, capture_output=True, text=True, check=False)
-    return int(json.loads(asked.stdout)["aliveworkers"]) if asked.returncode == 0 else 0
-
-
 @contextlib.contextmanager
 def started(
     folder: Path, driver: Host, workers: Sequence[Host], conf: Mapping[str, str], memory: str = "3g"
@@ -121,14 +111,14 @@ def started(
 
     def start(host: Host, kind: str, enter: Sequence[str], *arguments: str) -> None:
         log = (home / f"{kind.lower()}-{host.name}.log").open("w")
-        line = [*enter, str(PYSPARK / "bin/spark-class"), f"{CLASSES}.{kind.lower()}.{kind}"]
-        if enter and enter[-1].endswith("hidden.sh"):
-            line[-2] = str(home / "spark/bin/spark-class")
+        spark = home / "spark" if enter[-1:] == hiding[-1:] != [] else PYSPARK
+        line = [*enter, str(spark / "bin/spark-class"), f"{CLASSES}.{kind.lower()}.{kind}"]
         line += ["--properties-file", str(properties), "--host", host.address, *arguments]
         environment = {**kept, "SPARK_HOME": str(PYSPARK), "SPARK_LOCAL_IP": host.address, "SPARK_NO_DAEMONIZE": "1"}
         processes.append(subprocess.Popen(line, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT))
 
-    cluster = Cluster(f"spark://{driver.address}:{port}", home, driver, list(workers))
+    page = f"http://{driver.address}:{web}/json/"
+    cluster = Cluster(f"spark://{driver.address}:{port}", home, driver, list(workers), page)
     try:
         start(driver, "Master", driver.enter, "--port", str(port), "--webui-port", str(web))
         for host in workers:
@@ -137,7 +127,7 @@ def started(
             options = ["--cores", "1", "--memory", memory, "--work-dir", str(place), "--webui-port", "0"]
             start(host, "Worker", [*host.enter, *hiding], *options, cluster.url)
         limit = time.monotonic() + START_LIMIT_S
-        while _alive_workers(driver, web) < len(workers):
+        while cluster.alive_workers() < len(workers):
             if time.monotonic() > limit:
                 logs = "\n".join(path.read_text()[-2000:] for path in home.glob("*.log"))
                 pytest.fail(f"the cluster did not start in {START_LIMIT_S} s:\n{logs}")

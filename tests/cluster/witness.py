@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
-CHECKOUT = "DSSM_TEST_CHECKOUT"  # environment of the executors
+# Environment of the executors: the checkout's folder; a host's address and a file: tasks there make the file and never
+# end, tasks elsewhere begin when it is there.
+CHECKOUT = "DSSM_TEST_CHECKOUT"
+HELD = "DSSM_TEST_HELD"
 
 
 def note() -> None:
@@ -27,7 +31,16 @@ def note() -> None:
         "checkout": sorted(path.name for path in Path(checkout).iterdir()),
         "is_rank": "HOROVOD_RANK" in os.environ,
     }
-    Path(f"python-{os.getpid()}.json").write_text(json.dumps(noted))
+    made = Path(f".python-{os.getpid()}")
+    made.write_text(json.dumps(noted))
+    made.rename(f"python-{os.getpid()}.json")
+    if HELD in os.environ:
+        address, _, mark = os.environ[HELD].partition(" ")
+        held = os.environ["SPARK_LOCAL_IP"] == address
+        if held:
+            Path(mark).touch()
+        while held or not Path(mark).exists():
+            time.sleep(0.2)
 
 
 note()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dssm.cli import JOBS
-from dssm.config import Settings, load_settings
+from dssm.config import load_settings
 from dssm.errors import UserError
 from dssm.submitting.command import Submission, command
 
@@ -181,7 +181,11 @@ def test_the_settings_own_conf_goes_over_the_files() -> None:
         ("k8s://https://a", [IMAGE, *REMOTE], "spark.conf: spark.kubernetes.file.upload.path is not set"),
         ("spark://a:7077", REMOTE, "spark.deploy_mode: found cluster, but with a standalone master"),
         ("yarn", ["spark.deploy_mode=cluster"], "root: found 'runs', which is of this folder"),
-        ("yarn", [*REMOTE, "spark.conf.spark.hadoop.fs.s3a.secret.key=x"], "spark.conf: spark.hadoop.fs.s3a.secret.key"),
+        (
+            "yarn",
+            [*REMOTE, "spark.conf.spark.hadoop.fs.s3a.secret.key=x"],
+            "spark.conf: spark.hadoop.fs.s3a.secret.key",
+        ),
         ("spark://a:7077", ["spark.security={}"], "spark.security.secret: not set"),
         ("spark://a:7077", ["spark.security.secret.env=NO_SUCH"], "spark.security.secret.env: the environment has no"),
         ("spark://a:7077", ["spark.secrets={spark.a: {file: /no/such}}"], "spark.secrets.spark.a.file: /no/such can't"),
