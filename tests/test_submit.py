@@ -155,7 +155,9 @@ def test_a_dry_run_prints_the_command_and_starts_nothing(
     assert "--dry-run" not in words
     assert "hush" not in shown
     assert words[-3:] == [
-        "spark.conf.spark.hadoop.fs.s3a.secret.key=(not shown)", "--set", "spark.secrets={spark.a.token: {env: A_PLACE}}"
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=(not shown)",
+        "--set",
+        "spark.secrets={spark.a.token: {env: A_PLACE}}",
     ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []  # nothing is packed
 

@@ -14,6 +14,8 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from dssm import storage
 from dssm.console import step
@@ -81,10 +83,9 @@ class Packed:
         packed = Env(sys.prefix)
         for pattern in _left_out():
             packed = packed.exclude(pattern)
-        with _temporary(self.archive) as made:
-            packed.pack(
-                str(made), format="tar.gz", compress_level=1, force=True, python_prefix=self._settings.python_prefix
-            )
+        with _temporary(self.archive) as made, _links_to(self._settings.python_prefix):
+            prefix = self._settings.python_prefix
+            packed.pack(str(made), format="tar.gz", compress_level=1, force=True, python_prefix=prefix)
 
     def _unpack(self) -> None:
         made = Path(tempfile.mkdtemp(prefix=f".{self._name}.", dir=self._folder))
@@ -141,6 +142,27 @@ def _left_out() -> Iterator[str]:
         (going if _canonical(held.name) in unwanted else kept).update(tops)
     for top in sorted(going - kept - {"__pycache__"}):
         yield from (f"{site}/{top}", f"{site}/{top}/*")
+
+
+@contextlib.contextmanager
+def _links_to(prefix: str | None) -> Iterator[None]:
+    """Has the packed environment's Python be a link to the one below a prefix.
+
+    venv-pack 0.2.0 takes `python` for the beginning of `python3.11`, and would link to python3.113.11.
+    """
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+
+    def pairs(asked: str | None, context: Any) -> tuple[str | None, list[tuple[str, str]]]:
+        if asked is None:
+            return None, []
+        names = (version, f"python{sys.version_info[0]}", "python")
+        return asked, [(f"{context.orig_prefix}/bin/{name}", f"{asked}/bin/{version}") for name in names]
+
+    if prefix is None:
+        yield
+        return
+    with mock.patch("venv_pack.core.check_python_prefix", pairs):
+        yield
 
 
 def _canonical(name: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -18,17 +21,56 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 KUAIRAND = PROJECT.parent / "shared/data/kuairand"
 
 
+SECRET = "hush-"  # what every planted secret starts with
+
+
+@contextmanager
+def secrets(folder: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Yields overrides that name places of secrets, in files and the environment, and that environment."""
+    (folder / "password").write_text(f"{SECRET}in-a-file")
+    (folder / "redis").mkdir()
+    own = [
+        f"spark.secrets={{spark.hadoop.javax.jdo.option.ConnectionPassword: {{file: {folder / 'password'}}}, "
+        "spark.hadoop.fs.s3a.secret.key: {env: S3_KEY}}",
+        f"spark.conf.spark.hadoop.fs.azure.account.token={SECRET}in-the-settings",
+    ]
+    environment = {"S3_KEY": f"{SECRET}s3", "REDIS_PASSWORD": f"{SECRET}redis"}
+    if shutil.which("redis-server") is None:
+        yield own, environment
+        return
+    with redis_server(folder / "redis", "--requirepass", environment["REDIS_PASSWORD"]) as url:
+        yield [*own, f"index.sinks.redis={{kind: redis, url: '{url}', password_env: REDIS_PASSWORD}}"], environment
+
+
+def files_with(text: str, *folders: Path) -> list[Path]:
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 50
+    return [path for path in files if text.encode() in path.read_bytes()]
+
+
 def test_the_demo_runs_on_the_cluster(cluster: Cluster, environments: Path, demo_data: Path, tmp_path: Path) -> None:
-    demo = on(cluster, environments, demo_data, tmp_path / "runs")
-    for job in JOBS:
-        demo.succeed(job)
-        notes = [notes_of(cluster, host) for host in cluster.workers]
-        assert any(notes) == (job != "index_items")  # the only one without Spark
-        assert all(notes) or job not in ("build_samples", "train")  # others may have work for one executor alone
-        for note in chain(*notes):
-            check_python(note, unpacked_in(environments))
-        assert [sum(note["is_rank"] for note in of_host) for of_host in notes] == ([1, 1] if job == "train" else [0, 0])
-        cluster.drop_work()
+    printed, told = "", []
+    with secrets(tmp_path) as (places, environment):
+        demo = on(cluster, environments, demo_data, tmp_path / "runs", *places[:1])
+        demo.environment |= environment
+        for job in JOBS:
+            more = [word for place in places[1:] for word in ("--set", place)]
+            ended = demo.run(job, *more)
+            assert ended.returncode == 0, said(ended)
+            printed += said(ended) + said(demo.run(job, *more, "--dry-run"))
+            notes = [notes_of(cluster, host) for host in cluster.workers]
+            assert any(notes) == (job != "index_items")  # the only one without Spark
+            assert all(notes) or job not in ("build_samples", "train")  # others may have work for one executor alone
+            for note in chain(*notes):
+                check_python(note, unpacked_in(environments))
+                told += [name for name, value in note["environment"].items() if SECRET in value]
+            ranks = [sum(note["is_rank"] for note in of_host) for of_host in notes]
+            assert ranks == ([1, 1] if job == "train" else [0, 0])
+            assert files_with(SECRET, tmp_path / "runs", cluster.folder) == []
+            cluster.drop_work()
+    assert SECRET not in printed
+    assert told == []
+    assert "(not shown)" in printed
     kept = demo.evaluation("2024-01-15")["seen_kept"]
     assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
     (facts,) = demo.table(TABLE_FACTS.format(table="demo_items", date="2024-01-15"))

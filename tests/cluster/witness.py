@@ -29,6 +29,7 @@ def note() -> None:
         "path": [place for place in sys.path if place],
         "dssm": dssm.__file__,
         "checkout": sorted(path.name for path in Path(checkout).iterdir()),
+        "environment": dict(os.environ),
         "is_rank": "HOROVOD_RANK" in os.environ,
     }
     made = Path(f".python-{os.getpid()}")
