@@ -39,7 +39,11 @@ TABLES = ("items", "users")
 
 
 def parser(job: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"./spark-submit.sh {job}", description=JOBS[job] + ".")
+    made = argparse.ArgumentParser(
+        prog=f"./spark-submit.sh {job}",
+        description=JOBS[job] + ".",
+        epilog="With --dry-run the command is printed, secrets hidden, and nothing starts.",
+    )
     made.add_argument("--config", required=True, help="YAML file of the pipeline, such as conf/demo.yaml")
     made.add_argument("--date", help="the run's date, YYYY-MM-DD; default: `date` of the config")
     made.add_argument("--dates", help="run each day of A..B in turn, both included")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -48,47 +49,64 @@ def files_with(text: str, *folders: Path) -> list[Path]:
     return [path for path in files if text.encode() in path.read_bytes()]
 
 
-def test_the_demo_runs_on_the_cluster(cluster: Cluster, environments: Path, demo_data: Path, tmp_path: Path) -> None:
-    printed, told = "", []
-    with secrets(tmp_path) as (places, environment):
-        demo = on(cluster, environments, demo_data, tmp_path / "runs", *places[:1])
-        demo.environment |= environment
+class Ran(NamedTuple):
+    """The demo's jobs: what they printed, what each worker's Pythons noted, and files that hold a secret."""
+
+    demo: Pipeline
+    printed: str
+    notes: dict[str, list[list[dict[str, Any]]]]
+    leaks: list[Path]
+
+
+@pytest.fixture(scope="module")
+def ran(cluster: Cluster, environments: Path, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Every job of the demo; the first with the environment sent along, the others from the unpacked one."""
+    folder = tmp_path_factory.mktemp("ran")
+    done = Ran(on(cluster, environments, demo_data, folder / "runs"), "", {}, [])
+    with secrets(folder) as (places, environment):
+        done.demo.environment.update(environment)
         for job in JOBS:
-            more = [word for place in places[1:] for word in ("--set", place)]
-            ended = demo.run(job, *more)
+            sets = [*places, f"spark.environment.unpacked={str(job != JOBS[0]).lower()}"]
+            more = [word for place in sets for word in ("--set", place)]
+            ended = done.demo.run(job, *more)
             assert ended.returncode == 0, said(ended)
-            printed += said(ended) + said(demo.run(job, *more, "--dry-run"))
-            notes = [notes_of(cluster, host) for host in cluster.workers]
-            assert any(notes) == (job != "index_items")  # the only one without Spark
-            assert all(notes) or job not in ("build_samples", "train")  # others may have work for one executor alone
-            for note in chain(*notes):
-                check_python(note, unpacked_in(environments))
-                told += [name for name, value in note["environment"].items() if SECRET in value]
-            ranks = [sum(note["is_rank"] for note in of_host) for of_host in notes]
-            assert ranks == ([1, 1] if job == "train" else [0, 0])
-            assert files_with(SECRET, tmp_path / "runs", cluster.folder) == []
+            done = done._replace(printed=done.printed + said(ended) + said(done.demo.run(job, *more, "--dry-run")))
+            done.notes[job] = [notes_of(cluster, host) for host in cluster.workers]
+            done.leaks.extend(files_with(SECRET, folder / "runs", cluster.folder))
             cluster.drop_work()
-    assert SECRET not in printed
-    assert told == []
-    assert "(not shown)" in printed
-    kept = demo.evaluation("2024-01-15")["seen_kept"]
+    return done
+
+
+def test_the_demos_model_and_table_are_made_on_the_cluster(ran: Ran) -> None:
+    kept = ran.demo.evaluation("2024-01-15")["seen_kept"]
     assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
-    (facts,) = demo.table(TABLE_FACTS.format(table="demo_items", date="2024-01-15"))
+    (facts,) = ran.demo.table(TABLE_FACTS.format(table="demo_items", date="2024-01-15"))
     assert (facts["row_count"], facts["items"]) == (400, 400)
 
 
-def test_executors_unpack_the_environment_that_is_sent(
-    cluster: Cluster, environments: Path, demo_data: Path, tmp_path: Path
-) -> None:
-    demo = on(cluster, environments, demo_data, tmp_path / "runs", "spark.environment.unpacked=false", "train.ranks=3")
-    demo.succeed("build_samples")
-    notes = [note for host in cluster.workers for note in notes_of(cluster, host)]
-    assert notes
-    for note in notes:
-        check_python(note, unpacked_by_executor)
-    cluster.drop_work()
+@pytest.mark.parametrize("job", JOBS)
+def test_executors_run_the_packed_environment_and_see_no_checkout(ran: Ran, job: str, environments: Path) -> None:
+    of_hosts = ran.notes[job]
+    if job == "index_items":  # the only one without Spark
+        assert of_hosts == [[], []]
+        return
+    assert any(of_hosts)
+    for note in chain(*of_hosts):
+        check_python(note, unpacked_by_executor if job == "build_samples" else unpacked_in(environments))
+    ranks = [sum(note["is_rank"] for note in of_host) for of_host in of_hosts]
+    assert ranks == ([1, 1] if job == "train" else [0, 0])
 
-    refused = demo.run("train", "--set", "spark.environment.unpacked=true")
+
+def test_secrets_are_printed_written_and_sent_nowhere(ran: Ran) -> None:
+    assert SECRET not in ran.printed
+    assert "(not shown)" in ran.printed
+    assert ran.leaks == []
+    told = [note["environment"] for of_hosts in ran.notes.values() for note in chain(*of_hosts)]
+    assert [name for environment in told for name, value in environment.items() if SECRET in value] == []
+
+
+def test_more_ranks_than_slots_is_said(ran: Ran) -> None:
+    refused = ran.demo.run("train", "--set", "train.ranks=3")
     assert refused.returncode == 2
     assert "train.ranks: 3 ranks, but Spark's master" in said(refused)
 
