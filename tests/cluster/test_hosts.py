@@ -126,7 +126,12 @@ def test_a_training_that_loses_a_host_ends_and_goes_on_from_its_checkpoint(
 def test_an_elastic_training_that_loses_a_host_goes_on_with_the_others(
     hosts: Hosts, b_is_cut: Callable[[], None]
 ) -> None:
-    sets = ["train.launch=spark-elastic", "train.elastic={min_ranks: 1, max_ranks: 2, commit_every_steps: 10}"]
+    # Gloo gives a silent rank up after two thirds of the stall's limit; a start takes some time, too.
+    sets = [
+        "train.launch=spark-elastic",
+        "train.stall_shutdown_s=60",
+        "train.elastic={min_ranks: 1, max_ranks: 2, commit_every_steps: 10}",
+    ]
     running = Running(hosts.demo, "train", *(word for key in [*sets, "train.epochs=40"] for word in ("--set", key)))
     running.wait_for(lambda said: re.search(r"epoch 2/40 ", said) is not None)
     b_is_cut()

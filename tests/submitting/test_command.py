@@ -236,3 +236,20 @@ def test_secrets_stand_in_no_command_line(kind: str, monkeypatch: pytest.MonkeyP
         "spark.hadoop.fs.s3a.secret.key": "hush-2",
         "spark.some.thing": "hush-1",
     }
+
+
+def test_the_session_gets_the_secrets_and_hides_them_on_sparks_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dssm.spark import _secret_conf
+
+    assert _secret_conf(load_settings(DEMO)) == {}
+    monkeypatch.setenv("A_PLACE", "hush-1")
+    (tmp_path / "secret").write_text("hush-2")
+    given = ["spark.secrets={spark.some.thing: {env: A_PLACE}}", f"spark.security.secret.file={tmp_path}/secret"]
+    conf = _secret_conf(load_settings(DEMO, given))
+    redaction = conf.pop("spark.redaction.regex")
+    assert conf == {"spark.some.thing": "hush-1", "spark.authenticate.secret": "hush-2"}
+    hidden = ("spark.some.thing", "spark.hadoop.fs.s3a.secret.key", "x.Password", "a.token", "fs.access.key")
+    assert [key for key in hidden if not re.search(redaction, key)] == []
+    assert re.search(redaction, "spark.executor.memory") is None
