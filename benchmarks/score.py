@@ -190,7 +190,7 @@ def _call_tower(folder: str, items: int, barrier: Barrier, times: Any) -> None:
 def session(settings: Settings) -> Iterator[SparkSession]:
     """Yields a session on all cores, set up as spark-submit.sh does."""
     from dssm.spark import spark_session
-    from dssm.submit import command
+    from dssm.submitting.command import command
 
     given = settings.model_copy(
         update={"spark": settings.spark.model_copy(update={"conf": {"spark.ui.enabled": False}})}
