@@ -68,7 +68,7 @@ SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
 
 def _conf(job: str, settings: Settings, local: bool) -> dict[str, str]:
     java = f"-Dlog4j2.configurationFile={(PROJECT / 'conf' / 'spark' / 'log4j2.properties').as_uri()}"
-    if settings.observe.spark_level != "off":
+    if settings.observe.spark_level != "none":
         java = f'{java} "-D{SPARK_LOG}={spark_log_file(settings, job)}" -D{SPARK_LEVEL}={settings.observe.spark_level}'
     if local:
         java = f"{java} {SHORT_JOB}"

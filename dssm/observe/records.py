@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dssm import storage
 from dssm.console import LOGGER, OFF
+from dssm.errors import UserError
 
 BLOTTED = "***"
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
@@ -64,6 +65,10 @@ class JobLog(logging.Handler):
     """
 
     def __init__(self, path: str, level: int, common: Mapping[str, str]) -> None:
+        """Opens the file; records go on behind those that it has.
+
+        Raises: UserError where it can't be written.
+        """
         super().__init__(level)
         self._path, self._common = path, dict(common)
         self._secrets = secrets_of(os.environ)
@@ -77,7 +82,12 @@ class JobLog(logging.Handler):
             if system.exists(place):
                 Path(self._scratch).write_bytes(storage.read_bytes(path))
             place = self._scratch
-        self._file = Path(place).open("a", encoding="utf-8")  # noqa: SIM115  (closed with the handler)
+        try:
+            self._file = Path(place).open("a", encoding="utf-8")  # noqa: SIM115  (closed with the handler)
+        except OSError as error:
+            raise UserError(
+                f"{path}: can't be written ({error.strerror}); expected a run's folder to write in"
+            ) from error
 
     def filter(self, record: logging.LogRecord) -> bool:
         mine = _OF_THREAD.get()

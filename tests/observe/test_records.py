@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from dssm.console import LOGGER, log
+from dssm.errors import UserError
 from dssm.observe.records import JobLog, blotted, logged_to, secrets_of
 
 
@@ -95,6 +96,12 @@ def test_another_attempt_goes_on_in_the_file_and_lesser_levels_stay_out(tmp_path
             log(message)
             log("detail", logging.DEBUG)
     assert messages(path) == ["first", "second"]
+
+
+def test_a_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"train\.jsonl: can't be written \(Is a directory\); expected a run's folder"):
+        log_of(tmp_path / "train.jsonl")
 
 
 def test_where_files_can_not_grow_the_log_is_put_there_at_the_end() -> None:
