@@ -40,6 +40,8 @@ setup(
     entry_points={"console_scripts": ["dssm=dssm.submit:main"]},
     extras_require={
         "annoy": ["annoy==1.17.3"],
+        # Packs the environment for a cluster's executors.
+        "cluster": ["venv-pack>=0.2"],
         "faiss": ["faiss-cpu>=1.8,<2"],
         # Horovod has to be built with HOROVOD_GPU_OPERATIONS=NCCL.
         "gpu": ["tensorflow[and-cuda]==2.15.1"],

@@ -42,7 +42,11 @@ TABLES = ("items", "users")
 
 
 def parser(job: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"./spark-submit.sh {job}", description=JOBS[job] + ".")
+    made = argparse.ArgumentParser(
+        prog=f"./spark-submit.sh {job}",
+        description=JOBS[job] + ".",
+        epilog="With --dry-run the command is printed, secrets hidden, and nothing starts.",
+    )
     _config_options(made)
     made.add_argument("--dates", help="run each day of A..B in turn, both included")
     if job == "train":

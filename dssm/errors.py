@@ -18,6 +18,12 @@ class GateError(UserError):
     exit_code = 3
 
 
+class LostRankError(UserError):
+    """A rank or its host was lost; the same command goes on. Exit code 1, after which a scheduler tries again."""
+
+    exit_code = 1
+
+
 INTERRUPTED = 130
 
 

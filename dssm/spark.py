@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from py4j.protocol import Py4JJavaError
@@ -19,6 +20,7 @@ from dssm.spark_progress import progress_shown
 # Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
 # pyarrow builds anew at each look-up, costs little; small enough that 768-wide vectors stay below 100 MB.
 ARROW_BATCH_ROWS = 16384
+SPARKS_OWN_REDACTION = "(?i)secret|password|token|access[.]?key"  # the default of spark.redaction.regex in Spark 3.5
 
 
 @contextlib.contextmanager
@@ -31,6 +33,8 @@ def spark_session(settings: Settings, job: str, hive: bool = False) -> Iterator[
       hive: whether tables of the metastore are read or written.
     """
     builder = SparkSession.builder.appName(f"dssm {settings.name} {job}")
+    for key, value in _secret_conf(settings).items():
+        builder = builder.config(key, value)
     if hive:
         builder = builder.enableHiveSupport()
     session = builder.getOrCreate()
@@ -43,6 +47,15 @@ def spark_session(settings: Settings, job: str, hive: bool = False) -> Iterator[
             yield session
     finally:
         session.stop()
+
+
+def _secret_conf(settings: Settings) -> dict[str, str]:
+    """Returns Spark's secret settings, and what keeps them out of its pages and logs, whatever their names are."""
+    secrets = settings.spark.read_secrets()
+    if not secrets:
+        return {}
+    hidden = "|".join([SPARKS_OWN_REDACTION, *(re.escape(key) for key in secrets)])
+    return {**secrets, "spark.redaction.regex": settings.spark.conf.get("spark.redaction.regex", hidden)}
 
 
 def session_conf(settings: Settings) -> dict[str, str]:

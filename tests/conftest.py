@@ -30,7 +30,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do."""
     from dssm.config import load_settings
     from dssm.spark import spark_session
-    from dssm.submit import command
+    from dssm.submitting.command import command
 
     folder = tmp_path_factory.mktemp("spark")
     conf = {

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ import pytest
 from dssm.cli import JOBS, TOOLS, VIEWS
 from dssm.config import Settings, load_settings
 from dssm.errors import UserError
-from dssm.submit import VIEW_SCRIPTS, command, master, submit, usage
+from dssm.submit import VIEW_SCRIPTS, submit, usage
+from dssm.submitting.command import command
+from dssm.submitting.masters import master
 
 PROJECT = Path(__file__).parents[1]
 DEMO = str(PROJECT / "conf" / "demo.yaml")
@@ -47,9 +50,9 @@ def test_only_train_turns_retries_and_dynamic_allocation_off(job: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "overrides", "expected"),
     [
-        ({"MASTER": "spark://a:7077"}, ["spark.master=yarn"], "spark://a:7077"),
-        ({"MASTER": ""}, ["spark.master=yarn"], "yarn"),
-        ({}, ["spark.master=yarn"], "yarn"),
+        ({"MASTER": "spark://a:7077"}, ["spark.master=spark://b:7077"], "spark://a:7077"),
+        ({"MASTER": ""}, ["spark.master=spark://b:7077"], "spark://b:7077"),
+        ({}, ["spark.master=spark://b:7077"], "spark://b:7077"),
         ({}, [], "local[*]"),
     ],
 )
@@ -107,6 +110,19 @@ def test_the_embedded_metastore_lies_where_the_settings_say(tmp_path: Path) -> N
     assert f'"-Dderby.stream.error.file={place}.log"' in conf["spark.driver.extraJavaOptions"]
 
 
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("thrift://a:9083", {"spark.hadoop.hive.metastore.uris": "thrift://a:9083"}),
+        ("jdbc:derby:/m;user=me", {"spark.hadoop.javax.jdo.option.ConnectionURL": "jdbc:derby:/m;user=me"}),
+    ],
+)
+def test_a_metastore_is_a_service_or_a_database(place: str, expected: dict[str, str]) -> None:
+    conf = conf_of(command("score_items", [], demo(f"item_table.metastore={place}"), {}))
+    assert {key: value for key, value in conf.items() if "hadoop" in key or "warehouse" in key} == expected
+    assert "derby.stream" not in conf["spark.driver.extraJavaOptions"]
+
+
 def test_the_clusters_own_hive_is_left_as_it_is() -> None:
     conf = conf_of(command("score_items", [], demo("item_table.metastore=null"), {}))
     assert "spark.sql.warehouse.dir" not in conf
@@ -133,6 +149,36 @@ def test_an_unknown_job() -> None:
         submit(["buildsamples", "--config", DEMO])
 
 
+def test_a_dry_run_prints_the_command_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MASTER", "spark://a:7077")
+    monkeypatch.setenv("A_PLACE", "hush-1")
+    given = [
+        "--config", DEMO, "--set", f"spark.environment.folder={tmp_path}/cache", "--set",
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=hush-2", "--set", "spark.secrets={spark.a.token: {env: A_PLACE}}",
+    ]  # fmt: skip
+    submit(["evaluate", "--dry-run", *given])
+    shown = capsys.readouterr().out
+    words = shlex.split(shown)
+    assert words[0] == str(Path(sys.executable).with_name("spark-submit"))
+    assert words[words.index("--master") + 1] == "spark://a:7077"
+    assert conf_of(words)["spark.pyspark.python"] == "./environment/bin/python"
+    assert "--dry-run" not in words
+    assert "hush" not in shown
+    assert words[-3:] == [
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=(not shown)",
+        "--set",
+        "spark.secrets={spark.a.token: {env: A_PLACE}}",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []  # nothing is packed
+
+
+def test_a_dry_run_of_a_job_without_spark(capsys: pytest.CaptureFixture[str]) -> None:
+    submit(["index_items", "--config", DEMO, "--dry-run"])
+    assert shlex.split(capsys.readouterr().out) == command("index_items", ["--config", DEMO], demo(), {})
+
+
 # The script --------------------------------------------------------------------------------------------
 
 
@@ -151,6 +197,7 @@ def spark_submit(*arguments: str, folder: Path) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_runs_without_spark(view: str, tmp_path: Path) -> None:
     asked = ["--user", "7"] if view == "recommend" else []

@@ -167,6 +167,7 @@ class Redis(SinkKind):
     url: str = Field("redis://127.0.0.1:6379/0", description="redis:// or rediss://, without a password.")
     user: str | None = Field(None, description="Name of the server's user; default: the server's default one.")
     password_env: str | None = Field(None, pattern=VARIABLE, description="Environment variable with the password.")
+    password_file: str | None = Field(None, description="File with the password, instead.")
     prefix: str | None = Field(
         None, pattern=r"^[^\s*?\[\]\\]+$", description="Of all keys; default: the pipeline's name and the sink's."
     )
@@ -178,6 +179,8 @@ class Redis(SinkKind):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Redis:
+        if self.password_env is not None and self.password_file is not None:
+            raise ValueError("password_env, password_file: give one of them")
         no_secret(self.url, "password_env")
         if urlsplit(self.url).scheme not in ("redis", "rediss", "unix"):
             raise ValueError(f"url: found '{self.url}', expected redis://host:6379/0 or rediss://…")
