@@ -32,7 +32,7 @@ class Observe(StrictModel):
     push_password_env: str | None = Field(
         None, pattern=VARIABLE, description="Environment variable with that user's password."
     )
-    push_password_file: str | None = Field(None, description="File with it, instead.")
+    push_password_file: str | None = Field(None, description="File with that password, instead.")
     push_timeout_s: FiniteFloat = Field(10.0, gt=0, description="A push that takes longer is given up.")
 
     @model_validator(mode="after")
@@ -42,9 +42,7 @@ class Observe(StrictModel):
             if place.scheme not in ("http", "https") or not place.netloc:
                 raise ValueError(f"push_gateway: found '{self.push_gateway}'; expected http://host:port")
             no_secret(self.push_gateway, "push_password_env")
-        given = [place for place in (self.push_password_env, self.push_password_file) if place is not None]
-        if len(given) > 1:
-            raise ValueError("push_password_env, push_password_file: give one of them")
-        if (self.push_user is None) != (not given):
-            raise ValueError("push_user, push_password_env: one goes with the other; give both, or none")
+        places = [place for place in (self.push_password_env, self.push_password_file) if place is not None]
+        if len(places) != (self.push_user is not None):
+            raise ValueError("push_user goes with one of push_password_env and push_password_file; give both, or none")
         return self
