@@ -17,8 +17,8 @@ class Observe(StrictModel):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of the log; debug: also the begin of each step."
     )
-    spark_level: Literal["info", "warn", "error", "off"] = Field(
-        "info", description="Least level of Spark's log; on the terminal only its errors are shown."
+    spark_level: Literal["info", "warn", "error", "none"] = Field(
+        "info", description="Least level of Spark's log, which none leaves out; on the terminal only errors are shown."
     )
     metrics_file: str | None = Field(
         None,
