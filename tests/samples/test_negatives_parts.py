@@ -24,29 +24,12 @@ from dssm.samples.negatives import (
 )
 from dssm.sections import (
     GroupNegatives,
-    HardNegatives,
-    Negatives,
     PopularityNegatives,
     SuppressedNegatives,
     UnclickedNegatives,
-    UniformNegatives,
 )
 
-ALWAYS = np.iinfo(np.int64).min
-NO_GROUP = -1
-KINDS: dict[str, Negatives] = {
-    "uniform": UniformNegatives(count=3),
-    "popular": PopularityNegatives(count=2, exponent=0.75),
-    "plain": PopularityNegatives(count=1, exponent=0),
-    "rare": PopularityNegatives(count=2, exponent=-0.5),
-    "suppressed": SuppressedNegatives(count=2, threshold=0.02),
-    "group": GroupNegatives(count=2, column="city"),
-    "unclicked": UnclickedNegatives(count=3),
-    "hard": HardNegatives(count=2, items="unread", ranks=(3, 8)),
-}
-
-
-CREDIBLE, ABSURD = 1e-4, 1e-12
+CREDIBLE = 1e-4  # of a p-value
 
 
 def splitmix64(state: int, count: int) -> list[int]:
