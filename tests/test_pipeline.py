@@ -18,7 +18,7 @@ from dssm.model.manifest import read_model_manifest
 from dssm.packing import unpack_all
 from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said, write_small_demo
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(1200)]
 
 DATE = "2024-01-15"
 TABLE = "demo_items"
