@@ -140,7 +140,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (copy / "scripts" / "setup_env.sh").write_text("#!/bin/sh\n")
     samples = {"rows_per_file": 1000, "shuffle_partitions": 2}
     shrink(copy / "conf" / "demo.yaml", samples=samples, train={"batch_size": 256, "epochs": 8})
-    shrink(copy / "conf" / "kuairand_full.yaml", samples=samples, train={"batch_size": 128, "epochs": 8})
+    shrink(
+        copy / "conf" / "kuairand_full.yaml",
+        samples=samples,
+        train={"batch_size": 128, "epochs": 8, "learning_rate": 0.005},
+    )
     write_download(copy / "KuaiRand-Pure" / "data", users=200, videos=100, earlier_rows=6000, rows=14_000)
     return copy
 
