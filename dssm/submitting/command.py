@@ -32,7 +32,7 @@ class Submission:
         self.master = masters.master(settings, environment)
         self.kind = masters.kind_of(self.master)
         if self.needs_spark:
-            masters.check(self.kind, job, settings, environment)
+            masters.check(self.kind, settings, environment)
 
     @property
     def line(self) -> list[str]:
