@@ -239,12 +239,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 given.users,
                 given.rounds,
             )
-    is_whole = (given.users, given.items, given.dim, given.rounds) == (USERS, ITEMS, DIM, ROUNDS)
-    show(found, given.users, given.items, given.dim, given.processes, keep=is_whole)
+    show(found, given, keep=(given.users, given.items, given.dim) == (USERS, ITEMS, DIM))
 
 
-def show(found: Mapping[str, Cost], users: int, items: int, dim: int, processes: int, keep: bool) -> None:
-    """Prints and keeps the figures."""
+def show(found: Mapping[str, Cost], given: argparse.Namespace, keep: bool) -> None:
+    """Prints and keeps the figures. Args: given: the command's options."""
+    users, items, dim = given.users, given.items, given.dim
     ours, scores = found[OURS].wall_s, users * items
     rows = [
         [side, f"{users / cost.wall_s:,.0f}", f"{cost.cpu_s / scores * 1e9:.2f}", f"{cost.wall_s / ours:.2f}"]
@@ -255,9 +255,9 @@ def show(found: Mapping[str, Cost], users: int, items: int, dim: int, processes:
         "vs_product_alone": found[PRODUCT].wall_s / ours,
     }
     notes = (
-        f"{processes} processes, one thread each. {COUNT} best items of each user, blocks of {BLOCK} users and "
-        f"{ITEMS_AT_ONCE:,} items; this project's side filters {SEEN} seen items a user and has "
-        f"{SETTINGS.bootstrap} replicates.",
+        f"{given.processes} processes, one thread each; rounds: {given.rounds}. {COUNT} best items of each user, "
+        f"blocks of {BLOCK} users and {ITEMS_AT_ONCE:,} items; this project's side filters {SEEN} seen items a user "
+        f"and has {SETTINGS.bootstrap} replicates.",
         "ns / score: processor time a user and item. vs_blas: the time of the faster bare side / ours.",
     )
     title = f"{users:,} users × {items:,} items × {dim} numbers"

@@ -13,7 +13,9 @@ from pyspark.sql import functions as F
 
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.paths import SPARK_LOG
 from dssm.sections import HardNegatives
+from dssm.spark_progress import progress_shown
 
 # Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
 # pyarrow builds anew at each look-up, costs little; small enough that 768-wide vectors stay below 100 MB.
@@ -36,11 +38,13 @@ def spark_session(settings: Settings, job: str, hive: bool = False) -> Iterator[
     if hive:
         builder = builder.enableHiveSupport()
     session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
+    if SPARK_LOG not in (session.conf.get("spark.driver.extraJavaOptions", "") or ""):
+        session.sparkContext.setLogLevel("ERROR")  # else the log's file has its own level, and the terminal errors only
     for key, value in session_conf(settings).items():
         session.conf.set(key, value)
     try:
-        yield session
+        with progress_shown(session):
+            yield session
     finally:
         session.stop()
 

@@ -16,6 +16,7 @@ from dssm.submitting.packing import PROJECT
 USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
        ./spark-submit.sh VIEW RUN [options]
        ./spark-submit.sh init NAME --events PATH --items PATH [options]
+       ./spark-submit.sh plan --config conf/X.yaml [--events N] [--items N] [--nodes N] [--gpus N]
 
 Submits a job to Spark: on this machine, or on the cluster that the setting spark.master or the
 environment's MASTER names. With --dry-run it prints Spark's command, secrets hidden, and starts nothing.

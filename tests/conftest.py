@@ -40,7 +40,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.local.dir": str(folder),
         "spark.sql.catalogImplementation": "hive",
     }
-    overrides = ["samples.shuffle_partitions=2", f"item_table.metastore={folder}/metastore_db", f"spark.conf={conf}"]
+    overrides = [
+        "samples.shuffle_partitions=2",
+        f"root={folder}/runs",
+        f"item_table.metastore={folder}/metastore_db",
+        f"spark.conf={conf}",
+    ]
     settings = load_settings(str(PROJECT / "conf" / "demo.yaml"), overrides)
     options = command("build_samples", [], settings, {"MASTER": "local[2]"})[1:-1]
     with pytest.MonkeyPatch.context() as patched:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def test_ours_is_held_against_the_faster_bare_side(
 ) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     found = dict(zip(bench.SIDES, map(bench.Cost, (4.0, 3.0, 12.0, 2.0), (8.0, 6.0, 24.0, 4.0)), strict=True))
-    bench.show(found, users=1000, items=2_000_000, dim=128, processes=2, keep=True)
+    given = argparse.Namespace(users=1000, items=2_000_000, dim=128, processes=2, rounds=1)
+    bench.show(found, given, keep=True)
     kept = json.loads((tmp_path / "retrieve.json").read_text())
     assert kept["ratios"] == {"vs_blas": 0.75, "vs_product_alone": 0.5}
     assert kept["rows"][0][1:] == ["250", "4.00", "1.00"]

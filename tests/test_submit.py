@@ -185,6 +185,7 @@ def spark_submit(*arguments: str, folder: Path) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_runs_without_spark(view: str, tmp_path: Path) -> None:
     asked = ["--user", "7"] if view == "recommend" else []

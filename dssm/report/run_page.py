@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dssm.config import Settings
-from dssm.report import run_evaluation, run_tables, run_vectors
+from dssm.report import run_evaluation, run_model, run_tables, run_vectors
 from dssm.report.html import Html, document, join, note, number_cell, table, tag, text_cell, words_cell
 from dssm.report.item_words import Items
 from dssm.report.pipeline_picture import duration, picture
@@ -36,6 +36,7 @@ def page(facts: RunFacts, items: Items, vectors: VectorFacts | None) -> str:
     given: list[Section] = [
         ("pipeline", "Pipeline", join([picture(facts), _jobs(facts)])),
         ("training", "Training", run_evaluation.training(facts)),
+        ("model", "Model", run_model.model(facts)),
         ("evaluation", "Evaluation", run_evaluation.evaluation(facts)),
         ("vectors", "Item vectors", _vectors(facts, vectors, category)),
         ("examples", "Examples", run_tables.examples(facts, items)),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.paths import SPARK_LEVEL, SPARK_LOG, spark_log_file
 from dssm.secrets import is_secret
 from dssm.submitting.masters import ClusterKind
 
@@ -57,6 +58,8 @@ def conf_of(job: str, settings: Settings, kind: ClusterKind) -> dict[str, str]:
         conf |= _of_training(settings, kind, conf | settings.spark.conf)
     logging = "log4j2.properties" if settings.spark.deploy_mode == "cluster" else (CONF / "log4j2.properties").as_uri()
     java = [conf.get(JAVA_OPTIONS, ""), f"-Dlog4j2.configurationFile={logging}"]
+    if settings.observe.spark_level != "off" and settings.spark.deploy_mode == "client":
+        java += [f'"-D{SPARK_LOG}={spark_log_file(settings, job)}"', f"-D{SPARK_LEVEL}={settings.observe.spark_level}"]
     if settings.metastore is not None:
         more, option = _of_metastore(settings.metastore)
         conf |= more

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.console import out
+from dssm.console import out, warn
 from dssm.errors import UserError
 from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
@@ -44,9 +44,9 @@ def train(settings: Settings) -> None:
         f"batch {chosen.batch_size} each, about {steps} steps an epoch, loss {' and '.join(sorted(losses))}"
     )
     if len(samples.files) < chosen.ranks:
-        out.print(
-            f"  [yellow]{len(samples.files)} sample files for {chosen.ranks} ranks: "
-            "some ranks have nothing to read; lower samples.rows_per_file[/yellow]"
+        warn(
+            f"  {len(samples.files)} sample files for {chosen.ranks} ranks: "
+            "some ranks have nothing to read; lower samples.rows_per_file"
         )
     with ProgressView() as view:
         if chosen.launch in ("spark", "spark-elastic"):
@@ -163,7 +163,7 @@ def _listener(view: ProgressView, host: str) -> Iterator[str]:
     try:
         listener = ReportListener(view.show, host)
     except OSError as error:
-        out.print(f"  [yellow]no live progress: {host} can't be listened at ({error})[/yellow]")
+        warn(f"  no live progress: {host} can't be listened at ({error})")
         yield ""
         return
     with listener:

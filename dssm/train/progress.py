@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import socket
 import sys
@@ -14,7 +15,7 @@ from typing import IO
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dssm.console import out
+from dssm.console import log, measured, out
 
 MARK = "@dssm-progress "
 LAST_REPORTS_S = 5  # wait for them at the end
@@ -114,13 +115,22 @@ class ProgressView:
         self._bar.update(self._task, completed=done, total=total, epoch=f"epoch {epoch}", state=steps)
         if report.auc is not None:
             validation = f"  validation {report.validation}" if report.validation else ""
-            out.print(f"  epoch {epoch}  {state}  AUC {report.auc:.4f}{validation}")
+            told = f"  epoch {epoch}  {state}  AUC {report.auc:.4f}{validation}"
+            out.print(told, level=None)
         elif not out.is_terminal and time.monotonic() - self._shown > 10:  # a log file wants a sign of life
             left = report.seconds / report.step * (total - done)
-            out.print(f"  epoch {epoch}  {steps}  ETA {left:.0f} s")
+            told = f"  epoch {epoch}  {steps}  ETA {left:.0f} s"
+            out.print(told, level=None)
         else:
+            self._log(f"epoch {epoch}  {steps}", report, logging.DEBUG)
             return
+        self._log(told.strip(), report)
         self._shown = time.monotonic()
+
+    @staticmethod
+    def _log(told: str, report: Report, level: int = logging.INFO) -> None:
+        measures = {"loss": report.loss, "samples_per_s": report.rows_per_s, "input_wait": report.input_wait}
+        measured(told, measures, level)
 
 
 class ReportListener:
@@ -221,6 +231,7 @@ class ReportStream:
                 self._show(report)
             elif line.strip():
                 self._passed.write(line + "\n")
+                log(line)
         return len(text)
 
     def flush(self) -> None:
