@@ -127,6 +127,20 @@ def test_a_training_that_loses_a_host_ends_and_goes_on_from_its_checkpoint(
     assert "Traceback" not in running.said
 
 
+def test_a_scoring_that_loses_a_host_is_completed_by_the_others(
+    hosts: Hosts, b_is_cut: Callable[[], None], tmp_path: Path
+) -> None:
+    held, b = tmp_path / "held", hosts.network.workers[1]
+    running = Running(hosts.demo, "score_items", "--set", f"spark.conf.spark.executorEnv.{HELD}={b.address} {held}")
+    until(lambda: held.exists() or running.process.poll() is not None)
+    assert running.process.poll() is None, running.end()
+    b_is_cut()  # with a task that would never end
+    assert running.end() == 0, running.said
+    (facts,) = hosts.demo.table(TABLE_FACTS.format(table="demo_items", date=DATE))
+    assert (facts["row_count"], facts["items"]) == (400, 400)
+    assert SECRET not in running.said
+
+
 def test_an_elastic_training_that_loses_a_host_goes_on_with_the_others(
     hosts: Hosts, b_is_cut: Callable[[], None]
 ) -> None:
@@ -142,16 +156,3 @@ def test_an_elastic_training_that_loses_a_host_goes_on_with_the_others(
     code = running.end()
     print(running.said)
     assert code == 0, running.said
-
-
-def test_a_scoring_that_loses_a_host_is_completed_by_the_others(
-    hosts: Hosts, b_is_cut: Callable[[], None], tmp_path: Path
-) -> None:
-    held, b = tmp_path / "held", hosts.network.workers[1]
-    running = Running(hosts.demo, "score_items", "--set", f"spark.conf.spark.executorEnv.{HELD}={b.address} {held}")
-    until(lambda: held.exists() or running.process.poll() is not None)
-    assert running.process.poll() is None, running.end()
-    b_is_cut()  # with a task that would never end
-    assert running.end() == 0, running.said
-    (facts,) = hosts.demo.table(TABLE_FACTS.format(table="demo_items", date=DATE))
-    assert (facts["row_count"], facts["items"]) == (400, 400)
