@@ -32,7 +32,7 @@ class Submission:
         self.master = masters.master(settings, environment)
         self.kind = masters.kind_of(self.master)
         if self.needs_spark:
-            masters.check(self.kind, job, settings, environment)
+            masters.check(self.kind, settings, environment)
 
     @property
     def line(self) -> list[str]:
@@ -58,7 +58,7 @@ class Submission:
     @property
     def environment(self) -> dict[str, str]:
         """What the command's process is told beside its own environment."""
-        # In conf for a cluster; spark.pyspark.python goes first there.
+        # On a cluster spark.pyspark.python goes over it.
         return {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
 
     def prepare(self) -> None:

@@ -32,12 +32,13 @@ def kind_of(spark_master: str) -> ClusterKind:
     )
 
 
-def check(kind: ClusterKind, job: str, settings: Settings, environment: Mapping[str, str]) -> None:
+def check(kind: ClusterKind, settings: Settings, environment: Mapping[str, str]) -> None:
     """Looks for what the kind of cluster needs before a job is submitted to it.
 
     Raises: UserError.
     """
     spark = settings.spark
+    has_defaults = bool(environment.get("SPARK_CONF_DIR"))  # its spark-defaults.conf may hold what is missing here
     if spark.deploy_mode == "cluster":
         if kind in ("local", "standalone"):
             raise UserError(
@@ -57,11 +58,11 @@ def check(kind: ClusterKind, job: str, settings: Settings, environment: Mapping[
                 "cluster expected a place that all hosts see, such as hdfs://… or /shared/…"
             )
         upload = "spark.kubernetes.file.upload.path"
-        if kind == "kubernetes" and upload not in spark.conf:
+        if kind == "kubernetes" and upload not in spark.conf and not has_defaults:
             raise UserError(f"spark.conf: {upload} is not set; a driver on the cluster takes what is sent from there")
     if kind == "yarn" and not (environment.get("HADOOP_CONF_DIR") or environment.get("YARN_CONF_DIR")):
         raise UserError("spark.master: yarn, but the environment has no HADOOP_CONF_DIR; set it to the cluster's conf")
-    if kind == "kubernetes" and not any("container.image" in key for key in spark.conf):
+    if kind == "kubernetes" and not has_defaults and not any("container.image" in key for key in spark.conf):
         raise UserError("spark.conf: spark.kubernetes.container.image is not set; name an image with Python 3.11")
     if kind == "standalone" and spark.security is not None and spark.security.secret is None:
         raise UserError(

@@ -26,6 +26,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 UNUSED_DAYS = 30  # after which an environment or a code archive goes
 
 # What executors never open: headers, Spark's own jars (a cluster has them), build tools; tests and checks.
+PACKED_LAYERS = ("build", "core", "horovod", "engines")
 LEFT_OUT_LAYERS = ("dev", "java")
 LEFT_OUT_PACKAGES = ("cmake", "pip", "libclang", "milvus-lite")
 LEFT_OUT_FILES = ("tensorflow/include/*", "pyspark/jars/*", "pyspark/examples/*", "pyspark/data/*", "__editable__*")
@@ -119,7 +120,8 @@ class Code:
 
 def _digest(environment: Environment) -> str:
     """Returns a digest of the lock files, of what is installed, and of how it is packed."""
-    locks = [file.read_text(encoding="utf-8") for file in sorted((PROJECT / "requirements").glob("*.lock"))]
+    files = [PROJECT / "requirements" / f"{layer}.lock" for layer in PACKED_LAYERS]
+    locks = [file.read_text(encoding="utf-8") for file in files if file.exists()]  # none beside an installed package
     installed = sorted(f"{held.name}=={held.version}" for held in importlib.metadata.distributions())
     how = [sys.version, sys.base_prefix, str(environment.python_prefix), *LEFT_OUT_LAYERS, *LEFT_OUT_PACKAGES]
     return storage.digest(*locks, "\n".join(installed), "\n".join([*how, *LEFT_OUT_FILES]))

@@ -10,8 +10,11 @@ import contextlib
 import os
 import re
 import socket
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -97,39 +100,67 @@ class _KeptAlive:
         return made
 
 
+@dataclass
+class _Noticed:
+    """What threads of a launch have met: why Spark gave up its job, and how connections to ranks' hosts ended."""
+
+    executors: list[str] = field(default_factory=list)
+    connections: list[str] = field(default_factory=list)
+
+    def note(self, error: BaseException | None) -> bool:
+        """Returns whether an error is one of a lost host, to be told at the end and not by its thread."""
+        if isinstance(error, Py4JJavaError):
+            said = str(error.java_exception.getMessage())
+            lost = re.search(r"\(([\w.-]+ executor \w+)\): (ExecutorLostFailure[^\n]*)", said)
+            self.executors += [f"{lost[1]}: {lost[2]}"] if lost else []
+            return True
+        if isinstance(error, (OSError, EOFError)):
+            self.connections.append(f"the connection to its host broke ({error})")
+            return True
+        return False
+
+
 @contextlib.contextmanager
-def lost_hosts_noticed(settings: Settings) -> Iterator[None]:
+def lost_hosts_noticed(context: SparkContext) -> Iterator[None]:
     """Has the driver notice a host that was cut off, and says so in one message.
 
     Raises: LostRankError where a rank ended, or its host was lost, and the launch with it.
     """
     import horovod.runner.common.util.network as services
+    import horovod.spark.driver.rsh as waiting
 
-    reasons: list[str] = []
+    noticed, began = _Noticed(), executor_hosts(context)
     as_before = threading.excepthook
 
-    def note(failure: threading.ExceptHookArgs) -> None:
-        if isinstance(failure.exc_value, Py4JJavaError):  # the Spark job that holds the ranks, in a thread of Horovod's
-            reasons.append(_reason(failure.exc_value))
-        else:
+    def of_thread(failure: threading.ExceptHookArgs) -> None:
+        if not noticed.note(failure.exc_value):
             as_before(failure)
 
-    with mock.patch.object(services, "socket", _KeptAlive()), mock.patch.object(threading, "excepthook", note):
+    def of_wait() -> None:
+        if not noticed.note(sys.exc_info()[1]):
+            traceback.print_exc()
+
+    with (
+        mock.patch.object(services, "socket", _KeptAlive()),
+        mock.patch.object(threading, "excepthook", of_thread),
+        mock.patch.object(waiting, "traceback", SimpleNamespace(print_exc=of_wait)),
+    ):
         try:
             yield
         except RuntimeError as error:
             if "Horovod detected" not in str(error):
                 raise
+            gone = [f"Spark has lost {host}" for host in sorted(began - executor_hosts(context))]
             code = re.search(r"Exit code: (-?\d+)", str(error))
-            found = reasons[0] if reasons else f"its exit code is {code[1] if code else 'unknown'}, its output above"
+            ended = f"it ended with exit code {code[1] if code else 'unknown'}, its output is above"
+            found = next(iter([*noticed.executors, *gone, *noticed.connections, ended]))
             raise LostRankError(
                 f"train: a rank was lost: {found}; the same command goes on from the last checkpoint "
-                f"(train.checkpoint says when one is written), with {settings.train.ranks} rank(s) again"
+                "(train.checkpoint says when one is written)"
             ) from error
 
 
-def _reason(error: Py4JJavaError) -> str:
-    """Returns the first line of why a Spark job failed, from where the lost executor is named."""
-    said = str(error.java_exception.getMessage())
-    lost = re.search(r"\(([\w.-]+ executor \w+)\): (ExecutorLostFailure[^\n]*)", said)
-    return f"{lost[1]}: {lost[2]}" if lost else said.splitlines()[0]
+def executor_hosts(context: SparkContext) -> set[str]:
+    """Returns the addresses of the hosts with an executor, or the driver, at the moment."""
+    scala = context._jsc.sc()
+    return set(re.findall(r"([\w.-]+):\d+", str(scala.getExecutorMemoryStatus().keySet().toString())))

@@ -198,6 +198,12 @@ def test_what_a_cluster_wants_is_said_before_anything_starts(
         command("evaluate", [], load_settings(DEMO, overrides), {"MASTER": master})
 
 
+def test_sparks_own_defaults_may_hold_what_a_cluster_wants() -> None:
+    environment = {"MASTER": "k8s://https://a", "SPARK_CONF_DIR": "/etc/spark"}
+    line = command("evaluate", [], load_settings(DEMO, REMOTE), environment)
+    assert line[line.index("--deploy-mode") + 1] == "cluster"
+
+
 def test_a_job_without_spark_wants_nothing_of_a_cluster() -> None:
     line = command("index_items", ["--config", DEMO], load_settings(DEMO), {"MASTER": "yarn"})
     assert line == [sys.executable, str(PROJECT / "jobs/index_items.py"), "--config", DEMO]

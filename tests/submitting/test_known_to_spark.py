@@ -26,6 +26,7 @@ REGISTRIES = (
 FREE = (
     "spark.executorEnv.", "spark.hadoop.", "spark.yarn.appMasterEnv.", "spark.kubernetes.driverEnv.",
     "spark.executor.resource.gpu.", "spark.task.resource.gpu.",
+    "spark.stage.maxConsecutiveAttempts",
 )  # fmt: skip
 
 
@@ -61,8 +62,8 @@ def test_sparks_own_parser_takes_the_command_line(spark: SparkSession, kind: str
     more = [*REMOTE, UPLOAD] if kind in ("yarn", "kubernetes") else []
     line = submission(kind, "train", "spark.gpus=1", *more).line
     given = jvm.PythonUtils.toSeq(line[1:])
-    empty = getattr(jvm.scala.collection.immutable, "Map$").__getattr__("MODULE$").empty()
-    parsed = jvm.org.apache.spark.deploy.SparkSubmitArguments(given, empty)
+    environment = jvm.PythonUtils.toScalaMap({"HADOOP_CONF_DIR": "/etc/hadoop/conf"})
+    parsed = jvm.org.apache.spark.deploy.SparkSubmitArguments(given, environment)
     assert parsed.master() == MASTERS[kind]
     assert parsed.primaryResource().endswith("/jobs/train.py")
     assert parsed.isPython()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from horovod.runner.common.util import network, secret
 from horovod.runner.http.http_server import RendezvousServer
-from horovod.runner.util.threads import execute_function_multithreaded
 from py4j.protocol import Py4JJavaError
 
 from dssm.config import load_settings
@@ -70,6 +69,21 @@ def test_an_elastic_launch_takes_the_executors_python() -> None:
     assert launcher.sys.executable == here
 
 
+class Hosts:
+    """A context whose executors are on these hosts, one call after the other."""
+
+    def __init__(self, *hosts: str) -> None:
+        self._hosts = list(hosts)
+        self._jsc = SimpleNamespace(sc=lambda: self)
+
+    def getExecutorMemoryStatus(self) -> Any:  # noqa: N802
+        found = self._hosts.pop(0) if len(self._hosts) > 1 else self._hosts[0]
+        return SimpleNamespace(keySet=lambda: SimpleNamespace(toString=lambda: f"Set({found})"))
+
+
+ALL, WITHOUT_B = "10.77.0.1:35391, 10.77.0.2:1, 10.77.0.3:44311", "10.77.0.1:35391, 10.77.0.2:1"
+
+
 def test_connections_of_the_launch_notice_a_silent_host() -> None:
     class Service(network.BasicService):
         def _handle(self, req: object, client_address: object) -> object:
@@ -78,7 +92,7 @@ def test_connections_of_the_launch_notice_a_silent_host() -> None:
 
     asked: list[socket.socket] = []
     key = secret.make_secret_key()
-    with lost_hosts_noticed(load_settings(DEMO)):
+    with lost_hosts_noticed(Hosts(ALL)):
         service = Service("service", key, None)
         client = network.BasicClient("service", {"lo": [("127.0.0.1", service.get_port())]}, key, 0)
         assert client.addresses()  # pinged
@@ -105,45 +119,55 @@ def spark_error(message: str) -> Py4JJavaError:
     return error
 
 
-def launch(said: str | None) -> None:
-    """Fails as Horovod does: the Spark job's error in a thread of its own, then what its ranks' codes came to."""
+def launch(said: str, errors: list[BaseException]) -> None:
+    """Fails as Horovod's launches do: threads of its own first, then what the ranks' codes came to."""
+    for error in errors:
+        in_thread(error)
+    raise RuntimeError(said)
 
-    def spark_job() -> None:
-        if said is not None:
-            raise spark_error(said)
 
-    thread = threading.Thread(target=spark_job)
+def in_thread(error: BaseException) -> None:
+    def failing() -> None:
+        raise error
+
+    thread = threading.Thread(target=failing)
     thread.start()
     thread.join()
-    execute_function_multithreaded(lambda code: code, [[1], [-1]])
-    raise RuntimeError("Horovod detected that one or more …\nProcess name: 1\nExit code: -1\n")
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("errors", "after", "found"),
     [
         (
-            LOST,
+            [TimeoutError("timed out"), spark_error(LOST)],
+            WITHOUT_B,
             "10.77.0.3 executor 1: ExecutorLostFailure (executor 1 exited caused by one of the running tasks) Reason: "
             "Executor heartbeat timed out after 13012 ms",
         ),
-        ("Job 0 cancelled part of cancelled job group\nmore", "Job 0 cancelled part of cancelled job group"),
-        (None, "its exit code is -1, its output above"),
+        ([TimeoutError("timed out"), spark_error("Job 0 cancelled")], WITHOUT_B, "Spark has lost 10.77.0.3"),
+        ([TimeoutError("timed out")], ALL, "the connection to its host broke (timed out)"),
+        ([], ALL, "it ended with exit code -1, its output is above"),
     ],
 )
-def test_a_lost_rank_is_one_message(said: str | None, found: str, capsys: pytest.CaptureFixture[str]) -> None:
-    as_before = threading.excepthook
-    with pytest.raises(LostRankError) as raised, lost_hosts_noticed(load_settings(DEMO, ["train.ranks=2"])):
-        launch(said)
+def test_a_lost_rank_is_one_message(
+    errors: list[BaseException], after: str, found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_before, context = threading.excepthook, Hosts(ALL, after)
+    with pytest.raises(LostRankError) as raised, lost_hosts_noticed(context):
+        launch("Horovod detected that one or more …\nProcess name: 1\nExit code: -1\n", errors)
     assert str(raised.value) == (
         f"train: a rank was lost: {found}; the same command goes on from the last checkpoint (train.checkpoint says "
-        "when one is written), with 2 rank(s) again"
+        "when one is written)"
     )
     assert raised.value.exit_code == 1
     assert capsys.readouterr().err == ""
     assert threading.excepthook is as_before
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="something else"), lost_hosts_noticed(load_settings(DEMO)):
-        raise RuntimeError("something else")
+def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: told.append(failure.exc_value))
+    defect = ValueError("of a thread")
+    with pytest.raises(RuntimeError, match="something else"), lost_hosts_noticed(Hosts(ALL)):
+        launch("something else", [defect, TimeoutError("of a connection")])
+    assert told == [defect]
