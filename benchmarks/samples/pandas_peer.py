@@ -106,10 +106,10 @@ def with_histories(rows: pd.DataFrame) -> pd.DataFrame:
         by="row_user",
         allow_exact_matches=False,
     )
-    end, length = (found[name].fillna(0).to_numpy("int64") for name in ("end", "length"))
-    padded = np.concatenate([np.zeros(HISTORY, "int32"), clicks[ITEM_ID]])
-    newest_first = np.lib.stride_tricks.sliding_window_view(padded, HISTORY)[:, ::-1]
-    return rows.assign(clicks=as_lists(newest_first[end][np.arange(HISTORY) < length[:, None]], length))
+    end, length = (found[name].fillna(0).to_numpy("int32") for name in ("end", "length"))
+    newest = end - 1 + length.cumsum() - length
+    places = newest.repeat(length) - np.arange(length.sum())  # end − 1, end − 2, … of each row
+    return rows.assign(clicks=as_lists(clicks[ITEM_ID].to_numpy()[places], length))
 
 
 def with_negatives(rows: pd.DataFrame, items: int, rng: np.random.Generator) -> pd.DataFrame:
