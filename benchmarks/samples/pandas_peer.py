@@ -33,7 +33,6 @@ from benchmarks.samples.task import (
     USER_SPARSE,
 )
 
-
 Column = pd.api.extensions.ExtensionArray  # of lists
 
 
