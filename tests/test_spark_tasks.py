@@ -14,19 +14,20 @@ def session(master: str, cores: int, **conf: str) -> Any:
     return SimpleNamespace(sparkContext=context)
 
 
+DYNAMIC = {"dynamicAllocation_enabled": "true", "dynamicAllocation_maxExecutors": "5"}
+
+
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
         (session("local[3]", 3, dynamicAllocation_enabled="true"), 12),
         (session("spark://a:1", 8), 32),
-        (session("yarn", 2, dynamicAllocation_enabled="true", dynamicAllocation_maxExecutors="5"), 20),
+        (session("yarn", 2, **DYNAMIC), 20),
         (
-            session(
-                "yarn", 2, dynamicAllocation_enabled="true", dynamicAllocation_maxExecutors="5", executor_cores="3"
-            ),
+            session("yarn", 2, **DYNAMIC, executor_cores="3"),
             60,
         ),
-        (session("yarn", 40, dynamicAllocation_enabled="true", dynamicAllocation_maxExecutors="5"), 160),
+        (session("yarn", 40, **DYNAMIC), 160),
         (session("spark://a:1", 2, dynamicAllocation_enabled="true"), 4 * (2**31 - 1)),
     ],
 )
