@@ -60,7 +60,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, environments: Path, demo_dat
         sets = [
             f"spark.security={{secret: {{file: {cluster.folder / 'secret'}}}, interfaces: {INTERFACE}}}",
             *(f"spark.conf.{key}={value}" for key, value in SILENCE.items()),
-            "samples.rows_per_file=200", "item_table.gate.better_than=none", "train.stall_shutdown_s=15",
+            "samples.rows_per_file=200", "item_table.gate.better_than=none", "train.stall_shutdown_s=24",
             "train.start_timeout_s=60", "train.checkpoint={every_steps: 20}",
         ]  # fmt: skip
         demo = on(cluster, environments, demo_data, folder / "runs", *sets)
@@ -173,9 +173,9 @@ def test_a_scoring_that_loses_a_host_is_completed_by_the_others(hosts: Hosts, tm
 
 
 def test_an_elastic_training_that_loses_a_host_goes_on_with_the_others(hosts: Hosts) -> None:
-    # Gloo gives a silent rank up after two thirds of the stall's limit; a start takes some time, too.
+    # Gloo gives a silent rank up after two thirds of the stall's limit: 30 s, its own default, for a start takes some.
     sets = [
-        "train.launch=spark-elastic", "train.stall_shutdown_s=60", "train.epochs=20", "seed=1",
+        "train.launch=spark-elastic", "train.stall_shutdown_s=45", "train.epochs=20", "seed=1",
         "train.elastic={min_ranks: 1, max_ranks: 2, commit_every_steps: 10}",
     ]  # fmt: skip
     with mended(hosts) as cut_off:
