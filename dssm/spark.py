@@ -20,6 +20,7 @@ from dssm.spark_progress import progress_shown
 # Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
 # pyarrow builds anew at each look-up, costs little; small enough that 768-wide vectors stay below 100 MB.
 ARROW_BATCH_ROWS = 16384
+UNBOUNDED = 2**31 - 1  # Spark's own number of executors where none is set
 SPARKS_OWN_REDACTION = "(?i)secret|password|token|access[.]?key"  # the default of spark.redaction.regex in Spark 3.5
 
 
@@ -114,3 +115,16 @@ def counts_by(frame: DataFrame, column: str) -> dict[str, int]:
 def size_in_bytes(frame: DataFrame) -> int:
     """Returns about how many bytes a frame's rows take, as Spark's planner takes it from the files: reads none."""
     return int(frame._jdf.queryExecution().optimizedPlan().stats().sizeInBytes())
+
+
+def most_tasks(spark: SparkSession, per_core: int) -> int:
+    """Returns how many tasks keep every core busy: of the executors that there are, or may come.
+
+    Under dynamic allocation a session starts with none: what it has then says nothing of what it may get.
+    """
+    context = spark.sparkContext
+    conf, cores = context.getConf(), int(context.defaultParallelism)
+    if conf.get("spark.dynamicAllocation.enabled", "false") == "true" and not str(context.master).startswith("local"):
+        executors = int(conf.get("spark.dynamicAllocation.maxExecutors", str(UNBOUNDED)))
+        cores = max(cores, executors * int(conf.get("spark.executor.cores", "1")))
+    return per_core * cores

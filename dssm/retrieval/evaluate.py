@@ -30,6 +30,7 @@ from dssm.retrieval.rankers import Block, Rankers, make_rankers
 from dssm.retrieval.ranking import Activity, Asked, Found, Ranking
 from dssm.retrieval.results import show, write_results
 from dssm.scoring.vectors import check_model_fits, load_tower, task_threads
+from dssm.spark import most_tasks
 
 SEEN_POSITIVE, KEY = "seen_positive", "key"
 FOUND = "found binary"  # one row a task
@@ -107,7 +108,7 @@ def _counts(parts: Parts) -> tuple[int, Activity]:
 
 
 def _tasks(spark: SparkSession, users: int, block_size: int) -> int:
-    return max(1, min(TASKS_PER_CORE * spark.sparkContext.defaultParallelism, math.ceil(users / block_size)))
+    return max(1, min(most_tasks(spark, TASKS_PER_CORE), math.ceil(users / block_size)))
 
 
 def _task(

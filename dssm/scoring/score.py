@@ -30,6 +30,7 @@ from dssm.scoring.metastore import HiveMetastore, Metastore
 from dssm.scoring.publish import Measured, Table, publish
 from dssm.scoring.vectors import check_model_fits, task_threads
 from dssm.sections.publishing import PublishedTable
+from dssm.spark import most_tasks
 
 Part = Literal["items", "users"]
 
@@ -244,7 +245,7 @@ def run_files(spark: SparkSession, scoring: Scoring, samples: Manifest) -> list[
     """
     names = [file.name for file in samples.files]
     context = spark.sparkContext
-    slices = max(1, min(len(names), TASKS_PER_CORE * context.defaultParallelism))
+    slices = max(1, min(len(names), most_tasks(spark, TASKS_PER_CORE)))
     ended = context.parallelize(names, slices).mapPartitions(functools.partial(_score_files, scoring)).collect()
     results = []
     for file, result in zip(samples.files, ended, strict=True):

@@ -110,7 +110,7 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
         _listener(view, host) as address,
         listening_at(host if security is not None and security.interfaces else None),
         ranks_start_with(python),
-        lost_hosts_noticed(context),
+        lost_hosts_noticed(context, train.stall_shutdown_s),
     ):
         how = {
             "args": (settings.model_dump_json(exclude={"spark"}),),

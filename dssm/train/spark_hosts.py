@@ -25,8 +25,9 @@ from pyspark import SparkContext
 from dssm.config import Settings
 from dssm.errors import LostRankError
 
-# A connection whose other end is silent is asked after 10 s, and given up 10 s later.
-SILENT_S, ASK_EVERY_S, ASKED_TIMES = 10, 3, 3
+# Horovod tries a broken connection three times, and all of it is to end well within the limit of a silent rank.
+OF_STALL = 6
+ASKED_TIMES = 3
 PASSED_ON = ("HOROVOD_", "NCCL_", "GLOO_", "TF_", "XLA_", "OMP_")
 
 
@@ -86,17 +87,20 @@ def listening_at(address: str | None) -> Iterator[None]:
 class _KeptAlive:
     """The module `socket`, whose sockets notice that the other host is gone."""
 
+    def __init__(self, limit_s: int) -> None:
+        """Args: limit_s: silence after which a connection, or the wait for one, is given up."""
+        self._limit_s = limit_s
+
     def __getattr__(self, name: str) -> Any:
         return getattr(socket, name)
 
     def socket(self, *arguments: Any) -> socket.socket:
         made = socket.socket(*arguments)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_S)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, ASK_EVERY_S)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, self._limit_s // 2))
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, self._limit_s // 2 // ASKED_TIMES))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, ASKED_TIMES)
-        limit_ms = 1000 * (SILENT_S + ASK_EVERY_S * ASKED_TIMES)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)  # of connecting as well
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * self._limit_s)  # of connecting as well
         return made
 
 
@@ -121,9 +125,10 @@ class _Noticed:
 
 
 @contextlib.contextmanager
-def lost_hosts_noticed(context: SparkContext) -> Iterator[None]:
+def lost_hosts_noticed(context: SparkContext, stall_shutdown_s: int) -> Iterator[None]:
     """Has the driver notice a host that was cut off, and says so in one message.
 
+    Args: stall_shutdown_s: of the training; a silent host is given up within half of it.
     Raises: LostRankError where a rank ended, or its host was lost, and the launch with it.
     """
     import horovod.runner.common.util.network as services
@@ -141,7 +146,7 @@ def lost_hosts_noticed(context: SparkContext) -> Iterator[None]:
             traceback.print_exc()
 
     with (
-        mock.patch.object(services, "socket", _KeptAlive()),
+        mock.patch.object(services, "socket", _KeptAlive(max(3, stall_shutdown_s // OF_STALL))),
         mock.patch.object(threading, "excepthook", of_thread),
         mock.patch.object(waiting, "traceback", SimpleNamespace(print_exc=of_wait)),
     ):

@@ -92,15 +92,15 @@ def test_connections_of_the_launch_notice_a_silent_host() -> None:
 
     asked: list[socket.socket] = []
     key = secret.make_secret_key()
-    with lost_hosts_noticed(Hosts(ALL)):
+    with lost_hosts_noticed(Hosts(ALL), 60):
         service = Service("service", key, None)
         client = network.BasicClient("service", {"lo": [("127.0.0.1", service.get_port())]}, key, 0)
         assert client.addresses()  # pinged
         service.shutdown()
     (made, *_) = asked
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-    assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
-    assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 19_000
+    assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
+    assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
     for one in asked:
         one.close()
     assert network.socket is socket
@@ -153,7 +153,7 @@ def test_a_lost_rank_is_one_message(
     errors: list[BaseException], after: str, found: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     as_before, context = threading.excepthook, Hosts(ALL, after)
-    with pytest.raises(LostRankError) as raised, lost_hosts_noticed(context):
+    with pytest.raises(LostRankError) as raised, lost_hosts_noticed(context, 60):
         launch("Horovod detected that one or more …\nProcess name: 1\nExit code: -1\n", errors)
     assert str(raised.value) == (
         f"train: a rank was lost: {found}; the same command goes on from the last checkpoint (train.checkpoint says "
@@ -168,6 +168,6 @@ def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     told: list[BaseException | None] = []
     monkeypatch.setattr(threading, "excepthook", lambda failure: told.append(failure.exc_value))
     defect = ValueError("of a thread")
-    with pytest.raises(RuntimeError, match="something else"), lost_hosts_noticed(Hosts(ALL)):
+    with pytest.raises(RuntimeError, match="something else"), lost_hosts_noticed(Hosts(ALL), 60):
         launch("something else", [defect, TimeoutError("of a connection")])
     assert told == [defect]
