@@ -11,6 +11,7 @@ MAKEFLAGS += --no-print-directory
 DATA ?= ../shared/data/kuairand
 CONFIG ?= conf/kuairand.yaml
 RECIPE ?= multi_value
+DEMO ?= # sizes of its feed, such as --events 40000
 PYTEST ?= .venv/bin/python -m pytest
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 JOBS := build_samples train evaluate score_items index_items
@@ -34,7 +35,7 @@ setup: ## .venv of the lock files, Horovod built; every target does it first
 
 .PHONY: demo
 demo: setup ## a small made-up feed through the whole pipeline
-	@.venv/bin/python -m dssm.demo --config conf/demo.yaml
+	@.venv/bin/python -m dssm.demo --config conf/demo.yaml $(DEMO)
 	$(call run_jobs,--config conf/demo.yaml)
 	@./spark-submit.sh recommend demo --user "$$($(example_user))"
 	@./spark-submit.sh versions demo
@@ -42,7 +43,7 @@ demo: setup ## a small made-up feed through the whole pipeline
 
 .PHONY: recipe
 recipe: setup ## a model of conf/recipes on the demo's feed: make recipe RECIPE=senet
-	@.venv/bin/python -m dssm.demo --config conf/demo.yaml
+	@.venv/bin/python -m dssm.demo --config conf/demo.yaml $(DEMO)
 	$(call run_jobs,--config 'conf/recipes/$(RECIPE).yaml')
 
 .PHONY: kuairand
@@ -59,8 +60,8 @@ test: setup ## every test but those of a cluster and of Airflow
 	@$(with_java) $(PYTEST) -m "horovod and not cluster"
 
 .PHONY: test-unit
-test-unit: setup ## the tests without Spark and Horovod
-	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (spark or horovod or cluster or airflow or kuairand)"
+test-unit: setup ## the tests without Spark, Horovod and whole trainings
+	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (slow or spark or horovod or cluster or airflow or kuairand)"
 
 .PHONY: cluster-test
 cluster-test: setup ## the tests on a standalone Spark cluster, started here
@@ -84,8 +85,9 @@ format: setup ## rewrites the code in the project's format
 	@.venv/bin/ruff format .
 
 .PHONY: reference
-reference: setup ## docs/configuration.md and conf/schema.json anew from the settings
+reference: setup ## docs/{configuration,api,scale}.md and conf/schema.json anew from the code
 	@.venv/bin/python -m dssm.reference
+	@.venv/bin/python -m dssm.plan.scale
 
 .PHONY: lock
 lock: setup ## requirements/*.lock anew from requirements/*.in

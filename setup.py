@@ -18,6 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires="==3.11.*",
     packages=find_packages(include=["dssm", "dssm.*"]),
+    package_data={"dssm.plan": ["constants.json"]},
     # Petastorm needs PyArrow < 15 and NumPy 1, Horovod needs TensorFlow < 2.19 and Keras 2.
     install_requires=[
         "fsspec",
@@ -25,6 +26,7 @@ setup(
         "numpy==1.26.*",
         "pandas==2.3.*",
         "petastorm==0.13.1",
+        "prometheus-client>=0.20",
         "psutil>=5.9",
         "pyarrow==14.0.2",
         "pydantic>=2.7,<3",
@@ -38,6 +40,8 @@ setup(
     entry_points={"console_scripts": ["dssm=dssm.submit:main"]},
     extras_require={
         "annoy": ["annoy==1.17.3"],
+        # Packs the environment for a cluster's executors.
+        "cluster": ["venv-pack>=0.2"],
         "faiss": ["faiss-cpu>=1.8,<2"],
         # Horovod has to be built with HOROVOD_GPU_OPERATIONS=NCCL.
         "gpu": ["tensorflow[and-cuda]==2.15.1"],

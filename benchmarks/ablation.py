@@ -1,25 +1,31 @@
 """make bench-ablation: what each part of a recipe is worth, by leaving it out or changing it. Several seeds each.
 
-    python -m benchmarks.ablation --config conf/kuairand.yaml --set data=… --seeds 3 --only logq
+    python -m benchmarks.ablation --config conf/kuairand.yaml --set data=… --seeds 3 --docs
 
 The samples are built once; each variant trains in one process and is ranked over the whole catalogue for the
 same users as `evaluate` ranks for. Spread is over the seeds of initial weights, order and dropout.
+
+What is finished is kept in the run's folder: the same command goes on where it was broken off, and --only adds groups
+to those that are there. The table has all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.report import report
+from benchmarks.report import markdown_table, marks, replace_table, report
+from dssm import storage
 from dssm.config import Settings, load_settings
 from dssm.manifest import CLICKED, ITEM_INDEX, SEEN, USER_ID, WARM, data_files, read_manifest
 from dssm.packing import unpack
@@ -28,10 +34,12 @@ from dssm.retrieval.tally import Tally
 
 CUTOFFS = (50, 100)
 BLOCK = 1024  # users ranked at once
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 TRAIN = (
     "import sys; from dssm.config import load_settings; from dssm.train.worker import train_here; "
     "train_here(load_settings(sys.argv[1], sys.argv[2:]), lambda report: None)"
 )
+Recalls = Mapping[str, float]  # by view and cutoff
 
 # What differs from the recipe, as --set would: in groups, so that --only can choose.
 VARIANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
@@ -50,8 +58,25 @@ VARIANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "towers": {
         "no residual": ["model.user_tower.residual=[]", "model.item_tower.residual=[]"],
+        "no hidden layers": ["model.user_tower.layers=[]", "model.item_tower.layers=[]"],
+        "senet": ["model.user_tower.kind=senet", "model.item_tower.kind=senet"],
     },
 }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change to the recipe. Args: changes: as --set would make them."""
+
+    group: str
+    name: str
+    changes: tuple[str, ...]
+
+
+def variants_of(settings: Settings) -> list[Variant]:
+    """Returns all variants, group by group."""
+    groups = {**VARIANTS, "features": _feature_groups(settings)}
+    return [Variant(group, name, tuple(of[name])) for group, of in groups.items() for name in of]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,55 +85,147 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant; %(default)s")
     parser.add_argument("--only", nargs="*", metavar="GROUP", help=f"some of {', '.join([*VARIANTS, 'features'])}")
+    parser.add_argument(
+        "--docs", action="store_true",
+        help="put the table into docs/performance.md, where rows of variants that are not finished here stay",
+    )  # fmt: skip
     options = parser.parse_args(argv)
     base = load_settings(options.config, options.set)
-    groups = {**VARIANTS, "features": _feature_groups(base)}
-    chosen = {name: groups[name] for name in (options.only or groups)}
     if not Path(RunPaths(base.run_folder).part("train"), "manifest.json").exists():
         subprocess.run(
             ["./spark-submit.sh", "build_samples", "--config", options.config, *_sets(options.set)], check=True
         )
-    rows, figures, started = [], {}, time.monotonic()
-    total = options.seeds * sum(len(variants) for variants in chosen.values())
-    done = 0
-    for group, variants in chosen.items():
-        for name, changes in variants.items():
-            found = []
-            for seed in range(options.seeds):
-                found.append(_measure(options.config, [*options.set, *changes], base, seed))
-                done += 1
-                left = (time.monotonic() - started) / done * (total - done)
-                print(
-                    f"{done}/{total} {group}: {name}, seed {seed}: {_shown(found[-1])}  {left / 60:.0f} min left",
-                    flush=True,
-                )
-            figures[f"{group}: {name}"] = found
-            rows.append([group, name, *_columns(found)])
-    recipe = figures.get("recipe: as it is")
-    ratios = {}
-    if recipe:
-        ratios = {
-            name: _mean(found, "kept", 50) / _mean(recipe, "kept", 50)
-            for name, found in figures.items()
-            if found is not recipe
-        }
-    columns = ["", "variant", *(f"{view} recall@{k}" for view in ("kept", "filtered") for k in CUTOFFS)]
-    report(
-        "ablation", f"{base.name}: mean ± deviation of {options.seeds} seeds", columns, rows, ratios, figures=figures
-    )
+    runs = Runs(options.config, options.set, base)
+    variants = variants_of(base)
+    groups = options.only if options.only is not None else dict.fromkeys(variant.group for variant in variants)
+    chosen = [variant for group in groups for variant in variants if variant.group == group]
+    wanted = [(variant, seed) for variant in chosen for seed in range(options.seeds)]
+    waiting = [one for one in wanted if runs.finished(*one) is None]
+    started = time.monotonic()
+    for done, (variant, seed) in enumerate(waiting, start=1):
+        found = runs.run(variant, seed)
+        left = (time.monotonic() - started) / done * (len(waiting) - done)
+        print(
+            f"{done}/{len(waiting)} {variant.group}: {variant.name}, seed {seed}: {_shown(found)}  "
+            f"{left / 60:.0f} min left",
+            flush=True,
+        )
+    show(base.name, options.seeds, dict(runs.all_finished(variants, options.seeds)), keep=options.docs)
+
+
+class Runs:
+    """Trainings of variants on one set of samples, and what is known of those that are finished.
+
+    Args: overrides: settings that go over the file's.
+    """
+
+    def __init__(self, config: str, overrides: Sequence[str], base: Settings) -> None:
+        self._config, self._overrides, self._base = config, overrides, base
+        self._samples = RunPaths(base.run_folder).samples
+        self._build = read_manifest(RunPaths(base.run_folder).part("train"), "build_samples").build
+        self._kept = Path(self._settings(Variant("", "", ()), 0)[1].run_folder, "finished.json")
+
+    def finished(self, variant: Variant, seed: int) -> Recalls | None:
+        """Returns what a training came to, with these settings on these samples; None where it has not ended yet."""
+        return self._known().get(self._key(self._settings(variant, seed)[1]))
+
+    def all_finished(self, variants: Sequence[Variant], seeds: int) -> Iterator[tuple[Variant, list[Recalls]]]:
+        """Yields the variants of which all seeds are finished."""
+        for variant in variants:
+            found = [self.finished(variant, seed) for seed in range(seeds)]
+            known = [one for one in found if one is not None]
+            if len(known) == seeds:
+                yield variant, known
+
+    def run(self, variant: Variant, seed: int) -> Recalls:
+        """Trains one variant on the recipe's samples, and keeps what it came to."""
+        changes, settings = self._settings(variant, seed)
+        paths = RunPaths(settings.run_folder)
+        Path(paths.folder).mkdir(parents=True, exist_ok=True)
+        if not Path(paths.samples).exists():
+            Path(paths.samples).symlink_to(Path(self._samples).absolute())
+        subprocess.run(
+            [sys.executable, "-c", TRAIN, self._config, *changes],
+            check=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+        found = recall(settings)
+        storage.write_text(str(self._kept), json.dumps({**self._known(), self._key(settings): found}, indent=1))
+        return found
+
+    def _settings(self, variant: Variant, seed: int) -> tuple[list[str], Settings]:
+        changes = [
+            *self._overrides, *variant.changes, f"name={self._base.name}-ablation", f"seed={self._base.seed + seed}",
+            "train.launch=single", "train.ranks=1",
+        ]  # fmt: skip
+        return changes, load_settings(self._config, changes)
+
+    def _key(self, settings: Settings) -> str:
+        return storage.digest(self._build, settings.model_dump_json(exclude={"spark"}))
+
+    def _known(self) -> dict[str, Recalls]:
+        known: dict[str, Recalls] = json.loads(self._kept.read_text(encoding="utf-8")) if self._kept.exists() else {}
+        return known
+
+
+def show(name: str, seeds: int, found: Mapping[Variant, Sequence[Recalls]], keep: bool) -> None:
+    """Prints the table. Args: keep: whether it goes into docs/performance.md and results/ as well."""
+    heads = ["", "variant", *(f"{view} recall@{k}" for view in ("kept", "filtered") for k in CUTOFFS)]
+    rows, before = [], None
+    for variant, recalls in found.items():
+        rows.append([variant.group if variant.group != before else "", variant.name, *_columns(recalls)])
+        before = variant.group
+    recipe = next((recalls for variant, recalls in found.items() if variant.group == "recipe"), None)
+    ratios = {
+        f"{variant.group}: {variant.name}": _mean(recalls, "kept", 50) / _mean(recipe, "kept", 50)
+        for variant, recalls in found.items()
+        if recipe is not None and recalls is not recipe
+    }
+    figures = {f"{variant.group}: {variant.name}": list(recalls) for variant, recalls in found.items()}
+    report("ablation", f"{name}: mean ± deviation of {seeds} seeds", heads, rows, ratios, figures=figures, keep=keep)
+    if keep:
+        whole = merged(rows_of(PAGE), [[variant.group, *row[1:]] for variant, row in zip(found, rows, strict=True)])
+        replace_table(PAGE, "ablation", markdown_table(heads, whole, ["---"] * len(heads)))
+
+
+def merged(before: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Returns rows of a table, group by group, where those of `rows` take the place of others of their name.
+
+    Args: before, rows: the group, empty in `before` where it is the last row's, the variant, and its figures.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    group = ""
+    for row in (*before, *rows):
+        group = row[0] or group
+        found.setdefault(group, {})[row[1]] = list(row)
+    return [
+        [name if number == 0 else "", *row[1:]]
+        for name, of_group in found.items()
+        for number, row in enumerate(of_group.values())
+    ]
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """Returns the rows of the table that is in a page."""
+    begin, end = marks("ablation")
+    lines = page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].split("\n")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    return cells[2:]
 
 
 def _feature_groups(settings: Settings) -> dict[str, list[str]]:
     """Returns, by what is left out, the settings without it: features of histories, of profiles, of the item."""
     histories = [f.name for f in settings.features.values() if f.source_column in settings.histories]
+    times = [f.name for f in settings.features.values() if getattr(f, "time", None) is not None]
     groups = {
         "no histories": histories,
         "no user id": [name for name in ("user_id",) if name in settings.features],
         "no profile": [
             f.name
             for f in settings.features.values()
-            if f.side == "user" and f.name not in histories and f.name != "user_id"
+            if f.side == "user" and f.name not in (*histories, *times, "user_id")
         ],
+        "no hour and weekday": times,
         "no pretrained vectors": [f.name for f in settings.features.values() if getattr(f, "pre_embed", None)],
         "item id alone": [f.name for f in settings.features.values() if f.side == "item" and f.name != "video_id"],
     }
@@ -126,22 +243,7 @@ def _sets(changes: Sequence[str]) -> list[str]:
     return [part for change in changes for part in ("--set", change)]
 
 
-def _measure(config: str, changes: Sequence[str], base: Settings, seed: int) -> dict[str, float]:
-    """Trains one variant on the recipe's samples. Returns: recall by view and cutoff."""
-    name = f"{base.name}-ablation"
-    changes = [*changes, f"name={name}", f"seed={base.seed + seed}", "train.launch=single", "train.ranks=1"]
-    settings = load_settings(config, changes)
-    paths, samples = RunPaths(settings.run_folder), RunPaths(base.run_folder).samples
-    Path(paths.folder).mkdir(parents=True, exist_ok=True)
-    if not Path(paths.samples).exists():
-        Path(paths.samples).symlink_to(samples)
-    subprocess.run(
-        [sys.executable, "-c", TRAIN, config, *changes], check=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    )
-    return recall(settings)
-
-
-def recall(settings: Settings) -> dict[str, float]:
+def recall(settings: Settings) -> Recalls:
     """Ranks the catalogue for the warm users of the test window, as `evaluate` does. Returns: by view and cutoff."""
     from dssm.model.export import LoadedTower
 
@@ -181,15 +283,15 @@ def _read(folder: str) -> dict[str, np.ndarray]:
     return read
 
 
-def _mean(found: Sequence[Mapping[str, float]], view: str, k: int) -> float:
+def _mean(found: Sequence[Recalls], view: str, k: int) -> float:
     return float(np.mean([one[f"{view}@{k}"] for one in found]))
 
 
-def _shown(one: Mapping[str, float]) -> str:
+def _shown(one: Recalls) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in one.items())
 
 
-def _columns(found: Sequence[Mapping[str, float]]) -> list[str]:
+def _columns(found: Sequence[Recalls]) -> list[str]:
     return [
         f"{_mean(found, view, k):.4f} ± {np.std([one[f'{view}@{k}'] for one in found]):.4f}"
         for view in ("kept", "filtered")

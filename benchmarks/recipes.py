@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.report import report
+from benchmarks.report import markdown_table, replace_table, report
 from dssm import storage
 from dssm.config import Settings, load_settings
 from dssm.demo.__main__ import main as write_demo
@@ -33,7 +33,6 @@ DEMO = "conf/demo.yaml"
 README = PROJECT / "README.md"
 ROOT = "runs/recipes"
 METRIC = "recall@50"
-BEGIN, END = "<!-- recipes -->", "<!-- /recipes -->"
 
 COLUMNS = ("recipe", "loss", "AUC", METRIC, "of the best reachable", "training s")
 NOTES = (
@@ -184,22 +183,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     rows += [[f"*{name.replace('_', ' ')}*", "", "", "", recall, "", ""] for name, recall in bounds(outcomes).items()]
     head = ["recipe", "what it is", *COLUMNS[1:]]
     rule = [*["---"] * 3, *["---:"] * (len(head) - 3)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
-
-
-def with_table(text: str, made: str) -> str | None:
-    """Returns a text with the table between its markers; None where it has no such place."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{begin}\n{made}\n{end}{after}" if begin and end else None
-
-
-def write_table(readme: Path, made: str) -> None:
-    changed = with_table(readme.read_text(encoding="utf-8"), made)
-    if changed is None:
-        print(f"{readme.name}: no {BEGIN} … {END}, so the table is not there; put the two lines where it belongs")
-    else:
-        readme.write_text(changed, encoding="utf-8")
+    return markdown_table(head, rows, rule)
 
 
 def show(outcomes: Sequence[Outcome], keep: bool) -> None:
@@ -244,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     whole = given.only is None and not given.set
     show(outcomes, keep=whole)
     if whole:
-        write_table(README, markdown(outcomes))
+        replace_table(README, "recipes", markdown(outcomes))
 
 
 if __name__ == "__main__":

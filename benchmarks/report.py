@@ -52,3 +52,31 @@ def report(
         "ratios": {key: round(value, 3) for key, value in ratios.items()},
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[str]) -> str:
+    """Returns a table as Markdown. Args: rules: below the heads, ---: of a column of numbers."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
+
+
+def with_table(text: str, name: str, made: str) -> str | None:
+    """Returns a text with the table between its marks, <!-- name --> … <!-- /name -->; None where it has no such."""
+    begin_mark, end_mark = marks(name)
+    before, begin, rest = text.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
+    return f"{before}{begin}\n{made}\n{end}{after}" if begin and end else None
+
+
+def replace_table(page: Path, name: str, made: str) -> None:
+    """Puts a table into a page of the documents, in the place of the one that is there."""
+    changed = with_table(page.read_text(encoding="utf-8"), name, made)
+    if changed is None:
+        print(
+            f"{page.name}: no {' … '.join(marks(name))}, so the table is not there; put the two lines where it belongs"
+        )
+    else:
+        page.write_text(changed, encoding="utf-8")
+
+
+def marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->", f"<!-- /{name} -->"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import multiprocessing
 import os
 import shlex
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.report import report
+from benchmarks import report as results
 from dssm.config import Settings
 from dssm.features import of_side
 from dssm.manifest import ITEM_ID, MANIFEST, ColumnSpec, FileSpec, Manifest, VocabularySpec, encoded_columns
@@ -51,6 +52,8 @@ FILE_ROWS = BATCH = 16_384  # as samples.rows_per_file
 CHANGED = 0.01
 TOPICS, IDS, WIDTH = 500, 200_000, 64
 LAYERS = {"": (1024, 512, 256), "demo": (256, 128)}
+TOWERS, MEMORY = {"tower": "", "demo-tower": "demo"}, "memory"
+PARTS = (*TOWERS, MEMORY)
 DATE = dt.date(2024, 1, 8)
 MIB = 2**20
 CORES = len(os.sched_getaffinity(0))
@@ -187,7 +190,7 @@ def _call_tower(folder: str, items: int, barrier: Barrier, times: Any) -> None:
 def session(settings: Settings) -> Iterator[SparkSession]:
     """Yields a session on all cores, set up as spark-submit.sh does."""
     from dssm.spark import spark_session
-    from dssm.submit import command
+    from dssm.submitting.command import command
 
     given = settings.model_copy(
         update={"spark": settings.spark.model_copy(update={"conf": {"spark.ui.enabled": False}})}
@@ -293,30 +296,55 @@ def worker_memory() -> list[int]:
 # The figures -----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was measured: seconds by tower, a worker's peak in bytes by the number of items."""
+
+    seconds: Mapping[str, Seconds]
+    peaks: Mapping[int, int]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench-score", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--items", type=int, default=ITEMS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--memory-items", type=int, nargs=2, default=MEMORY_ITEMS, metavar=("FEW", "MANY"))
+    parser.add_argument(
+        "--only", choices=PARTS, help="one part; the others' figures are those of benchmarks/results/score.json"
+    )
     given = parser.parse_args(argv)
     whole = (given.items, given.rounds, tuple(given.memory_items)) == (ITEMS, ROUNDS, MEMORY_ITEMS)
+    before = kept() if given.only is not None else Found({}, {})
+    seconds, peaks = dict(before.seconds), dict(before.peaks)
     with tempfile.TemporaryDirectory(prefix="bench-score-") as scratch:
-        found = {
-            name: measure(Path(scratch) / f"tower_{name}", layers, given.items, given.rounds)
-            for name, layers in LAYERS.items()
-        }
-        peaks = []
-        for items in given.memory_items:
-            folder = Path(scratch) / f"memory_{items}"
-            peaks.append(memory(folder, items))
-            shutil.rmtree(folder)
-    show(found, given.items, dict(zip(given.memory_items, peaks, strict=True)), keep=whole)
+        for part, name in TOWERS.items():
+            if given.only in (None, part):
+                folder = Path(scratch) / f"tower_{name}"
+                seconds[name] = measure(folder, LAYERS[name], given.items, given.rounds)
+                shutil.rmtree(folder)
+        if given.only in (None, MEMORY):
+            peaks = {}
+            for items in given.memory_items:
+                folder = Path(scratch) / f"memory_{items}"
+                peaks[items] = memory(folder, items)
+                shutil.rmtree(folder)
+    show(Found({name: seconds[name] for name in LAYERS if name in seconds}, peaks), given.items, keep=whole)
 
 
-def show(found: Mapping[str, Seconds], items: int, peaks: Mapping[int, int], keep: bool) -> None:
-    """Prints and keeps the figures. Args: peaks: bytes, by the number of items."""
+def kept() -> Found:
+    """Returns the figures of benchmarks/results/score.json; none where it is not there."""
+    path = results.RESULTS / "score.json"
+    if not path.exists():
+        return Found({}, {})
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    seconds = {name: Seconds(**of) for name, of in figures["seconds"].items()}
+    return Found(seconds, {int(items): peak for items, peak in figures["peak_bytes"].items()})
+
+
+def show(found: Found, items: int, keep: bool) -> None:
+    """Prints and keeps the figures."""
     rows, ratios = [], {}
-    for name, seconds in found.items():
+    for name, seconds in found.seconds.items():
         layers = "–".join(map(str, LAYERS[name]))
         sides = {"the bare tower": seconds.bare, "score_items": seconds.full, "1 % changed": seconds.incremental}
         for side, took in sides.items():
@@ -326,13 +354,18 @@ def show(found: Mapping[str, Seconds], items: int, peaks: Mapping[int, int], kee
         suffix = f"_{name}" if name else ""
         ratios[f"vs_bare_tower{suffix}"] = seconds.bare / seconds.full
         ratios[f"incremental_1pct{suffix}"] = seconds.incremental / seconds.full
-    for many, peak in peaks.items():
+    for many, peak in found.peaks.items():
         rows.append([f"a worker's memory, {many:,} items", "", "", "", f"{peak / MIB:,.0f} MiB"])
-    few, many = peaks.values()
-    ratios["memory_10x_items"] = many / few
+    if found.peaks:
+        few, many = found.peaks.values()
+        ratios["memory_10x_items"] = many / few
     title = f"{items:,} items of {WIDTH + 2} numbers to vectors of {WIDTH} on {CORES} cores"
     columns = ["", "seconds", "items/s", "bare / it", "memory"]
-    report("score", title, columns, rows, ratios, keep=keep)
+    figures = {
+        "seconds": {name: asdict(seconds) for name, seconds in found.seconds.items()},
+        "peak_bytes": {str(many): peak for many, peak in found.peaks.items()},
+    }
+    results.report("score", title, columns, rows, ratios, figures=figures, keep=keep)
 
 
 if __name__ == "__main__":

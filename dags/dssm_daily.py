@@ -7,22 +7,33 @@ The environment of the scheduler and the workers says what to run:
 | `DSSM_HOME` | the project's checkout | the one that holds this file |
 | `DSSM_CONFIG` | the pipeline's YAML, relative to the checkout | `conf/demo.yaml` |
 | `DSSM_SET` | overrides as `key=value key='other value'`; each becomes a `--set` | none |
+| `DSSM_START` | first day that is caught up; without it the DAG begins with the day that ended last | none |
 | `DSSM_TRAIN_POOL` | Airflow's pool for `train`: with one slot, two pipelines never share the GPUs | `default_pool` |
+| `DSSM_DEADLINE_HOURS` | hours that a run may take from when it is queued; after them `DSSM_LATE` is called | none |
 | `DSSM_ALERT` | `module:function`, called with the task's context when a task has failed for good | none |
+| `DSSM_LATE` | `module:function`, called with the run's context when it is late | none |
 
 Days are UTC's. The run of day D starts when D is over, because D itself is the test window. Past days:
 
     airflow backfill create --dag-id dssm_daily --from-date 2024-01-01 --to-date 2024-01-07 --max-active-runs 1
 
-A backfill does not follow the DAG's own limit of one run at a time; without --max-active-runs it starts ten. The same
-without Airflow: `--dates 2024-01-01..2024-01-07` on each job. Every job may be tried again: it commits its output by a
-rename, the manifest last. A refusal (exit code 2 or 3) is not tried again: it would end the same way.
+A backfill does not follow the DAG's own limit of one run at a time; without --max-active-runs it starts ten, whose
+tasks of one kind still wait for each other. The same without Airflow: `--dates 2024-01-01..2024-01-07` on each job.
+
+Every job is idempotent, so each may be tried again: it writes under a temporary name and commits by one rename, the
+manifest last; `train` goes on from its last checkpoint, `score_items` finds the version that it has made, by a digest
+of date, model and samples, and `index_items` switches to a version only when all of it is loaded and found well. A
+refusal (exit code 2 or 3) is not tried again: it would end the same way.
+
+Airflow 3 has no SLAs. What comes nearest is a deadline alert: the scheduler notices that a run is late while it still
+goes on, and its executor calls `DSSM_LATE`. A run is queued when its day is over; those of a backfill all at once.
 
 `dssm_rollback` points the table of a date at one of its earlier versions, by hand:
 
     airflow dags trigger dssm_rollback --conf '{"date": "2024-01-15", "version": "1a2b3c4d5e6f7a8b"}'
 
-A published table is an update of the asset `dssm_item_table`, on which other DAGs can wait.
+A published table is an update of the asset `dssm_item_table`, on which other DAGs can wait; `score_items` and
+`dssm_rollback` say in it which date and config it was.
 """
 
 from __future__ import annotations
@@ -31,19 +42,30 @@ import datetime as dt
 import importlib
 import os
 import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.standard.hooks.subprocess import SubprocessHook
-from airflow.sdk import DAG, Asset, BaseOperator, CronDataIntervalTimetable, Param, chain
+from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.sdk import (
+    DAG,
+    Asset,
+    CronDataIntervalTimetable,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    SyncCallback,
+    chain,
+)
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 HOME = Path(os.environ.get("DSSM_HOME") or Path(__file__).resolve().parents[1])
 CONFIG = os.environ.get("DSSM_CONFIG") or "conf/demo.yaml"
 OVERRIDES = shlex.split(os.environ.get("DSSM_SET", ""))
 
+START = os.environ.get("DSSM_START")
 TRAIN_POOL = os.environ.get("DSSM_TRAIN_POOL") or "default_pool"
 
 JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
@@ -52,7 +74,41 @@ REFUSALS = {2: "a setting, a path or the data needs mending", 3: "the quality ga
 AIRFLOWS_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
-class SparkSubmit(BaseOperator):
+class Submission(SparkSubmitHook):
+    """Starts `spark-submit.sh`, which makes Spark's arguments: the settings are written down once, in the config.
+
+    Which master runs the job is among them, so none is looked up in Airflow's connections. The driver is the task's
+    own child: when it ends, Spark ends the application on the cluster.
+    """
+
+    def __init__(self, command: Sequence[str], run_id: str) -> None:
+        self.command = list(command)
+        self.run_id = run_id
+        super().__init__()
+
+    def _resolve_connection(self) -> dict[str, Any]:
+        nothing = ("queue", "deploy_mode", "namespace", "principal", "keytab", "rest_endpoint")
+        return {"master": "local", "spark_binary": self.command[0], **dict.fromkeys(nothing)}
+
+    def _build_spark_submit_command(self, application: str) -> list[str]:
+        return self.command
+
+    def submit(self, application: str = "", **kwargs: Any) -> str | None:
+        environment = {name: value for name, value in os.environ.items() if name not in AIRFLOWS_OWN_PYTHON}
+        environment["DSSM_RUN_ID"] = self.run_id  # so that the job's log names this run
+        return super().submit(application, cwd=str(HOME), env=environment, start_new_session=True, **kwargs)
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._submit_sp.returncode if self._submit_sp else None
+
+    def on_kill(self) -> None:
+        """Ends the job's whole group: the hook's own SIGKILL would leave the driver's Python and its ranks behind."""
+        if self._submit_sp and self._submit_sp.poll() is None:
+            os.killpg(self._submit_sp.pid, signal.SIGTERM)
+
+
+class SparkSubmit(SparkSubmitOperator):
     """Runs one job for the run's date; its output goes to the task's log.
 
     No shell reads the command and only the date and `more` are templates, so that a config's name may hold any
@@ -62,14 +118,10 @@ class SparkSubmit(BaseOperator):
     template_fields = ("date", "more")
 
     def __init__(self, *, job: str, date: str = "{{ ds }}", more: Sequence[str] = (), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=job, **kwargs)
         self.job = job
         self.date = date
         self.more = list(more)
-
-    @cached_property
-    def hook(self) -> SubprocessHook:
-        return SubprocessHook()
 
     @property
     def command(self) -> list[str]:
@@ -90,21 +142,37 @@ class SparkSubmit(BaseOperator):
         script = Path(self.command[0])
         if not script.is_file():
             raise AirflowFailException(f"DSSM_HOME: {script} not found; set DSSM_HOME to the project's checkout")
-        environment = {name: value for name, value in os.environ.items() if name not in AIRFLOWS_OWN_PYTHON}
-        code = self.hook.run_command(self.command, env=environment, cwd=str(HOME)).exit_code
-        if code in REFUSALS:
-            raise AirflowFailException(f"{self.job} {self.date}: exit code {code}, {REFUSALS[code]}; not retried")
-        if code != 0:
-            raise AirflowException(f"{self.job} {self.date}: exit code {code}; the log above says why")
+        self._hook = Submission(self.command, str(context.get("run_id", "")))
+        try:
+            super().execute(context)
+        except AirflowException as error:
+            code = self._hook.exit_code
+            if code in REFUSALS:
+                raise AirflowFailException(
+                    f"{self.job} {self.date}: exit code {code}, {REFUSALS[code]}; not retried"
+                ) from error
+            raise AirflowException(f"{self.job} {self.date}: exit code {code}; the log above says why") from error
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {"date": self.date, "config": CONFIG}
 
     def on_kill(self) -> None:
-        self.hook.send_sigterm()
+        if self._hook is not None:
+            self._hook.on_kill()
 
 
-def alert() -> Callable[[Mapping[str, Any]], None] | None:
-    """Returns what DSSM_ALERT names."""
-    module, _, function = os.environ.get("DSSM_ALERT", "").partition(":")
+def function_of(variable: str) -> Callable[..., None] | None:
+    """Returns what `module:function` in the environment names."""
+    module, _, function = os.environ.get(variable, "").partition(":")
     return getattr(importlib.import_module(module), function) if module else None
+
+
+def deadline() -> DeadlineAlert | None:
+    """Returns the alert of a late run."""
+    hours, late = os.environ.get("DSSM_DEADLINE_HOURS"), function_of("DSSM_LATE")
+    if not hours or late is None:
+        return None
+    interval = dt.timedelta(hours=float(hours))
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, SyncCallback(late), name="item table is late")
 
 
 def pool_of(job: str) -> str:
@@ -112,20 +180,21 @@ def pool_of(job: str) -> str:
 
 
 DEFAULTS = {
-    "retries": 1,  # a job commits its output by a rename, so that a second try starts clean
+    "retries": 1,
     "execution_timeout": dt.timedelta(hours=6),
     # Holds over all runs, a backfill's too: score_items needs the embedded Derby metastore to itself.
     "max_active_tis_per_dag": 1,
-    "on_failure_callback": alert(),
+    "on_failure_callback": function_of("DSSM_ALERT"),
 }
 
 with DAG(
     dag_id="dssm_daily",
     # Airflow 3 reads "@daily" as a trigger: a run at 00:00 of D, for D, before D has any events.
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
-    start_date=dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
-    catchup=False,
+    start_date=dt.datetime.fromisoformat(START or "2020-01-01").replace(tzinfo=dt.UTC),
+    catchup=START is not None,
     max_active_runs=1,
+    deadline=deadline(),
     default_args=DEFAULTS,
     doc_md=__doc__,
 ):

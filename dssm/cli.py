@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from dssm.config import Settings, load_settings, parse_dates
 from dssm.console import err, heading
-from dssm.errors import UserError
+from dssm.errors import INTERRUPTED, UserError
 
 JOBS = {
     "build_samples": "join logs, profiles, catalogue and vectors into encoded samples",
@@ -25,7 +25,7 @@ JOBS = {
 VIEWS = {
     "show": "print samples of a run in words",
     "profile": "write the data report of a run: profile.html, and its numbers as profile.json",
-    "status": "say which jobs of a run have ended, when, how long they took and what they left",
+    "status": "say which jobs of a run have ended or failed, when, how long they took and what they left",
     "report": "write the report of a run anew: report.html",
     "compare": "compare the evaluations of several runs on the same users",
     "versions": "list the published versions of a run's date",
@@ -33,19 +33,22 @@ VIEWS = {
     "serve": "answer recommendations over HTTP, from the newest published version",
 }
 # These have no run yet.
-TOOLS = {"init": "write a commented config for your own tables, by looking at their first rows"}
+TOOLS = {
+    "init": "write a commented config for your own tables, by looking at their first rows",
+    "plan": "say what a config will need on a cluster: bytes, memory and hours, each with its formula",
+}
 PARTS = ("train", "test", "users", "items")
 TABLES = ("items", "users")
 
 
 def parser(job: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"./spark-submit.sh {job}", description=JOBS[job] + ".")
-    made.add_argument("--config", required=True, help="YAML file of the pipeline, such as conf/demo.yaml")
-    made.add_argument("--date", help="the run's date, YYYY-MM-DD; default: `date` of the config")
-    made.add_argument("--dates", help="run each day of A..B in turn, both included")
-    made.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as train.epochs=2"
+    made = argparse.ArgumentParser(
+        prog=f"./spark-submit.sh {job}",
+        description=JOBS[job] + ".",
+        epilog="With --dry-run the command is printed, secrets hidden, and nothing starts.",
     )
+    _config_options(made)
+    made.add_argument("--dates", help="run each day of A..B in turn, both included")
     if job == "train":
         made.add_argument("--profile", action="store_true", help="also write a profile of some steps, and a timeline")
         made.add_argument(
@@ -73,6 +76,14 @@ def parser(job: str) -> argparse.ArgumentParser:
             help="with --dates: also build the dates that are complete with these settings",
         )
     return made
+
+
+def _config_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--config", required=True, help="YAML file of the pipeline, such as conf/demo.yaml")
+    made.add_argument("--date", help="the run's date, YYYY-MM-DD; default: `date` of the config")
+    made.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as train.epochs=2"
+    )
 
 
 def parse_settings(argv: Sequence[str] | None, job: str) -> list[Settings]:
@@ -125,6 +136,43 @@ def init_parser() -> argparse.ArgumentParser:
     made.add_argument("--vectors", metavar="PATH", help="pretrained vectors of the items")
     made.add_argument("--out", metavar="FILE", help="the config (default: conf/NAME.yaml)")
     return made
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="./spark-submit.sh plan", description=TOOLS["plan"] + ".")
+    _config_options(made)
+    made.add_argument("--events", type=_count, metavar="N", help="rows of the logs over the windows, such as 1e9")
+    made.add_argument("--items", type=_count, metavar="N", help="of the catalogue")
+    made.add_argument("--users", type=_count, metavar="N", help="those in the logs")
+    made.add_argument("--nodes", type=_count, default=1, metavar="N", help="machines (default: %(default)s)")
+    made.add_argument("--cores", type=_count, default=16, metavar="N", help="of each machine (default: %(default)s)")
+    made.add_argument(
+        "--gpus", type=int, default=0, metavar="N", help="of all machines together, a rank each (default: none)"
+    )
+    made.add_argument(
+        "--network", type=float, default=10.0, metavar="GBIT", help="Gbit/s of each machine (default: %(default)s)"
+    )
+    return made
+
+
+def _count(text: str) -> int:
+    number = float(text)
+    if not 1 <= number < 1e15:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 to 1e15")
+    return round(number)
+
+
+def parse_plan(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
+    """Returns the arguments of `plan`, and the settings of its config.
+
+    Raises: UserError at any fault of the settings; SystemExit(2) at unknown arguments.
+    """
+    arguments = plan_parser().parse_args(argv)
+    if arguments.gpus < 0 or arguments.network <= 0:
+        raise UserError(f"--gpus {arguments.gpus} --network {arguments.network}: expected at least 0, and above 0")
+    settings = load_settings(arguments.config, arguments.set)
+    dates = parse_dates(arguments.date, None)
+    return arguments, settings.for_date(dates[0]) if dates else settings
 
 
 def _show_options(made: argparse.ArgumentParser) -> None:
@@ -199,7 +247,7 @@ def exit_with(main: Callable[[], object]) -> None:
         err.print(str(error), markup=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception:
         traceback.print_exc()
         sys.exit(1)

@@ -18,6 +18,24 @@ class GateError(UserError):
     exit_code = 3
 
 
+class LostRankError(UserError):
+    """A rank or its host was lost; the same command goes on. Exit code 1, after which a scheduler tries again."""
+
+    exit_code = 1
+
+
+INTERRUPTED = 130
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Returns the exit code of a job that an error ends."""
+    if isinstance(error, UserError):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ` (did you mean 'x'?)` for the nearest known word, else the known words.
 

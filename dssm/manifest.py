@@ -184,9 +184,10 @@ def load_versioned(model: type[_Model], folder: str, what: str, made_by: str) ->
     Raises: UserError where there is none, or one of another schema.
     """
     path = f"{folder}/{MANIFEST}"
-    if not storage.exists(path):
-        raise UserError(f"{path}: not found; expected {what}: run {made_by} for this date first")
-    content = storage.read_bytes(path)
+    try:
+        content = storage.read_replaced(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found; expected {what}: run {made_by} for this date first") from error
     version = _parsed(_Version, content, path, made_by).schema_version  # first: another version may have other keys
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run {made_by} again")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 
 from dssm import storage
+from dssm.config import Settings
+
+SPARK_LOG, SPARK_LEVEL = "dssm.sparkLog", "dssm.sparkLevel"  # of the JVM: what conf/spark/log4j2.properties reads
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,23 @@ class RunPaths:
         return f"{self.folder}/logs"
 
     @property
+    def jobs(self) -> str:
+        """What is known of the jobs themselves: logs, metrics, what they used, how they ended."""
+        return f"{self.folder}/jobs"
+
+    def job_log(self, job: str) -> str:
+        """JSON lines; see `dssm.observe.records`."""
+        return f"{self.jobs}/{job}.jsonl"
+
+    def spark_log(self, job: str) -> str:
+        """What Spark's driver logs."""
+        return f"{self.jobs}/{job}.spark.log"
+
+    def metrics(self, job: str) -> str:
+        """In Prometheus' text format."""
+        return f"{self.jobs}/{job}.prom"
+
+    @property
     def evaluation(self) -> str:
         return f"{self.folder}/evaluation.json"
 
@@ -51,3 +72,12 @@ class RunPaths:
     def tables(self) -> str:
         """Where the run's published tables lie; see `dssm.published.run_table`."""
         return f"{self.folder}/tables.json"
+
+
+def spark_log_file(settings: Settings, job: str) -> str:
+    """Returns the local file that Spark's driver logs to: in the run's folder, where that is local."""
+    kept = RunPaths(settings.run_folder).spark_log(job)
+    local = kept.removeprefix("file://")  # whatever else has :// is not asked: that would connect to it
+    if "://" not in local:
+        return local
+    return f"{tempfile.gettempdir()}/dssm_{settings.name}_{settings.date.isoformat()}_{job}.spark.log"

@@ -7,7 +7,8 @@
     {location}/dt=DATE/_current                     names the version that readers take
 
 A version's rows never change. `_current` is replaced by one rename, so that a reader finds the old version or the new
-one. Plain Python and PyArrow: whoever reads the vectors needs neither Spark nor TensorFlow.
+one; where a store needs two, it waits between them (`storage.read_replaced`). Plain Python and PyArrow: whoever reads
+the vectors needs neither Spark nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def version_folder(location: str, date: str, version: str) -> str:
 def dates(location: str) -> list[str]:
     """Returns the dates of a table that have a current version, the oldest first."""
     names = [name for name in storage.folder_names(location) if name.startswith(DATE_FOLDER)]
-    found = [name.removeprefix(DATE_FOLDER) for name in names if storage.exists(f"{location}/{name}/{CURRENT}")]
+    found = [name.removeprefix(DATE_FOLDER) for name in names if storage.is_there(f"{location}/{name}/{CURRENT}")]
     return sorted(found)
 
 
@@ -181,7 +182,7 @@ def read_pointer(location: str, date: str) -> Pointer | None:
     """
     path = f"{date_folder(location, date)}/{CURRENT}"
     try:
-        content = storage.read_bytes(path)
+        content = storage.read_replaced(path)
     except FileNotFoundError:
         return None
     try:

@@ -1,6 +1,6 @@
 """The configuration's reference, made from the settings themselves: a JSON Schema for editors, and a page.
 
-python -m dssm.reference        writes conf/schema.json and docs/configuration.md
+python -m dssm.reference        writes conf/schema.json, docs/configuration.md and docs/api.md
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dssm import api_reference
 from dssm.config import Settings
 from dssm.strict import Kind
 
@@ -215,7 +216,8 @@ def main() -> None:
     PAGE.parent.mkdir(exist_ok=True)
     SCHEMA.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")
-    for path in (SCHEMA, PAGE):
+    api_reference.PAGE.write_text(api_reference.page(), encoding="utf-8")
+    for path in (SCHEMA, PAGE, api_reference.PAGE):
         print(f"reference: {path.relative_to(PROJECT)}")
 
 

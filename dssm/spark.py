@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from py4j.protocol import Py4JJavaError
@@ -12,11 +13,14 @@ from pyspark.sql import functions as F
 
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.paths import SPARK_LOG
 from dssm.sections import HardNegatives
+from dssm.spark_progress import progress_shown
 
 # Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
 # pyarrow builds anew at each look-up, costs little; small enough that 768-wide vectors stay below 100 MB.
 ARROW_BATCH_ROWS = 16384
+SPARKS_OWN_REDACTION = "(?i)secret|password|token|access[.]?key"  # the default of spark.redaction.regex in Spark 3.5
 
 
 @contextlib.contextmanager
@@ -29,16 +33,29 @@ def spark_session(settings: Settings, job: str, hive: bool = False) -> Iterator[
       hive: whether tables of the metastore are read or written.
     """
     builder = SparkSession.builder.appName(f"dssm {settings.name} {job}")
+    for key, value in _secret_conf(settings).items():
+        builder = builder.config(key, value)
     if hive:
         builder = builder.enableHiveSupport()
     session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
+    if SPARK_LOG not in (session.conf.get("spark.driver.extraJavaOptions", "") or ""):
+        session.sparkContext.setLogLevel("ERROR")  # else the log's file has its own level, and the terminal errors only
     for key, value in session_conf(settings).items():
         session.conf.set(key, value)
     try:
-        yield session
+        with progress_shown(session):
+            yield session
     finally:
         session.stop()
+
+
+def _secret_conf(settings: Settings) -> dict[str, str]:
+    """Returns Spark's secret settings, and what keeps them out of its pages and logs, whatever their names are."""
+    secrets = settings.spark.read_secrets()
+    if not secrets:
+        return {}
+    hidden = "|".join([SPARKS_OWN_REDACTION, *(re.escape(key) for key in secrets)])
+    return {**secrets, "spark.redaction.regex": settings.spark.conf.get("spark.redaction.regex", hidden)}
 
 
 def session_conf(settings: Settings) -> dict[str, str]:

@@ -8,6 +8,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from dssm.errors import UserError
+
+ASIDE = ".old"
+AWAY_LOOKS, AWAY_S = 20, 0.05  # at a file that is being replaced
+ABSENT_LOOKS = 2  # more, at one that seems not to be there
 
 
 def absolute(path: str) -> str:
@@ -63,9 +68,53 @@ def write_text(path: str, text: str) -> None:
         raise
 
 
-def file_names(folder: str, suffix: str) -> list[str]:
-    """Returns the names of the folder's own files with this ending, sorted."""
+def read_replaced(path: str) -> bytes:
+    """Reads a file that `write_text` replaces while others read it.
+
+    A store that can't rename over a file, such as HDFS, has none of its name between two renames: a reader waits for
+    the second. Where the writer was killed there, the file from before counts.
+
+    Raises: FileNotFoundError where there is none.
+    """
+    for look in range(AWAY_LOOKS):
+        try:
+            return read_bytes(path)
+        except FileNotFoundError:
+            if _set_aside(path):
+                time.sleep(AWAY_S)
+            elif look >= ABSENT_LOOKS:  # before that it may have come since, and gone again
+                raise
+    aside, (system, place) = _set_aside(path), filesystem(path)
+    return bytes(system.cat_file(max(aside, key=system.modified, default=place)))
+
+
+def is_there(path: str) -> bool:
+    """Whether there is a file that `write_text` replaces: also between two renames."""
+    return any(exists(path) or _set_aside(path) for _ in range(1 + ABSENT_LOOKS))
+
+
+def _set_aside(path: str) -> list[str]:
+    """Returns where `_swap` has put what stood at a path."""
+    system, place = filesystem(path)
+    if isinstance(system, LocalFileSystem):  # which renames over a file
+        return []
+    parent, name = posixpath.split(place)
+    try:
+        system.invalidate_cache(parent)
+        entries = [str(entry) for entry in system.ls(parent, detail=False)]
+    except FileNotFoundError:
+        return []
+    return [e for e in entries if posixpath.basename(e).startswith(f".{name}.") and e.endswith(ASIDE)]
+
+
+def file_names(folder: str, suffix: str, fresh: bool = False) -> list[str]:
+    """Returns the names of the folder's own files with this ending, sorted.
+
+    Args: fresh: whether to ask the store anew, where its file system remembers listings.
+    """
     system, place = filesystem(folder)
+    if fresh:
+        system.invalidate_cache(place)
     names = (posixpath.basename(entry) for entry in system.ls(place, detail=False))
     return sorted(name for name in names if name.endswith(suffix))
 
@@ -101,8 +150,19 @@ def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None
         except OSError:
             if not system.isfile(target):
                 raise
-            system.rm_file(target)
-            system.mv(source, target, recursive=True)
+            _swap(system, source, target)
+
+
+def _swap(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
+    """Renames a file over another where the store can't, as HDFS: for a moment there is none of that name."""
+    aside = f"{posixpath.dirname(target)}/.{posixpath.basename(target)}.{uuid.uuid4().hex}{ASIDE}"
+    system.mv(target, aside)
+    try:
+        system.mv(source, target)
+    except BaseException:
+        system.mv(aside, target)
+        raise
+    system.rm_file(aside)
 
 
 @contextlib.contextmanager

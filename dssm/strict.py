@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -72,6 +72,11 @@ class Kind(StrictModel):
         """Calls the builder with these settings and the arguments."""
         module, _, function = self.builder.partition(":")
         return getattr(importlib.import_module(module), function)(self, *args, **kwargs)
+
+
+def kinds_of(union: Any) -> tuple[str, ...]:
+    """Returns the names of the models of an annotated union that are told apart by `kind`."""
+    return tuple(model.model_fields["kind"].default for model in get_args(get_args(union)[0]))
 
 
 def choice_of(family: type[Kind], default: str) -> Callable[[Any], Any]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dssm.cli import JOBS, TOOLS, VIEWS, exit_with, parse_settings
-from dssm.config import Settings
 from dssm.console import terminal_environment
 from dssm.errors import UserError, did_you_mean
-
-PROJECT = Path(__file__).resolve().parent.parent
+from dssm.submitting.command import Submission
+from dssm.submitting.packing import PROJECT
 
 USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
        ./spark-submit.sh VIEW RUN [options]
        ./spark-submit.sh init NAME --events PATH --items PATH [options]
+       ./spark-submit.sh plan --config conf/X.yaml [--events N] [--items N] [--nodes N] [--gpus N]
 
 Submits a job to Spark: on this machine, or on the cluster that the setting spark.master or the
-environment's MASTER names. ./spark-submit.sh JOB --help shows a job's options.
+environment's MASTER names. With --dry-run it prints Spark's command, secrets hidden, and starts nothing.
+./spark-submit.sh JOB --help shows a job's options.
 """
+DRY_RUN = "--dry-run"
 # Not profile.py: Python looks for modules beside the script first, and PySpark's cProfile imports one of that name.
 VIEW_SCRIPTS = {view: f"{view}.py" for view in [*VIEWS, *TOOLS]} | {"profile": "profile_samples.py"}
 
@@ -32,66 +34,6 @@ def usage() -> str:
         f"\n{title}:\n" + "".join(f"  {name:<{width}}  {what}\n" for name, what in of.items())
         for title, of in lists.items()
     )
-
-
-def command(job: str, arguments: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """Returns the command line that runs a job; one that needs no Spark starts without it."""
-    script = str(PROJECT / "jobs" / f"{job}.py")
-    if not needs_spark(job, settings):
-        return [sys.executable, script, *arguments]
-    conf = {**_conf(job, settings, is_local(master(settings, environment))), **settings.spark.conf}
-    submit = str(Path(sys.executable).with_name("spark-submit"))
-    options = [option for key, value in conf.items() for option in ("--conf", f"{key}={value}")]
-    return [submit, "--master", master(settings, environment), *options, script, *arguments]
-
-
-def needs_spark(job: str, settings: Settings) -> bool:
-    if job == "train":
-        return settings.train.launch in ("spark", "spark-elastic")
-    return job != "index_items"
-
-
-def master(settings: Settings, environment: Mapping[str, str]) -> str:
-    return environment.get("MASTER") or settings.spark.master or "local[*]"
-
-
-def is_local(spark_master: str) -> bool:
-    return spark_master.startswith("local")
-
-
-# A job on one machine is over in a minute or two: C2 would compile until the end, on the cores that the tasks need,
-# and so would G1's threads collect.
-SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
-
-
-def _conf(job: str, settings: Settings, local: bool) -> dict[str, str]:
-    java = f"-Dlog4j2.configurationFile={(PROJECT / 'conf' / 'spark' / 'log4j2.properties').as_uri()}"
-    if local:
-        java = f"{java} {SHORT_JOB}"
-    conf = {
-        "spark.driver.memory": "2g",
-        "spark.executor.memory": "1g",
-        "spark.driver.extraJavaOptions": java,
-        "spark.ui.showConsoleProgress": "false",
-        "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.executorEnv.PYTHONHASHSEED": "0",
-        "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    if job == "train":
-        # Ranks meet in collectives: a task started again alone, twice, or late would wait for ever.
-        conf |= {
-            "spark.task.maxFailures": "1",
-            "spark.speculation": "false",
-            "spark.dynamicAllocation.enabled": "false",
-        }
-    if settings.metastore is not None:
-        place = settings.metastore if "://" in settings.metastore else str(Path(settings.metastore).absolute())
-        conf |= {
-            "spark.hadoop.javax.jdo.option.ConnectionURL": f"jdbc:derby:;databaseName={place};create=true",
-            "spark.sql.warehouse.dir": f"{place}_warehouse",
-            "spark.driver.extraJavaOptions": f'{java} "-Dderby.stream.error.file={place}.log"',
-        }
-    return conf
 
 
 def submit(argv: Sequence[str]) -> None:
@@ -108,13 +50,16 @@ def submit(argv: Sequence[str]) -> None:
         os.execve(line[0], line, dict(os.environ) | terminal_environment())
     if job not in JOBS:
         raise UserError(f"no job is named '{job}'" + did_you_mean(job, [*JOBS, *VIEW_SCRIPTS]))
-    settings = parse_settings(arguments, job)[0]
-    environment = dict(os.environ)
-    line = command(job, arguments, settings, environment)
-    environment |= {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    given = [argument for argument in arguments if argument != DRY_RUN]
+    submission = Submission(job, given, parse_settings(given, job)[0], os.environ)
+    if len(given) < len(arguments):
+        print(submission.shown)
+        return
+    submission.prepare()
+    line, environment = submission.line, dict(os.environ) | submission.environment
     environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3", "SPARK_HOME": _spark_home()}
     environment |= terminal_environment()
-    if is_local(master(settings, environment)):
+    if submission.kind == "local":
         environment.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     sys.stdout.flush()
     os.execve(line[0], line, environment)

@@ -13,10 +13,11 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from dssm import storage
-from dssm.console import out
+from dssm.console import measured, out
+from dssm.paths import RunPaths
 
 SAMPLE_EVERY_S = 0.5
-FOLDER = "jobs"  # in a run's folder
+PEAK = "peak_bytes"
 
 
 class Usage(BaseModel):
@@ -59,17 +60,19 @@ def usage_reported(job: str, run_folder: str | None = None) -> Iterator[None]:
     finally:
         done.set()
         sampler.join()
-    name, size = max(peak.items(), key=lambda item: item[1])
-    seconds = time.monotonic() - started
-    out.print(f"[dim]{job}: {seconds:.1f} s, largest process {size / 2**30:.2f} GiB ({name})[/dim]")
+        name, size = max(peak.items(), key=lambda item: item[1])
+        seconds = time.monotonic() - started
+        told = f"{job}: {seconds:.1f} s, largest process {size / 2**30:.2f} GiB ({name})"
+        measured(told, {PEAK: size})  # also of a job that fails: it may be why
+    out.print(f"[dim]{told}[/dim]", level=None)
     if run_folder is not None:
         used = Usage(job=job, began=began, seconds=seconds, peak_bytes=size, peak_process=name)
-        storage.write_text(f"{run_folder}/{FOLDER}/{job}.json", used.model_dump_json(indent=1) + "\n")
+        storage.write_text(f"{RunPaths(run_folder).jobs}/{job}.json", used.model_dump_json(indent=1) + "\n")
 
 
 def read_usage(run_folder: str) -> list[Usage]:
     """Returns what the jobs of a run used when they last ended well, in the order of their starts."""
-    folder = f"{run_folder}/{FOLDER}"
+    folder = RunPaths(run_folder).jobs
     if not storage.exists(folder):
         return []
     found = [

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dssm.cli import each_date, exit_with, skips_complete
 from dssm.console import out
+from dssm.observe.job import observed
 from dssm.samples.build import build_samples
 from dssm.samples.earlier import came_late, is_complete, missing_days
 from dssm.spark import needs_hive, spark_session
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             out.print(LEFT)
             continue
         with (
+            observed(settings, "build_samples"),
             spark_session(settings, "build_samples", hive=needs_hive(settings)) as spark,
             usage_reported("build_samples", settings.run_folder),
         ):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dssm.cli import exit_with, parse_settings, parser
 from dssm.console import heading
 from dssm.errors import UserError
+from dssm.observe.job import observed
 from dssm.scoring.publish import roll_back
 from dssm.scoring.score import hive_of, section_of, table_of
 from dssm.spark import spark_session
@@ -18,11 +19,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if others:
         raise UserError(f"--dates {asked.dates}: a version is of one date; expected --date")
     heading(f"rollback {settings.name} {settings.date.isoformat()}")
-    if section_of(settings, asked.table).kind == "path":
-        roll_back(table_of(settings, asked.table), asked.to)
-        return
-    with spark_session(settings, "rollback", hive=True) as spark:
-        roll_back(table_of(settings, asked.table, hive_of(spark, settings, asked.table)), asked.to)
+    with observed(settings, "rollback"):
+        if section_of(settings, asked.table).kind == "path":
+            roll_back(table_of(settings, asked.table), asked.to)
+            return
+        with spark_session(settings, "rollback", hive=True) as spark:
+            roll_back(table_of(settings, asked.table, hive_of(spark, settings, asked.table)), asked.to)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dssm.cli import exit_with, parse_view
-from dssm.report.run_facts import read_facts
 from dssm.report.runs import find_run
 from dssm.report.status import show_status
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_view(argv, "status")
-    show_status(read_facts(find_run(asked.run, asked.root)))
+    show_status(find_run(asked.run, asked.root, begun=True))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from dssm.cli import each_date, exit_with
 from dssm.config import Settings
+from dssm.observe.job import observed
 from dssm.report.run_report import reported
 from dssm.train.launch import train
 from dssm.usage import usage_reported
@@ -14,7 +15,12 @@ from dssm.usage import usage_reported
 
 def main(argv: Sequence[str] | None = None) -> None:
     for settings in each_date(argv, "train"):
-        with reported(settings, "train"), _session(settings), usage_reported("train", settings.run_folder):
+        with (
+            observed(settings, "train"),
+            reported(settings, "train"),
+            _session(settings),
+            usage_reported("train", settings.run_folder),
+        ):
             train(settings)
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what some tests need beside Python: a Redis server and a browser. Says so where it can't; those tests are then
-# skipped with that reason.
+# Installs what some tests need beside Python: a Redis server, a browser, and `ip` for hosts of their own. Says so where it
+# can't; those tests are then skipped with that reason.
 set -euo pipefail
 
-declare -A package=([redis-server]=redis-server [chromium]=chromium)
+declare -A package=([redis-server]=redis-server [chromium]=chromium [ip]=iproute2)
 missing=()
 for command in "${!package[@]}"; do type -P "$command" >/dev/null || missing+=("${package[$command]}"); done
 [[ ${#missing[@]} -gt 0 ]] || exit 0

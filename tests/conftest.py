@@ -30,7 +30,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do."""
     from dssm.config import load_settings
     from dssm.spark import spark_session
-    from dssm.submit import command
+    from dssm.submitting.command import command
 
     folder = tmp_path_factory.mktemp("spark")
     conf = {
@@ -40,7 +40,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.local.dir": str(folder),
         "spark.sql.catalogImplementation": "hive",
     }
-    overrides = ["samples.shuffle_partitions=2", f"item_table.metastore={folder}/metastore_db", f"spark.conf={conf}"]
+    overrides = [
+        "samples.shuffle_partitions=2",
+        f"root={folder}/runs",
+        f"item_table.metastore={folder}/metastore_db",
+        f"spark.conf={conf}",
+    ]
     settings = load_settings(str(PROJECT / "conf" / "demo.yaml"), overrides)
     options = command("build_samples", [], settings, {"MASTER": "local[2]"})[1:-1]
     with pytest.MonkeyPatch.context() as patched:

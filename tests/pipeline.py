@@ -16,19 +16,22 @@ JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
 
 @dataclass
 class Pipeline:
-    """A config, the overrides and environment that every job gets, and where its runs lie."""
+    """A config, the overrides and environment that every job gets, and where its runs lie.
+
+    Attributes: enter: a command that runs another one, such as on another host.
+    """
 
     config: str
     name: str
     root: Path
     sets: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    enter: list[str] = field(default_factory=list)
 
     def run(self, job: str, *arguments: str, timeout: int = 900) -> subprocess.CompletedProcess[str]:
         """Runs a job to its end, whatever its exit code is."""
-        options = [option for value in [f"root={self.root}", *self.sets] for option in ("--set", value)]
         return subprocess.run(
-            [str(PROJECT / "spark-submit.sh"), job, "--config", self.config, *options, *arguments],
+            self.line(job, *arguments),
             cwd=PROJECT,
             env={**os.environ, **self.environment},
             capture_output=True,
@@ -36,6 +39,11 @@ class Pipeline:
             timeout=timeout,
             check=False,
         )
+
+    def line(self, job: str, *arguments: str) -> list[str]:
+        """Returns the command of a job."""
+        options = [option for value in [f"root={self.root}", *self.sets] for option in ("--set", value)]
+        return [*self.enter, str(PROJECT / "spark-submit.sh"), job, "--config", self.config, *options, *arguments]
 
     def succeed(self, job: str, *arguments: str) -> str:
         """Runs a job that must succeed. Returns: what it printed."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.ablation import VARIANTS, _columns, _feature_groups
+from benchmarks import ablation as bench
+from benchmarks import report
+from benchmarks.ablation import Runs, Variant, _columns, variants_of
 from dssm.config import load_settings
+from dssm.manifest import Manifest, write_manifest
+from dssm.paths import RunPaths
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "conf" / "kuairand.yaml")
 BASE = load_settings(CONFIG)
-ALL = {
-    f"{group}: {name}": changes
-    for group, variants in {**VARIANTS, "features": _feature_groups(BASE)}.items()
-    for name, changes in variants.items()
-}
+ALL = {f"{variant.group}: {variant.name}": variant.changes for variant in variants_of(BASE)}
 
 
 @pytest.mark.parametrize("variant", ALL)
@@ -27,7 +28,7 @@ def test_a_variant_is_another_training(variant: str):
 
 
 def test_feature_groups_leave_out_what_they_say():
-    groups = _feature_groups(BASE)
+    groups = {variant.name: variant.changes for variant in variants_of(BASE) if variant.group == "features"}
     without = load_settings(CONFIG, groups["no histories"])
     assert not any(feature.source_column in BASE.histories for feature in without.features.values())
     assert not any(
@@ -36,9 +37,96 @@ def test_feature_groups_leave_out_what_they_say():
     items = [f.name for f in load_settings(CONFIG, groups["item id alone"]).features.values() if f.side == "item"]
     assert items[:1] == ["video_id"]
     assert set(items) <= {"video_id", "tag"}  # whose table a user's feature shares
+    no_time = load_settings(CONFIG, groups["no hour and weekday"])
+    assert set(BASE.features) - set(no_time.features) == {"hour", "weekday"}
+    assert {"hour", "weekday", "user_id"} <= set(load_settings(CONFIG, groups["no profile"]).features)
 
 
 def test_columns_are_means_and_deviations_over_seeds():
     found = [{"kept@50": 0.1, "kept@100": 0.2, "filtered@50": 0.3, "filtered@100": 0.4}] * 2
     found[1] = {name: value + 0.02 for name, value in found[1].items()}
     assert _columns(found) == ["0.1100 ± 0.0100", "0.2100 ± 0.0100", "0.3100 ± 0.0100", "0.4100 ± 0.0100"]
+
+
+# Going on where it was broken off ------------------------------------------------------------------------
+
+RECALLS = {"kept@50": 0.1, "kept@100": 0.2, "filtered@50": 0.3, "filtered@100": 0.4}
+RECIPE, OFF = Variant("recipe", "as it is", ()), Variant("logq", "off", ("train.loss.logq=off",))
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The run's samples are there, and a training only notes its changes. Returns: those of each training."""
+    noted: list[list[str]] = []
+    base = load_settings(CONFIG, [f"root={tmp_path}"])
+    write_manifest(
+        RunPaths(base.run_folder).part("train"),
+        Manifest(kind="train", date="2022-05-01", build="first", seed=0, columns={}, files=[]),
+    )
+    monkeypatch.setattr(bench.subprocess, "run", lambda command, check, env: noted.append(command[4:]))
+    monkeypatch.setattr(
+        bench, "recall", lambda settings: {**RECALLS, "kept@50": round((settings.seed - BASE.seed + 1) / 10, 1)}
+    )
+    return noted
+
+
+def runs_at(root: Path) -> Runs:
+    overrides = [f"root={root}"]
+    return Runs(CONFIG, overrides, load_settings(CONFIG, overrides))
+
+
+def test_what_is_finished_is_not_trained_again(tmp_path: Path, trained: list[list[str]]):
+    runs = runs_at(tmp_path)
+    assert runs.finished(RECIPE, 0) is None
+    runs.run(RECIPE, 0)
+    runs.run(OFF, 1)
+    assert [f"seed={BASE.seed + seed}" in changes for seed, changes in enumerate(trained)] == [True, True]
+    assert "train.loss.logq=off" not in trained[0]
+    assert "train.loss.logq=off" in trained[1]
+    again = runs_at(tmp_path)
+    assert again.finished(RECIPE, 0) == {**RECALLS, "kept@50": 0.1}
+    assert again.finished(OFF, 1) == {**RECALLS, "kept@50": 0.2}
+    assert again.finished(RECIPE, 1) is again.finished(OFF, 0) is None
+    assert dict(again.all_finished([RECIPE, OFF], seeds=1)) == {RECIPE: [again.finished(RECIPE, 0)]}
+    samples = RunPaths(load_settings(CONFIG, [f"root={tmp_path}"]).run_folder).part("train")
+    write_manifest(samples, Manifest(kind="train", date="2022-05-01", build="second", seed=0, columns={}, files=[]))
+    assert runs_at(tmp_path).finished(RECIPE, 0) is None  # other samples
+
+
+def test_a_run_of_one_group_shows_what_else_is_finished(
+    tmp_path: Path, trained: list[list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench, "variants_of", lambda settings: [RECIPE, OFF])
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "PAGE", tmp_path / "page.md")
+    empty = "<!-- ablation -->\n<!-- /ablation -->\n"
+    bench.PAGE.write_text(empty)
+    options = ["--config", CONFIG, "--set", f"root={tmp_path}", "--seeds", "2"]
+    bench.main([*options, "--only", "recipe"])  # without --docs
+    assert len(trained) == 2
+    assert not (tmp_path / "ablation.json").exists()
+    assert bench.PAGE.read_text() == empty
+    bench.main([*options, "--docs"])
+    assert len(trained) == 4
+    assert "1/2 logq: off, seed 0" in capsys.readouterr().out
+    assert bench.PAGE.read_text().splitlines()[1:5] == [
+        "|  | variant | kept recall@50 | kept recall@100 | filtered recall@50 | filtered recall@100 |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| recipe | as it is | 0.1500 ± 0.0500 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
+        "| logq | off | 0.1500 ± 0.0500 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
+    ]
+    assert json.loads((tmp_path / "ablation.json").read_text())["ratios"] == {"logq: off": 1.0}
+    bench.main(options)
+    assert len(trained) == 4
+
+
+def test_rows_that_are_not_finished_here_stay(tmp_path: Path):
+    page = tmp_path / "page.md"
+    rows = "| | v | r |\n|---|---|---|\n| g | a | 1 |\n| | b | 2 |\n| h | c | 3 |"
+    page.write_text(f"a\n<!-- ablation -->\n{rows}\n<!-- /ablation -->\n| x |")
+    before = bench.rows_of(page)
+    assert before == [["g", "a", "1"], ["", "b", "2"], ["h", "c", "3"]]
+    assert bench.merged(before, [["g", "b", "9"], ["g", "d", "8"], ["i", "e", "7"]]) == [
+        ["g", "a", "1"], ["", "b", "9"], ["", "d", "8"], ["h", "c", "3"], ["i", "e", "7"],
+    ]  # fmt: skip
+    assert bench.merged([], []) == []

@@ -96,6 +96,7 @@ def test_the_best_of_each_side_makes_the_ratios(
     assert "vs_tfrecord: 3.00" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_memory_of_another_process_is_measured(tmp_path: Path) -> None:
     bench.write(tmp_path, 10, peers=False)
     found = bench.memory(tmp_path)

@@ -125,6 +125,7 @@ def test_the_last_json_line_is_found_behind_a_launchers_prefix() -> None:
         last_json("nothing")
 
 
+@pytest.mark.slow
 def test_a_rank_trains_on_the_rows_and_tells_its_epochs(tmp_path: Path) -> None:
     config = write_run(tmp_path, draw_log(96), 64)
     changes = ["--set", "train.batch_size=32", "--set", "train.epochs=2"]

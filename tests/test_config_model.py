@@ -13,7 +13,7 @@ from dssm.config import Settings, load_settings
 from dssm.errors import UserError
 from dssm.sections.losses import InBatchSoftmax, SampledSoftmax
 from dssm.sections.model import Dnn, Senet
-from tests.test_config import changed, faults, load
+from tests.settings_files import changed, faults, load
 
 LIKED = {"label": "1", "targets": {"like": "liked"}}
 HEADS = {"kind": "multi_objective", "shared": {"layers": [8]}, "head": {"layers": []}}

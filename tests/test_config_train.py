@@ -11,7 +11,7 @@ from dssm.cli import parse_settings
 from dssm.config import Settings
 from dssm.sections import Window
 from dssm.sections.losses import InBatchSoftmax
-from tests.test_config import MINIMAL, changed, faults, load
+from tests.settings_files import MINIMAL, changed, faults, load
 
 ELASTIC = {"min_ranks": 1, "max_ranks": 4}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {

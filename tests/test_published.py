@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import threading
+import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from dssm import published, storage
 from dssm.errors import UserError
@@ -15,6 +20,24 @@ from dssm.published import Published, PublishedManifest, VectorType
 from tests.scoring.tables import DATE, MADE_AT, unit_vectors, write_rows
 
 VECTORS = unit_vectors(7, 3)
+
+
+class NotLocal(DirFileSystem):
+    """The local disk, as a store that can't rename over files."""
+
+    protocol = "local-without"
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(path="/", fs=LocalFileSystem())
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(path).removeprefix("local-without://")
+
+    def mv(self, path1: str, path2: str, **options: object) -> None:
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        Path(path1).rename(path2)
 
 
 def commit(location: Path, manifest: PublishedManifest, current: bool = True) -> Published:
@@ -133,6 +156,49 @@ def test_the_pointer_is_relative_and_replaced_whole(tmp_path: Path) -> None:
     assert moved is not None
     assert moved.manifest.version == "v2"
     np.testing.assert_array_equal(published.load(moved)[1], VECTORS)
+
+
+def test_a_pointer_on_a_store_that_can_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer was killed between its two renames, on HDFS: what was current before is."""
+    version(tmp_path, "v1", "2024-01-03")
+    version(tmp_path, "v2")
+    pointer = tmp_path / f"dt={DATE}/_current"
+    pointer.rename(pointer.with_name("._current.0.old"))
+    monkeypatch.setattr(storage, "AWAY_S", 0.0)
+    place = f"local-without://{tmp_path}"
+    fsspec.register_implementation("local-without", NotLocal, clobber=True)
+    assert published.dates(place) == ["2024-01-03", DATE]
+    found = published.current(place)
+    assert found is not None
+    assert found.manifest.version == "v2"
+
+
+def test_readers_of_a_pointer_on_a_store_that_can_not_overwrite(tmp_path: Path) -> None:
+    fsspec.register_implementation("local-without", NotLocal, clobber=True)
+    place, done = f"local-without://{tmp_path}", threading.Event()
+    found: list[str | None] = []
+    seen_dates: list[list[str]] = []
+    published.write_pointer(place, DATE, "v0", MADE_AT)
+
+    def read() -> None:
+        while not done.is_set():
+            pointer = published.read_pointer(place, DATE)
+            found.append(None if pointer is None else pointer.version)
+            seen_dates.append(published.dates(place))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for number in range(50):
+        published.write_pointer(place, DATE, f"v{number}", MADE_AT)
+        time.sleep(0.005)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert len(found) > 20
+    assert all(dates == [DATE] for dates in seen_dates)
+    assert set(found) <= {f"v{number}" for number in range(50)}
+    assert [path.name for path in (tmp_path / f"dt={DATE}").iterdir()] == ["_current"]
 
 
 def test_a_damaged_pointer(tmp_path: Path) -> None:

@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.recipes import (
-    BEGIN,
-    END,
     Outcome,
     loss_names,
     markdown,
@@ -24,8 +20,6 @@ from benchmarks.recipes import (
     samples_key,
     share_samples,
     title,
-    with_table,
-    write_table,
 )
 from dssm.config import Settings, load_settings
 from dssm.encoders import EncoderKind
@@ -33,6 +27,7 @@ from dssm.features import VarLenSparseFeat
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import MultiObjective, Parallel
 from dssm.strict import Kind
+from tests.demo_rows import DemoRows
 from tests.pipeline import write_small_demo
 
 if TYPE_CHECKING:
@@ -134,34 +129,6 @@ def test_table_is_ordered_by_recall_with_the_bounds_below() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-@given(before=st.text(), old=st.text(), after=st.text(), made=st.text())
-def test_table_replaces_what_is_between_its_markers_alone(before: str, old: str, after: str, made: str) -> None:
-    marks = (BEGIN, END)
-    if any(mark in part for part in (before, old, after, made) for mark in marks):
-        return
-    text = f"{before}{BEGIN}{old}{END}{after}"
-    changed = with_table(text, made)
-    assert changed == f"{before}{BEGIN}\n{made}\n{END}{after}"
-    assert with_table(changed, made) == changed
-    assert with_table(before + after, made) is with_table(f"{before}{BEGIN}{after}", made) is None
-
-
-def test_a_readme_without_the_place_is_left_alone_and_it_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# no place\n")
-    write_table(readme, "| a |")
-    assert readme.read_text() == "# no place\n"
-    assert capsys.readouterr().out == (
-        "README.md: no <!-- recipes --> … <!-- /recipes -->, so the table is not there; "
-        "put the two lines where it belongs\n"
-    )
-    readme.write_text(f"a\n{BEGIN}\n{END}\nb\n")
-    write_table(readme, "| a |")
-    assert readme.read_text() == f"a\n{BEGIN}\n| a |\n{END}\nb\n"
-
-
 def test_losses_of_all_objectives_and_the_scorer_are_named(all_settings: dict[str, Settings]) -> None:
     assert loss_names(all_settings["senet"]) == "in_batch_softmax"
     assert loss_names(all_settings["multi_objective"]) == "in_batch_softmax + weighted_bce + regression"
@@ -213,7 +180,6 @@ def build(spark: SparkSession, small_runs: SmallRuns) -> Callable[[Settings], No
 
 
 @pytest.mark.spark
-@pytest.mark.horovod
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_learns_and_is_published(
     spark: SparkSession, small_runs: SmallRuns, build: Callable[[Settings], None], name: str
@@ -243,3 +209,23 @@ def test_a_recipe_learns_and_is_published(
     assert vectors.std(axis=0).max() > 0.01  # not one vector for all
     if model.vector_norm is not None:
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), model.vector_norm, rtol=1e-3)
+    assert_raw_towers_agree(settings)
+
+
+def assert_raw_towers_agree(settings: Settings) -> None:
+    """Both towers give each test row the same vectors, encoded and raw."""
+    from dssm.model.export import LoadedRawTower, LoadedTower
+
+    rows = DemoRows(settings)
+    for side in ("user", "item"):
+        encoded, raw = rows.encoded(side), rows.raw(side)
+        assert len(raw) > 100
+        expected = LoadedTower(f"{settings.run_folder}/model/{side}_tower").all_vectors(encoded)
+        found = LoadedRawTower(f"{settings.run_folder}/model/{side}_tower_raw").all_vectors(raw)
+        assert found.keys() == expected.keys()
+        for output, vectors in expected.items():
+            np.testing.assert_allclose(found[output], vectors, rtol=1e-6, atol=1e-6, err_msg=f"{side} {output}")
+    ids = [column for column in rows.encoded("user").values() if column.dtype.kind == "i"]
+    assert any((column == 0).all(axis=1).any() for column in ids if column.ndim == 2)  # empty lists are among them
+    if "client_id" in settings.features:
+        assert any((column == 1).any() for column in ids)  # and unknown ids

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
+from dssm import api_reference
 from dssm.config import load_settings
 from dssm.reference import PAGE, PROJECT, SCHEMA, json_schema, page
 
@@ -63,3 +64,22 @@ def test_the_page_has_each_section_and_its_defaults() -> None:
     assert "| `batch_size` | whole number ≥ 1 | `1024` | Rows a rank and step. |" in shown
     default = load_settings(str(PROJECT / "conf/demo.yaml")).train.reader_threads
     assert f"| `reader_threads` | whole number ≥ 1, ≤ 16 | `{default}` |" in shown
+
+
+def test_the_api_page_is_that_of_the_docstrings() -> None:
+    """`make reference` writes it."""
+    assert api_reference.PAGE.read_text(encoding="utf-8") == api_reference.page()
+
+
+def test_an_entry_has_the_signature_the_fields_and_the_docstring() -> None:
+    shown = api_reference.page()
+    assert "```python\ndef auc(labels: np.ndarray, scores: np.ndarray) -> float\n```\n\n" in shown
+    assert "class FeatureBlock:\n    name: str\n    vector: tf.Tensor\n" in shown
+    assert "- `label`: (batch,), 0…1; NaN where it is not known.\n" in shown
+    assert "**`search(queries, count)`** — Returns the items with the largest inner products" in shown
+
+
+def test_a_name_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_reference, "SECTIONS", {"Jobs": ("", {"dssm.errors": ("GoneError",)})})
+    with pytest.raises(LookupError, match=r"^dssm/errors\.py defines no GoneError"):
+        api_reference.page()

@@ -4,10 +4,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -218,3 +222,102 @@ def test_a_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> No
         storage.committed_folder(str(tmp_path / "file/runs/samples")),
     ):
         pass
+
+
+# A store that can't rename over a file -------------------------------------------------------------------
+
+
+class NoOverwrite(MemoryFileSystem):
+    """As HDFS: a rename onto a file fails. `between` is called when there is no file of the name."""
+
+    protocol = "nooverwrite"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    between: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+
+    def mv(self, path1: str, path2: str, **options: Any) -> None:
+        if self.isfile(path2):
+            raise FileExistsError(path2)
+        super().mv(path1, path2, **options)
+        if path2.endswith(".old"):
+            type(self).between()
+
+
+@pytest.fixture
+def pointer(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The path of a file on such a store; it holds `v1`."""
+    fsspec.register_implementation("nooverwrite", NoOverwrite, clobber=True)
+    NoOverwrite.store.clear()
+    path = "nooverwrite://table/dt=1/_current"
+    storage.write_text(path, "v1")
+    yield path
+    NoOverwrite.store.clear()
+
+
+def test_a_file_is_replaced_without_overwriting(pointer: str) -> None:
+    storage.write_text(pointer, "v2")
+    assert storage.read_replaced(pointer) == b"v2"
+    assert storage.file_names("nooverwrite://table/dt=1", "") == ["_current"]
+
+
+def test_a_reader_between_the_renames_waits(pointer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_looked, is_written, found = threading.Event(), threading.Event(), []
+
+    def pause(seconds: float) -> None:
+        has_looked.set()
+        assert is_written.wait(60)  # the store in memory is not to be read while it changes
+
+    monkeypatch.setattr(storage.time, "sleep", pause)
+    reader = threading.Thread(target=lambda: found.append(storage.read_replaced(pointer)))
+
+    def between() -> None:
+        assert not storage.exists(pointer)
+        assert storage.is_there(pointer)
+        reader.start()
+        assert has_looked.wait(60)
+
+    monkeypatch.setattr(NoOverwrite, "between", between)
+    storage.write_text(pointer, "v2")
+    is_written.set()
+    reader.join(60)
+    assert found == [b"v2"]
+
+
+def test_what_a_writer_killed_between_the_renames_leaves(pointer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "AWAY_S", 0.0)
+    monkeypatch.setattr(NoOverwrite, "between", killed)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_text(pointer, "v2")
+    assert not storage.exists(pointer)
+    assert storage.is_there(pointer)
+    assert storage.read_replaced(pointer) == b"v1"
+    monkeypatch.setattr(NoOverwrite, "between", lambda: None)
+    storage.write_text(pointer, "v3")
+    assert storage.read_replaced(pointer) == b"v3"
+
+
+def test_the_second_rename_fails(pointer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stood there comes back."""
+    move = NoOverwrite.mv
+
+    def fails(self: NoOverwrite, path1: str, path2: str, **options: Any) -> None:
+        if path1.endswith(".tmp") and not self.isfile(path2):
+            raise PermissionError("no more")
+        move(self, path1, path2, **options)
+
+    monkeypatch.setattr(NoOverwrite, "mv", fails)
+    with pytest.raises(PermissionError, match="no more"):
+        storage.write_text(pointer, "v2")
+    assert storage.read_bytes(pointer) == b"v1"
+    assert storage.file_names("nooverwrite://table/dt=1", "") == ["_current"]
+
+
+def test_a_file_that_never_was_is_not_waited_for(pointer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: pytest.fail("waited"))
+    for path in (f"{pointer}2", "nooverwrite://elsewhere/_current"):
+        assert not storage.is_there(path)
+        with pytest.raises(FileNotFoundError):
+            storage.read_replaced(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ import pytest
 from dssm.cli import JOBS, TOOLS, VIEWS
 from dssm.config import Settings, load_settings
 from dssm.errors import UserError
-from dssm.submit import VIEW_SCRIPTS, command, master, submit, usage
+from dssm.submit import VIEW_SCRIPTS, submit, usage
+from dssm.submitting.command import command
+from dssm.submitting.masters import master
 
 PROJECT = Path(__file__).parents[1]
 DEMO = str(PROJECT / "conf" / "demo.yaml")
@@ -47,9 +50,9 @@ def test_only_train_turns_retries_and_dynamic_allocation_off(job: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "overrides", "expected"),
     [
-        ({"MASTER": "spark://a:7077"}, ["spark.master=yarn"], "spark://a:7077"),
-        ({"MASTER": ""}, ["spark.master=yarn"], "yarn"),
-        ({}, ["spark.master=yarn"], "yarn"),
+        ({"MASTER": "spark://a:7077"}, ["spark.master=spark://b:7077"], "spark://a:7077"),
+        ({"MASTER": ""}, ["spark.master=spark://b:7077"], "spark://b:7077"),
+        ({}, ["spark.master=spark://b:7077"], "spark://b:7077"),
         ({}, [], "local[*]"),
     ],
 )
@@ -75,6 +78,18 @@ def test_indexing_starts_without_spark() -> None:
     assert command("index_items", ["--config", DEMO], demo(), {}) == [sys.executable, script, "--config", DEMO]
 
 
+def test_sparks_log_lies_in_the_runs_folder(tmp_path: Path) -> None:
+    settings = demo(f"root={tmp_path}/a b", "observe.spark_level=warn")
+    java = conf_of(command("evaluate", [], settings, {}))["spark.driver.extraJavaOptions"]
+    assert f'"-Ddssm.sparkLog={tmp_path}/a b/demo/2024-01-15/jobs/evaluate.spark.log" -Ddssm.sparkLevel=warn' in java
+    remote = conf_of(command("evaluate", [], demo("root=hdfs://nowhere:8020/runs"), {}))[
+        "spark.driver.extraJavaOptions"
+    ]
+    assert "/dssm_demo_2024-01-15_evaluate.spark.log" in remote  # log4j2 writes local files; the job puts it there
+    none = conf_of(command("evaluate", [], demo("observe.spark_level=none"), {}))["spark.driver.extraJavaOptions"]
+    assert "dssm.sparkLog" not in none
+
+
 def test_the_settings_go_over_the_defaults() -> None:
     line = command(
         "train", [], demo("spark.conf={spark.driver.memory: 9g, spark.task.maxFailures: 3, spark.x: true}"), {}
@@ -93,6 +108,19 @@ def test_the_embedded_metastore_lies_where_the_settings_say(tmp_path: Path) -> N
     assert url == f"jdbc:derby:;databaseName={place};create=true"
     assert conf["spark.sql.warehouse.dir"] == f"{place}_warehouse"
     assert f'"-Dderby.stream.error.file={place}.log"' in conf["spark.driver.extraJavaOptions"]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("thrift://a:9083", {"spark.hadoop.hive.metastore.uris": "thrift://a:9083"}),
+        ("jdbc:derby:/m;user=me", {"spark.hadoop.javax.jdo.option.ConnectionURL": "jdbc:derby:/m;user=me"}),
+    ],
+)
+def test_a_metastore_is_a_service_or_a_database(place: str, expected: dict[str, str]) -> None:
+    conf = conf_of(command("score_items", [], demo(f"item_table.metastore={place}"), {}))
+    assert {key: value for key, value in conf.items() if "hadoop" in key or "warehouse" in key} == expected
+    assert "derby.stream" not in conf["spark.driver.extraJavaOptions"]
 
 
 def test_the_clusters_own_hive_is_left_as_it_is() -> None:
@@ -121,6 +149,36 @@ def test_an_unknown_job() -> None:
         submit(["buildsamples", "--config", DEMO])
 
 
+def test_a_dry_run_prints_the_command_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MASTER", "spark://a:7077")
+    monkeypatch.setenv("A_PLACE", "hush-1")
+    given = [
+        "--config", DEMO, "--set", f"spark.environment.folder={tmp_path}/cache", "--set",
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=hush-2", "--set", "spark.secrets={spark.a.token: {env: A_PLACE}}",
+    ]  # fmt: skip
+    submit(["evaluate", "--dry-run", *given])
+    shown = capsys.readouterr().out
+    words = shlex.split(shown)
+    assert words[0] == str(Path(sys.executable).with_name("spark-submit"))
+    assert words[words.index("--master") + 1] == "spark://a:7077"
+    assert conf_of(words)["spark.pyspark.python"] == "./environment/bin/python"
+    assert "--dry-run" not in words
+    assert "hush" not in shown
+    assert words[-3:] == [
+        "spark.conf.spark.hadoop.fs.s3a.secret.key=(not shown)",
+        "--set",
+        "spark.secrets={spark.a.token: {env: A_PLACE}}",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []  # nothing is packed
+
+
+def test_a_dry_run_of_a_job_without_spark(capsys: pytest.CaptureFixture[str]) -> None:
+    submit(["index_items", "--config", DEMO, "--dry-run"])
+    assert shlex.split(capsys.readouterr().out) == command("index_items", ["--config", DEMO], demo(), {})
+
+
 # The script --------------------------------------------------------------------------------------------
 
 
@@ -139,6 +197,7 @@ def spark_submit(*arguments: str, folder: Path) -> Ended:
     return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_runs_without_spark(view: str, tmp_path: Path) -> None:
     asked = ["--user", "7"] if view == "recommend" else []
@@ -201,8 +260,8 @@ def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "error: no job is named 'no_job' (known: build_samples, compare, evaluate, index_items, init, profile, "
-        "recommend, report, rollback, score_items, score_users, serve, show, status, train, versions)\n"
+        == "error: no job is named 'no_job' (known: build_samples, compare, evaluate, index_items, init, plan, "
+        "profile, recommend, report, rollback, score_items, score_users, serve, show, status, train, versions)\n"
     )
 
 

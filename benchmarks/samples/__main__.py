@@ -1,9 +1,10 @@
 """make bench-samples: events a second from a log to encoded samples, and the memory that it takes.
 
-The feed is KuaiRand's log again and again, each copy with new users. build_samples on two cores, a pandas script and
-DuckDB do the same work on the same Parquet files, one after the other, each in processes of its own. Then
-build_samples again: a fifth and twice the events (how its time grows), and a feed in which one user and one item have
-1 % of all events each (whether a task lags). The best of the rounds counts, and the largest memory of them.
+The feed is KuaiRand's log again and again, each copy with new users. build_samples on two cores, a pandas script, a
+NumPy script tuned by hand and DuckDB do the same work on the same Parquet files, one after the other, each in
+processes of its own. Then build_samples again: a fifth and twice the events (how its time grows), and a feed in which
+one user and one item have 1 % of all events each (whether a task lags). The best of the rounds counts, and the largest
+memory of them.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ EVENTS, ROUNDS = 5_000_000, 2
 SLOWEST = 5
 GIB = 2**30
 
-OURS, PANDAS, DUCKDB, FIFTH, TWICE, SKEWED = "ours", "pandas", "duckdb", "fifth", "twice", "skew"
-PARTS = {"ours": (OURS,), "pandas": (PANDAS,), "duckdb": (DUCKDB,), "growth": (FIFTH, TWICE), "skew": (OURS, SKEWED)}
+OURS, FIFTH, TWICE, SKEWED = "ours", "fifth", "twice", "skew"
+PEERS = PANDAS, NUMPY, DUCKDB = "pandas", "numpy", "duckdb"
+PARTS = {OURS: (OURS,), **{name: (name,) for name in PEERS}, "growth": (FIFTH, TWICE), "skew": (OURS, SKEWED)}
 
 COLUMNS = ("", "events", "events/s", "seconds", "start-up s", "CPU s", "peak GiB", "largest process GiB")
 STAGE_COLUMNS = ("slowest stages of build_samples", "tasks", "median s", "longest s", "longest / median")
@@ -42,8 +44,11 @@ NOTES = (
     "processes, start-up included. peak: the largest sum over a side's processes (PSS). largest process: resident.",
     "All: profile and catalogue joined and encoded, the last 50 clicks strictly before, four negatives a click in",
     "proportion to popularity^0.75, none of them clicked by the user in the training window.",
-    "pandas, DuckDB: one Parquet file. pandas computes on one core. DuckDB writes lists of their own length, not",
-    "matrices, and rounds chances to a millionth.",
+    "pandas, NumPy, DuckDB: one Parquet file. The first two compute on one core.",
+    "pandas: what one writes with pandas: merge, merge_asof for the histories, lists of their own length, which every",
+    "reader of Parquet knows. NumPy: tuned by hand: pandas reads and merges, the rest is arrays sorted by user, in",
+    "blocks; matrices of fixed width, packed as bytes, which a reader has to unpack. Both keep all rows in memory.",
+    "DuckDB: lists of their own length; rounds chances to a millionth.",
     "build_samples: every row checked and counted; samples in a global shuffle, one row group a file, test apart;",
     "the encoded catalogue, the users to evaluate and all (user, item) pairs besides.",
 )
@@ -94,6 +99,7 @@ def all_sides(events: int) -> dict[str, Side]:
     whole = FeedSpec(events)
     return {
         PANDAS: Side("pandas", whole, "pandas_peer"),
+        NUMPY: Side("NumPy", whole, "numpy_peer"),
         DUCKDB: Side("DuckDB", whole, "duckdb_peer"),
         OURS: Side("build_samples", whole),
         FIFTH: Side("build_samples, a fifth", FeedSpec(events // 5)),
@@ -145,7 +151,7 @@ def best(rounds: Sequence[Run]) -> Run:
 
 def check_same_work(runs: Mapping[str, Run]) -> None:
     """Raises RuntimeError where sides made another number of training rows of the same feed."""
-    found = {key: runs[key].train_rows for key in (PANDAS, DUCKDB, OURS) if key in runs}
+    found = {key: runs[key].train_rows for key in (*PEERS, OURS) if key in runs}
     if len(set(found.values())) > 1:
         raise RuntimeError(f"training rows of one feed differ: {found}")
 
@@ -153,7 +159,7 @@ def check_same_work(runs: Mapping[str, Run]) -> None:
 def ratios(runs: Mapping[str, Run]) -> dict[str, float]:
     """Returns what the runs that were made say: above 1 is faster for vs_…, more for memory_… and growth_…."""
     found = {}
-    for name in (PANDAS, DUCKDB):
+    for name in PEERS:
         if {OURS, name} <= runs.keys():
             found[f"vs_{name}"] = runs[OURS].events_per_s / runs[name].events_per_s
             found[f"memory_vs_{name}"] = runs[OURS].peak_bytes / runs[name].peak_bytes

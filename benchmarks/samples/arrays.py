@@ -1,4 +1,4 @@
-"""What the two in-memory peers share: encoding, histories and negatives as whole arrays, no loop over rows."""
+"""NumPy's side: encoding, histories and negatives as whole arrays, no loop over rows. And what all peers share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work that every side does on the same Parquet files, and the names both peers share.
+"""The work that every side does on the same Parquet files, and the names the peers share.
 
 A row an event (or, with --rows positives, a click): the user's profile and the item's catalogue columns as
 encoded ids and numbers, the user's last 50 clicks strictly before it, and for a click four negatives in

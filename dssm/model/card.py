@@ -17,6 +17,7 @@ from dssm.model.export import OUTPUT, output_name
 from dssm.model.manifest import ModelManifest
 from dssm.model.raw.save import RawTower
 from dssm.paths import RunPaths
+from dssm.report.card_parts import InputCard, PartCard, SignatureCard
 
 CARD, PAGE = "model.json", "model.html"
 PARTS = ("train", "test", "users", "items", "interactions")
@@ -24,30 +25,6 @@ PARTS = ("train", "test", "users", "items", "interactions")
 
 class _Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class InputCard(_Card):
-    """An input of a signature: `shape` has null for the rows, and for the entries of a list."""
-
-    dtype: str
-    shape: tuple[int | None, ...]
-    says: str = Field(description="What it is, and what to send for nothing.")
-
-
-class SignatureCard(_Card):
-    """How to call a SavedModel's signature `serving_default`."""
-
-    inputs: dict[str, InputCard]
-    outputs: dict[str, str]
-    example: dict[str, Any] = Field(description="One row; TensorFlow Serving takes it as {instances: [row]}.")
-
-
-class PartCard(_Card):
-    """A dataset of the samples."""
-
-    rows: int
-    files: int
-    digest: str = Field(description="Of its manifest.json.")
 
 
 class ModelCard(_Card):

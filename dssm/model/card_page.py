@@ -6,23 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dssm.report.html import (
-    Html,
-    count_cell,
-    document,
-    figure_text,
-    join,
-    note,
-    number_cell,
-    table,
-    tag,
-    text_cell,
-    words_cell,
-)
+from dssm.report.card_parts import samples, signature, vocabularies
+from dssm.report.html import Html, document, figure_text, join, note, number_cell, table, tag
 from dssm.report.style import STYLE
 
 if TYPE_CHECKING:
-    from dssm.model.card import ModelCard, SignatureCard
+    from dssm.model.card import ModelCard
 
 VIEWS = ("seen_kept", "seen_filtered")  # of evaluation.json: the metrics of each ranking
 
@@ -32,9 +21,9 @@ def card_html(card: ModelCard) -> str:
     sections: list[tuple[str, str, Html]] = [
         ("metrics", "Metrics", _metrics(card)),
         ("evaluation", "Evaluation", _evaluation(card)),
-        ("samples", "Samples", _samples(card)),
-        ("vocabularies", "Vocabularies", _vocabularies(card)),
-        *[(name, name.replace("_", " "), _signature(name, signature)) for name, signature in card.towers.items()],
+        ("samples", "Samples", samples(card)),
+        ("vocabularies", "Vocabularies", vocabularies(card)),
+        *[(name, name.replace("_", " "), signature(name, called)) for name, called in card.towers.items()],
         ("settings", "Settings", _json("All but Spark's own", card.settings)),
     ]
     title = f"{card.name} · {card.date}"
@@ -84,60 +73,6 @@ def _evaluation(card: ModelCard) -> Html:
         rows = [(name, [number_cell(_figure(found.get(name))) for found in measured.values()]) for name in metrics]
         parts += [tag("h3", view.replace("_", " ")), table(["metric ", *measured], rows)]
     return join([*parts, _json("evaluation.json", card.evaluation)])
-
-
-def _samples(card: ModelCard) -> Html:
-    rows = [
-        (name, [count_cell(part.rows), count_cell(part.files), text_cell(tag("code", part.digest))])
-        for name, part in card.parts.items()
-    ]
-    frozen = "" if card.vocabularies_of is None else f" Its vocabularies are those of build {card.vocabularies_of}."
-    return join(
-        [note(f"Build {card.samples_build}.{frozen}"), table(["dataset ", "rows", "files", "manifest's digest "], rows)]
-    )
-
-
-def _vocabularies(card: ModelCard) -> Html:
-    rows = [
-        (name, [text_cell(spec.rule), count_cell(spec.size), text_cell(tag("code", spec.digest))])
-        for name, spec in card.vocabularies.items()
-    ]
-    parts = [note("Ids count padding and unknown."), table(["vocabulary ", "rule ", "ids", "digest "], rows)]
-    if card.statistics:
-        numbers = [
-            (name, [number_cell(figure_text(x)) for x in (s.mean, s.deviation, s.minimum, s.maximum)])
-            for name, s in card.statistics.items()
-        ]
-        heads = ["number ", "mean", "deviation", "minimum", "maximum"]
-        parts += [tag("h3", "Statistics of the training window"), table(heads, numbers)]
-    return join(parts)
-
-
-def _signature(name: str, signature: SignatureCard) -> Html:
-    rows = [
-        (key, [text_cell(given.dtype), text_cell(_shape(given.shape)), words_cell(given.says)])
-        for key, given in signature.inputs.items()
-    ]
-    outputs = [(key, [words_cell(says)]) for key, says in signature.outputs.items()]
-    request = json.dumps({"instances": [signature.example]}, indent=1, ensure_ascii=False)
-    return join(
-        [
-            table(["input ", "type ", "shape ", "what "], rows),
-            table(["output ", "what "], outputs),
-            tag("h3", "Example request"),
-            note(f"For TensorFlow Serving: POST /v1/models/{name}:predict"),
-            tag("pre", request),
-        ]
-    )
-
-
-def _shape(shape: tuple[int | None, ...]) -> str:
-    """Returns a shape for reading.
-
-    >>> _shape((None,)), _shape((None, 20)), _shape((None, None))
-    ('rows', 'rows × 20', 'rows × any')
-    """
-    return " × ".join(["rows", *("any" if size is None else str(size) for size in shape[1:])])
 
 
 def _json(summary: str, values: Mapping[str, Any]) -> Html:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.markup import escape
 
 from dssm import storage
-from dssm.console import out, step, table
+from dssm.console import out, step, table, warn
 from dssm.errors import UserError
 from dssm.features import embedded
 from dssm.manifest import SourceCounts
@@ -89,7 +89,7 @@ def previous_profile(run: Run) -> Profile | None:
         earlier = open_run(paths)
     except UserError as error:
         if written is None:
-            out.print(f"no drift: {error}", style="yellow", markup=False)
+            warn(f"no drift: {error}")
         return written
     if written is not None and written.build == earlier.manifest.build:
         return written
@@ -97,7 +97,7 @@ def previous_profile(run: Run) -> Profile | None:
     try:
         return measure(earlier, None)
     except (UserError, OSError, ValueError) as error:  # damaged since: today's report must not fail for it
-        out.print(f"no drift: {paths.folder} can't be measured: {error}", style="yellow", markup=False)
+        warn(f"no drift: {paths.folder} can't be measured: {error}")
         return None
 
 

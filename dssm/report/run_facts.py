@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from dssm import published, storage
 from dssm.config import Settings
 from dssm.errors import UserError
-from dssm.manifest import MANIFEST, Manifest
+from dssm.manifest import MANIFEST, Manifest, Statistics, VocabularySpec
 from dssm.paths import RunPaths
 from dssm.published import Published
+from dssm.report.card_parts import PartCard, SignatureCard
 from dssm.report.dataset import Run, open_run
 from dssm.usage import Usage, read_usage
 
@@ -50,6 +51,18 @@ class TrainedModel(_Read):
     loss: list[float]
     metrics: list[dict[str, float | None]] = []
     validation: list[dict[str, float | None]] = []
+
+
+class CardFacts(_Read):
+    """What the report shows of a model's card; see dssm.model.card.ModelCard."""
+
+    model_version: str
+    samples_build: str
+    vocabularies_of: str | None = None
+    parts: dict[str, PartCard]
+    vocabularies: dict[str, VocabularySpec]
+    statistics: dict[str, Statistics] = {}
+    towers: dict[str, SignatureCard]
 
 
 class SinkFacts(_Read):
@@ -157,6 +170,7 @@ class RunFacts:
     rows: dict[str, int]
     data: dict[str, str]
     model: TrainedModel | None = None
+    card: CardFacts | None = None
     evaluation: Mapping[str, Any] | None = None
     tables: dict[str, Published] = field(default_factory=dict)
     index: IndexFacts | None = None
@@ -245,6 +259,11 @@ def _is_past(facts: RunFacts, job: str, refusal: Refusal) -> bool:
 def _add_model(facts: RunFacts) -> None:
     what = "loss and metric curves"
     facts.model = _part(facts, TrainedModel, f"{facts.paths.model}/{MANIFEST}", what, "train")
+    if facts.model is not None:
+        what = "model card"
+        card = _part(facts, CardFacts, f"{facts.paths.model}/{CARD}", what, "train")
+        if card is not None and _is_of_model(facts, card.model_version, what, "train"):
+            facts.card = card
     if facts.model is not None and facts.model.samples_build != facts.run.manifest.build:
         facts.warnings.append("The model was trained on other samples than now lie here: run train again.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from dssm.config import Settings
-from dssm.report import run_evaluation, run_tables, run_vectors
+from dssm.report import run_evaluation, run_model, run_tables, run_vectors
 from dssm.report.html import Html, document, join, note, number_cell, table, tag, text_cell, words_cell
 from dssm.report.item_words import Items
 from dssm.report.pipeline_picture import duration, picture
@@ -21,14 +20,12 @@ from dssm.report.run_style import RUN_STYLE
 from dssm.report.run_vectors import VectorFacts
 from dssm.report.style import STYLE
 from dssm.report.vector_map import SCRIPT
+from dssm.secrets import hidden_in
 
-SECRET = re.compile(r"secret|password|token|credential|access[._]?key", re.IGNORECASE)
 PACKAGES = (
     "tensorflow", "keras", "horovod", "petastorm", "pyspark", "pyarrow", "numpy", "pandas", "pydantic", "scikit-learn",
     "faiss-cpu", "annoy", "pymilvus", "milvus-lite", "redis", "mlflow-skinny",
 )  # fmt: skip
-HIDDEN = "(not shown)"
-LOGIN = re.compile(r"(://)[^/@\s]+@")
 
 Section = tuple[str, str, Html | None]
 
@@ -39,6 +36,7 @@ def page(facts: RunFacts, items: Items, vectors: VectorFacts | None) -> str:
     given: list[Section] = [
         ("pipeline", "Pipeline", join([picture(facts), _jobs(facts)])),
         ("training", "Training", run_evaluation.training(facts)),
+        ("model", "Model", run_model.model(facts)),
         ("evaluation", "Evaluation", run_evaluation.evaluation(facts)),
         ("vectors", "Item vectors", _vectors(facts, vectors, category)),
         ("examples", "Examples", run_tables.examples(facts, items)),
@@ -201,7 +199,7 @@ def shown_settings(settings: Settings, changed: bool) -> dict[str, Any]:
     # Spark's own may hold secrets under any name: they are written nowhere.
     full = settings.model_dump(mode="json", exclude={"spark"})
     given = settings.model_dump(mode="json", exclude={"spark"}, exclude_defaults=True) if changed else full
-    shown: dict[str, Any] = _shown(given, full)
+    shown: dict[str, Any] = hidden_in("", _shown(given, full))
     for feature in shown["features"].values():
         feature.pop("name", None)  # its key in the YAML
     return shown
@@ -211,14 +209,10 @@ def _shown(given: Any, full: Any) -> Any:
     if isinstance(given, dict):
         kind = {"kind": full["kind"]} if "kind" in full and "kind" not in given else {}
         found = {**kind, **given}
-        return {key: HIDDEN if _is_secret(key, value) else _shown(value, full[key]) for key, value in found.items()}
+        return {key: _shown(value, full[key]) for key, value in found.items()}
     if isinstance(given, list):
         return [_shown(value, of) for value, of in zip(given, full, strict=True)]
-    return LOGIN.sub(rf"\1{HIDDEN}@", given) if isinstance(given, str) else given
-
-
-def _is_secret(key: str, value: Any) -> bool:
-    return isinstance(value, str) and bool(SECRET.search(key)) and not key.endswith(("_env", "_file"))
+    return given
 
 
 def _versions(facts: RunFacts) -> Html:

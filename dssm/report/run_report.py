@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.console import out, step
+from dssm.console import out, step, warn
 from dssm.errors import GateError, UserError
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
@@ -73,4 +73,4 @@ def _write_and_log(paths: RunPaths, settings: Settings) -> None:
                 log_run(settings, paths)
     except Exception as error:  # whatever it is: the job itself is done
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        out.print(f"  report: {kind}{error}", style="yellow", markup=False)
+        warn(f"  report: {kind}{error}")

@@ -6,6 +6,7 @@ import datetime as dt
 import posixpath
 
 from dssm import storage
+from dssm.attempts import read_attempts
 from dssm.errors import UserError, did_you_mean
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
@@ -13,26 +14,31 @@ from dssm.paths import RunPaths
 DATES_TOLD = 10  # of a run's dates, the newest, in a message
 
 
-def find_run(run: str, root: str) -> RunPaths:
+def find_run(run: str, root: str, begun: bool = False) -> RunPaths:
     """Returns the run that is meant.
 
     Args:
       run: a run's folder, or NAME/DATE or NAME below `root`; without a date, the newest finished one.
       root: folder of the runs.
+      begun: a run counts from its first job's start on, whether or not it has samples.
     Raises: UserError where there is none, with what comes near.
     """
     for folder in (run.rstrip("/"), f"{root}/{run}".rstrip("/")):
-        if _is_finished(folder):
+        if _is_finished(folder) or (begun and _has_begun(folder)):
             return RunPaths(folder)
-        dates = finished_dates(folder)
+        dates = finished_dates(folder, begun)
         if dates:
             return RunPaths(f"{folder}/{dates[-1]}")
     raise UserError(f"RUN {run}: {_explained(run.rstrip('/'), root)}")
 
 
-def finished_dates(folder: str) -> list[str]:
-    """Returns the dates of a pipeline's runs that have samples, ascending; none where the folder is none."""
-    return [name for name in _entries(folder) if _is_date(name) and _is_finished(f"{folder}/{name}")]
+def finished_dates(folder: str, begun: bool = False) -> list[str]:
+    """Returns the dates of a pipeline's runs that have samples, ascending; none where the folder is none.
+
+    Args: begun: also those where a job has begun.
+    """
+    dates = [name for name in _entries(folder) if _is_date(name)]
+    return [d for d in dates if _is_finished(f"{folder}/{d}") or (begun and _has_begun(f"{folder}/{d}"))]
 
 
 def previous_run(paths: RunPaths) -> RunPaths | None:
@@ -58,6 +64,10 @@ def page_path(paths: RunPaths) -> str:
 
 def _is_finished(folder: str) -> bool:
     return storage.exists(f"{RunPaths(folder).samples}/{MANIFEST}")
+
+
+def _has_begun(folder: str) -> bool:
+    return bool(read_attempts(RunPaths(folder)))
 
 
 def _entries(folder: str) -> list[str]:

@@ -56,7 +56,7 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
     with _scratch(paths) as scratch:
         with step("item vectors") as remarks:
             catalogue = write_catalogue(spark, paths, manifests["items"], model, scratch)
-            remarks.append(f"{catalogue.items:,} items")
+            remarks.counted("items", catalogue.items, f"{catalogue.items:,} items")
         with step("baselines"):
             pairs, activity = _counts(parts)
             rankers = make_rankers(parts["interactions"], pairs, parts["items"], catalogue.items, settings, scratch)
@@ -67,7 +67,7 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
             rows = _users(parts, model.user_columns).repartition(tasks, USER_ID)
             found = _merged(rows.mapInArrow(task, FOUND), tasks, rankers, asked)
             users = found.tallies[KEPT, MODEL].users
-            remarks.append(f"{users:,} users")
+            remarks.counted("users", users, f"{users:,} users")
     if not users:
         raise UserError("evaluate: no user of the test window has an event before it; nothing can be measured")
     header = {"model_version": model.model_version, "samples_build": manifests["items"].build}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dssm import published, storage
 from dssm.config import Settings
-from dssm.console import out, step, table
+from dssm.console import out, step, table, warn
 from dssm.errors import GateError, UserError
 from dssm.model.manifest import read_model_manifest
 from dssm.paths import RunPaths
@@ -130,9 +130,9 @@ def _is_newer(sink: Sink, name: str, settings: Settings) -> bool:
     now, day = sink.current(), f"{settings.date:%Y%m%d}"
     if settings.index.allow_older or now is None or now[: len(day)] <= day:
         return False
-    out.print(
-        f"  [yellow]index.sinks.{name} holds {now[:4]}-{now[4:6]}-{now[6:8]}, a newer date, and is left alone; "
-        "index.allow_older: true takes it back[/yellow]"
+    warn(
+        f"  index.sinks.{name} holds {now[:4]}-{now[4:6]}-{now[6:8]}, a newer date, and is left alone; "
+        "index.allow_older: true takes it back"
     )
     return True
 
@@ -270,7 +270,10 @@ def _explained(name: str, sink: Sink) -> Iterator[None]:
 def _switch(sinks: dict[str, Sink], report: IndexReport) -> None:
     """Moves every alias, then drops what is older than the version before."""
     for one in report.sinks:
-        with step(f"index.sinks.{one.sink} → {one.version}") as remarks, _explained(one.sink, sinks[one.sink]):
+        with (
+            step(f"index.sinks.{one.sink} → {one.version}", f"switch {one.sink}") as remarks,
+            _explained(one.sink, sinks[one.sink]),
+        ):
             sinks[one.sink].switch(one.version)
             one.switched = True
             one.dropped = sinks[one.sink].drop_old()

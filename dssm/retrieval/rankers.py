@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.console import out
+from dssm.console import warn
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, ITEM_INDEX, LAST_TIME, POSITIVE, SEEN, TARGETS, USER_ID
 from dssm.retrieval.arrays import mapped, mapped_matrix, parts, write_array, write_matrix
@@ -180,7 +180,7 @@ def _write_ease(seen: sp.csr_matrix, settings: Settings, folder: str) -> bool:
 
 
 def _say(remark: str) -> None:
-    out.print(f"  [yellow]{remark}[/yellow]")
+    warn(f"  {remark}")
 
 
 def _item_counts(users: DataFrame, items: int, recent_from: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.console import out, step
+from dssm.console import out, step, warn
 from dssm.errors import UserError
 from dssm.features import embedded, of_side
 from dssm.manifest import (
@@ -195,7 +195,8 @@ class _Build:
             names = [f"profiles.{name}" for name in settings.profiles] + ["catalogue"]
             names += [f"vectors.{name}" for name in settings.vectors]
             counts = self.quarantine.counts = {name: self.quarantine.counts[name] for name in names}
-            remarks += [f"{name} {c.used['read']:,}" for name, c in counts.items()]
+            for name, of_table in counts.items():
+                remarks.counted(name, of_table.used["read"])
 
     def _write_vectors(self, name: str) -> None:
         vectors = read_vectors(self.spark, self.settings, name, self.settings.vectors[name], self.quarantine)
@@ -232,7 +233,8 @@ class _Build:
                 missing = filtered.get(UNKNOWN, 0) + filtered.get(LATER, 0)
                 self.log_rows += rows - missing
                 self.joins.append(JoinCounts(name=f"{log.name} ⋈ catalogue", rows=rows, matched=rows - missing))
-            remarks += [f"train {self.train_rows:,}", f"test {self.test_rows:,}"]
+            remarks.counted(TRAIN, self.train_rows)
+            remarks.counted(TEST, self.test_rows)
 
     # Freezing ------------------------------------------------------------------------------------------
 
@@ -264,10 +266,11 @@ class _Build:
             fixed = fixed_vocabularies(settings.features, self.statistics)
             both = {**counted, **fixed}
             self.vocabularies = {f.name: both[f.name] for f in embedded(settings.features) if f.name in both}
-            remarks += [f"{name} {spec.size:,}" for name, spec in self.vocabularies.items()]
+            for name, spec in self.vocabularies.items():
+                remarks.counted(name, spec.size)
             for name, spec in counted.items():
                 if spec.size == 2:
-                    out.print(f"[yellow]features.{name}: no token in the training window; every id is unknown[/yellow]")
+                    warn(f"features.{name}: no token in the training window; every id is unknown")
         self.lookups = Lookups(
             vocabularies={name: f"{self.folder}/vocabularies/{name}.parquet" for name in counted},
             buckets=shared_hash_buckets(settings.features),
@@ -332,7 +335,7 @@ class _Build:
                 known = self.spark.read.parquet(self._vectors_folder(name)).select(F.col("id").alias(ID))
                 matched = self.catalogue.select(ID).join(known, ID, "left_semi").count()
                 self.joins.append(JoinCounts(name=f"catalogue ⋈ vectors.{name}", rows=rows, matched=matched))
-            remarks.append(f"{rows:,} items")
+            remarks.counted("items", rows, f"{rows:,} items")
 
     # Samples -------------------------------------------------------------------------------------------
 
@@ -396,7 +399,8 @@ class _Build:
                 matched = sum(row["matched"][place] for row in written if len(row["matched"]) > place)
                 total = self.train_rows + self.test_rows
                 self.joins.append(JoinCounts(name=f"samples ⋈ profiles.{profile}", rows=total, matched=matched))
-            remarks += [f"{part} {self._rows(part):,}" for part in PARTS]
+            for part in PARTS:
+                remarks.counted(part, self._rows(part))
         storage.remove(f"{self.folder}/.lookups")
 
     def _rows(self, part: str) -> int:
@@ -536,7 +540,10 @@ def report(counts: Mapping[str, SourceCounts]) -> None:
     for name, count in counts.items():
         for what, reasons in (("filtered", count.filtered), ("quarantined", count.quarantined)):
             for reason, rows in reasons.items():
-                colour = "yellow" if what == "quarantined" else "dim"
-                out.print(f"  [{colour}]{name}: {rows:,} of {count.rows_read:,} rows {what}: {reason}[/{colour}]")
+                told = f"  {name}: {rows:,} of {count.rows_read:,} rows {what}: {reason}"
+                if what == "quarantined":
+                    warn(told)
+                else:
+                    out.print(told, style="dim", markup=False)
         if count.missing_days:
-            out.print(f"  [yellow]{name}: no files for {', '.join(count.missing_days)}[/yellow]")
+            warn(f"  {name}: no files for {', '.join(count.missing_days)}")

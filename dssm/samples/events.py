@@ -10,7 +10,9 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from dssm import storage
 from dssm.config import Settings
+from dssm.console import out
 from dssm.errors import UserError
 from dssm.manifest import (
     EVENT_TIME,
@@ -25,9 +27,10 @@ from dssm.manifest import (
     WEIGHT,
     target_column,
 )
-from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, quoted, read_events
+from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, days_before, quoted, read_events
 from dssm.samples.tables import LATER_ITEM
 from dssm.samples.user_pass import HASH, IN_LOG
+from dssm.spark import matches
 
 TRAIN, TEST = "train", "test"
 FATE = "__fate"  # train, test, or why the row is no sample; null where it is unreadable
@@ -35,7 +38,24 @@ UNKNOWN, LATER = "item not in the catalogue", f"item {LATER_ITEM}"  # fates of e
 
 
 def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
+    for line in cut_histories(spark, settings):
+        out.print(f"  [yellow]{line}[/yellow]")
     return [read_events(spark, settings, name, source) for name, source in settings.sources.items()]
+
+
+def cut_histories(spark: SparkSession, settings: Settings) -> list[str]:
+    """Returns a line for each history without `days` of a log in days' files that has a day before those read."""
+    lines = []
+    for name, history in settings.histories.items():
+        for source in history.sources if history.days is None else ():
+            path, before = settings.sources[source].path or "", days_before(settings, source)
+            earlier, *read = (storage.absolute(day) for day in settings.expand(path, True, before + 1))
+            if read and earlier not in read and matches(spark, f"sources.{source}.path", earlier):
+                lines.append(
+                    f"histories.{name}: sources.{source} is read from {settings.window_days(before)[0]} on, and has "
+                    "days before; with `days` it is read so many days before the windows"
+                )
+    return lines
 
 
 def all_events(settings: Settings, logs: Sequence[EventLog], catalogue: DataFrame, broadcast: bool) -> DataFrame:

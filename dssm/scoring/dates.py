@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dssm.config import Settings
-from dssm.console import heading, out
+from dssm.console import heading, out, warn
 from dssm.errors import GateError
+from dssm.observe.job import observed
 from dssm.report.run_report import reported
 from dssm.usage import usage_reported
 
@@ -31,7 +32,7 @@ def publish_dates(job: str, dates: Sequence[Settings], at_once: int, publish: Ca
     def run(settings: Settings) -> None:
         heading(f"{job} {settings.name} {settings.date.isoformat()}")
         try:
-            with reported(settings, job), usage_reported(job, settings.run_folder):
+            with observed(settings, job), reported(settings, job), usage_reported(job, settings.run_folder):
                 publish(settings)
         except GateError as error:
             if len(dates) == 1:
@@ -43,7 +44,7 @@ def publish_dates(job: str, dates: Sequence[Settings], at_once: int, publish: Ca
         _run_all(run, dates, at_once)
     except BaseException:
         if refused:  # the error that ends the job says nothing of them
-            out.print(_told(refused, len(dates)), style="yellow", markup=False)
+            warn(_told(refused, len(dates)))
         raise
     if refused:
         raise GateError(_told(refused, len(dates)))

@@ -3,7 +3,8 @@
 Whatever step a publish dies at, readers see the version from before, whole, or the new one, whole; the same command
 again finishes it. The order is: the version's folder (one rename), the metastore's partition (one call), `_current`
 (one rename), what is noted at the table, and last the removal of old versions. Folders that are being written have
-names of their own, so that two runs that publish the same date do not touch each other's.
+names of their own, so that two runs that publish the same date do not touch each other's; one at a time moves and
+removes, by the lock of the table's folder, so that the metastore and `_current` name the same version.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dssm import published, storage
-from dssm.console import out, step
+from dssm import locks, published, storage
+from dssm.console import out, step, warn
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 from dssm.published import VERSION_FOLDER, GateDecision, Pointer, Published, PublishedManifest, Side
@@ -28,7 +29,7 @@ from dssm.sections.publishing import PublishedTable
 REMOVED = ".removed-"
 ABANDONED = dt.timedelta(days=1)  # after its last change, a folder that is being written has no writer any more
 GRACE = dt.timedelta(hours=1)  # for readers of a version that was current, whatever keep_days is
-_MOVING = threading.Lock()  # of dates that are published side by side, one changes the table at a time
+_MOVING = threading.Lock()  # of this process: dates that are published side by side share a session
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Table:
         try:
             return published.current(self.location, date)
         except UserError as error:
-            out.print(f"  {error}; it is passed over", style="yellow", markup=False)
+            warn(f"  {error}; it is passed over")
             return None
 
     def pointer(self) -> Pointer | None:
@@ -126,41 +127,50 @@ def publish(
     there = _there(table.folder(version))
     if there is not None and measured is not None:
         there = _evaluated(there, measured)
-    decisions = [
-        *judge(last.manifest if last is not None else None),
-        *gates.rollback_gates(table.pointer(), version, f"score_{table.side}s"),
-    ]
+
+    def rolled_back() -> list[GateDecision]:
+        return gates.rollback_gates(table.pointer(), version, f"score_{table.side}s")
+
+    decisions = [*judge(last.manifest if last is not None else None), *rolled_back()]
     gates.check(decisions, force)
     if table.metastore is not None:
-        with _MOVING:
+        with _alone(table):
             table.metastore.prepare(table_columns(table.side, vectors, table.section.dtype), table.section.dtype)
     if there is not None:
         made = _known(table, there, decisions, force)
         out.print(f"  version {version} is there already: {made.folder}")
     else:
         folder = table.folder(version)
-        with step(f"{table.side} vectors of {table.date}") as remarks, _new_version(folder) as temporary:
+        with step(f"{table.side} vectors of {table.date}", "vectors") as remarks, _new_version(folder) as temporary:
             manifest = _decided(table, make(temporary, last), decisions, force)
             gates.check(manifest.gates, force)
             _write(temporary, manifest)
             remarks.extend(remarks_of(manifest))
         made = published.read_version(folder)
-    with _MOVING:
-        move(table, made)
+    with _alone(table) as lock:
+        gates.check(rolled_back(), force)  # by another since
+        move(table, made, lock)
         for reason in made.manifest.overridden:
-            out.print(f"  forced: {reason}", markup=False, style="yellow")
-        remove_old(table)
+            warn(f"  forced: {reason}")
+        remove_old(table, lock)
     return made
+
+
+@contextlib.contextmanager
+def _alone(table: Table) -> Iterator[locks.Held]:
+    """Lets one at a time change a table, of all processes on all hosts."""
+    with _MOVING, locks.locked(table.location, lambda told: out.print(f"  {told}", markup=False)) as lock:
+        yield lock
 
 
 def _there(folder: str) -> Published | None:
     """Returns a version that was made before; None where there is none that can be read."""
-    if not storage.exists(f"{folder}/{MANIFEST}"):
+    if not storage.is_there(f"{folder}/{MANIFEST}"):
         return None
     try:
         return published.read_version(folder)
     except UserError as error:
-        out.print(f"  {error}: it is made anew", style="yellow", markup=False)
+        warn(f"  {error}: it is made anew")
         return None
 
 
@@ -263,18 +273,22 @@ def remarks_of(manifest: PublishedManifest) -> list[str]:
     return remarks
 
 
-def move(table: Table, made: Published, back: bool = False) -> None:
+def move(table: Table, made: Published, lock: locks.Held, back: bool = False) -> None:
     """Lets readers see a version, once its files were read back.
 
-    Args: back: whether this is a rollback.
+    Args:
+      lock: of the table's folder.
+      back: whether this is a rollback.
     Raises: UserError where the version is not whole: nothing has moved; RuntimeError where the metastore gives other
       rows back.
     """
     manifest = made.manifest
     check_whole(made)
-    with step(f"partition dt={table.date} of {table.name}") as remarks:
+    with step(f"partition dt={table.date} of {table.name}", "partition") as remarks:
+        lock.check()
         if table.metastore is not None:
             table.metastore.move(table.date, made.data)
+            lock.check()
         pointer = table.pointer()
         if pointer is None or pointer.version != manifest.version:
             published.write_pointer(table.location, table.date, manifest.version, dt.datetime.now(dt.UTC), back)
@@ -283,9 +297,9 @@ def move(table: Table, made: Published, back: bool = False) -> None:
             found = table.metastore.rows(table.date)
             if found != manifest.rows:
                 raise RuntimeError(f"{table.name} dt={table.date}: {found:,} rows read back, {manifest.rows:,} written")
-            remarks.append(f"{found:,} rows read back")
+            remarks.counted("rows", found, f"{found:,} rows read back")
         else:
-            remarks.append(f"{manifest.rows:,} rows")
+            remarks.counted("rows", manifest.rows, f"{manifest.rows:,} rows")
     out.print(f"  {table.name} dt={table.date} → {made.data}")
 
 
@@ -294,18 +308,21 @@ def roll_back(table: Table, version: str) -> Published:
 
     Raises: UserError where there is no such version, or it is not whole.
     """
-    known = {of_date.manifest.version: of_date for of_date in published.versions(table.location, table.date)}
-    if version not in known:
-        listed = ", ".join(known) or "none"
-        raise UserError(f"--to {version}: {table.name} has no such version of {table.date}; expected one of: {listed}")
-    damaged = published.damaged_files(known[version])
-    if damaged:
-        raise UserError(f"--to {version}: {damaged[0]} is missing or damaged; expected a whole version")
-    move(table, known[version], back=True)
+    with _alone(table) as lock:
+        known = {of_date.manifest.version: of_date for of_date in published.versions(table.location, table.date)}
+        if version not in known:
+            listed = ", ".join(known) or "none"
+            raise UserError(
+                f"--to {version}: {table.name} has no such version of {table.date}; expected one of: {listed}"
+            )
+        damaged = published.damaged_files(known[version])
+        if damaged:
+            raise UserError(f"--to {version}: {damaged[0]} is missing or damaged; expected a whole version")
+        move(table, known[version], lock, back=True)
     return known[version]
 
 
-def remove_old(table: Table) -> list[str]:
+def remove_old(table: Table, lock: locks.Held) -> list[str]:
     """Removes versions that are kept no longer, of all dates, and says so. Returns: their folders.
 
     The one that the pointer or the metastore names stays whatever its age is. What killed runs were writing goes too,
@@ -321,7 +338,7 @@ def remove_old(table: Table) -> list[str]:
             if left.startswith(REMOVED) or (unfinished and _is_abandoned(f"{folder}/{left}")):
                 with contextlib.suppress(FileNotFoundError):  # another run removes it too
                     storage.remove(f"{folder}/{left}")
-        removed += _remove_versions(table, date)
+        removed += _remove_versions(table, date, lock)
     if removed:
         out.print(f"  {len(removed)} old version{'s' * (len(removed) > 1)} removed")
     return removed
@@ -337,11 +354,14 @@ def _is_abandoned(path: str) -> bool:
     return bool(dt.datetime.now(dt.UTC) - changed.astimezone(dt.UTC) > ABANDONED)
 
 
-def _remove_versions(table: Table, date: str) -> list[str]:
+def _remove_versions(table: Table, date: str, lock: locks.Held) -> list[str]:
+    names = storage.folder_names(published.date_folder(table.location, date))
+    if sum(name.startswith(VERSION_FOLDER) for name in names) <= table.section.keep_versions:
+        return []  # and no manifest has to be read: a table may have thousands of dates
     try:
         pointer = published.read_pointer(table.location, date)
     except UserError as error:
-        out.print(f"  {error}; no version of {date} is removed", style="yellow", markup=False)
+        warn(f"  {error}; no version of {date} is removed")
         return []
     known = published.versions(table.location, date)
     left = pointer.left if pointer is not None else {}
@@ -356,6 +376,7 @@ def _remove_versions(table: Table, date: str) -> list[str]:
         is_current = name in current or (place is not None and f"/{VERSION_FOLDER}{name}/" in f"{place}/")
         if name not in outdated or is_current:
             continue
+        lock.check()
         _remove_folder(version.folder)
         removed.append(version.folder)
     return removed

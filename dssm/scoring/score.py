@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from dssm import published, storage
 from dssm.config import Settings
-from dssm.console import out
+from dssm.console import warn
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, MANIFEST, USER_ID, Manifest, read_manifest
 from dssm.model.manifest import ModelManifest, read_model_manifest
@@ -221,11 +221,11 @@ def _earlier(last: Published | None) -> Earlier | None:
         return None
     damaged = published.damaged_files(last)
     if damaged:
-        out.print(f"  [yellow]{damaged[0]} is missing or damaged: nothing is taken from it[/yellow]")
+        warn(f"  {damaged[0]} is missing or damaged: nothing is taken from it")
         return None
     made = last.manifest
     if not storage.exists(f"{last.folder}/{DIGESTS}"):
-        out.print(f"  [yellow]{last.folder}/{DIGESTS} is missing: nothing is taken from that version[/yellow]")
+        warn(f"  {last.folder}/{DIGESTS} is missing: nothing is taken from that version")
         return None
     widths = {VECTOR: made.vector_dim} | {published.vector_column(name): w for name, w in made.objectives.items()}
     names = frozenset(file.name for file in made.files)
@@ -311,8 +311,8 @@ def distinct_keys(paths: Sequence[str], rows: int) -> int:
     for number in range(passes):
         found = []
         for path in paths:
-            table = pq.read_table(pa.BufferReader(content_of(path)), columns=[KEY], use_threads=False)
-            keys = table.column(KEY).to_numpy()
+            file = pq.ParquetFile(pa.BufferReader(content_of(path)))  # half the cost of read_table
+            keys = file.read([KEY], use_threads=False).column(KEY).to_numpy()
             found.append(keys if passes == 1 else keys[np.searchsorted(bounds, keys, side="right") == number])
         total += len(np.unique(np.concatenate(found))) if found else 0
     return total

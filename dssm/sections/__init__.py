@@ -4,6 +4,7 @@ from dssm.sections.evaluation import Evaluate
 from dssm.sections.indexing import Index
 from dssm.sections.losses import Loss, LossKind
 from dssm.sections.model import Model, Objective, Scorer, Tower, TowerKind
+from dssm.sections.observing import Observe
 from dssm.sections.optimizers import Optimizer, OptimizerKind, Schedule, ScheduleKind
 from dssm.sections.publishing import Gate, ItemTable, PublishedTable, UserTable
 from dssm.sections.reporting import Report, Tracking
@@ -37,9 +38,9 @@ from dssm.sections.train import Elastic, Recent, Train
 
 __all__ = [
     "Catalogue", "Counter", "Elastic", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives",
-    "History", "Index", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Optimizer",
-    "OptimizerKind", "PopularityNegatives", "ProfileTable", "PublishedTable", "Recent", "Report", "Samples",
-    "Schedule", "ScheduleKind", "Scorer", "Spark", "Split", "SuppressedNegatives", "Table", "Target", "TimeUnit",
-    "Tower", "TowerKind", "Tracking", "Train", "UnclickedNegatives", "UniformNegatives", "UserTable", "VectorTable",
-    "Window",
+    "History", "Index", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Observe",
+    "Optimizer", "OptimizerKind", "PopularityNegatives", "ProfileTable", "PublishedTable", "Recent", "Report",
+    "Samples", "Schedule", "ScheduleKind", "Scorer", "Spark", "Split", "SuppressedNegatives", "Table", "Target",
+    "TimeUnit", "Tower", "TowerKind", "Tracking", "Train", "UnclickedNegatives", "UniformNegatives", "UserTable",
+    "VectorTable", "Window",
 ]  # fmt: skip

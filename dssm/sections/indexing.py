@@ -152,7 +152,7 @@ class Milvus(SinkKind):
             raise ValueError("index.kind: milvus-lite has no hnsw; expected flat, ivf or auto, or a server's uri")
         if self.token_env is not None and self.token_file is not None:
             raise ValueError("token_env, token_file: give one of them")
-        _no_secret(self.uri, "token_env")
+        no_secret(self.uri, "token_env")
         return self
 
 
@@ -167,6 +167,7 @@ class Redis(SinkKind):
     url: str = Field("redis://127.0.0.1:6379/0", description="redis:// or rediss://, without a password.")
     user: str | None = Field(None, description="Name of the server's user; default: the server's default one.")
     password_env: str | None = Field(None, pattern=VARIABLE, description="Environment variable with the password.")
+    password_file: str | None = Field(None, description="File with the password, instead.")
     prefix: str | None = Field(
         None, pattern=r"^[^\s*?\[\]\\]+$", description="Of all keys; default: the pipeline's name and the sink's."
     )
@@ -178,7 +179,9 @@ class Redis(SinkKind):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Redis:
-        _no_secret(self.url, "password_env")
+        if self.password_env is not None and self.password_file is not None:
+            raise ValueError("password_env, password_file: give one of them")
+        no_secret(self.url, "password_env")
         if urlsplit(self.url).scheme not in ("redis", "rediss", "unix"):
             raise ValueError(f"url: found '{self.url}', expected redis://host:6379/0 or rediss://…")
         if self.search.kind not in ("flat", "hnsw"):
@@ -186,7 +189,7 @@ class Redis(SinkKind):
         return self
 
 
-def _no_secret(url: str | None, instead: str) -> None:
+def no_secret(url: str | None, instead: str) -> None:
     if url is not None and urlsplit(url).password:
         raise ValueError(f"a password stands in the address; remove it, and name its environment variable in {instead}")
 

@@ -88,7 +88,8 @@ class ItemTable(PublishedTable):
     location: str = Field("{root}/{name}/item_table", description="Folder of the table's immutable versions.")
     metastore: str | None = Field(
         "{root}/metastore_db",
-        description="Folder of the embedded Derby metastore, of all tables; null: the cluster's own Hive.",
+        description="Folder of the embedded Derby metastore, of all tables; a service, thrift://host:9083; a database, "
+        "jdbc:…, with its password in spark.secrets; null: the cluster's own Hive.",
     )
 
 

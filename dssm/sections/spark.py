@@ -1,18 +1,87 @@
-"""Spark itself."""
+"""Spark itself: where the jobs run, with which Python, GPUs and secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from dssm.secrets import is_secret, read_secret
 from dssm.strict import StrictModel
+
+
+class Secret(StrictModel):
+    """Where a secret stands: in the environment of the driver, or in a file that it can read."""
+
+    env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", description="Environment variable that holds it.")
+    file: str | None = Field(None, description="File that holds it, instead.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("env, file: give one of them")
+        return self
+
+    def read(self, setting: str) -> str:
+        """Returns the secret. Raises: UserError where its place is not there, or is empty."""
+        found = read_secret(setting, self.env, self.file, "")
+        assert found is not None
+        return found
+
+
+class Environment(StrictModel):
+    """The Python of a cluster's executors: this one, packed once by venv-pack, or one that the hosts have."""
+
+    folder: str = Field(
+        "~/.cache/dssm", description="Where environments are packed, each once by the digest of what it holds."
+    )
+    unpacked: bool = Field(
+        False,
+        description="All hosts see `folder`: an environment is unpacked there once, and executors run it from there; "
+        "default: each executor gets and unpacks its own copy.",
+    )
+    python_prefix: str | None = Field(
+        None,
+        pattern="^/",
+        description="Where the hosts have Python 3.11, such as /usr for /usr/bin/python3.11; default: where this "
+        "environment has it.",
+    )
+    python: str | None = Field(
+        None, description="A Python on every host that has all packages already: none is packed."
+    )
+
+
+class Security(StrictModel):
+    """Authenticated and encrypted connections, and encrypted local files, between the processes of a job."""
+
+    secret: Secret | None = Field(
+        None,
+        description="The secret that a standalone cluster's master and workers know; YARN and Kubernetes make one.",
+    )
+    interfaces: str | None = Field(
+        None,
+        description="The cluster's network interfaces, such as eth0: the driver and a training's rendezvous listen "
+        "there alone, and ranks talk over them (train.interfaces goes first); default: all.",
+    )
 
 
 class Spark(StrictModel):
     master: str | None = Field(
         None, description="Spark master; the environment's MASTER goes first; default local[*], all cores."
+    )
+    deploy_mode: Literal["client", "cluster"] = Field(
+        "client", description="Where the driver runs: here, or on the cluster (YARN and Kubernetes)."
+    )
+    environment: Environment = Environment()
+    gpus: int = Field(
+        0, ge=0, description="GPUs that a rank of `train` asks a cluster for; no other job asks for any. Locally: none."
+    )
+    security: Security | None = Field(None, description="Default: as the cluster is set.")
+    secrets: dict[str, Secret] = Field(
+        default_factory=dict,
+        description="Spark settings whose values are read by the driver and stand in no command, file or page, such "
+        "as spark.hadoop.fs.s3a.secret.key: {env: S3_KEY}.",
     )
     conf: dict[str, str] = Field(default_factory=dict, description="Further Spark settings, for every job.")
 
@@ -33,3 +102,23 @@ class Spark(StrictModel):
                 "remove it, and set timezone instead"
             )
         return {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _secrets_stand_once(self) -> Self:
+        for key in self.secrets:
+            if not key.startswith("spark."):
+                raise ValueError(f"secrets: '{key}' is no setting of Spark's; expected spark.… or spark.hadoop.…")
+            if key in self.conf:
+                raise ValueError(f"secrets: '{key}' stands in conf too; remove it there")
+        return self
+
+    def read_secrets(self) -> dict[str, str]:
+        """Returns Spark's settings that are secret: those of `secrets`, of `security`, and of `conf` by their names.
+
+        Raises: UserError where a place is not there, or is empty.
+        """
+        found = {key: value for key, value in self.conf.items() if is_secret(key)}
+        found |= {key: place.read(f"spark.secrets.{key}") for key, place in self.secrets.items()}
+        if self.security is not None and self.security.secret is not None:
+            found["spark.authenticate.secret"] = self.security.secret.read("spark.security.secret")
+        return found

@@ -53,13 +53,22 @@ _CHANGING = (
     "rand", "randn", "random", "uuid", "shuffle", "now", "current_timestamp", "current_date", "curdate",
     "localtimestamp", "monotonically_increasing_id", "spark_partition_id",
 )  # fmt: skip
-# A call of one of these, of unix_timestamp without a time, or one of those that Spark knows without parentheses.
+_MOVING_DAYS = "now|today|yesterday|tomorrow"  # to Spark, in a literal of a date or time, maybe before a time zone
+# A call of one of these, of unix_timestamp without a time, one of those that Spark knows without parentheses, or a
+# literal such as date 'today'.
 _CHANGING_SQL = re.compile(
     rf"\b(?:(?:{'|'.join(_CHANGING)})\s*\(|unix_timestamp\s*\(\s*\)"
-    r"|(?:current_timestamp|current_date)\b)",
+    rf"|(?:current_timestamp|current_date)\b|(?:date|timestamp(?:_ltz|_ntz)?)\s*r?'(?:{_MOVING_DAYS})')",
     re.IGNORECASE,
 )
 _QUOTED_SQL = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`""", re.DOTALL)
+_MOVING_DAY = re.compile(rf"""['"]\s*({_MOVING_DAYS})\b[\w\s/:+-]*['"]""", re.IGNORECASE)
+
+
+def _bare(quoted: re.Match[str]) -> str:
+    """Returns a quoted text as an empty one, but for a day that moves."""
+    day = _MOVING_DAY.fullmatch(quoted.group())
+    return f"'{day.group(1)}'" if day else "''"
 
 
 def _check_unchanging(expression: str) -> None:
@@ -67,7 +76,7 @@ def _check_unchanging(expression: str) -> None:
 
     Raises: ValueError that names what it calls.
     """
-    found = _CHANGING_SQL.search(_QUOTED_SQL.sub("''", expression))
+    found = _CHANGING_SQL.search(_QUOTED_SQL.sub(_bare, expression))
     if found is not None:
         raise ValueError(
             f"'{expression}' holds {found.group().rstrip('( )')}, which differs from run to run; "
@@ -225,8 +234,9 @@ class History(StrictModel):
     days: int | None = Field(
         None,
         ge=1,
-        description="Only events of the last so many days (of 24 hours); a log of "
-        "daily files is read so many days before the windows. null: those in the windows' files, whatever their age.",
+        description="Only events of the last so many days (of 24 hours); a log in days' files ({date} in its path) is "
+        "read so many days before the windows. null: events of any age, but of such a log only the windows' days are "
+        "read, and those that another history or counter asks for; build_samples says so where there are earlier ones.",
     )
     positives: bool = Field(True, description="Only events with a label above 0.")
     then: str | None = Field(

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from dssm.errors import did_you_mean
-from dssm.model.card import InputCard, SignatureCard
+from dssm.report.card_parts import InputCard, SignatureCard
 
 MOST_ITEMS = 1000  # of an answer
 LONGEST_TEXT, LONGEST_LIST = 65_536, 10_000

@@ -8,7 +8,7 @@ from typing import Any
 import horovod.tensorflow as hvd
 import tensorflow as tf
 
-from dssm.train.exchange import NUMBER_BYTES, allreduce_share
+from dssm.train.traffic import NUMBER_BYTES, allreduce_share
 
 Gradient = Any  # a dense tensor, tf.IndexedSlices, or None
 

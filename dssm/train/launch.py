@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.console import out
+from dssm.console import out, warn
 from dssm.errors import UserError
 from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
@@ -44,9 +44,9 @@ def train(settings: Settings) -> None:
         f"batch {chosen.batch_size} each, about {steps} steps an epoch, loss {' and '.join(sorted(losses))}"
     )
     if len(samples.files) < chosen.ranks:
-        out.print(
-            f"  [yellow]{len(samples.files)} sample files for {chosen.ranks} ranks: "
-            "some ranks have nothing to read; lower samples.rows_per_file[/yellow]"
+        warn(
+            f"  {len(samples.files)} sample files for {chosen.ranks} ranks: "
+            "some ranks have nothing to read; lower samples.rows_per_file"
         )
     with ProgressView() as view:
         if chosen.launch in ("spark", "spark-elastic"):
@@ -74,8 +74,11 @@ def _environment(settings: Settings, report_to: str) -> dict[str, str]:
     if settings.train.profile and "://" not in paths.timeline:
         storage.make_folder(paths.timeline.rpartition("/")[0])
         timeline = {"HOROVOD_TIMELINE": paths.timeline}
+    limit = settings.train.start_timeout_s
+    if settings.train.elasticity is not None:  # a host that was cut off is an error to the others before they end
+        limit = min(limit, max(1, settings.train.stall_shutdown_s * 2 // 3))
     return timeline | {
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(settings.train.start_timeout_s),
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(limit),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.train.stall_shutdown_s // 2)),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.train.stall_shutdown_s),
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -88,26 +91,40 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
     import horovod.spark
     from pyspark import SparkContext
 
+    from dssm.train.spark_hosts import (
+        interfaces_of,
+        listening_at,
+        lost_hosts_noticed,
+        passed_on,
+        ranks_start_with,
+    )
     from dssm.train.worker import train_worker
 
     context = SparkContext.getOrCreate()
-    train = settings.train
+    train, security = settings.train, settings.spark.security
     _wait_for_slots(context, train.ranks)
     stream = ReportStream(view.show)
-    with _listener(view, context.getConf().get("spark.driver.host") or LOOPBACK) as address:
+    host = context.getConf().get("spark.driver.host") or LOOPBACK
+    python = context.pythonExec
+    with (
+        _listener(view, host) as address,
+        listening_at(host if security is not None and security.interfaces else None),
+        ranks_start_with(python),
+        lost_hosts_noticed(context),
+    ):
         how = {
-            "args": (settings.model_dump_json(),),
+            "args": (settings.model_dump_json(exclude={"spark"}),),
             "num_proc": train.ranks,
             "start_timeout": train.start_timeout_s,
-            "env": {**os.environ, **_environment(settings, address)},
+            "env": {**passed_on(context), **_environment(settings, address)},
             "stdout": stream,
             "stderr": stream,
             "verbose": 0,
-            "nics": set(train.interfaces.split(",")) if train.interfaces else None,
+            "nics": interfaces_of(settings),
             "prefix_output_with_timestamp": False,
         }
         if train.launch == "spark":
-            results = horovod.spark.run(train_worker, use_gloo=True, **how)
+            results = horovod.spark.run(train_worker, use_gloo=True, executable=python, **how)
         else:
             elastic = train.elasticity
             assert elastic is not None
@@ -146,7 +163,7 @@ def _listener(view: ProgressView, host: str) -> Iterator[str]:
     try:
         listener = ReportListener(view.show, host)
     except OSError as error:
-        out.print(f"  [yellow]no live progress: {host} can't be listened at ({error})[/yellow]")
+        warn(f"  no live progress: {host} can't be listened at ({error})")
         yield ""
         return
     with listener:
@@ -157,7 +174,7 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
     folder = f"{RunPaths(settings.run_folder).folder}/.launch"  # hosts share the runs' folder, not the driver's /tmp
     given, made = f"{folder}/settings.json", f"{folder}/result.json"
     storage.remove(folder)
-    storage.write_text(given, settings.model_dump_json())
+    storage.write_text(given, settings.model_dump_json(exclude={"spark"}))
     command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(settings.train.ranks), "--gloo"]
     command += ["--start-timeout", str(settings.train.start_timeout_s)]
     if settings.train.interfaces:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import socket
 import sys
@@ -14,9 +15,10 @@ from typing import IO
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dssm.console import out
+from dssm.console import log, measured, out
 
 MARK = "@dssm-progress "
+LAST_REPORTS_S = 5  # wait for them at the end
 REPORT_TO = "DSSM_REPORT_TO"  # environment: where the launcher listens for reports
 
 
@@ -113,19 +115,29 @@ class ProgressView:
         self._bar.update(self._task, completed=done, total=total, epoch=f"epoch {epoch}", state=steps)
         if report.auc is not None:
             validation = f"  validation {report.validation}" if report.validation else ""
-            out.print(f"  epoch {epoch}  {state}  AUC {report.auc:.4f}{validation}")
+            told = f"  epoch {epoch}  {state}  AUC {report.auc:.4f}{validation}"
+            out.print(told, level=None)
         elif not out.is_terminal and time.monotonic() - self._shown > 10:  # a log file wants a sign of life
             left = report.seconds / report.step * (total - done)
-            out.print(f"  epoch {epoch}  {steps}  ETA {left:.0f} s")
+            told = f"  epoch {epoch}  {steps}  ETA {left:.0f} s"
+            out.print(told, level=None)
         else:
+            self._log(f"epoch {epoch}  {steps}", report, logging.DEBUG)
             return
+        self._log(told.strip(), report)
         self._shown = time.monotonic()
+
+    @staticmethod
+    def _log(told: str, report: Report, level: int = logging.INFO) -> None:
+        measures = {"loss": report.loss, "samples_per_s": report.rows_per_s, "input_wait": report.input_wait}
+        measured(told, measures, level)
 
 
 class ReportListener:
     """Listens for rank 0's reports: Horovod forwards the ranks' output in blocks, minutes late.
 
-    Only who knows the token, which goes to the ranks with their settings, is listened to.
+    Only who knows the token, which goes to the ranks with their settings, is listened to. Each connection has a thread:
+    an elastic training's first rank 0 may have been cut off, which closes nothing, before another reports.
     """
 
     def __init__(self, show: Show, host: str) -> None:
@@ -135,13 +147,15 @@ class ReportListener:
         self.address = f"{host}:{self._server.getsockname()[1]}:{self._token}"
 
     def __enter__(self) -> ReportListener:
-        self._thread = threading.Thread(target=self._listen, name="progress", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._listen, name="progress", daemon=True)]
+        self._threads[0].start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown(socket.SHUT_RDWR)  # closing alone does not end a waiting accept
-        self._thread.join(timeout=5)  # until the last reports are shown: rank 0 has closed its end
+        limit = time.monotonic() + LAST_REPORTS_S  # rank 0 has closed its end
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, limit - time.monotonic()))
         self._server.close()
 
     def _listen(self) -> None:
@@ -150,12 +164,16 @@ class ReportListener:
                 connection, _ = self._server.accept()
             except OSError:  # shut down: the training is over
                 return
-            with connection, connection.makefile(encoding="utf-8", errors="replace") as lines:
-                if lines.readline().strip() != self._token:
-                    continue
-                for line in lines:
-                    if report := _parsed(line):
-                        self._show(report)
+            self._threads.append(threading.Thread(target=self._hear, args=(connection,), name="reports", daemon=True))
+            self._threads[-1].start()
+
+    def _hear(self, connection: socket.socket) -> None:
+        with connection, connection.makefile(encoding="utf-8", errors="replace") as lines:
+            if lines.readline().strip() != self._token:
+                return
+            for line in lines:
+                if report := _parsed(line):
+                    self._show(report)
 
 
 def reporter(address: str | None) -> Show:
@@ -213,6 +231,7 @@ class ReportStream:
                 self._show(report)
             elif line.strip():
                 self._passed.write(line + "\n")
+                log(line)
         return len(text)
 
     def flush(self) -> None:

@@ -23,7 +23,7 @@ from dssm.model.two_tower import TwoTowerModel
 from dssm.sections.optimizers import Clip
 from dssm.stream.batches import Batch
 from dssm.train.collectives import Gradient, marked, sum_gradients, total
-from dssm.train.exchange import NUMBER_BYTES, ExchangePlan
+from dssm.train.traffic import NUMBER_BYTES, ExchangePlan
 
 EXPORT_ROWS = 65_536  # of a table that travel to rank 0 at once
 

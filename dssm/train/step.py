@@ -20,10 +20,11 @@ from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import Train
 from dssm.stream.batches import Batch
 from dssm.train.collectives import Gradient, total
-from dssm.train.exchange import ExchangePlan, exchange_of
+from dssm.train.exchange import exchange_of
 from dssm.train.negatives import SampledNegatives
 from dssm.train.scores import MAIN, Encoded, StepScores, encode, scorer_rows
 from dssm.train.sharding import Sources, fetch_rows, held_of
+from dssm.train.traffic import ExchangePlan
 
 DAY_MS = 86_400_000
 

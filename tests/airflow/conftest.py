@@ -8,11 +8,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import secrets
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +88,9 @@ class Airflow:
         return {task: (state, tries) for task, state, tries in rows}
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "AIRFLOW_HOME": str(self.home), **self.variables}
+        patient = f"sqlite:///{self.home}/airflow.db?timeout=60"  # several processes write to it
+        own = {"AIRFLOW_HOME": str(self.home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": patient}
+        return {**os.environ, **own, **self.variables}
 
     @staticmethod
     def _command(arguments: tuple[str, ...]) -> list[str]:
@@ -106,6 +113,51 @@ def airflow_home(migrated_home: Path, tmp_path: Path) -> Path:
     return home
 
 
+def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.2)
+
+
+@contextmanager
+def running_scheduler(airflow: Airflow, logs: Path) -> Iterator[None]:
+    """Runs a scheduler with what it needs, the API server and the DAG processor, until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    airflow.variables.update(
+        AIRFLOW__CORE__EXECUTOR="LocalExecutor",
+        AIRFLOW__CORE__PARALLELISM="4",
+        AIRFLOW__API__HOST="127.0.0.1",
+        AIRFLOW__API__PORT=str(port),
+        AIRFLOW__API__WORKERS="1",
+        AIRFLOW__API__BASE_URL=f"http://127.0.0.1:{port}",
+        AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"http://127.0.0.1:{port}/execution/",
+        AIRFLOW__API_AUTH__JWT_SECRET=secrets.token_hex(32),
+        AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK="False",
+    )
+    names = ("api-server", "dag-processor", "scheduler")
+    services = {name: airflow.start(name, log=logs / f"{name}.log") for name in names}
+    try:
+        wait_for(
+            lambda: airflow.query("SELECT dag_id FROM dag ORDER BY 1") == [("dssm_daily",), ("dssm_rollback",)],
+            "the DAG's first parse",
+            60,
+        )
+        yield
+        assert {name: service.poll() for name, service in services.items()} == dict.fromkeys(services)
+    finally:
+        for service in services.values():
+            service.terminate()
+        for service in services.values():
+            try:
+                service.wait(30)
+            except subprocess.TimeoutExpired:
+                service.kill()
+                service.wait()
+
+
 SPARK_SUBMIT = """#!{python}
 import json, os, sys, time
 from pathlib import Path
@@ -120,6 +172,10 @@ code = codes.get(job, [0]).pop(0)
 (here / "codes.json").write_text(json.dumps({{name: left for name, left in codes.items() if left}}))
 if code == "sleep":
     time.sleep(60)
+if code == "wait":
+    while not (here / "go").exists():
+        time.sleep(0.1)
+    code = 0
 sys.exit(code)
 """
 
@@ -131,8 +187,14 @@ class FakeProject:
     home: Path
 
     def end_with(self, **codes: list[int | str]) -> None:
-        """Says how the first, second, … call of each job ends: an exit code, or "sleep"; 0 where nothing is said."""
+        """Says how the first, second, … call of each job ends; 0 where nothing is said.
+
+        An exit code, "sleep" to be killed, or "wait" to end well after `go`.
+        """
         (self.home / "codes.json").write_text(json.dumps(codes))
+
+    def go(self) -> None:
+        (self.home / "go").touch()
 
     def calls(self) -> list[dict[str, Any]]:
         log = self.home / "calls.jsonl"

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import secrets
-import socket
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.sdk import DAG, DeadlineReference, SyncCallback
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from tests.airflow.conftest import PROJECT, Airflow, FakeProject
+from tests.airflow.conftest import PROJECT, Airflow, FakeProject, running_scheduler, wait_for
 
 pytestmark = pytest.mark.airflow
 
@@ -31,13 +27,6 @@ def parse(file: Path = PROJECT / "dags" / "dssm_daily.py", dag: str = "dssm_dail
     return bag.dags[dag]
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.2)
-
-
 # Parsing -------------------------------------------------------------------------------------------------
 
 
@@ -50,7 +39,8 @@ def test_the_five_jobs_follow_each_other():
         "score_items": {"index_items"},
         "index_items": set(),
     }
-    assert (dag.catchup, dag.max_active_runs) == (False, 1)
+    assert {type(task).__mro__[1] for task in dag.tasks} == {SparkSubmitOperator}
+    assert (dag.catchup, dag.max_active_runs, dag.deadline) == (False, 1, None)
     assert {(task.retries, task.execution_timeout) for task in dag.tasks} == {(1, dt.timedelta(hours=6))}
     assert {task.max_active_tis_per_dag for task in dag.tasks} == {1}
 
@@ -91,6 +81,24 @@ def test_training_waits_for_its_pool_and_a_failure_is_told(tmp_path: Path, monke
     assert [outlet.name for outlet in dag.get_task("score_items").outlets] == ["dssm_item_table"]
 
 
+def test_a_late_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_deadlines.py").write_text("def late(context):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("DSSM_DEADLINE_HOURS", "5.5")
+    assert parse().deadline is None  # nobody would hear of it
+    monkeypatch.setenv("DSSM_LATE", "my_deadlines:late")
+    [alert] = parse().deadline
+    assert alert.reference == DeadlineReference.DAGRUN_QUEUED_AT
+    assert alert.interval == dt.timedelta(hours=5, minutes=30)
+    assert alert.callback == SyncCallback("my_deadlines.late")
+
+
+def test_a_start_is_caught_up_from(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSSM_START", "2024-01-14")
+    dag = parse()
+    assert (dag.start_date, dag.catchup) == (dt.datetime(2024, 1, 14, tzinfo=dt.UTC), True)
+
+
 def test_the_rollback_names_its_version():
     task = parse(dag="dssm_rollback").get_task("rollback")
     task.render_template_fields({"params": {"date": "2024-01-14", "version": "1a2b", "table": "items"}})
@@ -108,8 +116,9 @@ def test_a_job_does_not_get_airflows_python(project: FakeProject, monkeypatch: p
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("MASTER", "local[2]")
     task = parse().get_task("train")
-    task.execute({})
+    task.execute({"run_id": "scheduled__2024-01-15"})
     [call] = project.calls()
+    assert call["environment"]["DSSM_RUN_ID"] == "scheduled__2024-01-15"
     assert {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}.isdisjoint(call["environment"])
     assert call["environment"]["MASTER"] == "local[2]"
     assert call["cwd"] == str(project.home)
@@ -138,10 +147,9 @@ def test_a_killed_task_takes_its_job_along(project: FakeProject, monkeypatch: py
     thread = threading.Thread(target=execute, daemon=True)
     thread.start()
     wait_for(lambda: len(project.calls()) == 1, "the job's start", 30)
-    job = task.hook.sub_process
     task.on_kill()
     thread.join(30)
-    assert job.returncode == -15
+    assert task._hook.exit_code == -15
     assert [str(error).split(";")[0] for error in errors] == ["train {{ ds }}: exit code -15"]
 
 
@@ -196,59 +204,36 @@ def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
 # The scheduler -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def scheduler(airflow: Airflow, tmp_path: Path) -> Iterator[Airflow]:
-    """A scheduler with what it needs: the API server and the DAG processor."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    airflow.variables.update(
-        AIRFLOW__CORE__EXECUTOR="LocalExecutor",
-        AIRFLOW__CORE__PARALLELISM="4",
-        AIRFLOW__API__HOST="127.0.0.1",
-        AIRFLOW__API__PORT=str(port),
-        AIRFLOW__API__WORKERS="1",
-        AIRFLOW__API__BASE_URL=f"http://127.0.0.1:{port}",
-        AIRFLOW__CORE__EXECUTION_API_SERVER_URL=f"http://127.0.0.1:{port}/execution/",
-        AIRFLOW__API_AUTH__JWT_SECRET=secrets.token_hex(32),
-        AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK="False",
-    )
-    names = ("api-server", "dag-processor", "scheduler")
-    services = {name: airflow.start(name, log=tmp_path / f"{name}.log") for name in names}
-    try:
-        wait_for(
-            lambda: airflow.query("SELECT dag_id FROM dag ORDER BY 1") == [("dssm_daily",), ("dssm_rollback",)],
-            "the DAG's first parse",
-            60,
-        )
-        yield airflow
-        assert {name: service.poll() for name, service in services.items()} == dict.fromkeys(services)
-    finally:
-        for service in services.values():
-            service.terminate()
-        for service in services.values():
-            try:
-                service.wait(30)
-            except subprocess.TimeoutExpired:
-                service.kill()
-                service.wait()
+def late_runs_are_written_to(file: Path) -> dict[str, str]:
+    """Returns the variables by which a run that takes longer than a second is told to a file."""
+    module = file.parent / "my_deadlines.py"
+    module.write_text(f"def late(context):\n    open({str(file)!r}, 'w').write(context['dag_run']['dag_id'])\n")
+    return {"PYTHONPATH": str(file.parent), "DSSM_DEADLINE_HOURS": str(1 / 3600), "DSSM_LATE": "my_deadlines:late"}
 
 
-def test_the_scheduler_runs_the_day_that_ended_and_a_backfill_in_turn(scheduler: Airflow, project: FakeProject):
+def test_the_scheduler_runs_the_day_that_ended_tells_that_it_is_late_and_backfills_three_days_in_turn(
+    airflow: Airflow, project: FakeProject, tmp_path: Path
+):
     def today() -> dt.date:
         return dt.datetime.now(dt.UTC).date()
 
-    before = today()
-    assert scheduler.run("dags", "unpause", "dssm_daily").returncode == 0
-    wait_for(lambda: len(project.calls()) == 5, "the scheduled run", 90)
-    days_that_ended = {(before - dt.timedelta(days=1)).isoformat(), (today() - dt.timedelta(days=1)).isoformat()}
-    assert set(project.dates()) <= days_that_ended
+    told, before = tmp_path / "told", today()
+    airflow.variables.update(late_runs_are_written_to(told))
+    project.end_with(train=["wait"])
+    with running_scheduler(airflow, tmp_path):
+        assert airflow.run("dags", "unpause", "dssm_daily").returncode == 0
+        wait_for(lambda: told.exists() and told.read_text() == "dssm_daily", "the alert of the late run", 90)
+        assert "evaluate" not in project.jobs()  # it is told while the run goes on
+        project.go()
+        wait_for(lambda: len(project.calls()) == 5, "the scheduled run", 90)
+        days_that_ended = {(before - dt.timedelta(days=1)).isoformat(), (today() - dt.timedelta(days=1)).isoformat()}
+        assert set(project.dates()) <= days_that_ended
 
-    created = scheduler.run(
-        "backfill", "create", "--dag-id", "dssm_daily",
-        "--from-date", "2024-01-14", "--to-date", "2024-01-15", "--max-active-runs", "1",
-    )  # fmt: skip
-    assert created.returncode == 0, created.stdout
-    wait_for(lambda: len(project.calls()) == 15, "the backfill", 120)
-    assert project.jobs() == 3 * JOBS
-    assert project.dates()[5:] == 5 * ["2024-01-14"] + 5 * ["2024-01-15"]
+        created = airflow.run(
+            "backfill", "create", "--dag-id", "dssm_daily",
+            "--from-date", "2024-01-13", "--to-date", "2024-01-15", "--max-active-runs", "1",
+        )  # fmt: skip
+        assert created.returncode == 0, created.stdout
+        wait_for(lambda: len(project.calls()) == 20, "the backfill", 200)
+    assert project.jobs() == 4 * JOBS
+    assert project.dates()[5:] == [date for date in ("2024-01-13", "2024-01-14", "2024-01-15") for _ in JOBS]

@@ -1,81 +1,40 @@
-"""A standalone Spark cluster on loopback: a master and two workers of one core, from the PySpark wheel."""
+"""A standalone cluster on loopback, and the environment that its executors run from, packed once."""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyspark
 import pytest
 
-WORKERS = 2
-START_LIMIT_S = 90
-
-
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
-def _alive_workers(port: int) -> int:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/", timeout=5) as answer:
-            return int(json.load(answer)["aliveworkers"])
-    except OSError:
-        return 0
+from dssm.sections.spark import Environment
+from dssm.submitting.packing import Packed
+from tests.cluster.hosts import Cluster, Host, started
+from tests.pipeline import write_small_demo
 
 
 @pytest.fixture(scope="session")
-def spark_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Yields the master's URL, spark://…, with both workers registered."""
-    folder = tmp_path_factory.mktemp("cluster")
-    home = Path(pyspark.__file__).parent
-    port, web = _free_port(), _free_port()
-    environment = {**os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1"}
-    environment |= {"PYSPARK_PYTHON": sys.executable}
-    started = []
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A master and two workers on loopback."""
+    workers = [Host("a"), Host("b")]
+    with started(tmp_path_factory.mktemp("loopback"), Host("driver"), workers, conf={}) as running:
+        yield running
 
-    def start(name: str, *arguments: str) -> None:
-        log = (folder / f"{name}.log").open("w")
-        line = [str(home / "bin/spark-class"), *arguments]
-        started.append(subprocess.Popen(line, env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT))
 
-    master = "org.apache.spark.deploy.master.Master"
-    start("master", master, "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(web))
-    url = f"spark://127.0.0.1:{port}"
-    try:
-        for number in range(WORKERS):
-            place = str(folder / f"worker-{number}")
-            options = [
-                "--host",
-                "127.0.0.1",
-                "--cores",
-                "1",
-                "--memory",
-                "3g",
-                "--work-dir",
-                place,
-                "--webui-port",
-                "0",
-            ]
-            start(f"worker-{number}", "org.apache.spark.deploy.worker.Worker", *options, url)
-        limit = time.monotonic() + START_LIMIT_S
-        while _alive_workers(web) < WORKERS:
-            if time.monotonic() > limit:
-                logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.log"))
-                pytest.fail(f"the cluster did not start in {START_LIMIT_S} s:\n{logs}")
-            time.sleep(0.5)
-        yield url
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.wait(timeout=30)
+@pytest.fixture(scope="session")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with this environment as an archive, and unpacked."""
+    folder = Path(os.environ.get("TMPENVS") or tmp_path_factory.mktemp("environments"))
+    packed = Packed(Environment(folder=str(folder), unpacked=True))
+    packed.make()
+    assert packed.archive.is_file()
+    assert packed.unpacked.is_dir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    write_small_demo(folder)
+    return folder

@@ -1,13 +1,20 @@
-"""The same jobs on a standalone cluster, by MASTER alone: the executors are processes of their own."""
+"""Every job on a standalone cluster whose executors have the packed environment, and not this checkout."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.pipeline import JOBS, PROJECT, TABLE_FACTS, Pipeline, said, write_small_demo
+from tests.cluster.hosts import Cluster
+from tests.cluster.standalone import check_python, notes_of, on, unpacked_by_executor, unpacked_in
+from tests.pipeline import JOBS, PROJECT, TABLE_FACTS, Pipeline, said
 from tests.serving.engines import redis_server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -15,24 +22,91 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 KUAIRAND = PROJECT.parent / "shared/data/kuairand"
 
 
-def test_the_demo_runs_on_the_cluster(spark_master: str, tmp_path: Path) -> None:
-    write_small_demo(tmp_path / "data")
-    sets = [f"data={tmp_path / 'data'}", "samples.rows_per_file=1000", "train.epochs=8", "train.batch_size=256"]
-    demo = Pipeline("conf/demo.yaml", "demo", tmp_path / "runs", sets, {"MASTER": spark_master})
-    for job in JOBS:
-        demo.succeed(job)
-    kept = demo.evaluation("2024-01-15")["seen_kept"]
+SECRET = "hush-"  # what every planted secret starts with
+
+
+@contextmanager
+def secrets(folder: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Yields overrides that name places of secrets, in files and the environment, and that environment."""
+    (folder / "password").write_text(f"{SECRET}in-a-file")
+    (folder / "redis").mkdir()
+    own = [
+        f"spark.secrets={{spark.hadoop.javax.jdo.option.ConnectionPassword: {{file: {folder / 'password'}}}, "
+        "spark.hadoop.fs.s3a.secret.key: {env: S3_KEY}}",
+        f"spark.conf.spark.hadoop.fs.azure.account.token={SECRET}in-the-settings",
+    ]
+    environment = {"S3_KEY": f"{SECRET}s3", "REDIS_PASSWORD": f"{SECRET}redis"}
+    if shutil.which("redis-server") is None:
+        yield own, environment
+        return
+    with redis_server(folder / "redis", "--requirepass", environment["REDIS_PASSWORD"]) as url:
+        yield [*own, f"index.sinks.redis={{kind: redis, url: '{url}', password_env: REDIS_PASSWORD}}"], environment
+
+
+def files_with(text: str, *folders: Path) -> list[Path]:
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(files) > 50
+    return [path for path in files if text.encode() in path.read_bytes()]
+
+
+class Ran(NamedTuple):
+    """The demo's jobs: what they printed, what each worker's Pythons noted, and files that hold a secret."""
+
+    demo: Pipeline
+    printed: str
+    notes: dict[str, list[list[dict[str, Any]]]]
+    leaks: list[Path]
+
+
+@pytest.fixture(scope="module")
+def ran(cluster: Cluster, environments: Path, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Every job of the demo; the first with the environment sent along, the others from the unpacked one."""
+    folder = tmp_path_factory.mktemp("ran")
+    done = Ran(on(cluster, environments, demo_data, folder / "runs"), "", {}, [])
+    with secrets(folder) as (places, environment):
+        done.demo.environment.update(environment)
+        for job in JOBS:
+            sets = [*places, f"spark.environment.unpacked={str(job != JOBS[0]).lower()}"]
+            more = [word for place in sets for word in ("--set", place)]
+            ended = done.demo.run(job, *more)
+            assert ended.returncode == 0, said(ended)
+            done = done._replace(printed=done.printed + said(ended) + said(done.demo.run(job, *more, "--dry-run")))
+            done.notes[job] = [notes_of(cluster, host) for host in cluster.workers]
+            done.leaks.extend(files_with(SECRET, folder / "runs", cluster.folder))
+            cluster.drop_work()
+    return done
+
+
+def test_the_demos_model_and_table_are_made_on_the_cluster(ran: Ran) -> None:
+    kept = ran.demo.evaluation("2024-01-15")["seen_kept"]
     assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
-    (facts,) = demo.table(TABLE_FACTS.format(table="demo_items", date="2024-01-15"))
+    (facts,) = ran.demo.table(TABLE_FACTS.format(table="demo_items", date="2024-01-15"))
     assert (facts["row_count"], facts["items"]) == (400, 400)
 
 
-def test_more_ranks_than_slots_is_said_at_once(spark_master: str, tmp_path: Path) -> None:
-    write_small_demo(tmp_path / "data")
-    sets = [f"data={tmp_path / 'data'}", "samples.rows_per_file=1000", "train.ranks=3"]
-    demo = Pipeline("conf/demo.yaml", "demo", tmp_path / "runs", sets, {"MASTER": spark_master})
-    demo.succeed("build_samples")
-    refused = demo.run("train")
+@pytest.mark.parametrize("job", JOBS)
+def test_executors_run_the_packed_environment_and_see_no_checkout(ran: Ran, job: str, environments: Path) -> None:
+    of_hosts = ran.notes[job]
+    if job == "index_items":  # the only one without Spark
+        assert of_hosts == [[], []]
+        return
+    assert any(of_hosts)
+    for note in chain(*of_hosts):
+        check_python(note, unpacked_by_executor if job == "build_samples" else unpacked_in(environments))
+    ranks = [sum(note["is_rank"] for note in of_host) for of_host in of_hosts]
+    assert ranks == ([1, 1] if job == "train" else [0, 0])
+
+
+def test_secrets_are_printed_written_and_sent_nowhere(ran: Ran) -> None:
+    assert SECRET not in ran.printed
+    assert "(not shown)" in ran.printed
+    assert ran.leaks == []
+    told = [note["environment"] for of_hosts in ran.notes.values() for note in chain(*of_hosts)]
+    assert [name for environment in told for name, value in environment.items() if SECRET in value] == []
+
+
+def test_more_ranks_than_slots_is_said(ran: Ran) -> None:
+    refused = ran.demo.run("train", "--set", "train.ranks=3")
     assert refused.returncode == 2
     assert "train.ranks: 3 ranks, but Spark's master" in said(refused)
 
@@ -51,11 +125,12 @@ def check_answers(run: Path) -> None:
 
 @pytest.mark.kuairand
 @pytest.mark.skipif(not KUAIRAND.is_dir(), reason=f"the KuaiRand extract is not at {KUAIRAND}")
-def test_kuairand_beats_every_baseline(spark_master: str, tmp_path: Path) -> None:
+def test_kuairand_beats_every_baseline(cluster: Cluster, environments: Path, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     with redis_server(tmp_path / "redis") as url:
-        sets = [f"data={KUAIRAND}", f"index.sinks.redis={{kind: redis, url: '{url}'}}"]
-        kuairand = Pipeline("conf/kuairand.yaml", "kuairand", tmp_path / "runs", sets, {"MASTER": spark_master})
+        sets = [f"spark.environment={{folder: {environments}, unpacked: true}}", f"data={KUAIRAND}"]
+        sets += [f"index.sinks.redis={{kind: redis, url: '{url}'}}"]
+        kuairand = Pipeline("conf/kuairand.yaml", "kuairand", tmp_path / "runs", sets, {"MASTER": cluster.url})
         for job in JOBS:
             kuairand.succeed(job)
     check_answers(kuairand.run_folder("2022-05-01"))

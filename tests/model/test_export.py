@@ -65,6 +65,7 @@ def test_a_loaded_tower_gives_the_trained_vectors_at_any_batch_size(towers: TwoT
         assert list(loaded.all_vectors(inputs)) == ["vector"]
 
 
+@pytest.mark.slow
 def test_a_saved_tower_needs_tensorflow_alone(towers: TwoTowers, tmp_path: Path):
     save_tower(towers.user, f"{tmp_path}/tower")
     inputs = _inputs(towers, "user", 9, seed=8)

@@ -142,6 +142,7 @@ def test_the_assets_are_the_tokens_and_what_the_inputs_are(saved: Saved) -> None
     assert described == {name: given.model_dump() for name, given in saved.raw["user"].inputs.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", ["inline"], indirect=True)
 def test_a_raw_tower_needs_tensorflow_alone(saved: Saved, tmp_path: Path) -> None:
     request = saved.raw["user"].example

@@ -17,6 +17,7 @@ from dssm.config import Settings
 from dssm.manifest import ITEM_ID, ITEM_KEY, ITEM_TITLE, MANIFEST, SourceCounts
 from dssm.paths import RunPaths
 from dssm.published import GateDecision, PublishedFile, PublishedManifest
+from dssm.report.run_facts import CARD
 from dssm.usage import Usage
 from tests.report.handmade import item, make_settings, sample, user, write_run
 
@@ -91,6 +92,19 @@ def write_model(paths: RunPaths, **over: Any) -> None:
             "bytes_per_step": 2.5e6, "loss": [3.0, 2.5, 2.25],
             "metrics": [{"auc": 0.6}, {"auc": 0.7}, {"auc": None}],
             "validation": [{"recall@50": 0.3}, {"recall@50": 0.4}, {"recall@50": 0.39}], **over,
+        },
+    )  # fmt: skip
+    inputs = {"topic": {"dtype": "string", "shape": [None, None], "says": "topics; [] for none"}}
+    write(
+        f"{paths.model}/{CARD}",
+        {
+            "model_version": over.get("model_version", MODEL), "samples_build": BUILD, "name": "what else it holds",
+            "parts": {"train": {"rows": 40, "files": 1, "digest": "0123train"}},
+            "vocabularies": {"topic": {"size": 5, "digest": "0123topic", "rule": "tokens"}},
+            "towers": {
+                name: {"inputs": inputs, "outputs": {"vector": "4 numbers"}, "example": {"topic": ["<rock>"]}}
+                for name in ("item_tower", "item_tower_raw")
+            },
         },
     )  # fmt: skip
 

@@ -40,6 +40,8 @@ def test_all_parts_of_a_finished_run(full: RunPaths) -> None:
     assert facts.rows == {"train": 40, "test": 8, "items": 60, "users": 1, "interactions": 0}
     assert facts.model is not None
     assert facts.model.loss == [3.0, 2.5, 2.25]
+    assert facts.card is not None
+    assert facts.card.parts["train"].digest == "0123train"
     assert facts.evaluation is not None
     assert facts.evaluation["users"] == 1234
     assert facts.items is not None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 from pathlib import Path
@@ -36,7 +37,9 @@ from tests.report.full_run import (
 from tests.report.handmade import item, write_run
 from tests.report.test_page import Reader
 
-SECTIONS = ["pipeline", "training", "evaluation", "vectors", "examples", "gates", "indexes", "settings", "versions"]
+SECTIONS = [
+    "pipeline", "training", "model", "evaluation", "vectors", "examples", "gates", "indexes", "settings", "versions",
+]  # fmt: skip
 
 
 def page_of(paths: RunPaths, settings: Settings | None = None) -> str:
@@ -95,6 +98,18 @@ def test_sections_follow_and_links_lead_to_them(shown: str) -> None:
     labels = [a.get("aria-labelledby") for name, a in read.tags if name == "section"]
     assert labels == SECTIONS
     assert all(a.get("role") == "img" and a.get("aria-label") for name, a in read.tags if name == "svg")
+
+
+def test_the_model_is_shown_with_its_data_and_how_to_call_it(shown: str) -> None:
+    section = shown.split('id="model"')[1].split("</section>")[0]
+    assert "0123train" in section
+    assert "0123topic" in section
+    called = section.split("item tower, raw inputs: how to call it")[1].split("</details>")[0]
+    assert "rows × any" in called
+    assert "POST /v1/models/item_tower_raw:predict" in called
+    request = html.unescape(called.split("<pre>")[1].split("</pre>")[0])
+    assert json.loads(request) == {"instances": [{"topic": ["<rock>"]}]}
+    assert section.index("item tower, raw inputs") < section.index("item tower, encoded inputs")
 
 
 def test_names_of_the_data_can_not_become_part_of_the_page(shown: str, text: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dssm.errors import UserError
 from dssm.retrieval.sinks import Place
-from dssm.retrieval.sinks.milvus import MilvusSink, _token
+from dssm.retrieval.sinks.milvus import MilvusSink, _connected
 from dssm.sections.indexing import Milvus, MilvusAuto, MilvusFlat, MilvusHnsw, MilvusIvf
 from tests.retrieval.test_sinks import DIM, QUERIES, exact, vectors_of
 from tests.serving.tables import unit_rows
@@ -105,16 +105,15 @@ def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
         MilvusSink(Milvus(uri=f"{tmp_path}/own.file"), Place("m", "p", ""))
 
 
-def test_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("A_TOKEN", raising=False)
-    settings = Milvus(token_env="A_TOKEN")
-    with pytest.raises(UserError, match=r"index\.sinks\.m\.token_env: the environment has no A_TOKEN; set it"):
-        _token(settings, "index.sinks.m")
+def test_the_token_is_that_of_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", "s3cret")
-    assert _token(settings, "index.sinks.m") == "s3cret"
-    assert "s3cret" not in settings.model_dump_json()
     (tmp_path / "token").write_text("other\n")
-    assert _token(Milvus(token_file=f"{tmp_path}/token"), "x") == "other"
-    with pytest.raises(UserError, match=r"token_file: .*none can't be read"):
-        _token(Milvus(token_file=f"{tmp_path}/none"), "x")
-    assert _token(Milvus(), "x") is None
+    monkeypatch.setattr("dssm.retrieval.sinks.milvus.MilvusClient", lambda **options: options)
+    places = [{"token_env": "A_TOKEN"}, {"token_file": f"{tmp_path}/token"}, {}]
+    settings = [Milvus(uri="http://a:19530", **place) for place in places]
+    tokens = [_connected(one, None, "index.sinks.m").get("token") for one in settings]
+    assert tokens == ["s3cret", "other", None]
+    assert "s3cret" not in settings[0].model_dump_json()
+    monkeypatch.delenv("A_TOKEN")
+    with pytest.raises(UserError, match=r"index\.sinks\.m\.token_env: the environment has no A_TOKEN; set it"):
+        _connected(settings[0], None, "index.sinks.m")

@@ -96,6 +96,16 @@ def test_a_password_is_read_from_the_environment_and_never_told(
     assert "A_PASSWORD" in os.environ
 
 
+def test_a_password_is_read_from_a_file(server: redis.Redis, redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "right").write_text("s3cret\n")
+    RedisSink(Redis(url=redis_url, password_file=f"{tmp_path}/right"), PLACE).close()
+    (tmp_path / "wrong").write_text("wr0ng")
+    with pytest.raises(UserError, match=r"\.password_file: redis://.* refuses the password"):
+        RedisSink(Redis(url=redis_url, password_file=f"{tmp_path}/wrong"), PLACE)
+    with pytest.raises(ValueError, match="password_env, password_file: give one of them"):
+        Redis(url=redis_url, password_env="A", password_file="b")
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"index\.sinks\.cache\.url: unix://.* can't be reached"):
         RedisSink(Redis(url=f"unix://{tmp_path}/none.sock"), PLACE)

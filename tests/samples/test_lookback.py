@@ -92,6 +92,34 @@ def test_paths_of_the_days_before_the_windows() -> None:
     assert settings.expand("log.csv", daily=True, before=2) == ["log.csv"]
 
 
+@pytest.mark.spark
+def test_a_history_without_days_says_where_it_begins_if_there_are_earlier_days(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dssm.samples.events import cut_histories, read_logs
+
+    histories = {"all": {"sources": ["feed", "likes", "all"]}, "day": {"sources": ["likes"], "days": 1}}
+    one = {"user": "u", "item": "i", "time": "t"}
+    paths = {"feed": "feed/{date}.csv", "likes": "likes/{date}.csv", "all": "all.csv"}
+    sources = {name: {"path": f"{tmp_path}/{path}", **one} for name, path in paths.items()}
+    settings = settings_with(histories, {}, sources=sources)  # the windows are the 31st of March to the 4th of April
+    for name in ("all.csv", "feed/2024-03-31.csv", "likes/2024-03-30.csv", "likes/2024-03-31.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("u,i,t\na,b,1\n")
+    assert cut_histories(spark, settings) == []
+
+    (tmp_path / "feed/2024-03-30.csv").write_text("u,i,t\n")
+    (tmp_path / "likes/2024-03-29.csv").write_text("u,i,t\n")
+    told = [
+        f"histories.all: sources.{name} is read from {day} on, and has days before; "
+        "with `days` it is read so many days before the windows"
+        for name, day in (("feed", "2024-03-31"), ("likes", "2024-03-30"))
+    ]
+    assert cut_histories(spark, settings) == told
+    read_logs(spark, settings)
+    assert capsys.readouterr().out.split("\n") == [*(f"  {line}" for line in told), ""]
+
+
 # What a build makes of them ------------------------------------------------------------------------------------
 
 # (user, item, day, hour, label); the windows are the 7th to the 10th, and the counter sees 3 days more.

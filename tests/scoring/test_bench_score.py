@@ -45,8 +45,10 @@ def test_one_per_cent_of_the_items_change(tmp_path: Path) -> None:
 
 def test_the_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    found = {"": bench.Seconds(9, 10, 0.5), "demo": bench.Seconds(3, 4, 1)}
-    bench.show(found, 1000, {10: 100 * bench.MIB, 100: 110 * bench.MIB}, keep=True)
+    found = bench.Found(
+        {"": bench.Seconds(9, 10, 0.5), "demo": bench.Seconds(3, 4, 1)}, {10: 100 * bench.MIB, 100: 110 * bench.MIB}
+    )
+    bench.show(found, 1000, keep=True)
     assert json.loads((tmp_path / "score.json").read_text())["ratios"] == {
         "vs_bare_tower": 0.9, "incremental_1pct": 0.05, "vs_bare_tower_demo": 0.75, "incremental_1pct_demo": 0.25,
         "memory_10x_items": 1.1,
@@ -54,3 +56,26 @@ def test_the_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     printed = capsys.readouterr().out
     assert "score_items, layers 1024–512–256" in printed
     assert "110 MiB" in printed
+    assert bench.kept() == found
+
+
+def test_a_part_goes_beside_those_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    measured = {bench.LAYERS[""]: bench.Seconds(9, 10, 0.5), bench.LAYERS["demo"]: bench.Seconds(3, 4, 1)}
+    monkeypatch.setattr(bench, "measure", lambda folder, layers, items, rounds: folder.mkdir() or measured[layers])
+    monkeypatch.setattr(bench, "memory", lambda folder, items: folder.mkdir() or 7 * items)
+    assert bench.kept() == bench.Found({}, {})
+    for part in ("memory", "demo-tower", "tower"):
+        bench.main(["--only", part])
+    found = bench.kept()
+    assert list(found.seconds) == ["", "demo"]
+    bench.main([])
+    assert (
+        bench.kept()
+        == found
+        == bench.Found(
+            {"": measured[1024, 512, 256], "demo": measured[256, 128]}, {500_000: 3_500_000, 5_000_000: 35_000_000}
+        )
+    )
+    bench.main(["--items", "5"])
+    assert json.loads((tmp_path / "score.json").read_text())["ratios"]["memory_10x_items"] == 10

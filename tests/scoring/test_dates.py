@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dssm.attempts import read_attempts
 from dssm.config import Settings
 from dssm.errors import GateError, UserError
+from dssm.paths import RunPaths
 from dssm.scoring.dates import publish_dates
 from dssm.usage import read_usage
 from tests.datasets import make_settings
@@ -82,7 +84,10 @@ def test_a_refused_date_does_not_keep_the_others_back(
     )
     assert sorted(done) == [day for day in DAYS if day not in (DAYS[1], DAYS[3])]
     assert "score_items tiny 2024-01-06" in capsys.readouterr().out
-    assert not (tmp_path / "tiny/2024-01-02/jobs").exists()
+    refused, *_ = (settings for settings in dates_of(tmp_path) if settings.date == DAYS[1])
+    assert read_usage(refused.run_folder) == []
+    ends = [read_attempts(RunPaths(settings.run_folder))["score_items"].exit_code for settings in dates_of(tmp_path)]
+    assert ends == [0, 3, 0, 3, 0, 0]
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

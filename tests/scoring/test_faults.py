@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from dssm import storage
+from dssm import published, storage
 from dssm.errors import UserError
 from dssm.published import Published, PublishedManifest
 from dssm.scoring.publish import Table, publish, roll_back
@@ -79,7 +81,7 @@ def cases() -> Iterator[tuple[str, bool]]:
     yield "midway", True
 
 
-@pytest.mark.usefixtures("no_grace")
+@pytest.mark.usefixtures("no_grace", "quick_expiry")
 def test_a_publish_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full disk, killed driver, failed task, lost metastore: readers see v1 or v2, whole; a rerun ends with v2."""
 
@@ -145,6 +147,50 @@ def test_two_publishes_of_a_date_leave_each_other_alone(tmp_path: Path, same: bo
     publish(table, "v1", judged(), ["vector"], make, force=False)
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", *sorted({"version=v1", f"version={second}"})]
+
+
+PUBLISHES = """
+import sys, time
+from pathlib import Path
+from tests.scoring.tables import FakeMetastore, publish_version, table_at
+
+root, version, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+class InFiles(FakeMetastore):
+    def location(self, date):
+        return (root / "hive").read_text() if (root / "hive").exists() else None
+
+    def move(self, date, data):
+        (root / "hive").write_text(data)
+        (root / f"{version} has moved").touch()
+        for _ in range(150):  # the other may move as well, between this process' move and its pointer
+            if (root / f"{other} has moved").exists():
+                break
+            time.sleep(0.01)
+
+    def rows(self, date):
+        self.places[date] = self.location(date)
+        return super().rows(date)
+
+(root / f"{version} is ready").touch()
+while not (root / f"{other} is ready").exists():
+    time.sleep(0.01)
+publish_version(table_at(root, metastore=InFiles()), version)
+"""
+
+
+def test_two_processes_that_move_at_once_leave_one_version(tmp_path: Path) -> None:
+    """Each would move the metastore before the other writes its pointer, were it not for the lock."""
+    pairs = (("v1", "v2"), ("v2", "v1"))
+    running = [subprocess.Popen([sys.executable, "-c", PUBLISHES, str(tmp_path), *pair]) for pair in pairs]
+    assert [process.wait(120) for process in running] == [0, 0]
+    table = table_at(tmp_path, metastore=FakeMetastore())
+    assert isinstance(table.metastore, FakeMetastore)
+    table.metastore.places[DATE] = (tmp_path / "hive").read_text()
+    assert seen(table) == seen_in_hive(table)
+    pointer = published.read_pointer(table.location, DATE)
+    assert pointer is not None
+    assert {pointer.version, *pointer.left} == {"v1", "v2"}  # the one that was current for a moment is known as such
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dssm import published, storage
+from dssm import locks, published, storage
 from dssm.errors import GateError, UserError
 from dssm.published import GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
-from dssm.scoring.publish import _MOVING, Measured, expired, publish, remove_old, roll_back
+from dssm.scoring.publish import _MOVING, Measured, Table, expired, publish, remove_old, roll_back
 from dssm.sections import ItemTable
 from tests.scoring.tables import (
     DATE,
@@ -30,6 +30,12 @@ from tests.scoring.tables import (
     seen_in_hive,
     table_at,
 )  # fmt: skip
+
+
+def remove(table: Table) -> list[str]:
+    with locks.locked(table.location) as lock:
+        return remove_old(table, lock)
+
 
 # A publish --------------------------------------------------------------------------------------------------
 
@@ -124,6 +130,37 @@ def test_dates_at_once_prepare_the_table_one_after_the_other(tmp_path: Path, mon
     publish_version(table_at(tmp_path, metastore=metastore), "v1")
     assert alone == [True]
     assert not _MOVING.locked()
+
+
+def test_only_versions_that_may_go_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of many dates: what is listed is enough for those that have no more than keep_versions."""
+    for date in ("2024-01-05", "2024-01-06"):
+        publish_version(table_at(tmp_path, date), "v1")
+    for version in ("v1", "v2", "v3"):
+        publish_version(table_at(tmp_path, "2024-01-07"), version)
+    table, read = table_at(tmp_path, keep_versions=2), []
+    monkeypatch.setattr(published, "versions", lambda location, date: read.append(date) or [])
+    remove(table)
+    assert read == ["2024-01-07"]
+
+
+def test_a_rollback_while_a_version_is_made_is_not_undone(tmp_path: Path) -> None:
+    table = table_at(tmp_path, metastore=FakeMetastore())
+    for version in ("v1", "v2"):
+        publish_version(table, version)
+    made_again = published.read_version(table.folder("v2"))
+
+    def judge(last: PublishedManifest | None) -> list[GateDecision]:
+        return []
+
+    def measured(path: str) -> None:  # after the gates, before the move
+        roll_back(table, "v1")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("dssm.scoring.publish._known", lambda *given: measured(given[1].folder) or made_again)
+        with pytest.raises(GateError, match="version v2 was rolled back"):
+            publish(table, "v2", judge, ["vector"], maker(VECTORS["v2"], "v2"), force=False)
+    assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
 
 
 # Gates ------------------------------------------------------------------------------------------------------
@@ -266,7 +303,7 @@ def test_the_current_version_stays(tmp_path: Path, kind: str) -> None:
     else:
         assert table.metastore is not None
         table.metastore.move(DATE, f"file:{table.folder('v1')}/data")
-    removed = remove_old(table)
+    removed = remove(table)
     kept = {"v1", "v3"}
     assert {folder.rsplit("=", 1)[1] for folder in removed} == {"v1", "v2", "v3"} - kept
     assert {v.manifest.version for v in published.versions(table.location, DATE)} == kept
@@ -317,7 +354,7 @@ def test_what_was_current_just_now_stays(tmp_path: Path) -> None:
     pointer = published.Pointer.model_validate_json(path.read_text())
     before = {name: at - dt.timedelta(days=1) for name, at in pointer.left.items() if name != "v2"}
     path.write_text(pointer.model_copy(update={"left": pointer.left | before}).model_dump_json())
-    remove_old(table)
+    remove(table)
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v2", "version=v4"]
 
 

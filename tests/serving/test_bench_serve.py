@@ -13,6 +13,7 @@ from benchmarks import serve as bench
 from dssm.paths import RunPaths
 
 
+@pytest.mark.slow
 def test_the_command_answers_every_kind_of_request_until_it_is_told_to_end(
     served: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

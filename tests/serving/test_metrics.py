@@ -13,19 +13,20 @@ def test_the_text_is_prometheus() -> None:
     lines = metrics.text({"items": 5_000_001}, {"version": 'a"b\\c\nd'}).splitlines()
     for line in (
         "# TYPE dssm_requests_total counter",
-        'dssm_requests_total{path="/recommend",status="200"} 2',
-        'dssm_requests_total{path="/recommend",status="422"} 1',
-        "dssm_reloads_total 1",
-        'dssm_request_seconds_bucket{path="/recommend",le="0.001"} 2',
-        'dssm_request_seconds_bucket{path="/recommend",le="0.05"} 3',
-        'dssm_request_seconds_bucket{path="/recommend",le="2.5"} 3',
-        'dssm_request_seconds_bucket{path="/recommend",le="+Inf"} 4',
-        'dssm_request_seconds_sum{path="/recommend"} 9.031500',
-        'dssm_request_seconds_count{path="/recommend"} 4',
-        "dssm_items 5000001",
-        'dssm_loaded{version="a\\"b\\\\c\\nd"} 1',
+        'dssm_requests_total{path="/recommend",status="200"} 2.0',
+        'dssm_requests_total{path="/recommend",status="422"} 1.0',
+        "dssm_reloads_total 1.0",
+        'dssm_request_seconds_bucket{le="0.001",path="/recommend"} 2.0',
+        'dssm_request_seconds_bucket{le="0.05",path="/recommend"} 3.0',
+        'dssm_request_seconds_bucket{le="2.5",path="/recommend"} 3.0',
+        'dssm_request_seconds_bucket{le="+Inf",path="/recommend"} 4.0',
+        'dssm_request_seconds_sum{path="/recommend"} 9.0315',
+        'dssm_request_seconds_count{path="/recommend"} 4.0',
+        "dssm_items 5.000001e+06",
+        'dssm_loaded{version="a\\"b\\\\c\\nd"} 1.0',
     ):
         assert line in lines
+    assert not any("_created" in line for line in lines)
     assert sum(line.startswith("# TYPE") for line in lines) == len(
         {line for line in lines if line.startswith("# TYPE")}
     )

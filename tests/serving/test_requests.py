@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dssm.model.card import InputCard, SignatureCard
+from dssm.report.card_parts import InputCard, SignatureCard
 from dssm.serving.requests import LONGEST_LIST, LONGEST_TEXT, faults, features_model, request_model
 from dssm.serving.tower import sent
 

@@ -150,7 +150,7 @@ def test_health_metrics_and_the_documents(client: TestClient, served: RunPaths) 
     metrics = client.get("/metrics")
     assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'dssm_requests_total{path="/similar",status="404"}' in metrics.text
-    assert f"dssm_items {ITEMS}" in metrics.text
+    assert f"dssm_items {ITEMS}.0" in metrics.text
     assert client.get("/docs").status_code == 200
     schema = client.get("/openapi.json").json()
     body = schema["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]

@@ -9,6 +9,8 @@ import pytest
 from tests.setup.conftest import Made
 from tests.setup.tree import Tree
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = {"maker": "1", "tensorflow": "2.15.1", "horovod": "0.28.1", "finder": "1", "linter": "1", "dssm": "0.1.0"}
 
 

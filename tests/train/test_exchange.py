@@ -10,7 +10,8 @@ from hypothesis.strategies import integers
 from dssm.model.shards import Shard
 from dssm.model.towers import build_towers
 from dssm.model.two_tower import TwoTowerModel
-from dssm.train.exchange import TableUse, exchange_of, plan_exchange, shown_bytes
+from dssm.train.exchange import exchange_of
+from dssm.train.traffic import TableUse, plan_exchange, shown_bytes
 from tests.datasets import NEGATIVE_KINDS, SIZES, VECTORS, make_settings
 from tests.train.tiny import make_model
 

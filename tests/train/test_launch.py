@@ -25,7 +25,7 @@ from dssm.train.progress import ProgressView
 from dssm.train.worker import _Trainer
 from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
 
-pytestmark = pytest.mark.horovod
+pytestmark = pytest.mark.slow
 
 
 def _trained(settings: Settings) -> ModelManifest:
@@ -49,6 +49,7 @@ def test_the_same_settings_give_the_same_bits_twice_in_one_process(tmp_path: Pat
     assert other.model_version != first.model_version
 
 
+@pytest.mark.horovod
 def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=2)
     model = _trained(settings)

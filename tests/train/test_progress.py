@@ -96,6 +96,22 @@ def test_who_does_not_know_the_token_is_not_listened_to():
     assert shown == [LAST]
 
 
+def test_a_first_rank_that_fell_silent_keeps_no_other_from_reporting():
+    shown: list[Report] = []
+    with ReportListener(shown.append, "127.0.0.1") as listener:
+        lost = reporter(listener.address)
+        lost(FIRST)
+        _wait_for(shown)
+        show = reporter(listener.address)
+        show(LAST)
+        deadline = time.monotonic() + 20
+        while len(shown) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        del show, lost
+    assert shown == [FIRST, LAST]
+
+
 def test_reports_go_to_the_output_where_nobody_listens(capsys: pytest.CaptureFixture[str]):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

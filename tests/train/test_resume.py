@@ -17,7 +17,7 @@ from dssm.train.checkpoint import checkpoints_in, read_checkpoint
 from dssm.train.step import make_step
 from tests.datasets import make_catalogue, make_settings, write_run
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+pytestmark = [pytest.mark.usefixtures("single_rank"), pytest.mark.slow]
 
 ROWS = (17, 23, 9, 31)  # 80 rows, 20 batches of 4 an epoch
 DROPOUT = {"user_tower": {"layers": [8], "dropout": 0.3}, "item_tower": {"layers": [6]}}

@@ -17,7 +17,7 @@ from dssm.train import worker
 from dssm.train.checkpoint import Arrays, read_checkpoint
 from tests.datasets import SIZES, write_run
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+pytestmark = [pytest.mark.usefixtures("single_rank"), pytest.mark.slow]
 
 GROWN = 5  # more ids of items
 HOW: dict[str, Any] = {"optimizer": "lazy_adam", "loss": {"logq": "streaming", "frequency": {"buckets": 64}}}

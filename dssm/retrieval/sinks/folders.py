@@ -49,7 +49,7 @@ class Description(BaseModel):
 def read_alias(path: str) -> Alias | None:
     """Raises: UserError where the file can't be read."""
     try:
-        return Alias.model_validate_json(storage.read_bytes(path))
+        return Alias.model_validate_json(storage.read_replaced(path))
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from dssm import storage
 from dssm.errors import UserError
 from dssm.retrieval.sinks import Hits, Opened, Place, Sink, Vectors, default_probes
 from dssm.retrieval.sinks.folders import move_alias, read_alias
+from dssm.secrets import read_secret
 from dssm.sections.indexing import Milvus, MilvusHnsw, MilvusIvf
 
 FILE = "milvus.db"
@@ -199,23 +199,11 @@ def _connected(settings: Milvus, file: Path | None, setting: str) -> MilvusClien
     if file is not None:
         storage.make_folder(str(file.parent))
     options: dict[str, Any] = {"uri": str(file or settings.uri)}
-    if (token := _token(settings, setting)) is not None:
+    token = read_secret(setting, settings.token_env, settings.token_file, "token")
+    if token is not None:
         options["token"] = token
     try:
         return MilvusClient(**options)
     except MilvusException as error:
         hint = "another process may have it open" if file is not None else "is the server there, and the token right?"
         raise UserError(f"{setting}.uri: {options['uri']} can't be opened ({error.message}); {hint}") from error
-
-
-def _token(settings: Milvus, setting: str) -> str | None:
-    if settings.token_env is not None:
-        if settings.token_env not in os.environ:
-            raise UserError(f"{setting}.token_env: the environment has no {settings.token_env}; set it")
-        return os.environ[settings.token_env]
-    if settings.token_file is None:
-        return None
-    try:
-        return storage.read_text(settings.token_file).strip()
-    except OSError as error:
-        raise UserError(f"{setting}.token_file: {settings.token_file} can't be read ({error.strerror})") from error

@@ -7,7 +7,6 @@ the version that readers take, moved by one transaction; `PREFIX:previous` the o
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import redis
 from dssm.errors import UserError
 from dssm.retrieval.search import best_items, product_blocks
 from dssm.retrieval.sinks import Hits, Opened, Place, Sink, Vectors, ids_at
+from dssm.secrets import read_secret
 from dssm.sections.indexing import FaissHnsw, Redis
 
 VECTOR, ID = b"vector", b"id"
@@ -241,15 +241,15 @@ def _connected(settings: Redis, setting: str) -> redis.Redis:
     options: dict[str, Any] = {"socket_connect_timeout": CONNECT_S, "socket_timeout": ANSWER_S}
     if settings.user is not None:
         options["username"] = settings.user
-    if settings.password_env is not None:
-        if settings.password_env not in os.environ:
-            raise UserError(f"{setting}.password_env: the environment has no {settings.password_env}; set it")
-        options["password"] = os.environ[settings.password_env]
+    password = read_secret(setting, settings.password_env, settings.password_file, "password")
+    if password is not None:
+        options["password"] = password
     client = redis.Redis.from_url(settings.url, **options)
     try:
         client.ping()
     except redis.AuthenticationError as error:
-        raise UserError(f"{setting}.password_env: {settings.url} refuses the password, or wants one") from error
+        named = "password_file" if settings.password_file is not None else "password_env"
+        raise UserError(f"{setting}.{named}: {settings.url} refuses the password, or wants one") from error
     except redis.RedisError as error:
         raise UserError(f"{setting}.url: {settings.url} can't be reached ({error}); is the server there?") from error
     return client

@@ -1,0 +1,127 @@
+"""How much there is: rows of everything, from a run's samples or from what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from dssm import storage
+from dssm.config import Settings
+from dssm.features import AnyFeature, SparseFeat, VarLenSparseFeat, embedded
+from dssm.manifest import MANIFEST, Manifest
+from dssm.paths import RunPaths
+from dssm.plan.constants import Shares
+
+EVENTS, ITEMS, EVENTS_OF_A_USER = 100_000_000, 1_000_000, 50  # where neither a run nor the command says
+OTHER_TOKENS = 10_000  # of a vocabulary that is neither of users nor of items, where nothing is known of it
+PADDING_AND_UNKNOWN = 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows.
+
+    Attributes:
+      events: of the logs, over the windows.
+      pairs: of a user and an item that it has an event with.
+      test_users: with a positive in the test window.
+      tables: rows of each embedding table, by vocabulary.
+      source: where the sizes come from, for a reader.
+    """
+
+    events: int
+    items: int
+    users: int
+    train_rows: int
+    test_rows: int
+    pairs: int
+    test_users: int
+    tables: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+
+
+def sizes_of(
+    settings: Settings, shares: Shares, events: int | None = None, items: int | None = None, users: int | None = None
+) -> Sizes:
+    """Returns what is asked; whatever is not comes from the run's samples, else from the demo feed's shares."""
+    run = read_sizes(settings, shares)
+    if run is not None:
+        if events is None and items is None and users is None:
+            return run
+        factor = 1.0 if events is None else events / run.events
+        scaled = {name: round(getattr(run, name) * factor) for name in ("train_rows", "test_rows", "pairs")}
+        many = round(run.users * factor) if users is None else users
+        sizes = replace(
+            run, **scaled, events=run.events if events is None else events, items=run.items if items is None else items,
+            users=many, test_users=round(run.test_users * many / max(1, run.users)), source=f"scaled from {run.source}",
+        )  # fmt: skip
+        grown = {name: known_rows(settings, name, sizes) for name in run.tables}
+        return replace(sizes, tables={name: rows or run.tables[name] for name, rows in grown.items()})
+    events = EVENTS if events is None else events
+    items = ITEMS if items is None else items
+    users = max(1, events // EVENTS_OF_A_USER) if users is None else users
+    train = 1.0 if settings.samples.train_rows == "all" else shares.train
+    test = shares.test if settings.samples.train_rows == "positives" else shares.test / shares.train
+    sizes = Sizes(
+        events, items, users, round(events * train), round(events * test), round(events * shares.pairs),
+        round(users * shares.test_users), source="given, or the shares of the demo's feed",
+    )  # fmt: skip
+    names = dict.fromkeys(feature.vocabulary for feature in embedded(settings.features))
+    return replace(sizes, tables={n: known_rows(settings, n, sizes) or _other_rows(settings, n) for n in names})
+
+
+def read_sizes(settings: Settings, shares: Shares) -> Sizes | None:
+    """Returns the sizes of the run's samples; None where there are none."""
+    paths = RunPaths(settings.run_folder)
+    if not storage.exists(f"{paths.samples}/{MANIFEST}"):
+        return None
+    parts = ("train", "test", "users", "items", "interactions")
+    whole = Manifest.model_validate_json(storage.read_bytes(f"{paths.samples}/{MANIFEST}"))
+    rows = {p: Manifest.model_validate_json(storage.read_bytes(f"{paths.part(p)}/{MANIFEST}")).rows for p in parts}
+    read = [source for name, source in whole.sources.items() if name.startswith("sources.")]
+    events = sum(source.rows_read for source in read)
+    tables = {name: spec.size for name, spec in whole.vocabularies.items()}
+    return Sizes(
+        events, rows["items"], rows["interactions"], rows["train"], rows["test"], round(events * shares.pairs),
+        rows["users"], tables, source=paths.samples,
+    )  # fmt: skip
+
+
+def known_rows(settings: Settings, vocabulary: str, sizes: Sizes) -> int | None:
+    """Returns the rows of a table of users, of items or of hash buckets, at most; None of another."""
+    owner = settings.features[vocabulary]
+    if (fixed := _fixed_ids(owner)) is not None:
+        return fixed + PADDING_AND_UNKNOWN
+    entries = sizes.items if _is_of_items(settings, owner) else sizes.users if _is_of_users(settings, owner) else None
+    if entries is None:
+        return None
+    limit = getattr(owner, "max_size", None)
+    return (entries if limit is None else min(entries, limit)) + PADDING_AND_UNKNOWN
+
+
+def _fixed_ids(feature: AnyFeature) -> int | None:
+    """Returns the ids of a vocabulary that the settings alone decide; None of one of tokens."""
+    if buckets := getattr(feature, "hash_buckets", None):
+        return int(buckets)
+    if not isinstance(feature, SparseFeat):
+        return None
+    if feature.time is not None:
+        return {"hour": 24, "weekday": 7}[feature.time]
+    return len(feature.boundaries) + 1 if feature.boundaries is not None else feature.quantiles
+
+
+def _other_rows(settings: Settings, vocabulary: str) -> int:
+    limit = getattr(settings.features[vocabulary], "max_size", None)
+    return (OTHER_TOKENS if limit is None else limit) + PADDING_AND_UNKNOWN
+
+
+def _is_of_items(settings: Settings, feature: AnyFeature) -> bool:
+    if isinstance(feature, VarLenSparseFeat) and feature.source_column in settings.histories:
+        return feature.of is None
+    return feature.side == "item" and feature.source_column == settings.catalogue.key
+
+
+def _is_of_users(settings: Settings, feature: AnyFeature) -> bool:
+    keys = {source.user for source in settings.sources.values()}
+    keys |= {profile.key for profile in settings.profiles.values()}
+    return feature.side == "user" and feature.source_column in keys

@@ -1,0 +1,154 @@
+"""The command line that runs a job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from dssm import storage
+from dssm.config import Settings
+from dssm.secrets import hidden_in_arguments, is_secret
+from dssm.submitting import masters
+from dssm.submitting.confs import CONF, conf_of
+from dssm.submitting.packing import PROJECT, Code, Packed
+
+UNPACKED_AS = "environment"  # the folder's name in an executor's working folder
+
+
+class Submission:
+    """A job's command line, and what has to be there before it can run."""
+
+    def __init__(self, job: str, arguments: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> None:
+        """Args: environment: of the submitting process; only MASTER and the cluster's folders are read.
+
+        Raises: UserError where the kind of cluster wants something else.
+        """
+        self.job, self.settings = job, settings
+        self.arguments = list(arguments)
+        self.needs_spark = needs_spark(job, settings)
+        self.master = masters.master(settings, environment)
+        self.kind = masters.kind_of(self.master)
+        if self.needs_spark:
+            masters.check(self.kind, settings, environment)
+
+    @property
+    def line(self) -> list[str]:
+        """The whole command line."""
+        script = str(PROJECT / "jobs" / f"{self.job}.py")
+        if not self.needs_spark:
+            return [sys.executable, script, *self.arguments]
+        submit = str(Path(sys.executable).with_name("spark-submit"))
+        conf = conf_of(self.job, self.settings, self.kind)
+        if self.kind != "local":
+            conf = self._conf_of_python() | conf
+        options = ["--master", self.master, *self._deploy_mode, *self._sent]
+        options += [option for key, value in conf.items() for option in ("--conf", f"{key}={value}")]
+        # Of two --config the last one counts.
+        config = ["--config", self._config.name] if self._is_remote else []
+        return [submit, *options, script, *self.arguments, *config]
+
+    @property
+    def shown(self) -> str:
+        """The command line for reading and for a shell, secrets hidden."""
+        return shlex.join(hidden_in_arguments(self.line))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the command's process is told beside its own environment."""
+        # On a cluster spark.pyspark.python goes over it.
+        return {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+
+    def prepare(self) -> None:
+        """Makes what is sent: packs the environment where it is not packed yet.
+
+        Raises: UserError where there is none to pack.
+        """
+        if not self.needs_spark or self.kind == "local":
+            return
+        self._code.make()
+        if self._packed is not None:
+            self._packed.make()
+        if self._is_remote:
+            storage.write_text(str(self._config), self._settings_text)
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.needs_spark and self.settings.spark.deploy_mode == "cluster"
+
+    @property
+    def _deploy_mode(self) -> list[str]:
+        return [] if self.kind == "local" else ["--deploy-mode", self.settings.spark.deploy_mode]
+
+    @property
+    def _sent(self) -> list[str]:
+        """Options of what goes along to a cluster."""
+        if self.kind == "local":
+            return []
+        sent = ["--py-files", str(self._code.archive)]
+        if self._packed is not None and not self.settings.spark.environment.unpacked:
+            sent += ["--archives", f"{self._packed.archive}#{UNPACKED_AS}"]
+        files = []
+        if self.kind == "yarn" and self.job == "train" and self.settings.spark.gpus:
+            files.append(CONF / "gpu_discovery.sh")
+        if self._is_remote:
+            files += [CONF / "log4j2.properties", self._config]
+        return [*sent, "--files", ",".join(map(str, files))] if files else sent
+
+    def _conf_of_python(self) -> dict[str, str]:
+        """Returns the settings that say which Python runs on executors, and on a driver of the cluster's."""
+        here = self.settings.spark.environment
+        python = here.python
+        if self._packed is not None:
+            python = str(self._packed.unpacked / "bin/python") if here.unpacked else f"./{UNPACKED_AS}/bin/python"
+        assert python is not None
+        conf = {
+            "spark.pyspark.python": python,
+            "spark.pyspark.driver.python": python if self._is_remote else sys.executable,
+            "spark.executorEnv.PYSPARK_PYTHON": python,
+            # The ranks of a training are processes of their own: Spark tells only its workers what was sent.
+            "spark.executorEnv.PYTHONPATH": self._code.archive.name,
+        }
+        if self._is_remote:
+            driver = "spark.yarn.appMasterEnv." if self.kind == "yarn" else "spark.kubernetes.driverEnv."
+            told = {"PYSPARK_PYTHON": python, "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+            conf |= {driver + name: value for name, value in told.items()}
+        return conf
+
+    @cached_property
+    def _code(self) -> Code:
+        return Code(self.settings.plugins, self.settings.spark.environment)
+
+    @cached_property
+    def _packed(self) -> Packed | None:
+        here = self.settings.spark.environment
+        return Packed(here) if here.python is None else None
+
+    @cached_property
+    def _settings_text(self) -> str:
+        """The settings, `extends` and --set worked in, for a driver elsewhere; secrets of spark.conf stay here."""
+        spark = self.settings.spark
+        known = {key: value for key, value in spark.conf.items() if not is_secret(key)}
+        told = self.settings.model_copy(update={"spark": spark.model_copy(update={"conf": known})})
+        return told.model_dump_json(indent=1) + "\n"
+
+    @property
+    def _config(self) -> Path:
+        name = f"{self.settings.name}-{storage.digest(self._settings_text)}.yaml"
+        return self._code.archive.with_name(name)
+
+
+def needs_spark(job: str, settings: Settings) -> bool:
+    if job == "train":
+        return settings.train.launch in ("spark", "spark-elastic")
+    return job != "index_items"
+
+
+def command(job: str, arguments: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> list[str]:
+    """Returns the command line that runs a job; one that needs no Spark starts without it.
+
+    Raises: UserError; see `Submission`.
+    """
+    return Submission(job, arguments, settings, environment).line
