@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.report import report
 from benchmarks.samples.measured import Measured, measured
+from benchmarks.train.cores import cores_together
 from benchmarks.train.data import TEST_ROWS, draw_log, write_arrays, write_run
 from benchmarks.train.task import BATCHES, ROWS
 from dssm.config import load_settings
@@ -44,6 +45,7 @@ NOTES = (
     "softmax over the batch less log q, six user and two item features and a history of 50, all 64 wide. This project",
     "takes batches of 256 with train.threads: 1. Ranks: the same joint batch; one core each. Tables: of user ids,",
     "row-wise Adagrad, no checkpoint in the time. Peak: PSS of the side's processes, saving the model included.",
+    "cores_together: products of matrices by both cores at once over those of one, which bounds two_ranks.",
 )
 
 
@@ -246,12 +248,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                     shown = made[key][-1]
                     print(f"round {number + 1}: {shown.name}, {shown.rows_per_s:,.0f} samples/s", file=sys.stderr)
             runs |= {key: best(found) for key, found in made.items()}
+    bounds = {"cores_together": cores_together(cores)} if "ranks" in wanted else {}
     report(
         "train",
         f"Training on {CORES} cores, {given.rows:,} rows an epoch",
         COLUMNS,
         [run.row() for run in runs.values()],
-        ratios(runs),
+        ratios(runs) | bounds,
         notes=NOTES,
         figures={
             "rounds": given.rounds,
