@@ -24,7 +24,7 @@ from benchmarks.report import report
 from benchmarks.samples.measured import Measured, measured
 from benchmarks.train.cores import cores_together
 from benchmarks.train.data import TEST_ROWS, draw_log, write_arrays, write_run
-from benchmarks.train.task import BATCHES, ROWS
+from benchmarks.train.task import BATCHES, ROWS, THREADS
 from dssm.config import load_settings
 from dssm.paths import RunPaths
 
@@ -156,8 +156,8 @@ def deepmatch_sides(bench: Bench) -> Sides:
     for batch in BATCHES:
         sides[f"deepmatch_{batch}"] = partial(bench.peer, arrays, batch, EPOCHS)
         name, changes = f"this project, batch {batch:,}", [f"train.epochs={EPOCHS}"]
-        if batch == min(BATCHES):
-            changes.append("train.threads=1")  # two cost more than they save on products this small
+        if batch in THREADS:
+            changes.append(f"train.threads={THREADS[batch]}")
         sides[f"ours_{batch}"] = partial(bench.ours, name, config, bench.rows, batch, *changes)
     return sides
 

@@ -19,6 +19,7 @@ from dssm.train.checkpoint import (
     CheckpointFile,
     CheckpointManifest,
     CheckpointWriter,
+    DamagedCheckpointError,
     arrays_of,
     checkpoints_in,
     file_name,
@@ -263,8 +264,11 @@ class TrainingState:
 
 
 def _holds_finite(checkpoint: str) -> bool:
-    with opened_checkpoint(checkpoint, check=False) as opened:
-        return all(_is_finite(part) for name in opened.names for part in opened.parts(name))
+    try:
+        with opened_checkpoint(checkpoint) as opened:
+            return all(_is_finite(part) for name in opened.names for part in opened.parts(name))
+    except DamagedCheckpointError:
+        return False
 
 
 def _is_finite(values: np.ndarray) -> bool:
