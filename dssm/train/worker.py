@@ -346,7 +346,7 @@ class _Trainer:
         shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
         faulthandler.cancel_dump_traceback_later()  # reading a checkpoint takes the time it takes
         found = self.state.last_good if hvd.rank() == 0 else None
-        saved = hvd.broadcast_object(found, root_rank=0, name="last_good") or "none; train.checkpoint says when"
+        saved = hvd.broadcast_object(found, root_rank=0, name="last_good") or "none; see train.checkpoint"
         raise UserError(
             f"train: the loss is {loss} at step {step} of epoch {a_pass.number + 1}; expected a finite number: lower "
             f"train.learning_rate ({self.settings.train.learning_rate}), set train.clip, or mend the feature\n"
