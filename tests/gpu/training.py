@@ -22,6 +22,7 @@ import tensorflow as tf
 from dssm.config import Settings
 from dssm.model.sharded import ShardedEmbedding
 from dssm.train import collectives, scores, step, worker
+from dssm.train.exchange import ExchangePlan, exchange_of
 from dssm.train.scores import tower_vectors
 from dssm.train.step import make_step
 from tests.datasets import Rows, make_rows
@@ -36,7 +37,16 @@ def take_all_collectives() -> None:
     as_of_two = SimpleNamespace(**{**vars(hvd), "size": lambda: 2})
     for module in (collectives, scores, step):
         module.hvd = as_of_two
-    ShardedEmbedding.is_spread = property(lambda self: True)
+    # Tables that are made whole for the export have no seed.
+    ShardedEmbedding.is_spread = property(lambda self: self.seed is not None)
+    worker.exchange_of = planned_both_ways
+
+
+def planned_both_ways(*arguments: Any) -> ExchangePlan:
+    """Plans the exchange so that every other table's gradients go dense."""
+    plan = exchange_of(*arguments)
+    whole = [table.use.name for table in plan.tables if table.way != "sharded"]
+    return plan.forced({name: "sparse" if number % 2 else "dense" for number, name in enumerate(whole)})
 
 
 def train(settings: Settings, steps: int | None = None) -> Rows:
