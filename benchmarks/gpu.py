@@ -1,4 +1,4 @@
-"""Samples a second of one rank on a GPU, and on the processor's cores of the same machine: `make bench-gpu`.
+"""Samples a second of one rank on a GPU, and on all cores of the same machine: `make bench-gpu`.
 
 The work is that of `benchmarks.train`: MovieLens' shape, read from Parquet. Each training is a process of its own; its
 first epoch, which traces and loads kernels, is left out.
@@ -16,9 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 BATCHES = (4_096, 16_384)
 EPOCHS = 4
 WAYS: dict[str, tuple[bool, list[str]]] = {
@@ -34,19 +31,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     given = parser.parse_args(argv)
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         config = written(Path(folder), given.rows)
-        found = {
-            f"{name}, batch {batch:,}": trained(config, batch, cores, on_gpu, settings)
-            for batch in BATCHES
-            for name, (on_gpu, settings) in WAYS.items()
-        }
-    table = Table("", "samples/s", "waiting for input", "last loss", title=f"{cores.count(',') + 1} cores")
-    for name, of_way in found.items():
-        table.add_row(
-            name, f"{of_way['samples_per_s']:,.0f}", f"{of_way['input_wait']:.1%}", f"{of_way['loss'][-1]:.4f}"
-        )
-    Console(width=100).print(table)
+        for batch in BATCHES:
+            for name, (on_gpu, settings) in WAYS.items():
+                way = f"{name}, batch {batch:,}"
+                found[way] = of_way = trained(config, batch, cores, on_gpu, settings)
+                print(
+                    f"{way:<36} {of_way['samples_per_s']:>11,.0f} samples/s, waiting for input "
+                    f"{of_way['input_wait']:.1%}, loss {of_way['loss'][-1]:.4f}",
+                    flush=True,
+                )
     if given.output:
         given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

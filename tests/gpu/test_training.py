@@ -24,6 +24,8 @@ from tests.datasets import Rows, make_rows, write_run
 from tests.gpu.conftest import run
 from tests.train.joint import CASES
 
+pytestmark = pytest.mark.timeout(1200)  # the first training compiles kernels for the card: minutes, if it is a new one
+
 ROWS = (300, 200, 250, 274)  # 16 steps of 64 an epoch
 HOW: dict[str, Any] = {"batch_size": 64, "epochs": 2, "threads": None}
 SHARDED = {"embedding": {"placement": "sharded", "min_rows": 7}}
@@ -99,9 +101,11 @@ def assert_trained_alike(folders: Mapping[str, Path], name: str) -> None:
     apart = np.abs(gpu["losses"] / cpu["losses"] - 1).max()
     vectors = max(np.abs(gpu[key] - cpu[key]).max() for key in ("users", "items"))
     print(f"{name}: losses {apart:.1e} apart, vectors {vectors:.1e}")
-    np.testing.assert_allclose(gpu["losses"], cpu["losses"], rtol=2e-4)
+    # What is rounded otherwise grows with the steps: under batch norm, PReLU and several objectives most of all.
+    np.testing.assert_allclose(gpu["losses"][:10], cpu["losses"][:10], rtol=2e-5)
+    np.testing.assert_allclose(gpu["losses"], cpu["losses"], rtol=5e-3)
     for key in ("users", "items"):
-        np.testing.assert_allclose(gpu[key], cpu[key], atol=2e-3)
+        np.testing.assert_allclose(gpu[key], cpu[key], atol=2e-2 if name == "objectives" else 1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in all_cases() if name != "mixed_precision"])
