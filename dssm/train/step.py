@@ -120,7 +120,8 @@ def make_step(
     now = settings.day_start_ms(0)
     plan = exchange_of(settings, model, hvd.size()) if plan is None else plan
 
-    is_timed = hvd.size() > 1 and not settings.train.deterministic  # a clock is not
+    # A clock is not deterministic; and a GPU computes behind the graph, whose clock would not see it.
+    is_timed = hvd.size() > 1 and not settings.train.deterministic and not tf.config.list_logical_devices("GPU")
 
     @tf.function(autograph=False)  # the losses' builders are found by name, which AutoGraph can't follow
     def step(batch: Batch, catalogue: Batch) -> Losses:
