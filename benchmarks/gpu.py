@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1_048_576, help="of an epoch; whole batches of either size")
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     given = parser.parse_args(argv)
+    if not has_gpu():
+        raise SystemExit(
+            "bench-gpu: TensorFlow sees no GPU here; it needs one, and its CUDA libraries: pip install '.[gpu]'"
+        )
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -45,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
     if given.output:
         given.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def has_gpu() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def written(work: Path, rows: int) -> Path:

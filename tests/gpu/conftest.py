@@ -12,13 +12,6 @@ import tensorflow as tf
 ROOT = Path(__file__).parents[2]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of this folder: they are those of a machine with a GPU."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.gpu)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def gpu() -> None:
     """Skips where TensorFlow sees no GPU; this process, which compares, keeps to the processor."""

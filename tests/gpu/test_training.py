@@ -24,7 +24,10 @@ from tests.datasets import Rows, make_rows, write_run
 from tests.gpu.conftest import run
 from tests.train.joint import CASES
 
-pytestmark = pytest.mark.timeout(1200)  # the first training compiles kernels for the card: minutes, if it is a new one
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(1200),  # the first training on a new card compiles kernels for minutes
+]
 
 ROWS = (300, 200, 250, 274)  # 16 steps of 64 an epoch
 HOW: dict[str, Any] = {"batch_size": 64, "epochs": 2, "threads": None}
