@@ -12,7 +12,8 @@ DATA ?= ../shared/data/kuairand
 CONFIG ?= conf/kuairand.yaml
 RECIPE ?= multi_value
 DEMO ?= # sizes of its feed, such as --events 40000
-PYTEST ?= .venv/bin/python -m pytest
+# All tests but those of `make gpu-test` are of the processor: several ranks would need a GPU each.
+PYTEST ?= CUDA_VISIBLE_DEVICES=-1 .venv/bin/python -m pytest
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 JOBS := build_samples train evaluate score_items index_items
 
@@ -55,17 +56,21 @@ has-data:
 	@[[ -d '$(DATA)' ]] || { echo "kuairand: '$(DATA)' is no folder; name the one with the data: make kuairand DATA=folder." >&2; exit 2; }
 
 .PHONY: test
-test: setup ## every test but those of a cluster and of Airflow
-	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or airflow)"
+test: setup ## every test but those of a cluster, of Airflow and of a GPU
+	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or airflow or gpu)"
 	@$(with_java) $(PYTEST) -m "horovod and not cluster"
 
 .PHONY: test-unit
 test-unit: setup ## the tests without Spark, Horovod and whole trainings
-	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (slow or spark or horovod or cluster or airflow or kuairand)"
+	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (slow or spark or horovod or cluster or airflow or kuairand or gpu)"
 
 .PHONY: cluster-test
 cluster-test: setup ## the tests on a standalone Spark cluster, started here
 	@$(with_java) $(PYTEST) -m cluster
+
+.PHONY: gpu-test
+gpu-test: setup ## the tests of a machine with a GPU; of NCCL where Horovod was built with it
+	@.venv/bin/python -m pytest -m gpu -rs tests/gpu
 
 .PHONY: airflow-test
 airflow-test: setup ## the tests of the DAGs, in an environment with Airflow

@@ -81,9 +81,9 @@ class Submission(SparkSubmitHook):
     own child: when it ends, Spark ends the application on the cluster.
     """
 
-    def __init__(self, command: Sequence[str], run_id: str = "") -> None:
-        """Args: run_id: of Airflow's run, which the job's log names."""
-        self.command, self.run_id = list(command), run_id
+    def __init__(self, command: Sequence[str], run_id: str) -> None:
+        self.command = list(command)
+        self.run_id = run_id
         super().__init__()
 
     def _resolve_connection(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Submission(SparkSubmitHook):
 
     def submit(self, application: str = "", **kwargs: Any) -> str | None:
         environment = {name: value for name, value in os.environ.items() if name not in AIRFLOWS_OWN_PYTHON}
-        environment["DSSM_RUN_ID"] = self.run_id
+        environment["DSSM_RUN_ID"] = self.run_id  # so that the job's log names this run
         return super().submit(application, cwd=str(HOME), env=environment, start_new_session=True, **kwargs)
 
     @property
@@ -137,9 +137,6 @@ class SparkSubmit(SparkSubmitOperator):
             *self.more,
         ]
 
-    def _get_hook(self) -> Submission:
-        return Submission(self.command)
-
     def execute(self, context: Mapping[str, Any]) -> None:
         """Raises: AirflowFailException, which is not retried, where a second try would end the same way."""
         script = Path(self.command[0])
@@ -157,6 +154,10 @@ class SparkSubmit(SparkSubmitOperator):
             raise AirflowException(f"{self.job} {self.date}: exit code {code}; the log above says why") from error
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra = {"date": self.date, "config": CONFIG}
+
+    def on_kill(self) -> None:
+        if self._hook is not None:
+            self._hook.on_kill()
 
 
 def function_of(variable: str) -> Callable[..., None] | None:

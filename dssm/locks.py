@@ -5,8 +5,8 @@ only one. Of two that come at once at least one sees the other, for each lists a
 takes its file back and comes again after a random while. Of the store it is asked only that a listing shows what was
 written before it: neither a rename that refuses to overwrite nor clocks that agree.
 
-The holder replaces its file every few seconds by one of the next number, which is there before the old one goes. One
-whose files have not changed for `EXPIRES_S` died: whoever waits removes them. A holder that was stopped for so long
+The holder writes a file of the next number every few seconds, and removes one that is no longer its last. One whose
+files have not changed for `EXPIRES_S` died: whoever waits removes them. A holder that was stopped for so long
 finds its files gone, at `check`.
 """
 
@@ -41,11 +41,14 @@ class Held:
         self.beat()
 
     def beat(self) -> None:
-        """Shows that this process is alive; the lock is free for no moment."""
+        """Shows that this process is alive.
+
+        The last file but one goes, not the last: a listing that began before this one was written still finds that.
+        """
         system, place = storage.filesystem(self._path(self._beats + 1))
         system.pipe_file(place, f"{socket.gethostname()}, process {os.getpid()}\n".encode())
         self._beats += 1
-        storage.remove(self._path(self._beats - 1))
+        storage.remove(self._path(self._beats - 2))
 
     def is_there(self) -> bool:
         return self.token in _files(self._folder)
@@ -143,7 +146,11 @@ class _Others:
 def _files(folder: str) -> dict[str, list[str]]:
     """Returns the paths of the files of a lock, by the token of who wrote them."""
     found: dict[str, list[str]] = {}
-    for name in storage.file_names(folder, "", fresh=True):
+    try:
+        names = storage.file_names(folder, "", fresh=True)
+    except FileNotFoundError:  # an object store knows no empty folder
+        names = []
+    for name in names:
         if name.startswith(PREFIX):
             found.setdefault(name.removeprefix(PREFIX).partition(".")[0], []).append(f"{folder}/{name}")
     return found

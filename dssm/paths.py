@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 
-from fsspec.implementations.local import LocalFileSystem
-
 from dssm import storage
 from dssm.config import Settings
 
@@ -79,6 +77,7 @@ class RunPaths:
 def spark_log_file(settings: Settings, job: str) -> str:
     """Returns the local file that Spark's driver logs to: in the run's folder, where that is local."""
     kept = RunPaths(settings.run_folder).spark_log(job)
-    if isinstance(storage.filesystem(kept)[0], LocalFileSystem):
-        return kept
+    local = kept.removeprefix("file://")  # whatever else has :// is not asked: that would connect to it
+    if "://" not in local:
+        return local
     return f"{tempfile.gettempdir()}/dssm_{settings.name}_{settings.date.isoformat()}_{job}.spark.log"

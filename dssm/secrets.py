@@ -19,7 +19,15 @@ HIDDEN = "(not shown)"
 _NAMES = re.compile(r"secret|password|passwd|token|credential|access[._]?key", re.IGNORECASE)
 _PLACES = re.compile(r"(^|[._])(env|file)$")
 _LOGIN = re.compile(r"(://)[^/@\s]+@")
-_PARAMETER = re.compile(r"((?:secret|password|passwd|token|access[._]?key)=)[^;&\s]+", re.IGNORECASE)
+_NOT_YET = rf"(?!{re.escape(HIDDEN)})"
+_PARAMETER = re.compile(rf"((?:secret|password|passwd|token|access[._]?key)=){_NOT_YET}[^;&\s]+", re.IGNORECASE)
+_KEY = r"(?:secret[._-]?)?(?:access|api|secret)[._-]?key"
+# In running text. A feature may be called token: `token: 3 ids` is no secret, `token=…` and `"token": …` are.
+_ASSIGNED = re.compile(
+    rf"""(?i)([\w.-]*(?:(?:password|passwd|pwd|secret|credentials?|{_KEY})["']?\s*[=:]|token(?:\s*=|["']\s*:))\s*["']?)"""
+    rf"""{_NOT_YET}[^\s"',;&}}]+"""
+)
+LEAST_SECRET = 6  # characters: a shorter value of a variable of such a name, such as `true`, says nothing
 
 
 def read_secret(setting: str, env: str | None, file: str | None, kind: str) -> str | None:
@@ -58,6 +66,23 @@ def is_secret(key: str) -> bool:
 def hide_logins(text: str) -> str:
     """Returns a text without the logins of its addresses, `://user:password@` and `password=…`."""
     return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(rf"\1{HIDDEN}@", text))
+
+
+def secrets_of(environment: Mapping[str, str]) -> list[str]:
+    """Returns the values of variables that are named as secrets are, the longest first."""
+    values = {value for name, value in environment.items() if is_secret(name) and len(value) >= LEAST_SECRET}
+    return sorted(values, key=len, reverse=True)
+
+
+def hide_secrets(text: str, known: Sequence[str]) -> str:
+    """Returns a running text, such as a log's, without logins, values of what is named as a secret, and known secrets.
+
+    >>> hide_secrets("redis://me:pw@host/0 refused hush, password: abc", ["hush"])
+    'redis://(not shown)@host/0 refused (not shown), password: (not shown)'
+    """
+    for secret in known:
+        text = text.replace(secret, HIDDEN)
+    return _ASSIGNED.sub(rf"\1{HIDDEN}", hide_logins(text))
 
 
 def hidden_in(key: str, value: Any) -> Any:

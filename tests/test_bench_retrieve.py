@@ -35,23 +35,29 @@ def test_a_side_that_finds_other_items_is_an_error(folder: str, monkeypatch: pyt
         bench.check(folder)
 
 
-def test_every_side_ranks_for_all_users(folder: str) -> None:
-    blocks = bench.blocks_of(USERS)
-    found = bench.costs(lambda side: [bench.measure(side, folder, blocks)], USERS, rounds=1)
+def test_the_sides_take_turns(folder: str) -> None:
+    blocks = [slice(0, 30), slice(30, 60), slice(60, USERS)]
+    found = bench.costs(lambda side, turn: [bench.measure(side, folder, turn)], blocks, per_turn=2)
     assert list(found) == [bench.OURS, bench.MERGED, bench.PARTITIONED, bench.PRODUCT]
-    assert all(cost.wall_s > 0 for cost in found.values())
-    with pytest.raises(RuntimeError, match=r"evaluate's task.*: 3 users of 70 ranked for"):
-        bench.costs(lambda side: [(1, 0.1), (2, 0.1)], USERS, rounds=1)
+    (slower,) = set(bench.BARE) - {bench.faster(found)}
+    assert {side: cost.users for side, cost in found.items()} == {
+        bench.OURS: 70, bench.faster(found): 70, slower: 60, bench.PRODUCT: 60,
+    }  # fmt: skip
+    assert all(cost.wall_s > 0 and cost.cpu_s > 0 for cost in found.values())
+    with pytest.raises(RuntimeError, match=r"evaluate's task.*: 3 users of 60 ranked for"):
+        bench.costs(lambda side, turn: [(1, 0.1), (2, 0.1)], blocks, per_turn=2)
 
 
 def test_ours_is_held_against_the_faster_bare_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    found = dict(zip(bench.SIDES, map(bench.Cost, (4.0, 3.0, 12.0, 2.0), (8.0, 6.0, 24.0, 4.0)), strict=True))
-    given = argparse.Namespace(users=1000, items=2_000_000, dim=128, processes=2, rounds=1)
-    bench.show(found, given, keep=True)
+    seconds = ((1000, 4.0, 8.0), (1000, 3.0, 6.0), (500, 6.0, 12.0), (500, 1.0, 2.0))
+    costs = [bench.Cost(*of_side) for of_side in seconds]
+    given = argparse.Namespace(users=1000, items=2_000_000, dim=128, processes=2)
+    bench.show(dict(zip(bench.SIDES, costs, strict=True)), given, keep=True)
     kept = json.loads((tmp_path / "retrieve.json").read_text())
     assert kept["ratios"] == {"vs_blas": 0.75, "vs_product_alone": 0.5}
-    assert kept["rows"][0][1:] == ["250", "4.00", "1.00"]
+    assert kept["rows"][0][1:] == ["1,000", "250", "4.00", "1.00"]
+    assert kept["rows"][2][1:] == ["500", "83", "12.00", "3.00"]
     assert "vs_blas: 0.75" in capsys.readouterr().out

@@ -23,7 +23,6 @@ from benchmarks.samples.feed import ITEMS, USER_STEP, FeedSpec, made_feed
 from benchmarks.samples.task import HISTORY, SPLIT_MS
 from tests.kuairand import write_kuairand
 
-NEGATIVE_COLUMNS = ["row_negatives", "row_negative_probability"]
 EXACT = ["row_user", "row_item", "row_time", "row_label", "row_weight", "register_days", "video_duration"]
 
 
@@ -114,19 +113,20 @@ def test_a_history_of_lists_holds_the_last_clicks_strictly_before(rows: list[tup
     frame = pd.DataFrame(rows, columns=["row_user", "row_time", "row_label"])
     frame["video_id"] = np.arange(len(rows), dtype="int32") + 2
     by_time = frame.sort_values("row_time", kind="stable", ignore_index=True)
-    found = pandas_peer.with_histories(by_time).sort_values("video_id")["clicks"]
+    by_time["clicks"] = pandas_peer.histories(by_time)
 
     item = frame["video_id"].to_numpy()
-    assert [list(history) for history in found] == [last_clicks(rows, item, n, HISTORY) for n in range(len(rows))]
+    found = [list(history) for history in by_time.sort_values("video_id")["clicks"]]
+    assert found == [last_clicks(rows, item, n, HISTORY) for n in range(len(rows))]
 
 
 def test_a_history_ends_after_fifty_clicks() -> None:
     rows = pd.DataFrame({"row_user": 7, "row_time": np.arange(60), "row_label": 1.0})
     rows["video_id"] = np.arange(60, dtype="int32") + 2
-    found = pandas_peer.with_histories(rows)["clicks"]
+    found = pandas_peer.histories(rows)
 
-    assert list(found.iloc[59]) == list(range(60, 10, -1))
-    assert list(found.iloc[1]) == [2]
+    assert list(found[59]) == list(range(60, 10, -1))
+    assert list(found[1]) == [2]
 
 
 def test_a_tables_tokens_are_numbered_by_frequency_and_rare_and_null_ones_are_unknown() -> None:
@@ -146,9 +146,9 @@ def test_negatives_in_lists_follow_popularity_and_are_never_positives_of_the_use
     item = np.repeat([0, 1, 2], [1_600, 8_100, 100])  # ^0.75: 8 to 27 to 1
     rows = pd.DataFrame({"row_user": np.arange(len(item)), "item": item, "row_label": 1.0, "row_time": SPLIT_MS - 1})
     others = pd.DataFrame({"row_user": 0, "item": 3, "row_label": [0.0, 1.0], "row_time": [SPLIT_MS - 1, SPLIT_MS]})
-    made = pandas_peer.with_negatives(pd.concat([rows, others], ignore_index=True), 4, np.random.default_rng(1))
-    drawn, chances = (np.concatenate(made[name].iloc[: len(item)].to_numpy()) for name in NEGATIVE_COLUMNS)
-    counts = made["row_negatives"].map(len).to_numpy()
+    made = pandas_peer.negatives(pd.concat([rows, others], ignore_index=True), 4, np.random.default_rng(1))
+    drawn, chances = (np.concatenate(column.to_numpy()[: len(item)]) for column in made)
+    counts = np.array([len(items) for items in made[0]])
     positive = np.repeat(item, counts[: len(item)])
     of_rarest = np.bincount(drawn[positive == 2], minlength=4)
     weights = np.array([1_600, 8_100, 100, 0]) ** 0.75

@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from dssm import locks
 from dssm.errors import UserError
@@ -81,7 +84,7 @@ def test_a_holder_that_shows_itself_keeps_it(tmp_path: Path, clock: Clock) -> No
         assert others.look()
         clock.now += locks.EXPIRES_S - 1
         held.beat()
-    assert len(left(tmp_path)) == 1
+    assert len(left(tmp_path)) == 2  # the last, and the one before
     assert others.look()
     clock.now += locks.EXPIRES_S + 1
     assert not others.look()
@@ -123,3 +126,23 @@ def test_an_error_gives_the_lock_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mine"), locks.locked(str(tmp_path / "new")):
         raise ValueError("mine")
     assert left(tmp_path / "new") == []
+
+
+def test_a_store_that_knows_no_empty_folder() -> None:
+    class ObjectStore(MemoryFileSystem):
+        protocol = "objects"
+        store: ClassVar[dict[str, Any]] = {}
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            """As S3: a folder is there with the first file in it."""
+
+        def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+            if not any(name.startswith(f"{self._strip_protocol(path)}/") for name in self.store):
+                raise FileNotFoundError(path)
+            return super().ls(path, detail, **options)
+
+    fsspec.register_implementation("objects", ObjectStore, clobber=True)
+    with locks.locked("objects://bucket/table") as lock:
+        lock.check()
+        assert len(ObjectStore.store) == 1
+    assert not ObjectStore.store

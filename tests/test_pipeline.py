@@ -23,7 +23,7 @@ from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import read_sizes
 from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said, write_small_demo
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.spark, pytest.mark.timeout(1200)]
 
 DATE = "2024-01-15"
 TABLE = "demo_items"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dssm.errors import UserError
-from dssm.secrets import hidden_in, hidden_in_arguments, hide_logins, is_secret, read_secret
+from dssm.secrets import hidden_in, hidden_in_arguments, hide_logins, hide_secrets, is_secret, read_secret, secrets_of
 
 
 def test_a_secret_is_read_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +85,33 @@ def test_arguments_are_shown_without_secrets(argument: str, shown: str) -> None:
 
 def test_logins_in_a_text() -> None:
     assert hide_logins("see http://me:hush@a:1/b and http://a/b") == "see http://(not shown)@a:1/b and http://a/b"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("redis://me:pa55@host:6379/0 is down", "redis://(not shown)@host:6379/0 is down"),
+        ("redis://:pa55@host", "redis://(not shown)@host"),
+        ("https://host/a:b@c", "https://host/a:b@c"),
+        ("spark.ssl.keyPassword=abc and spark.x=1", "spark.ssl.keyPassword=(not shown) and spark.x=1"),
+        ('{"token": "abc", "rows": 3}', '{"token": "(not shown)", "rows": 3}'),
+        ("fs.s3a.secret.key: abc", "fs.s3a.secret.key: (not shown)"),
+        ("AWS_SECRET_ACCESS_KEY=a/b+c", "AWS_SECRET_ACCESS_KEY=(not shown)"),
+        ("features.token_id: no token in the window", "features.token_id: no token in the window"),
+        ("vocabularies done: token: 31 ids", "vocabularies done: token: 31 ids"),
+        ("?access_token=abc&rows=3", "?access_token=(not shown)&rows=3"),
+        ("hunter2222 was refused", "(not shown) was refused"),
+    ],
+)
+def test_secrets_in_running_text(text: str, expected: str) -> None:
+    assert hide_secrets(text, ["hunter2222"]) == expected
+
+
+def test_variables_named_as_secrets_are_known_by_their_values() -> None:
+    environment = {
+        "REDIS_PASSWORD": "longest-one",
+        "MILVUS_TOKEN": "short1",
+        "DSSM_TOKEN_SET": "true",
+        "HOME": "/home/x",
+    }
+    assert secrets_of(environment) == ["longest-one", "short1"]

@@ -261,9 +261,13 @@ def test_a_file_is_replaced_without_overwriting(pointer: str) -> None:
 
 
 def test_a_reader_between_the_renames_waits(pointer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    has_looked, found = threading.Event(), []
-    monkeypatch.setattr(storage.time, "sleep", lambda seconds: has_looked.set())
-    monkeypatch.setattr(storage, "AWAY_LOOKS", 10**9)
+    has_looked, is_written, found = threading.Event(), threading.Event(), []
+
+    def pause(seconds: float) -> None:
+        has_looked.set()
+        assert is_written.wait(60)  # the store in memory is not to be read while it changes
+
+    monkeypatch.setattr(storage.time, "sleep", pause)
     reader = threading.Thread(target=lambda: found.append(storage.read_replaced(pointer)))
 
     def between() -> None:
@@ -274,6 +278,7 @@ def test_a_reader_between_the_renames_waits(pointer: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(NoOverwrite, "between", between)
     storage.write_text(pointer, "v2")
+    is_written.set()
     reader.join(60)
     assert found == [b"v2"]
 

@@ -78,6 +78,18 @@ def test_indexing_starts_without_spark() -> None:
     assert command("index_items", ["--config", DEMO], demo(), {}) == [sys.executable, script, "--config", DEMO]
 
 
+def test_sparks_log_lies_in_the_runs_folder(tmp_path: Path) -> None:
+    settings = demo(f"root={tmp_path}/a b", "observe.spark_level=warn")
+    java = conf_of(command("evaluate", [], settings, {}))["spark.driver.extraJavaOptions"]
+    assert f'"-Ddssm.sparkLog={tmp_path}/a b/demo/2024-01-15/jobs/evaluate.spark.log" -Ddssm.sparkLevel=warn' in java
+    remote = conf_of(command("evaluate", [], demo("root=hdfs://nowhere:8020/runs"), {}))[
+        "spark.driver.extraJavaOptions"
+    ]
+    assert "/dssm_demo_2024-01-15_evaluate.spark.log" in remote  # log4j2 writes local files; the job puts it there
+    none = conf_of(command("evaluate", [], demo("observe.spark_level=none"), {}))["spark.driver.extraJavaOptions"]
+    assert "dssm.sparkLog" not in none
+
+
 def test_the_settings_go_over_the_defaults() -> None:
     line = command(
         "train", [], demo("spark.conf={spark.driver.memory: 9g, spark.task.maxFailures: 3, spark.x: true}"), {}
@@ -248,8 +260,8 @@ def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "error: no job is named 'no_job' (known: build_samples, compare, evaluate, index_items, init, profile, "
-        "recommend, report, rollback, score_items, score_users, serve, show, status, train, versions)\n"
+        == "error: no job is named 'no_job' (known: build_samples, compare, evaluate, index_items, init, plan, "
+        "profile, recommend, report, rollback, score_items, score_users, serve, show, status, train, versions)\n"
     )
 
 

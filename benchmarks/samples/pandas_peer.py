@@ -33,6 +33,8 @@ from benchmarks.samples.task import (
     USER_SPARSE,
 )
 
+Column = pd.api.extensions.ExtensionArray  # of lists
+
 
 def encoded(tokens: pd.Series, rows: pd.Series, min_count: int = 1) -> pd.Series:
     """Returns the ids of a table's tokens: 2 for the most frequent one, 1 for null and rare ones.
@@ -46,13 +48,13 @@ def encoded(tokens: pd.Series, rows: pd.Series, min_count: int = 1) -> pd.Series
     return tokens.map(ids).fillna(UNKNOWN).astype("int32")
 
 
-def as_lists(values: pd.Series | np.ndarray, lengths: pd.Series | np.ndarray) -> pd.api.extensions.ExtensionArray:
+def as_lists(values: pd.Series | np.ndarray, lengths: pd.Series | np.ndarray) -> Column:
     """Returns a column of lists, each as long as `lengths` says, of values laid end to end."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return pd.arrays.ArrowExtensionArray(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values)))
 
 
-def encoded_tags(tags: pd.Series, rows: pd.Series) -> pd.api.extensions.ExtensionArray:
+def encoded_tags(tags: pd.Series, rows: pd.Series) -> Column:
     """Returns the ids of the first tags of texts such as `39,43`, as lists."""
     entries = tags.str.split(",").explode().dropna()
     ids = encoded(entries, rows.reindex(entries.index))
@@ -90,8 +92,8 @@ def encoded_items(items: pd.DataFrame, rows_of_item: pd.Series) -> pd.DataFrame:
     )
 
 
-def with_histories(rows: pd.DataFrame) -> pd.DataFrame:
-    """Adds `clicks`: ids of the last items that the row's user clicked strictly before it, newest first.
+def histories(rows: pd.DataFrame) -> Column:
+    """Returns lists of the ids of the last items that the row's user clicked strictly before it, newest first.
 
     Args:
       rows: sorted by time.
@@ -106,14 +108,14 @@ def with_histories(rows: pd.DataFrame) -> pd.DataFrame:
         by="row_user",
         allow_exact_matches=False,
     )
-    end, length = (found[name].fillna(0).to_numpy("int64") for name in ("end", "length"))
-    padded = np.concatenate([np.zeros(HISTORY, "int32"), clicks[ITEM_ID]])
-    newest_first = np.lib.stride_tricks.sliding_window_view(padded, HISTORY)[:, ::-1]
-    return rows.assign(clicks=as_lists(newest_first[end][np.arange(HISTORY) < length[:, None]], length))
+    end, length = (found[name].fillna(0).to_numpy("int32") for name in ("end", "length"))
+    newest = end - 1 + length.cumsum() - length
+    places = newest.repeat(length) - np.arange(length.sum())  # end − 1, end − 2, … of each row
+    return as_lists(clicks[ITEM_ID].to_numpy()[places], length)
 
 
-def with_negatives(rows: pd.DataFrame, items: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Adds `row_negatives` and their chances to the clicks of the training window; other rows have empty lists.
+def negatives(rows: pd.DataFrame, items: int, rng: np.random.Generator) -> tuple[Column, Column]:
+    """Returns lists of places of items and of their chances: four for a click of the training window, else none.
 
     Items are drawn in proportion to popularity^0.75. One that the row's user has clicked is drawn again; after
     RETRIES draws the list is shorter.
@@ -131,10 +133,7 @@ def with_negatives(rows: pd.DataFrame, items: int, rng: np.random.Generator) -> 
     drawn = np.delete(drawn, again)
     lengths = NEGATIVES - np.bincount(again // NEGATIVES, minlength=len(clicks))
     of_rows = pd.Series(lengths, clicks.index).reindex(rows.index, fill_value=0)
-    return rows.assign(
-        row_negatives=as_lists(drawn, of_rows),
-        row_negative_probability=as_lists(chances.to_numpy("float32")[drawn], of_rows),
-    )
+    return as_lists(drawn, of_rows), as_lists(chances.to_numpy("float32")[drawn], of_rows)
 
 
 def build(feed: Path, out: Path, clicks_only: bool) -> int:
@@ -154,10 +153,12 @@ def build(feed: Path, out: Path, clicks_only: bool) -> int:
     users = encoded_users(users, trained["row_user"].value_counts())
     items = encoded_items(items, trained["row_item"].value_counts())
     rows = log.merge(users, on="row_user", validate="many_to_one").merge(items, on="row_item", validate="many_to_one")
-    rows = with_histories(rows)
-    rows = with_negatives(rows, len(items), np.random.default_rng(0))
+    rows["clicks"] = histories(rows)
+    drawn = negatives(rows, len(items), np.random.default_rng(0))
+    rows["row_negatives"], rows["row_negative_probability"] = drawn
+    del rows["item"]
     # Not rows.to_parquet: pandas 2 notes each column's type in the file, and does not understand its own list types.
-    samples = pa.Table.from_pandas(rows.drop(columns="item"), preserve_index=False).replace_schema_metadata()
+    samples = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
     pq.write_table(samples, out)
     return len(trained)
 

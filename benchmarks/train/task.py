@@ -11,6 +11,7 @@ HISTORY = 50
 DIM, HIDDEN, VECTOR = 64, 128, 64
 TEMPERATURE, LEARNING_RATE, INITIAL_ACCUMULATOR = 0.05, 0.05, 0.1
 BATCHES = (256, 4096)
+THREADS = {256: 1}  # train.threads of this project: two cost more than they save on small products
 ROWS = 4096 * 244  # of whole batches of either size, about a million
 
 USER_ID, ITEM_ID, HISTORY_IDS, HISTORY_LENGTH = "user_id", "movie_id", "history", "history_length"

@@ -34,6 +34,7 @@ from dssm.demo.feed import (
     VECTORS_MISSING,
     VECTORS_STREAM,
     WORDS_STREAM,
+    Events,
     Feed,
     Floats,
     Ints,
@@ -147,17 +148,7 @@ def write_feed(feed: Feed, folder: Path, rows_at_once: int = ROWS_AT_ONCE) -> Su
                 last_clicks.append(events.client[events.act] * feed.posts + post)
             else:
                 np.add(clicks_before, np.bincount(post, minlength=feed.posts), out=clicks_before)
-            yield pa.table(
-                {
-                    "client_id": tastes.client_ids[events.client],
-                    "post_id": tastes.post_ids[events.post],
-                    "act": events.act.astype(np.int8),
-                    "time": events.time,
-                    "position": events.position,
-                    "like": events.like.astype(np.int8),
-                    "dwell_share": events.dwell_share,
-                }
-            )
+            yield _event_table(events, tastes)
 
     for date, count in zip(feed.dates, feed.events_by_day(), strict=True):
         path = f"events/dt={date.isoformat()}/part-00000.csv"
@@ -179,6 +170,20 @@ def write_feed(feed: Feed, folder: Path, rows_at_once: int = ROWS_AT_ONCE) -> Su
     )
     (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(summary), indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _event_table(events: Events, tastes: Tastes) -> pa.Table:
+    return pa.table(
+        {
+            "client_id": tastes.client_ids[events.client],
+            "post_id": tastes.post_ids[events.post],
+            "act": events.act.astype(np.int8),
+            "time": events.time,
+            "position": events.position,
+            "like": events.like.astype(np.int8),
+            "dwell_share": events.dwell_share,
+        }
+    )
 
 
 def _write_csv(path: Path, tables: Iterable[pa.Table]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -89,10 +90,21 @@ def save_function(
     tf.saved_model.save(model, folder, signatures={SIGNATURE: model.serve})
 
 
+def keep_to_processor() -> None:
+    """Hides a host's GPUs from this process, unless TensorFlow has started already.
+
+    TensorFlow takes all memory of a GPU that it sees: of the tasks that score on a host one would have it, and a
+    service would take it from a training. A row's way through a tower is a few small matrix products.
+    """
+    with contextlib.suppress(RuntimeError):  # started: a rank that looks at what it has trained, say
+        tf.config.set_visible_devices([], "GPU")
+
+
 class _Loaded:
-    """A SavedModel's signature."""
+    """A SavedModel's signature, on the processor."""
 
     def __init__(self, folder: str) -> None:
+        keep_to_processor()
         with storage.local_copy(folder) as local:
             self._model = tf.saved_model.load(local)
         self._serve = self._model.signatures[SIGNATURE]

@@ -28,7 +28,7 @@ class _Collector(JobLog):
         common = {"run_id": attempt.run_id, "run": f"{settings.name}/{date}", "job": job, "date": date}
         self._least = getattr(logging, settings.observe.level.upper())
         # Whatever the level of the file is: what records say counts.
-        super().__init__(RunPaths(settings.run_folder).job_log(job), min(self._least, logging.INFO), common)
+        super().__init__(RunPaths(settings.run_folder).job_log(job), logging.DEBUG, common)
         self.seconds: dict[str, float] = defaultdict(float)
         self.measures: dict[str, float] = {}
         self.failed_stage: str | None = None
@@ -48,7 +48,10 @@ class _Collector(JobLog):
 def observed(settings: Settings, job: str) -> Iterator[None]:
     """Logs a job at a date to a file, notes how it ended, and writes its metrics.
 
-    What can't be written or pushed is told as a warning: it never ends the job, nor hides the error that does.
+    What can't be written at its end, or pushed, is told as a warning: it never ends the job, nor hides the error that
+    does.
+
+    Raises: UserError before the job begins where the run's folder can't be written.
     """
     paths, attempt = RunPaths(settings.run_folder), Attempt.begin(job)
     collector = _Collector(settings, job, attempt)
@@ -130,5 +133,5 @@ def _samples(settings: Settings, collector: _Collector, ended: Attempt) -> list[
 def _keep_spark_log(settings: Settings, job: str) -> None:
     """Puts Spark's log into the run's folder, where that is not local: log4j2 writes local files only."""
     written, kept = Path(spark_log_file(settings, job)), RunPaths(settings.run_folder).spark_log(job)
-    if str(written) != kept and written.exists():
+    if "://" in kept.removeprefix("file://") and written.exists():
         storage.put_file(str(written), kept)

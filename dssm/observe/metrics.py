@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import http.client
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from dssm import storage
 from dssm.attempts import Attempt
 from dssm.errors import UserError
 from dssm.report.run_facts import TABLE_JOBS, RunFacts
+from dssm.secrets import read_secret
 from dssm.sections import Observe
 
 PUSHED_AS = "dssm"  # the gateway's own label `job`
@@ -182,10 +182,8 @@ def push_metrics(samples: Sequence[Sample], pipeline: str, job: str, observe: Ob
     """
     assert observe.push_gateway is not None
     handler = default_handler
-    if observe.push_password_env is not None:
-        if observe.push_password_env not in os.environ:
-            raise UserError(f"observe.push_password_env: the environment has no {observe.push_password_env}; set it")
-        password = os.environ[observe.push_password_env]
+    password = read_secret("observe", observe.push_password_env, observe.push_password_file, "push_password")
+    if password is not None:
         handler = functools.partial(basic_auth_handler, username=observe.push_user, password=password)
     push = pushadd_to_gateway if failed else push_to_gateway
     try:

@@ -1,7 +1,8 @@
 """The log of a job at a date: JSON lines, one a record.
 
 Each has `time` (UTC), `level`, `run_id`, `run` (NAME/DATE), `job`, `date`, `stage` and `message`; where there are some,
-`counts`, `seconds`, `measures` and `traceback`. What looks like a secret is blotted out.
+`counts`, `seconds`, `measures` and `traceback`. What looks like a secret is not
+shown.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import datetime as dt
 import json
 import logging
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -22,38 +22,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dssm import storage
 from dssm.console import LOGGER, OFF
-
-BLOTTED = "***"
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
-_KEY = r"(?:secret[._-]?)?(?:access|api|secret)[._-]?key"
-# A feature may be called token: `token: 3 ids` is no secret, `token=…` and `"token": …` are.
-_ASSIGNED = re.compile(
-    rf"""(?i)([\w.-]*(?:(?:password|passwd|pwd|secret|credentials?|{_KEY})["']?\s*[=:]|token(?:\s*=|["']\s*:))\s*["']?)"""
-    r"""[^\s"',;&}]+"""
-)
-_SECRET_NAME = re.compile(r"(?i)password|passwd|secret|token|credential|access_?key|api_?key")
-LEAST_SECRET = 6  # characters: a shorter value of such a variable, such as `true`, says nothing
+from dssm.errors import UserError
+from dssm.secrets import hide_secrets, secrets_of
 
 _OF_THREAD: ContextVar[JobLog | None] = ContextVar("job log", default=None)
 _OPEN: list[JobLog] = []
 _OPENING = threading.Lock()
-
-
-def secrets_of(environment: Mapping[str, str]) -> list[str]:
-    """Returns the values of variables that are named as secrets are, the longest first."""
-    values = {v for n, v in environment.items() if _SECRET_NAME.search(n) and len(v) >= LEAST_SECRET}
-    return sorted(values, key=len, reverse=True)
-
-
-def blotted(text: str, secrets: list[str]) -> str:
-    """Returns a text without secrets: passwords in addresses, values of what is named as a secret, known values.
-
-    >>> blotted("redis://me:pw@host/0 token=abc", [])
-    'redis://***@host/0 token=***'
-    """
-    for secret in secrets:
-        text = text.replace(secret, BLOTTED)
-    return _ASSIGNED.sub(rf"\1{BLOTTED}", _IN_ADDRESS.sub(BLOTTED, text))
 
 
 class JobLog(logging.Handler):
@@ -64,6 +38,10 @@ class JobLog(logging.Handler):
     """
 
     def __init__(self, path: str, level: int, common: Mapping[str, str]) -> None:
+        """Opens the file; records go on behind those that it has.
+
+        Raises: UserError where it can't be written.
+        """
         super().__init__(level)
         self._path, self._common = path, dict(common)
         self._secrets = secrets_of(os.environ)
@@ -77,7 +55,12 @@ class JobLog(logging.Handler):
             if system.exists(place):
                 Path(self._scratch).write_bytes(storage.read_bytes(path))
             place = self._scratch
-        self._file = Path(place).open("a", encoding="utf-8")  # noqa: SIM115  (closed with the handler)
+        try:
+            self._file = Path(place).open("a", encoding="utf-8")  # noqa: SIM115  (closed with the handler)
+        except OSError as error:
+            raise UserError(
+                f"{path}: can't be written ({error.strerror}); expected a run's folder to write in"
+            ) from error
 
     def filter(self, record: logging.LogRecord) -> bool:
         mine = _OF_THREAD.get()
@@ -99,11 +82,11 @@ class JobLog(logging.Handler):
             "level": record.levelname.lower(),
             **self._common,
             "stage": fields.pop("stage", None),
-            "message": blotted(record.getMessage(), self._secrets),
+            "message": hide_secrets(record.getMessage(), self._secrets),
         }
         if record.exc_info:
             trace = logging.Formatter().formatException(record.exc_info)
-            fields["traceback"] = blotted(trace, self._secrets)
+            fields["traceback"] = hide_secrets(trace, self._secrets)
         return json.dumps(shown | {k: v for k, v in fields.items() if v not in (None, {})}, ensure_ascii=False)
 
     def close(self) -> None:

@@ -189,7 +189,7 @@ def exchange_lines(settings: Settings, sizes: Sizes, ranks: int) -> Lines:
         return []
     chosen = exchange_plan(settings, sizes, ranks)
     open_tables = plan_exchange([table.use for table in chosen.tables], [], chosen.weights, ranks).tables
-    sums = {way: sum(table.bytes_by[way] for table in open_tables) for way in ("sparse", "dense")}  # type: ignore[index]
+    sums = {way: sum(table.bytes_by[way] for table in open_tables) for way in ("sparse", "dense")}
     distinct = ", ".join(f"≤ {table.use.distinct:,.0f} of {table.use.rows:,}" for table in open_tables)
     ways = ", ".join(f"{table.use.name.removeprefix('embedding_')} {table.way}" for table in chosen.tables)
     return [

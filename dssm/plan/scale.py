@@ -75,8 +75,8 @@ def _constants(constants: Constants) -> Iterator[str]:
         ("exact search", f"{constants.search.product_core_s * 1e12:.0f} ps a multiply-add"),
         ("bytes on the wire", f"{constants.shuffle.compression:.2f} of the rows'"),
     ]
-    yield f"## Constants\n\nMeasured on: {constants.machine}.\n"
-    yield from _table(("", "measured"), rows)
+    yield f"## Constants\n\nOf {constants.machine}.\n"
+    yield from _table(("", "constant"), rows)
 
 
 def _tables(settings: Settings, constants: Constants) -> Iterator[str]:

@@ -102,7 +102,8 @@ def signature(name: str, called: SignatureCard) -> Html:
         for key, given in called.inputs.items()
     ]
     outputs = [(key, [words_cell(says)]) for key, says in called.outputs.items()]
-    request = json.dumps({"instances": [called.example]}, indent=1, ensure_ascii=False)
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in called.example.items()]
+    request = '{"instances": [{\n' + ",\n".join(lines) + "\n}]}"  # a list on one line, however long it is
     return join(
         [
             table(["input ", "type ", "shape ", "what "], rows),

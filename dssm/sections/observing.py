@@ -17,8 +17,8 @@ class Observe(StrictModel):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level of the log; debug: also the begin of each step."
     )
-    spark_level: Literal["info", "warn", "error", "off"] = Field(
-        "info", description="Least level of Spark's log; on the terminal only its errors are shown."
+    spark_level: Literal["info", "warn", "error", "none"] = Field(
+        "info", description="Least level of Spark's log, which none leaves out; on the terminal only errors are shown."
     )
     metrics_file: str | None = Field(
         None,
@@ -32,6 +32,7 @@ class Observe(StrictModel):
     push_password_env: str | None = Field(
         None, pattern=VARIABLE, description="Environment variable with that user's password."
     )
+    push_password_file: str | None = Field(None, description="File with that password, instead.")
     push_timeout_s: FiniteFloat = Field(10.0, gt=0, description="A push that takes longer is given up.")
 
     @model_validator(mode="after")
@@ -41,6 +42,7 @@ class Observe(StrictModel):
             if place.scheme not in ("http", "https") or not place.netloc:
                 raise ValueError(f"push_gateway: found '{self.push_gateway}'; expected http://host:port")
             no_secret(self.push_gateway, "push_password_env")
-        if (self.push_user is None) != (self.push_password_env is None):
-            raise ValueError("push_user, push_password_env: one goes with the other; give both, or none")
+        places = [place for place in (self.push_password_env, self.push_password_file) if place is not None]
+        if len(places) != (self.push_user is not None):
+            raise ValueError("push_user goes with one of push_password_env and push_password_file; give both, or none")
         return self

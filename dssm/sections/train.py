@@ -33,7 +33,10 @@ class Validation(StrictModel):
         "the first K of the whole catalogue.",
     )
     patience: int | None = Field(
-        None, ge=1, description="So many epochs without a better value end the training; default: all epochs run."
+        None,
+        ge=1,
+        description="So many epochs without a better value end them, and a schedule then ends with the last pass; "
+        "default: all epochs run.",
     )
     min_gain: FiniteFloat = Field(0.0, ge=0, description="By how much a value must be better.")
 
@@ -149,7 +152,12 @@ class Train(StrictModel):
     )
     staging: Staging = Staging()
     prefetch: int = Field(4, ge=1, description="Batches made ahead of the step.")
-    threads: int | None = Field(None, ge=1, description="TensorFlow's threads a rank; default: cores / ranks.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="TensorFlow's threads a rank; default: cores / ranks. For batches of some hundred rows and narrow "
+        "towers 1 is faster.",
+    )
     start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")
     stall_shutdown_s: int = Field(120, ge=1, description="A rank that is silent for so long ends the job.")
 

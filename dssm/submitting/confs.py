@@ -58,7 +58,7 @@ def conf_of(job: str, settings: Settings, kind: ClusterKind) -> dict[str, str]:
         conf |= _of_training(settings, kind, conf | settings.spark.conf)
     logging = "log4j2.properties" if settings.spark.deploy_mode == "cluster" else (CONF / "log4j2.properties").as_uri()
     java = [conf.get(JAVA_OPTIONS, ""), f"-Dlog4j2.configurationFile={logging}"]
-    if settings.observe.spark_level != "off" and settings.spark.deploy_mode == "client":
+    if settings.observe.spark_level != "none" and settings.spark.deploy_mode == "client":
         java += [f'"-D{SPARK_LOG}={spark_log_file(settings, job)}"', f"-D{SPARK_LEVEL}={settings.observe.spark_level}"]
     if settings.metastore is not None:
         more, option = _of_metastore(settings.metastore)

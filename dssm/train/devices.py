@@ -15,6 +15,9 @@ from dssm.errors import UserError
 def use_device(settings: Settings) -> None:
     """Gives the rank its GPU, where there is one, and its share of the cores.
 
+    A GPU multiplies float32 matrices in float32: TensorFlow's default since Ampere is TF32, which keeps 10 bits of each
+    factor and would make another model of the same settings; `train.mixed_precision` is the way to trade digits.
+
     Raises: UserError where Spark has assigned a GPU that TensorFlow does not see, or ranks would share one.
     """
     if settings.train.deterministic:
@@ -25,6 +28,7 @@ def use_device(settings: Settings) -> None:
         tf.config.set_visible_devices(gpus[own], "GPU")
         # Without it TensorFlow takes the whole memory, and the NCCL of the same process finds none.
         tf.config.experimental.set_memory_growth(gpus[own], True)
+        tf.config.experimental.enable_tensor_float_32_execution(False)
     cores = len(os.sched_getaffinity(0))
     threads = settings.train.threads or max(1, cores // hvd.local_size())
     try:

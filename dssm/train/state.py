@@ -19,6 +19,7 @@ from dssm.train.checkpoint import (
     CheckpointFile,
     CheckpointManifest,
     CheckpointWriter,
+    DamagedCheckpointError,
     arrays_of,
     checkpoints_in,
     file_name,
@@ -78,10 +79,13 @@ class TrainingState:
         self._owner_file, self._token = f"{folder}/owner", secrets.token_hex(8)
 
     @property
-    def last(self) -> str | None:
-        """The newest checkpoint, None before the first."""
+    def last_good(self) -> str | None:
+        """The newest checkpoint without NaN and infinity; None where there is none.
+
+        An update may spoil the weights though its loss was finite: a checkpoint of them is there before the next loss.
+        """
         self._writer.wait()
-        return next(iter(checkpoints_in(self.folder)), None)
+        return next((found for found in checkpoints_in(self.folder) if _holds_finite(found)), None)
 
     @property
     def variables(self) -> dict[str, tf.Variable]:
@@ -257,6 +261,14 @@ class TrainingState:
         """Returns the name of a variable that holds NaN or infinity on any rank; None where there is none."""
         own = next((name for name, variable in self.variables.items() if not _is_finite(variable.numpy())), None)
         return next((name for name in hvd.allgather_object(own, name="not_finite") if name is not None), None)
+
+
+def _holds_finite(checkpoint: str) -> bool:
+    try:
+        with opened_checkpoint(checkpoint) as opened:
+            return all(_is_finite(part) for name in opened.names for part in opened.parts(name))
+    except DamagedCheckpointError:
+        return False
 
 
 def _is_finite(values: np.ndarray) -> bool:

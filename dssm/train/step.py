@@ -120,7 +120,8 @@ def make_step(
     now = settings.day_start_ms(0)
     plan = exchange_of(settings, model, hvd.size()) if plan is None else plan
 
-    is_timed = hvd.size() > 1 and not settings.train.deterministic  # a clock is not
+    # A clock is not deterministic; and a GPU computes behind the graph, whose clock would not see it.
+    is_timed = hvd.size() > 1 and not settings.train.deterministic and not tf.config.list_logical_devices("GPU")
 
     @tf.function(autograph=False)  # the losses' builders are found by name, which AutoGraph can't follow
     def step(batch: Batch, catalogue: Batch) -> Losses:
@@ -140,12 +141,9 @@ def make_step(
             share = total_loss(model, shares)
         gradients = tape.gradient(share, sources.tensors)
         exchange: Losses = {}
+        own, (gradients, received) = gradients, sources.sum_over_ranks(gradients, plan)
         if is_timed:
-            begun, gradients = _stamped(gradients)
-        gradients, received = sources.sum_over_ranks(gradients, plan)
-        if is_timed:
-            ended, gradients = _stamped(gradients)
-            exchange[EXCHANGE_S] = ended - begun
+            exchange[EXCHANGE_S] = _time_of(gradients) - _time_of(own)
         if hvd.size() > 1:
             exchange[RECEIVED_BYTES] = received
         gradients = add_l2(gradients, variables, penalties, settings.model.embedding_l2, model.towers.embeddings)
@@ -158,14 +156,11 @@ def make_step(
     return step
 
 
-def _stamped(gradients: list[Gradient]) -> tuple[tf.Tensor, list[Gradient]]:
-    """Returns the time when all gradients are there, in seconds, and the gradients, which wait for each other."""
+def _time_of(gradients: list[Gradient]) -> tf.Tensor:
+    """Returns the time when all gradients are there, in seconds; none of them waits for another."""
     known = [gradient for gradient in gradients if gradient is not None]
     with tf.control_dependencies(tf.nest.flatten(known, expand_composites=True)):
-        now = tf.timestamp()
-    with tf.control_dependencies([now]):
-        waited = iter(tf.nest.map_structure(tf.identity, known, expand_composites=True))
-    return now, [None if gradient is None else next(waited) for gradient in gradients]
+        return tf.timestamp()
 
 
 def _norms(gradients: list[Gradient], variables: list[tf.Variable], step: tf.Variable) -> Losses:
@@ -204,4 +199,6 @@ def make_optimizer(train: Train, steps: int, model: TwoTowerModel, before: int =
       before: steps that the optimizer's state has seen in an earlier training; the schedule counts from there.
     """
     rate = planned_rate(train, steps, before)
-    return build_optimizer(train.optimizer, rate, list(model.trainable_variables), model.towers.embeddings)
+    optimizer = build_optimizer(train.optimizer, rate, list(model.trainable_variables), model.towers.embeddings)
+    optimizer._deduplicate_sparse_grad = list  # `merge_rows` has done it; twice costs a tenth of a small batch's step
+    return optimizer

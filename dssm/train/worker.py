@@ -178,9 +178,7 @@ class _Trainer:
         if self.elastic is not None:
             self._compile()
         self.state.claim()
-        rate = planned_rate(train, place.steps + self._steps_left(place), iterations_before(self.settings))
-        if callable(rate):  # it ends with the last step that these ranks will take, as all of them know
-            self.optimizer.learning_rate = rate
+        self._plan_rate(place)
         if is_first and not place.steps:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
@@ -206,6 +204,15 @@ class _Trainer:
         saved = None if whole is None else self._save(whole, place, clock, final)
         # Nobody leaves before the model is saved.
         return ModelManifest.model_validate_json(hvd.broadcast_object(saved, root_rank=0))
+
+    def _plan_rate(self, place: Place) -> None:
+        """Lets the schedule end with the last step that these ranks will take from a place, as all of them know."""
+        train, steps = self.settings.train, place.steps + self._steps_left(place)
+        # A training that ends early may never have grown to its peak.
+        rate = planned_rate(train, max(steps, train.schedule.warmup_steps + 1), iterations_before(self.settings))
+        if callable(rate):
+            self.optimizer.learning_rate = rate
+            self._compile()
 
     def _train_pass(self, place: Place, clock: Clock, show: Show) -> Place:
         """Trains from a place to the end of its pass, and measures. Returns: the start of the next pass."""
@@ -252,9 +259,11 @@ class _Trainer:
         """Takes up the best epoch's weights, where one was looked for. Returns: the start of the last pass."""
         if place.best is not None:
             self.state.take_best(place.best)
-            # The schedule goes on from here, and not from the best epoch's end.
+            # The schedule goes on from the steps taken, and not from the best epoch's end: it must come to its own.
             self.optimizer.iterations.assign(iterations_before(self.settings) + place.steps)
         place = place.model_copy(update={"epoch": len(self.passes.epochs), "took_best": True})
+        if place.stopped:
+            self._plan_rate(place)  # fewer steps than were planned are left
         self.state.write(place)
         return place
 
@@ -335,7 +344,9 @@ class _Trainer:
         own = suspicious_columns({name: values.numpy() for name, values in batch.items()})
         of_ranks = hvd.allgather_object(own, name="suspicious")
         shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
-        saved = self.state.last or "none yet; train.checkpoint says when one is written"
+        faulthandler.cancel_dump_traceback_later()  # reading a checkpoint takes the time it takes
+        found = self.state.last_good if hvd.rank() == 0 else None
+        saved = hvd.broadcast_object(found, root_rank=0, name="last_good") or "none; see train.checkpoint"
         raise UserError(
             f"train: the loss is {loss} at step {step} of epoch {a_pass.number + 1}; expected a finite number: lower "
             f"train.learning_rate ({self.settings.train.learning_rate}), set train.clip, or mend the feature\n"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dssm.model import embedding_bag
 from dssm.model.embedding_bag import EmbeddingBag
 from tests.model import reference
 
@@ -27,7 +28,11 @@ def _lists(random: np.random.Generator, rows: int = 6, entries: int = 5) -> np.n
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_values_and_gradients_are_those_of_pooling(combiner: str, weighted: bool, seed: int):
+@pytest.mark.parametrize("product", [True, False])
+def test_values_and_gradients_are_those_of_pooling(
+    combiner: str, weighted: bool, seed: int, product: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(embedding_bag, "has_sparse_product", lambda: product)
     random = np.random.default_rng(seed)
     ids, bag = _lists(random), _bag(combiner)
     weights = random.uniform(0.1, 2, ids.shape).astype(np.float32) if weighted else None
@@ -48,12 +53,23 @@ def test_values_and_gradients_are_those_of_pooling(combiner: str, weighted: bool
     np.testing.assert_allclose(tf.convert_to_tensor(gradient), slope, rtol=1e-4, atol=1e-6)
 
 
-def test_padding_alone_gives_zeros_and_no_gradient():
+@pytest.mark.parametrize("product", [True, False])
+def test_padding_alone_gives_zeros_and_no_gradient(product: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(embedding_bag, "has_sparse_product", lambda: product)
     bag = _bag("mean")
     with tf.GradientTape() as tape:
         found = bag(tf.zeros((3, 4), tf.int32))
     np.testing.assert_array_equal(found, np.zeros((3, DIM)))
     assert tape.gradient(found, bag.embedding.embeddings).indices.shape == (0,)
+
+
+@pytest.mark.parametrize(("deterministic", "gpus", "expected"), [(True, 1, False), (True, 0, True), (False, 1, True)])
+def test_a_deterministic_gpu_has_no_sparse_product(
+    deterministic: bool, gpus: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(embedding_bag, "is_op_determinism_enabled", lambda: deterministic)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind] * gpus)
+    assert embedding_bag.has_sparse_product() == expected
 
 
 def test_the_maximum_is_no_sum():

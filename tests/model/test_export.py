@@ -65,6 +65,14 @@ def test_a_loaded_tower_gives_the_trained_vectors_at_any_batch_size(towers: TwoT
         assert list(loaded.all_vectors(inputs)) == ["vector"]
 
 
+def test_a_loaded_tower_leaves_gpus_alone(towers: TwoTowers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hidden: list[object] = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *of: hidden.append(of))
+    save_tower(towers.item, str(tmp_path / "item"))
+    LoadedTower(str(tmp_path / "item"))
+    assert hidden == [([], "GPU")]
+
+
 @pytest.mark.slow
 def test_a_saved_tower_needs_tensorflow_alone(towers: TwoTowers, tmp_path: Path):
     save_tower(towers.user, f"{tmp_path}/tower")

@@ -250,7 +250,7 @@ def test_a_password_that_is_not_there_is_a_warning(tmp_path: Path, capsys: pytes
     [
         ({"push_gateway": "host:9091"}, "expected http://host:port"),
         ({"push_gateway": "http://me:pw@host:9091"}, "name its environment variable in push_password_env"),
-        ({"push_user": "me"}, "one goes with the other"),
+        ({"push_user": "me"}, "push_user goes with one of"),
         ({"level": "loud"}, "level"),
     ],
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import tensorflow as tf
 
 from dssm.errors import UserError
-from dssm.train.devices import gpu_of_rank
+from dssm.train.devices import gpu_of_rank, use_device
+from tests.datasets import make_settings
 
 
 @pytest.mark.parametrize(
@@ -29,3 +33,16 @@ def test_ranks_do_not_share_a_gpu():
 def test_a_gpu_that_is_not_there():
     with pytest.raises(UserError, match="Spark assigned GPU 6 to a rank, but TensorFlow sees 4"):
         gpu_of_rank(4, ["6"], 0, 1)
+
+
+@pytest.mark.usefixtures("single_rank")
+def test_a_rank_sees_its_gpu_alone_takes_memory_as_it_needs_and_computes_float32(monkeypatch: pytest.MonkeyPatch):
+    told: list[Any] = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *of: told.append(of))
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *of: told.append(of))
+    monkeypatch.setattr(
+        tf.config.experimental, "enable_tensor_float_32_execution", lambda enabled: told.append(("tf32", enabled))
+    )
+    use_device(make_settings("unused"))
+    assert told == [("first", "GPU"), ("first", True), ("tf32", False)]

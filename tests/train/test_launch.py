@@ -15,15 +15,17 @@ from dssm.errors import UserError
 from dssm.manifest import MANIFEST, read_manifest, write_manifest
 from dssm.model.export import LoadedTower
 from dssm.model.manifest import ModelManifest, read_model_manifest
+from dssm.model.two_tower import TwoTowerModel
 from dssm.paths import RunPaths
-from dssm.train import launch
+from dssm.train import launch, worker
+from dssm.train.checkpoint import checkpoints_in
 from dssm.train.inputs import frozen_matrices
 from dssm.train.launch import train
 from dssm.train.progress import ProgressView
 from dssm.train.worker import _Trainer
 from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
 
-pytestmark = pytest.mark.horovod
+pytestmark = pytest.mark.slow
 
 
 def _trained(settings: Settings) -> ModelManifest:
@@ -47,6 +49,7 @@ def test_the_same_settings_give_the_same_bits_twice_in_one_process(tmp_path: Pat
     assert other.model_version != first.model_version
 
 
+@pytest.mark.horovod
 def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=2)
     model = _trained(settings)
@@ -88,6 +91,33 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate(tmp_path: Pat
         UserError, match=r"the loss is (nan|inf) at step \d+ of epoch 1; .* lower train.learning_rate \(0.25\)"
     ):
         train(settings)
+
+
+def test_the_last_good_checkpoint_is_one_whose_weights_are_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Step 4's update spoils a weight though its loss is finite; its checkpoint is written before step 5 tells."""
+    make = worker.make_step
+
+    def spoiling(settings: Settings, model: TwoTowerModel, optimizer: Any, *others: Any) -> Any:
+        step, taken = make(settings, model, optimizer, *others), 0
+
+        def spoilt(*batches: Any) -> Any:
+            nonlocal taken
+            taken += 1
+            losses = step(*batches)
+            if taken == 4:
+                model.trainable_variables[0].assign(model.trainable_variables[0] * float("nan"))
+            return losses
+
+        return spoilt
+
+    monkeypatch.setattr(worker, "make_step", spoiling)
+    settings = write_run(tmp_path, checkpoint={"every_steps": 2})
+    with pytest.raises(UserError, match=r"at step 5 of epoch 1") as caught:
+        train(settings)
+    newest, good = checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+    assert "step-0000000004-" in newest
+    assert "step-0000000002-" in good
+    assert f"last good checkpoint: {good}" in str(caught.value)
 
 
 def test_samples_of_other_settings_are_refused(tmp_path: Path):

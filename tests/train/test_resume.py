@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ class BrokenOffError(Exception):
 
 def train(settings: Any, monkeypatch: pytest.MonkeyPatch, steps: int | None = None) -> ModelManifest:
     """Trains; with `steps`, until so many have been taken."""
+    taken = 0
 
     def make(*arguments: Any) -> Any:
-        step, taken = make_step(*arguments), 0
+        step = make_step(*arguments)
 
         def counted(*batches: Any) -> Any:
             nonlocal taken
@@ -56,7 +58,12 @@ def train(settings: Any, monkeypatch: pytest.MonkeyPatch, steps: int | None = No
         return counted
 
     monkeypatch.setattr(worker, "make_step", make)
-    return worker.train_here(settings, lambda report: None)
+    try:
+        return worker.train_here(settings, lambda report: None)
+    finally:  # what is being written when the training breaks off is there afterwards
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -174,3 +181,30 @@ def test_a_schedule_ends_with_the_last_step_whatever_the_batches_were(tmp_path: 
     model = train(make_settings(tmp_path, **how, batch_size=8), monkeypatch)
     assert model.steps == 6 + 7
     assert rates == pytest.approx([0.13 * (1 - 6 / 12), 0.0])
+
+
+def test_a_schedule_ends_with_the_last_pass_where_the_epochs_end_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No epoch gains 9 on the first, so the second is the last of six; the rate falls to 0 with the pass after it."""
+    how = {
+        "validation": {"days": 1, "metric": "auc", "patience": 1, "min_gain": 9.0},
+        "recent": {"days": 2}, "epochs": 6, "schedule": {"kind": "linear"}, "learning_rate": 0.1, **EACH_EPOCH,
+    }  # fmt: skip
+    settings = write_run(tmp_path / "whole", ROWS, **how)
+    planned: list[Any] = []
+    make = worker.planned_rate
+
+    def recorded(*arguments: Any) -> Any:
+        planned.append(make(*arguments))
+        return planned[-1]
+
+    monkeypatch.setattr(worker, "planned_rate", recorded)
+    whole = train(settings, monkeypatch)
+    assert (whole.epochs, whole.best_epoch) == (3, 1)
+    first, *_, last = planned
+    assert float(last(whole.steps - 1)) == pytest.approx(0.0, abs=1e-8) < float(first(whole.steps - 1))
+    assert float(last(whole.steps - 2)) > 1e-4
+
+    broken = write_run(tmp_path / "broken", ROWS, **how)
+    with pytest.raises(BrokenOffError):
+        train(broken, monkeypatch, whole.steps - 2)  # in the last pass
+    assert train(broken, monkeypatch).model_version == whole.model_version
