@@ -11,6 +11,7 @@ from dssm.cli import JOBS, TOOLS, VIEWS, exit_with, parse_settings
 from dssm.config import Settings
 from dssm.console import terminal_environment
 from dssm.errors import UserError, did_you_mean
+from dssm.workers import IMPORTS
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -64,6 +65,9 @@ def is_local(spark_master: str) -> bool:
 SHORT_JOB = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
 
 
+WORKER_IMPORTS = {"build_samples": "dssm.samples.build,pyspark.sql.pandas.serializers"}  # of what their tasks run
+
+
 def _conf(job: str, settings: Settings, local: bool) -> dict[str, str]:
     java = f"-Dlog4j2.configurationFile={(PROJECT / 'conf' / 'spark' / 'log4j2.properties').as_uri()}"
     if local:
@@ -77,6 +81,11 @@ def _conf(job: str, settings: Settings, local: bool) -> dict[str, str]:
         "spark.executorEnv.PYTHONHASHSEED": "0",
         "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "3",
     }
+    if local and job == "build_samples":
+        conf["spark.driver.memory"] = "1200m"  # of its rows the heap holds a few large values at a time
+    if local and job != "train":
+        conf["spark.python.daemon.module"] = "dssm.workers"
+        conf[f"spark.executorEnv.{IMPORTS}"] = WORKER_IMPORTS.get(job, "pyarrow,pandas")
     if job == "train":
         # Ranks meet in collectives: a task started again alone, twice, or late would wait for ever.
         conf |= {
