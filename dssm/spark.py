@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from dssm.config import Settings
 from dssm.errors import UserError
@@ -104,12 +103,6 @@ def explained(key: str, frame: DataFrame | None = None) -> Iterator[None]:
         reason = " ".join(str(error.desc if hasattr(error, "desc") else error).split(";\n")[0].split())
         columns = f"; the columns are {', '.join(frame.columns)}" if frame is not None else ""
         raise UserError(f"{key}: {reason}{columns}") from error
-
-
-def counts_by(frame: DataFrame, column: str) -> dict[str, int]:
-    """Returns the number of rows for each value of a column of few values, sorted by value."""
-    rows = frame.groupBy(F.col(column).alias("value")).count().collect()
-    return dict(sorted((row["value"], row["count"]) for row in rows))
 
 
 def size_in_bytes(frame: DataFrame) -> int:

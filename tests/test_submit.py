@@ -129,6 +129,23 @@ def test_the_clusters_own_hive_is_left_as_it_is() -> None:
     assert not [key for key in conf if "jdo" in key]
 
 
+@pytest.mark.parametrize(
+    ("job", "spark_master", "daemon", "imports"),
+    [
+        ("build_samples", "local[2]", "dssm.workers", "dssm.samples.build,pyspark.sql.pandas.serializers"),
+        ("score_items", "local[*]", "dssm.workers", "pyarrow,pandas"),
+        ("build_samples", "spark://a:7077", None, None),  # a worker of a cluster has the project when its task has
+        ("train", "local[2]", None, None),
+    ],
+)
+def test_workers_of_one_machine_come_with_their_imports(
+    job: str, spark_master: str, daemon: str | None, imports: str | None
+) -> None:
+    conf = conf_of(command(job, [], demo("train.launch=spark"), {"MASTER": spark_master}))
+    found = (conf.get("spark.python.daemon.module"), conf.get("spark.executorEnv.DSSM_WORKER_IMPORTS"))
+    assert found == (daemon, imports)
+
+
 def test_usage_lists_every_job() -> None:
     shown = usage()
     for job, what in JOBS.items():

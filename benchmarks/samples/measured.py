@@ -20,7 +20,8 @@ IDLE_PER_SAMPLE = 9  # asking for a process's memory stops it for a moment: at m
 class Measured:
     """What a command printed and used.
 
-    wall_s: from its start to its end. cpu_s: of all its processes. peak_bytes: the largest sum, at one moment, of
+    wall_s: from its start to its end. cpu_s: of all its processes, also of those that nobody waits for, as Spark's
+    Python workers, up to when they were last seen. peak_bytes: the largest sum, at one moment, of
     their proportional set sizes, in which a page that processes share counts once. largest_bytes: the largest
     resident set of a single process, and largest_name that process's name.
     """
@@ -33,11 +34,12 @@ class Measured:
     largest_name: str
 
 
-class MemorySampler:
+class Sampler:
     """Samples a process and all below it until `stop`."""
 
     def __init__(self, pid: int) -> None:
         self.peak_bytes, self.largest_bytes, self.largest_name = 0, 0, ""
+        self._cpu_s: dict[int, float] = {}
         self._root = psutil.Process(pid)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -46,6 +48,10 @@ class MemorySampler:
     def stop(self) -> None:
         self._done.set()
         self._thread.join()
+
+    @property
+    def cpu_s(self) -> float:
+        return sum(self._cpu_s.values())
 
     def _run(self) -> None:
         spent = 0.0
@@ -62,6 +68,8 @@ class MemorySampler:
             return
         for process in processes:
             try:
+                used = process.cpu_times()
+                self._cpu_s[process.pid] = used.user + used.system
                 memory, name = process.memory_full_info(), process.name()
             except psutil.Error:  # it has ended since
                 continue
@@ -89,7 +97,7 @@ def measured(command: Sequence[str], folder: Path, environment: Mapping[str, str
         encoding="utf-8",
         errors="replace",
     ) as process:
-        sampler = MemorySampler(process.pid)
+        sampler = Sampler(process.pid)
         assert process.stdout is not None
         output = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
@@ -101,7 +109,7 @@ def measured(command: Sequence[str], folder: Path, environment: Mapping[str, str
     return Measured(
         output=output,
         wall_s=wall_s,
-        cpu_s=used.ru_utime + used.ru_stime,
+        cpu_s=max(used.ru_utime + used.ru_stime, sampler.cpu_s),
         peak_bytes=sampler.peak_bytes,
         largest_bytes=sampler.largest_bytes,
         largest_name=sampler.largest_name,

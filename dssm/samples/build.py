@@ -185,10 +185,12 @@ class _Build:
                 }
                 catalogue = pool.submit(read_catalogue, spark, settings, items, self.quarantine)
                 vectors = [pool.submit(self._write_vectors, name) for name in settings.vectors]
+                logs = pool.submit(read_logs, spark, settings)
             self.profiles = {name: profile.result() for name, profile in profiles.items()}
             check_item_columns(settings, catalogue.result())
             for written in vectors:
                 written.result()
+            self.logs = logs.result()
             self.all_items = with_item_index(catalogue.result(), settings.day_start_ms(settings.window.test_days))
             self.catalogue = self.all_items.filter(F.col(ITEM_INDEX) != NO_ITEM)
             self.providers = user_columns(settings, self.profiles)
@@ -213,7 +215,7 @@ class _Build:
     def _read_events(self) -> None:
         settings, counts = self.settings, self.quarantine.counts
         with step("event logs") as remarks:
-            logs = read_logs(self.spark, settings)
+            logs = self.logs
             items = counts["catalogue"].used["read"] + counts["catalogue"].filtered.get(LATER_ITEM, 0)
             id_bytes = 100 * items  # about, as a row of a broadcast table
             broadcast = id_bytes <= settings.samples.broadcast_mb * 2**20
@@ -224,6 +226,7 @@ class _Build:
             count_fates(outcomes, logs, self.quarantine)
             used = [counts[log.name].used for log in logs]
             self.train_rows, self.test_rows = (sum(u.get(fate, 0) for u in used) for fate in (TRAIN, TEST))
+            self.candidates = sum(outcome.positives for outcome in outcomes if outcome.fate == TRAIN)
             check_windows(settings, events, self.train_rows, self.test_rows)
             self.log_rows = 0  # about: those that count as something a user did
             for log in logs:
@@ -325,7 +328,8 @@ class _Build:
                     write_one(self.log.item_days(counter), days[name], [ITEM_INDEX, DAYS_COLUMN])
             lookups = self.lookups.with_days(days)
             columns = item_columns(settings)
-            items = encoded_items(self.catalogue, self.window.items, lookups, settings).select(*columns)
+            items = encoded_items(self.catalogue, self.window.items, self.candidates, lookups, settings)
+            items = items.select(*columns)
             rows = self.quarantine.counts["catalogue"].used["read"]
             size = settings.samples.rows_per_file
             files = write_shuffled(items, f"{self.folder}/items", rows, size, settings.seed)

@@ -122,12 +122,16 @@ def _has_role(settings: Settings, role: str) -> Column:
 
 
 class Outcome(NamedTuple):
-    """How many rows of a source (its number) have a reason to be unreadable, or a fate."""
+    """How many rows of a source (its number) have a reason to be unreadable, or a fate.
+
+    positives: those with a label and a weight above 0.
+    """
 
     source: int
     reason: str | None
     fate: str | None
     rows: int
+    positives: int
 
 
 def count_read(outcomes: Sequence[Outcome], logs: Sequence[EventLog], quarantine: Quarantine) -> None:

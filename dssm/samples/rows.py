@@ -159,10 +159,10 @@ class TrainingWindow:
     ) -> None:
         self._settings, self._providers, self._log = settings, providers, log
         self.items = log.item_counts().cache()
-        trained = self.items.filter(F.col(EVENTS) > 0)
-        self._by_item = catalogue.select(ID, ITEM_INDEX).join(trained, ITEM_INDEX).select(ID, EVENTS)
+        trained = self.items.filter(F.col(EVENTS) > 0).select(ITEM_INDEX, EVENTS)
+        self._by_item = catalogue.select(ID, ITEM_INDEX).join(trained, ITEM_INDEX)
         self._by_user = log.train_users(tasks).cache()
-        self._frames: dict[str, DataFrame] = {"catalogue": catalogue.join(self._by_item, ID)}
+        self._frames: dict[str, DataFrame] = {"catalogue": catalogue.join(trained, ITEM_INDEX)}
         for name, profile in profiles.items():
             self._frames[f"profiles.{name}"] = self._of_profile(name, profile)
 
@@ -264,17 +264,20 @@ def event_encoder(settings: Settings, lookups: Lookups) -> Encoder:
     )
 
 
-def encoded_items(catalogue: DataFrame, counts: DataFrame, lookups: Lookups, settings: Settings) -> DataFrame:
+def encoded_items(
+    catalogue: DataFrame, counts: DataFrame, candidates: int, lookups: Lookups, settings: Settings
+) -> DataFrame:
     """Encodes the catalogue.
 
     Args:
       counts: of `Log.item_counts`.
+      candidates: sum of its CANDIDATES.
     Grain: one row an item, with its place by id and its share of the training rows that an in-batch
     candidate can come from. Features that change with the event's time are as of the start of the run's date.
     """
     given = (ITEM_POSITIVES, CANDIDATES, EVENTS)
     positives, drawn, trained = (F.coalesce(column, F.lit(0)).cast("long") for column in given)
-    total = max(counts.agg(F.sum(CANDIDATES)).first()[0] or 0, 1)  # type: ignore[index]
+    total = max(candidates, 1)
     groups = {
         group_column(name): F.when(
             F.trim(quoted(kind.column).cast("string")) != "", F.xxhash64(F.trim(quoted(kind.column).cast("string")))

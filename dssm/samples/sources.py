@@ -29,7 +29,7 @@ from dssm.manifest import (
     target_column,
 )
 from dssm.sections import Counter, EventSource, History, Table, Target
-from dssm.spark import counts_by, explained, matches
+from dssm.spark import explained, matches
 
 CORRUPT = "_corrupt_record"
 REASON, KEPT = "__reason", "__kept"
@@ -62,8 +62,9 @@ class Quarantine:
         missing_days: Sequence[str] = (),
         ours: Sequence[str] = (),
         columnar: bool = False,
-    ) -> DataFrame:
-        """Returns the readable rows of a table; writes and counts the others.
+        key: Sequence[Column] = (),
+    ) -> tuple[DataFrame, bool]:
+        """Writes and counts a table's unreadable rows.
 
         Args:
           name: the table's key in the settings, such as `sources.events`.
@@ -72,18 +73,26 @@ class Quarantine:
           place: where the table lies, for messages and the manifest.
           ours: columns that the reader has added, which are no part of a quarantined row.
           columnar: whether reading the table again is cheaper than keeping it.
+          key: what should tell the readable rows apart.
+        Returns: the readable rows, and whether two of them have the same key.
         Raises: UserError where the unreadable share is above the limit, or no row is left.
         """
         checked = table.withColumn(REASON, reason)
         if not columnar:
             checked = checked.persist(StorageLevel.DISK_ONLY)
+        reasons = F.coalesce(REASON, F.lit(""))
+        # In one pass over the table: a plan of its own takes a small one longer than the rows.
+        of_key = checked.groupBy(reasons.alias(REASON), *[F.when(reasons == "", part) for part in key]).count()
+        totals = of_key.groupBy(REASON).agg(F.sum("count").alias("rows"), F.max("count").alias("most"))
         with damage_explained(name, place):
-            found = counts_by(checked.withColumn(REASON, F.coalesce(REASON, F.lit(""))), REASON)
+            rows = totals.collect()
+        found = dict(sorted((row[REASON], row["rows"]) for row in rows))
+        repeated = any(row[REASON] == "" and row["most"] > 1 for row in rows)
         used = found.pop("", 0)
         own = [column for column in table.columns if column not in ours]
         self.account(name, place, used, found, checked.select(REASON, *map(quoted, own)), missing_days)
         self.counts[name] = self.counts[name].model_copy(update={"used": {"read": used}})
-        return checked.filter(F.col(REASON).isNull()).drop(REASON, CORRUPT)
+        return checked.filter(F.col(REASON).isNull()).drop(REASON, CORRUPT), repeated
 
     def account(
         self,

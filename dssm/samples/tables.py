@@ -195,8 +195,11 @@ def _keyed(
         if feature.source_column in frame.columns:
             all_checks += [(is_not_utf8(frame, feature.source_column), f"'{feature.source_column}' {NOT_UTF8}")]
             all_checks += _column_checks(frame, feature)
-    readable = quarantine.split(name, frame, first_reason(*all_checks), place, missing, ours, table.is_columnar)
     snapshot = [VALID_FROM] if VALID_FROM in ours else []
+    row_key = [] if table.latest_by is not None else [quoted(key).cast("string"), *map(F.col, snapshot)]
+    readable, repeated = quarantine.split(
+        name, frame, first_reason(*all_checks), place, missing, ours, table.is_columnar, row_key
+    )
     if table.latest_by is not None:
         need_columns(name, readable, {"latest_by": table.latest_by})
         order = _newest_first(f"{name}.latest_by", table.latest_by, readable)
@@ -206,8 +209,9 @@ def _keyed(
         kept = latest.count()
         older = {"an older row of its id": counts.used["read"] - kept} if kept < counts.used["read"] else {}
         quarantine.counts[name] = counts.model_copy(update={"used": {"read": kept}, "filtered": older})
-        readable = latest
-    _check_unique(name, key, readable, snapshot)
+        readable, repeated = latest, True  # maybe: rows of an id may be equally new
+    if repeated:
+        _check_unique(name, key, readable, snapshot)
     columns = [
         (quoted(c.name).cast("array<string>") if isinstance(c.dataType, T.ArrayType) else quoted(c.name)).alias(c.name)
         for c in readable.schema.fields
@@ -336,8 +340,9 @@ def read_vectors(
             f"'{table.values}' holds null, NaN or infinity",
         ),
     )
-    readable = quarantine.split(key, frame, reason, path)
-    _check_unique(key, table.key, readable)
+    readable, repeated = quarantine.split(key, frame, reason, path, key=[quoted(table.key).cast("string")])
+    if repeated:
+        _check_unique(key, table.key, readable)
     return readable.select(quoted(table.key).cast("string").alias("id"), values.cast("array<float>").alias("values"))
 
 

@@ -30,7 +30,7 @@ from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.samples.exchange import SLICED_BYTES, Batches, joined
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.tables import list_entries
-from dssm.samples.writing import write_parts
+from dssm.samples.writing import PART_STEP, write_parts
 
 HOURS, WEEKDAYS = 24, 7
 
@@ -166,8 +166,17 @@ def write_vocabularies(
     kept = kept.select("vocabulary", "token", "events", F.coalesce("known", F.lit(NEW)).alias("id"))
     names = {name: f"{name}.parquet" for name in limits}
     numbering = Numbering({name: most for name, (_, most) in limits.items()})
-    order = [F.col("id"), F.desc("events"), F.col("token")]
-    write_parts(kept, folder, part="vocabulary", order=order, names=names, change=numbering.run)
+    rank = F.when(F.col("id") != NEW, F.col("id")).otherwise(F.lit(PART_STEP - 1) - F.col("events"))
+    numbers = F.create_map(*[F.lit(value) for number, name in enumerate(limits) for value in (name, number)])
+    write_parts(
+        kept,
+        folder,
+        part="vocabulary",
+        order=[rank, F.col("token")],
+        names=names,
+        change=numbering.run,
+        part_number=numbers[F.col("vocabulary")],
+    )
     specs = {}
     for name in limits:
         tokens, digest = tokens_digest(f"{folder}/{name}.parquet")
@@ -185,7 +194,7 @@ class Numbering:
     most: Mapping[str, int]
 
     def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
-        """Args: batches: with `vocabulary`, ascending, and `id`, NEW where a token has none."""
+        """Args: batches: with `vocabulary`, one after the other, and `id`, NEW where a token has none."""
         reached = dict.fromkeys(self.most, 0)
         for batch in batches:
             for name in pc.unique(batch["vocabulary"]).to_pylist():

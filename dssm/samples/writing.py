@@ -29,6 +29,7 @@ IDENTITY = (USER_ID, ITEM_ID, EVENT_TIME, SOURCE, LABEL, WEIGHT)
 COMPRESSION = "snappy"
 ROW_GROUP_BYTES = 64 * 2**20  # about what a task holds of a file that may have several row groups
 UNFINISHED = ".tmp"
+PART_STEP = 2**50
 
 
 def write_parts(
@@ -39,6 +40,7 @@ def write_parts(
     names: Mapping[Any, str],
     row_group_rows: int = 2**20,
     change: Callable[[Batches], Batches] = iter,
+    part_number: Column | None = None,
 ) -> list[FileSpec]:
     """Writes one Parquet file for each value of the column `part`, sorted within.
 
@@ -46,10 +48,12 @@ def write_parts(
       frame: the rows; columns whose name starts with two underscores are not written.
       folder: where the files go.
       part: column of few values.
-      order: columns that order a file's rows completely.
+      order: columns that order a file's rows completely; with `part_number`, the first is below 2^50 and at least 0.
       names: each value's file name; a value without rows gets a file without rows.
       row_group_rows: rows of a row group, which a task holds in memory.
       change: what a task does with its rows, which are sorted by `part` and `order`, before they are written.
+      part_number: tells the parts apart as `part` does, below 2^13. Spark's sort first compares eight bytes of the
+        first column, and whole rows where those are equal, as they are where a task's rows are of one part.
     Returns: the files, in the order of `names`.
     """
     storage.make_folder(folder)
@@ -57,7 +61,10 @@ def write_parts(
     # A row group has as many rows as are asked for, whatever the batches were: the bytes must not depend on them.
     writer = PartWriter(folder, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
     parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(len(names), part)
-    rows = parted.sortWithinPartitions(part, *order).select("__part", *columns)
+    by = [F.col(part), *(F.col(column) if isinstance(column, str) else column for column in order)]
+    if part_number is not None:
+        by = [part_number.cast("long") * PART_STEP + by[1], *by[2:]]
+    rows = parted.sortWithinPartitions(*by).select("__part", *columns)
     written = rows.mapInArrow(
         lambda batches: writer.run(change(batches)), "name string, rows bigint, sha256 string"
     ).collect()

@@ -11,6 +11,7 @@ from dssm.errors import UserError
 from dssm.paths import SPARK_LEVEL, SPARK_LOG, spark_log_file
 from dssm.secrets import is_secret
 from dssm.submitting.masters import ClusterKind
+from dssm.workers import IMPORTS
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "spark"
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
@@ -21,6 +22,7 @@ COMMON = {
     "spark.executorEnv.PYTHONHASHSEED": "0",
     "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "3",
 }
+WORKER_IMPORTS = {"build_samples": "dssm.samples.build,pyspark.sql.pandas.serializers"}  # of what their tasks run
 # Ranks meet in collectives: a task started again alone, twice, or late would wait for ever.
 TRAIN = {
     "spark.task.maxFailures": "1",
@@ -56,6 +58,11 @@ def conf_of(job: str, settings: Settings, kind: ClusterKind) -> dict[str, str]:
         conf = {key: value for key, value in conf.items() if not key.startswith(GPU_OF_EXECUTOR)}
     if job == "train":
         conf |= _of_training(settings, kind, conf | settings.spark.conf)
+    elif kind == "local":
+        conf["spark.python.daemon.module"] = "dssm.workers"
+        conf[f"spark.executorEnv.{IMPORTS}"] = WORKER_IMPORTS.get(job, "pyarrow,pandas")
+    if kind == "local" and job == "build_samples":
+        conf["spark.driver.memory"] = "1200m"  # of its rows the heap holds a few large values at a time
     logging = "log4j2.properties" if settings.spark.deploy_mode == "cluster" else (CONF / "log4j2.properties").as_uri()
     java = [conf.get(JAVA_OPTIONS, ""), f"-Dlog4j2.configurationFile={logging}"]
     if settings.observe.spark_level != "none" and settings.spark.deploy_mode == "client":

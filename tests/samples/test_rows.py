@@ -151,6 +151,6 @@ def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(
     pq.write_table(pa.table({"token": ["a", "b", "c"]}), tmp_path / "ids.parquet")
     tiny_feed.config["features"].pop("post_embed")
     lookups = Lookups(vocabularies={name: str(tmp_path / "ids.parquet") for name in ("post_id", "topic_id")})
-    items = encoded_items(raw_catalogue(spark, ["c", "b", "a"]), counts, lookups, tiny_feed.settings()).collect()
+    items = encoded_items(raw_catalogue(spark, ["c", "b", "a"]), counts, 4, lookups, tiny_feed.settings()).collect()
     found = {row[ITEM_ID]: (row[ITEM_INDEX], row[ITEM_PROBABILITY], row[ITEM_POSITIVES]) for row in items}
     assert found == {"a": (0, 0.25, 3), "b": (1, 0.75, 3), "c": (2, 0.0, 0)}

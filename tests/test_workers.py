@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from dssm.workers import IMPORTS, without_zips
+
+PROJECT = Path(__file__).parents[1]
+# Says, when Spark closes its side, what a worker that is forked then would have.
+SAID = """
+import atexit, gc, sys
+from dssm import workers
+
+def say():
+    import pyspark
+    print(pyspark.__file__, "dssm.samples.rows" in sys.modules, "tensorflow" in sys.modules, gc.get_freeze_count(),
+          file=sys.stderr)
+
+atexit.register(say)
+workers.main()
+"""
+
+
+def test_sparks_archives_are_left_out() -> None:
+    own = ["", "/project", "/usr/lib/python311.zip", "/venv/site-packages", "/jobs/files.zip"]
+    lib = "/venv/site-packages/pyspark/python/lib"
+    assert without_zips([own[0], f"{lib}/pyspark.zip", f"{lib}/py4j-0.10.9.7-src.zip", *own[1:]]) == own
+
+
+def test_workers_are_forked_with_their_imports_done() -> None:
+    import pyspark
+
+    package = Path(pyspark.__file__)
+    archives = sorted(map(str, (package.parent / "python" / "lib").glob("*.zip")))
+    assert len(archives) == 2
+    path = os.pathsep.join([*archives, str(PROJECT)])
+    environment = {**os.environ, "PYTHONPATH": path, IMPORTS: "dssm.samples.rows,pyarrow"}
+    ended = subprocess.run([sys.executable, "-c", SAID], input=b"", capture_output=True, env=environment, check=False)
+    assert 0 < int.from_bytes(ended.stdout, "big") < 2**16  # the port that workers are asked for at
+    place, imported, tensorflow, frozen = ended.stderr.decode().split()
+    assert (Path(place), imported, tensorflow) == (package, "True", "False")
+    assert int(frozen) > 50_000
