@@ -13,17 +13,12 @@ import pytest
 from dssm.errors import UserError
 from dssm.manifest import ALWAYS, ITEM_ID, ITEM_INDEX, UPLOAD_TIME, USER_ID
 from tests.samples.feed import TinyFeed, quarantined_rows
-from tests.samples.test_sources import Reader, message, write_parquet_log
+from tests.samples.reading import Reader, message, write_parquet_log
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
-
-
-@pytest.fixture
-def reader(spark: SparkSession, tiny_feed: TinyFeed) -> Reader:
-    return Reader(spark, tiny_feed)
 
 
 def write_posts(feed: TinyFeed, **columns: Any) -> None:

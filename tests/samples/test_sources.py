@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dssm.errors import UserError
 from dssm.manifest import (
     ALWAYS,
     EVENT_TIME,
@@ -19,89 +18,18 @@ from dssm.manifest import (
     UPLOAD_TIME,
     USER_ID,
     WEIGHT,
-    SourceCounts,
     target_column,
 )
 from dssm.samples.sources import KEPT
-from dssm.samples.tables import VALID_FROM
-from tests.samples.feed import HEADER, TinyFeed, ms, read_all_events
+from tests.samples.feed import HEADER, ms
+from tests.samples.reading import Reader, log, message, write_parquet_log
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    pass
 
-    from dssm.samples.sources import Quarantine
 
 pytestmark = pytest.mark.spark
-
-
-class Reader:
-    """Reads the tables of a feed one by one."""
-
-    def __init__(self, spark: SparkSession, feed: TinyFeed) -> None:
-        self.spark, self.feed = spark, feed
-        self.quarantine: Quarantine | None = None
-
-    def _start(self) -> tuple[Any, Quarantine]:
-        from dssm.samples.sources import Quarantine
-
-        settings = self.feed.settings()
-        self.quarantine = Quarantine(f"{self.feed.folder}/quarantine", settings.samples.max_quarantine_share)
-        self.spark.conf.set("spark.sql.session.timeZone", settings.timezone)
-        return settings, self.quarantine
-
-    def events(self) -> DataFrame:
-        """Returns the readable rows of the log `feed`, those that its `where` leaves out included."""
-        from dssm.samples.sources import REASON
-
-        self.feed.config["sources"] = {"feed": self.feed.config["sources"]["feed"]}
-        self.feed.config["histories"] = {}
-        of_log = {"follow", "fav", "client_id", "post_id", "topic_id"}
-        self.feed.config["features"] = {k: v for k, v in self.feed.config["features"].items() if k in of_log}
-        _, (log,), self.quarantine = read_all_events(self.spark, self.feed, ["p1", "p2"])
-        return log.rows.filter(log.rows[REASON].isNull())
-
-    def catalogue(self) -> DataFrame:
-        from dssm.samples.rows import raw_item_features
-        from dssm.samples.tables import read_catalogue
-
-        settings, quarantine = self._start()
-        return read_catalogue(self.spark, settings, raw_item_features(settings), quarantine)
-
-    def profile(self, name: str = "clients") -> DataFrame:
-        from dssm.samples.tables import read_profile
-
-        settings, quarantine = self._start()
-        users = [feature for feature in settings.features.values() if feature.side == "user"]
-        return read_profile(self.spark, settings, name, users, quarantine)
-
-    def vectors(self) -> DataFrame:
-        from dssm.samples.tables import read_vectors
-
-        settings, quarantine = self._start()
-        return read_vectors(self.spark, settings, "post", settings.vectors["post"], quarantine)
-
-    def counts(self, name: str) -> SourceCounts:
-        """Returns the counts of the table read last."""
-        assert self.quarantine is not None
-        counts = self.quarantine.counts[name]
-        parts = (counts.used, counts.filtered, counts.quarantined)
-        assert counts.rows_read == sum(sum(part.values()) for part in parts)
-        return counts
-
-
-@pytest.fixture
-def reader(spark: SparkSession, tiny_feed: TinyFeed) -> Reader:
-    return Reader(spark, tiny_feed)
-
-
-def message(call: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    return str(caught.value)
-
-
-def log(*rows: str) -> str:
-    return HEADER + "".join(f"{row}\n" for row in rows)
+FLOATS = r"expected text or integers \(pandas writes integers with nulls as floats\)"
 
 
 def test_ids_are_kept_as_they_are_written(reader: Reader) -> None:
@@ -155,23 +83,6 @@ def test_settings_that_do_not_fit_the_log(reader: Reader, change: dict[str, Any]
     reader.feed.config["sources"]["feed"] |= change
     said = message(reader.events)
     assert re.fullmatch(expected, said), said
-
-
-def write_parquet_log(feed: TinyFeed, rows: int = 2, **columns: Any) -> None:
-    """Writes a log of one Parquet file, with some columns changed, and points the source to it."""
-    usual: dict[str, Any] = {
-        "client_id": [7] * rows,
-        "post_id": ["p1"] * rows,
-        "time": [ms(7, 1)] * rows,
-        "act": [1] * rows,
-        "dwell": [0] * rows,
-        "channel": ["home"] * rows,
-    }
-    pq.write_table(pa.table(usual | columns), feed.folder / "log.parquet")
-    feed.config["sources"]["feed"] |= {"path": "{data}/log.parquet", "format": "parquet"}
-
-
-FLOATS = r"expected text or integers \(pandas writes integers with nulls as floats\)"
 
 
 @pytest.mark.parametrize(
@@ -444,139 +355,3 @@ def test_uploads(reader: Reader, unit: str, day: str, hour: str) -> None:
 
 def test_without_upload_times_items_were_always_there(reader: Reader) -> None:
     assert {row[UPLOAD_TIME] for row in reader.catalogue().collect()} == {ALWAYS}
-
-
-# Snapshots -----------------------------------------------------------------------------------------------
-
-CLIENTS = "id,client_type,age,follow,fav,taken\n"
-
-
-def valid_from(frame: DataFrame) -> dict[tuple[str, str], int]:
-    rows = [(row["row__id"], row["client_type"], row[VALID_FROM]) for row in frame.collect()]
-    found = {(user, kind): time for user, kind, time in rows}
-    assert len(found) == len(rows)
-    return found
-
-
-def test_snapshots_by_their_time(reader: Reader) -> None:
-    """A row is seen strictly after it was taken: from the next millisecond on."""
-    rows = ["u,a,,,,2024-01-07", "u,b,,,,2024-01-08 12:00:00", "v,c,,,,1970-01-02", "v,d,,,,soon", "v,e,,,,"]
-    reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
-    reader.feed.config["profiles"]["clients"]["as_of"] = "taken"
-    assert valid_from(reader.profile()) == {
-        ("u", "a"): ms(7, 0) + 1,
-        ("u", "b"): ms(8, 12) + 1,
-        ("v", "c"): 16 * 3_600_000 + 1,  # 1970-01-02 in Shanghai
-    }
-    assert reader.counts("profiles.clients").quarantined == {"bad time in 'taken' (expected iso, 1970 to 2100)": 2}
-
-
-def test_snapshots_by_their_files(reader: Reader) -> None:
-    """A day's file holds that day, and is seen from the next day's start on."""
-    feed = reader.feed
-    for day in ("2024-01-05", "2024-01-06", "2024-01-09", "2024-01-10"):
-        feed.write(f"clients/{day}.csv", f"{CLIENTS}u,{day},,,,\nu{day},{day},old,,,\n")
-    feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
-    # From the day before the windows to the last day of the test.
-    assert valid_from(reader.profile()) == {
-        ("u", "2024-01-06"): ms(7, 0), ("u", "2024-01-09"): ms(10, 0), ("u", "2024-01-10"): ms(11, 0),
-    }  # fmt: skip
-    counts = reader.counts("profiles.clients")
-    assert (counts.used, counts.quarantined) == ({"read": 3}, {"'age' is not a number": 3})
-    assert counts.missing_days == ["2024-01-07", "2024-01-08"]
-    folder = f"{feed.folder}/clients"
-    assert counts.place == f"{folder}/2024-01-06.csv … {folder}/2024-01-10.csv (5 days)"
-
-
-def test_a_table_from_a_day_on(reader: Reader) -> None:
-    assert {row[VALID_FROM] for row in reader.profile("reads").collect()} == {ms(8, 0)}
-    assert {row[VALID_FROM] for row in reader.profile("clients").collect()} == {0}
-
-
-@pytest.mark.parametrize(
-    ("files", "change", "expected"),
-    [
-        (
-            {"clients.csv": "u,a,,,,2024-01-07\nu,b,,,,2024-01-07 00:00:00\nv,c,,,,2024-01-07\n"},
-            {"as_of": "taken"},
-            r"profiles\.clients\.key: 1 values of 'id' stand in more than one row of a snapshot: 'u' \(2 rows\); "
-            r"expected one row an id, or latest_by: .*",
-        ),
-        (
-            {"clients/2024-01-09.csv": "u,a,,,,\nu,b,,,,\n"},
-            {"path": "{data}/clients/{date}.csv"},
-            r"profiles\.clients\.key: 1 values of 'id' stand in more than one row of a snapshot: 'u' \(2 rows\); .*",
-        ),
-        (
-            {},
-            {"path": "{data}/clients/{date}.csv"},
-            r"profiles\.clients\.path: nothing found at /.*/2024-01-06\.csv … /.*/2024-01-10\.csv \(5 days\); "
-            "expected csv files",
-        ),
-        ({}, {"as_of": "takn"}, r"profiles\.clients\.as_of: no column is named 'takn' \(did you mean 'taken'\?\)"),
-    ],
-    ids=["twice at a time", "twice in a file", "no file", "no column"],
-)
-def test_snapshots_that_do_not_fit(
-    reader: Reader, files: dict[str, str], change: dict[str, str], expected: str
-) -> None:
-    reader.feed.write("clients.csv", CLIENTS + "u,a,,,,\n")
-    for name, rows in files.items():
-        reader.feed.write(name, CLIENTS + rows)
-    reader.feed.config["profiles"]["clients"] |= change
-    said = message(reader.profile)
-    assert re.fullmatch(expected, said), said
-
-
-def test_days_of_a_profile_with_other_columns(reader: Reader) -> None:
-    reader.feed.write("clients/2024-01-08.csv", CLIENTS + "u,a,,,,\n")
-    reader.feed.write("clients/2024-01-09.csv", CLIENTS.replace("taken", "when") + "u,a,,,,\n")
-    reader.feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
-    assert message(reader.profile) == (
-        "profiles.clients.path: the days' files differ in their columns; expected the same in each"
-    )
-
-
-# Several rows of an id -------------------------------------------------------------------------------------
-
-
-def test_the_newest_row_of_an_id(reader: Reader) -> None:
-    rows = [
-        "p1,1,1,9",
-        "p1,2,2,10",
-        "p1,3,3,",
-        "p1,4,4,NaN",
-        "p2,1,1,b",
-        "p2,2,2,c",
-        "p3,1,1,",
-        "p4,1,1,7",
-        "p4,2,2,zz",
-        "p5,x,y,1",
-    ]
-    reader.feed.write("posts.csv", "post_id,topic_id,length,version\n" + "\n".join(rows))
-    reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "latest_by": "version"}
-    found = {row["row__id"]: row["version"] for row in reader.catalogue().collect()}
-    # Numbers by value, before texts; nothing only where there is nothing else.
-    assert found == {"p1": "10", "p2": "c", "p3": None, "p4": "7"}
-    counts = reader.counts("catalogue")
-    assert counts.used == {"read": 4}
-    assert counts.filtered == {"an older row of its id": 5}
-    assert counts.quarantined == {"'length' is not a number": 1}
-
-
-def test_the_newest_row_of_each_snapshot(reader: Reader) -> None:
-    rows = ["u,a,1,,,2024-01-07", "u,b,2,,,2024-01-07", "u,c,0,,,2024-01-08", "v,d,5,,,2024-01-07"]
-    reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
-    reader.feed.config["profiles"]["clients"] |= {"as_of": "taken", "latest_by": "age"}
-    assert valid_from(reader.profile()) == {
-        ("u", "b"): ms(7, 0) + 1, ("u", "c"): ms(8, 0) + 1, ("v", "d"): ms(7, 0) + 1,
-    }  # fmt: skip
-    assert reader.counts("profiles.clients").filtered == {"an older row of its id": 1}
-
-
-def test_two_newest_rows_are_an_error(reader: Reader) -> None:
-    reader.feed.write("posts.csv", "post_id,topic_id,length\np1,1,3\np1,2,3\np1,3,1\np2,1,1\n")
-    reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "latest_by": "length"}
-    assert message(reader.catalogue).startswith(
-        "catalogue.key: 1 values of 'post_id' stand in more than one row: 'p1' (2 rows); expected one row an id"
-    )

@@ -1,0 +1,152 @@
+"""Profiles by snapshots, and ids of several rows."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dssm.samples.tables import VALID_FROM
+from tests.samples.feed import ms
+from tests.samples.reading import Reader, message
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+pytestmark = pytest.mark.spark
+
+
+CLIENTS = "id,client_type,age,follow,fav,taken\n"
+
+
+def valid_from(frame: DataFrame) -> dict[tuple[str, str], int]:
+    rows = [(row["row__id"], row["client_type"], row[VALID_FROM]) for row in frame.collect()]
+    found = {(user, kind): time for user, kind, time in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_snapshots_by_their_time(reader: Reader) -> None:
+    """A row is seen strictly after it was taken: from the next millisecond on."""
+    rows = ["u,a,,,,2024-01-07", "u,b,,,,2024-01-08 12:00:00", "v,c,,,,1970-01-02", "v,d,,,,soon", "v,e,,,,"]
+    reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
+    reader.feed.config["profiles"]["clients"]["as_of"] = "taken"
+    assert valid_from(reader.profile()) == {
+        ("u", "a"): ms(7, 0) + 1,
+        ("u", "b"): ms(8, 12) + 1,
+        ("v", "c"): 16 * 3_600_000 + 1,  # 1970-01-02 in Shanghai
+    }
+    assert reader.counts("profiles.clients").quarantined == {"bad time in 'taken' (expected iso, 1970 to 2100)": 2}
+
+
+def test_snapshots_by_their_files(reader: Reader) -> None:
+    """A day's file holds that day, and is seen from the next day's start on."""
+    feed = reader.feed
+    for day in ("2024-01-05", "2024-01-06", "2024-01-09", "2024-01-10"):
+        feed.write(f"clients/{day}.csv", f"{CLIENTS}u,{day},,,,\nu{day},{day},old,,,\n")
+    feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
+    # From the day before the windows to the last day of the test.
+    assert valid_from(reader.profile()) == {
+        ("u", "2024-01-06"): ms(7, 0), ("u", "2024-01-09"): ms(10, 0), ("u", "2024-01-10"): ms(11, 0),
+    }  # fmt: skip
+    counts = reader.counts("profiles.clients")
+    assert (counts.used, counts.quarantined) == ({"read": 3}, {"'age' is not a number": 3})
+    assert counts.missing_days == ["2024-01-07", "2024-01-08"]
+    folder = f"{feed.folder}/clients"
+    assert counts.place == f"{folder}/2024-01-06.csv … {folder}/2024-01-10.csv (5 days)"
+
+
+def test_a_table_from_a_day_on(reader: Reader) -> None:
+    assert {row[VALID_FROM] for row in reader.profile("reads").collect()} == {ms(8, 0)}
+    assert {row[VALID_FROM] for row in reader.profile("clients").collect()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("files", "change", "expected"),
+    [
+        (
+            {"clients.csv": "u,a,,,,2024-01-07\nu,b,,,,2024-01-07 00:00:00\nv,c,,,,2024-01-07\n"},
+            {"as_of": "taken"},
+            r"profiles\.clients\.key: 1 values of 'id' stand in more than one row of a snapshot: 'u' \(2 rows\); "
+            r"expected one row an id, or latest_by: .*",
+        ),
+        (
+            {"clients/2024-01-09.csv": "u,a,,,,\nu,b,,,,\n"},
+            {"path": "{data}/clients/{date}.csv"},
+            r"profiles\.clients\.key: 1 values of 'id' stand in more than one row of a snapshot: 'u' \(2 rows\); .*",
+        ),
+        (
+            {},
+            {"path": "{data}/clients/{date}.csv"},
+            r"profiles\.clients\.path: nothing found at /.*/2024-01-06\.csv … /.*/2024-01-10\.csv \(5 days\); "
+            "expected csv files",
+        ),
+        ({}, {"as_of": "takn"}, r"profiles\.clients\.as_of: no column is named 'takn' \(did you mean 'taken'\?\)"),
+    ],
+    ids=["twice at a time", "twice in a file", "no file", "no column"],
+)
+def test_snapshots_that_do_not_fit(
+    reader: Reader, files: dict[str, str], change: dict[str, str], expected: str
+) -> None:
+    reader.feed.write("clients.csv", CLIENTS + "u,a,,,,\n")
+    for name, rows in files.items():
+        reader.feed.write(name, CLIENTS + rows)
+    reader.feed.config["profiles"]["clients"] |= change
+    said = message(reader.profile)
+    assert re.fullmatch(expected, said), said
+
+
+def test_days_of_a_profile_with_other_columns(reader: Reader) -> None:
+    reader.feed.write("clients/2024-01-08.csv", CLIENTS + "u,a,,,,\n")
+    reader.feed.write("clients/2024-01-09.csv", CLIENTS.replace("taken", "when") + "u,a,,,,\n")
+    reader.feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
+    assert message(reader.profile) == (
+        "profiles.clients.path: the days' files differ in their columns; expected the same in each"
+    )
+
+
+# Several rows of an id -------------------------------------------------------------------------------------
+
+
+def test_the_newest_row_of_an_id(reader: Reader) -> None:
+    rows = [
+        "p1,1,1,9",
+        "p1,2,2,10",
+        "p1,3,3,",
+        "p1,4,4,NaN",
+        "p2,1,1,b",
+        "p2,2,2,c",
+        "p3,1,1,",
+        "p4,1,1,7",
+        "p4,2,2,zz",
+        "p5,x,y,1",
+    ]
+    reader.feed.write("posts.csv", "post_id,topic_id,length,version\n" + "\n".join(rows))
+    reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "latest_by": "version"}
+    found = {row["row__id"]: row["version"] for row in reader.catalogue().collect()}
+    # Numbers by value, before texts; nothing only where there is nothing else.
+    assert found == {"p1": "10", "p2": "c", "p3": None, "p4": "7"}
+    counts = reader.counts("catalogue")
+    assert counts.used == {"read": 4}
+    assert counts.filtered == {"an older row of its id": 5}
+    assert counts.quarantined == {"'length' is not a number": 1}
+
+
+def test_the_newest_row_of_each_snapshot(reader: Reader) -> None:
+    rows = ["u,a,1,,,2024-01-07", "u,b,2,,,2024-01-07", "u,c,0,,,2024-01-08", "v,d,5,,,2024-01-07"]
+    reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
+    reader.feed.config["profiles"]["clients"] |= {"as_of": "taken", "latest_by": "age"}
+    assert valid_from(reader.profile()) == {
+        ("u", "b"): ms(7, 0) + 1, ("u", "c"): ms(8, 0) + 1, ("v", "d"): ms(7, 0) + 1,
+    }  # fmt: skip
+    assert reader.counts("profiles.clients").filtered == {"an older row of its id": 1}
+
+
+def test_two_newest_rows_are_an_error(reader: Reader) -> None:
+    reader.feed.write("posts.csv", "post_id,topic_id,length\np1,1,3\np1,2,3\np1,3,1\np2,1,1\n")
+    reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "latest_by": "length"}
+    assert message(reader.catalogue).startswith(
+        "catalogue.key: 1 values of 'post_id' stand in more than one row: 'p1' (2 rows); expected one row an id"
+    )
