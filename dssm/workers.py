@@ -1,9 +1,10 @@
 """The process that Spark forks its Python workers from where all run on one machine.
 
 `python -m dssm.workers` is `python -m pyspark.daemon` without three costs: 0.08 s of processor time at every task
-(measured, Python 3.11), and a second of every worker's first. PySpark comes from its package instead of Spark's zip, whose directory
-`importlib.invalidate_caches` would read again for each of its packages (CPython issue 103200); what the tasks import
-is imported once, before the fork; and `gc.collect`, which a worker calls behind each task, leaves that alone.
+(measured, Python 3.11), and a second at every worker's first. PySpark comes from its package instead of Spark's zip,
+whose directory `importlib.invalidate_caches` would read again for each of its packages (CPython issue 103200); what
+the tasks import is imported once, before the fork; and `gc.collect`, which a worker calls behind each task, leaves
+that alone.
 """
 
 from __future__ import annotations
