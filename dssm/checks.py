@@ -148,7 +148,13 @@ def check_launch(train: Train) -> None:
 
 
 def check_placement(model: Model, train: Train) -> None:
-    """Checks that the ranks that hold the rows of sharded tables are there from start to end."""
+    """Checks that the ranks that hold the rows of sharded tables are there from start to end, and asked together."""
+    validation = train.validation
+    if model.embedding.placement == "sharded" and validation is not None and validation.cutoff is not None:
+        raise UserError(
+            f"train.validation.metric: {validation.metric} with model.embedding.placement: sharded, whose rows are "
+            "fetched by batches of samples alone; expected auc, log_loss, mse, another metric of rows, or loss"
+        )
     if model.embedding.placement == "sharded" and train.elasticity is not None:
         raise UserError(
             "model.embedding.placement: sharded, but train.elastic goes on without a lost rank, whose rows would be "

@@ -17,8 +17,6 @@ from dssm.config import Settings
 from dssm.manifest import LABEL, USER_KEY, WEIGHT
 from dssm.model.towers import TwoTowers
 from dssm.sections import Model
-from dssm.sections.model import EmbeddingTables
-from dssm.sections.train import Validation
 from dssm.stream.batches import Batch
 from dssm.train import worker
 from dssm.train.saving import model_version
@@ -52,23 +50,12 @@ def steps_seen(name: str, seen: list[Batch], towers: TwoTowers, model: Model) ->
     return found
 
 
-def recall_of(settings: Settings) -> float | None:
-    """Returns the catalogue recall of a model as it is at the start, whose tables are spread over the ranks."""
-    model = settings.model.model_copy(update={"embedding": EmbeddingTables(placement="sharded", min_rows=7)})
-    how = settings.train.model_copy(update={"validation": Validation(days=3, metric="recall@3")})
-    trainer = worker._Trainer(settings.model_copy(update={"model": model, "train": how}))
-    assert len(trainer.towers.sharded) == 3
-    measured = trainer.measures.validation()
-    return None if measured is None else measured["recall@3"]
-
-
 def main(folder: Path) -> None:
     hvd.init()
     rank = hvd.rank()
     run, few = (Settings.model_validate_json((folder / f"{name}.json").read_text()) for name in ("run", "few"))
     found = all_found()
     found["auc"] = np.array(worker._Trainer(run).measures.test()["auc"])
-    found["recall"] = np.array(recall_of(run))
 
     seen: list[Batch] = []
     trained: list[TwoTowers] = []

@@ -233,14 +233,6 @@ def test_auc_over_all_ranks_is_that_of_one_process(found_by, ranks: int):
     assert {float(rank["auc"]) for rank in found} == {float(one["auc"])}
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_recall_with_tables_spread_over_ranks_is_that_of_one_process(found_by, ranks: int):
-    """At three ranks one has no file of the catalogue."""
-    (one,), found = found_by(1), found_by(ranks)
-    assert 0 < float(one["recall"]) < 1
-    assert {float(rank["recall"]) for rank in found} == {float(one["recall"])}
-
-
 def test_the_reported_auc_is_that_of_the_saved_towers(found_by):
     (first, *_) = found_by(3)
     settings = Settings.model_validate_json(Path(str(first["folder"]), "run.json").read_text())
