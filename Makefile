@@ -57,12 +57,12 @@ has-data:
 
 .PHONY: test
 test: setup ## every test but those of a cluster, of Airflow and of a GPU
-	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or airflow or gpu)"
+	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or hosts or airflow or gpu)"
 	@$(with_java) $(PYTEST) -m "horovod and not cluster"
 
 .PHONY: test-unit
 test-unit: setup ## the tests without Spark, Horovod and whole trainings
-	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (slow or spark or horovod or cluster or airflow or kuairand or gpu)"
+	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (slow or spark or horovod or cluster or hosts or airflow or kuairand or gpu)"
 
 .PHONY: cluster-test
 cluster-test: setup ## the tests on a standalone Spark cluster, started here
@@ -71,6 +71,10 @@ cluster-test: setup ## the tests on a standalone Spark cluster, started here
 .PHONY: gpu-test
 gpu-test: setup ## the tests of a machine with a GPU; of NCCL where Horovod was built with it
 	@.venv/bin/python -m pytest -m gpu -rs tests/gpu
+
+.PHONY: hosts-test
+hosts-test: setup ## jobs over two network hosts, one of which is cut off; needs root; trainings fail today (docs/cluster.md)
+	@$(with_java) $(PYTEST) -m hosts
 
 .PHONY: airflow-test
 airflow-test: setup ## the tests of the DAGs, in an environment with Airflow

@@ -22,7 +22,7 @@ from tests.pipeline import TABLE_FACTS, Pipeline, said
 
 REASON = why_not()
 pytestmark = [
-    pytest.mark.cluster,
+    pytest.mark.hosts,
     pytest.mark.timeout(900),
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]
