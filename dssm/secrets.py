@@ -16,7 +16,10 @@ from dssm import storage
 from dssm.errors import UserError
 
 HIDDEN = "(not shown)"
-_NAMES = re.compile(r"secret|password|passwd|token|credential|access[._]?key", re.IGNORECASE)
+_NAMES = re.compile(
+    r"secret|password|passwd|passphrase|token|credential|(access|account|api|private)[._-]?key|(^|[._])sas([._]|$)",
+    re.IGNORECASE,
+)
 _PLACES = re.compile(r"(^|[._])(env|file)$")
 _LOGIN = re.compile(r"(://)[^/@\s]+@")
 _NOT_YET = rf"(?!{re.escape(HIDDEN)})"
@@ -105,6 +108,8 @@ def _hidden_in_argument(argument: str) -> str:
     key, equals, text = argument.partition("=")
     if not equals:
         return hide_logins(argument)
+    if key.startswith("--"):  # --set=key=value
+        return f"{key}={_hidden_in_argument(text)}"
     try:
         value = yaml.safe_load(text) if text.startswith(("{", "[")) else text
     except yaml.YAMLError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from dssm.observe.metrics import Sample, of_attempt, of_measures, of_results, of
 from dssm.observe.records import JobLog, logged_to
 from dssm.paths import RunPaths, spark_log_file
 from dssm.report.run_facts import read_facts
+from dssm.secrets import hide_secrets, secrets_of
 
 
 class _Collector(JobLog):
@@ -61,7 +63,8 @@ def observed(settings: Settings, job: str) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            ended = attempt.end(exit_code_of(error), first_line(error), collector.failed_stage)
+            told = hide_secrets(first_line(error), secrets_of(os.environ))
+            ended = attempt.end(exit_code_of(error), told, collector.failed_stage)
             _log_error(error, ended)
             _finish(settings, collector, ended)
             raise
@@ -115,8 +118,8 @@ def _finish(settings: Settings, collector: _Collector, ended: Attempt) -> None:
     for step in steps:
         try:
             step()
-        except (UserError, OSError, ValueError) as error:  # the job itself is over: nothing else may come of it
-            warn(f"  {error}")
+        except Exception as error:  # stores have errors of their own; the job is over: nothing else may come of it
+            warn(f"  {first_line(error)}")
 
 
 def _samples(settings: Settings, collector: _Collector, ended: Attempt) -> list[Sample]:
@@ -125,8 +128,8 @@ def _samples(settings: Settings, collector: _Collector, ended: Attempt) -> list[
     if not ended.failed:
         try:
             found += of_results(ended.job, read_facts(RunPaths(settings.run_folder), settings))
-        except (UserError, OSError, ValueError) as error:
-            warn(f"  metrics without what the job left: {error}")
+        except Exception as error:
+            warn(f"  metrics without what the job left: {first_line(error)}")
     return found
 
 

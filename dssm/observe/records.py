@@ -21,7 +21,7 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 from dssm import storage
-from dssm.console import LOGGER, OFF
+from dssm.console import LOGGER, OFF, warn
 from dssm.errors import UserError
 from dssm.secrets import hide_secrets, secrets_of
 
@@ -61,6 +61,11 @@ class JobLog(logging.Handler):
             raise UserError(
                 f"{path}: can't be written ({error.strerror}); expected a run's folder to write in"
             ) from error
+
+    @property
+    def place(self) -> str:
+        """Where it is, or where it could not be put."""
+        return self._path if self._scratch is None else f"{self._path} (still in {self._scratch})"
 
     def filter(self, record: logging.LogRecord) -> bool:
         mine = _OF_THREAD.get()
@@ -113,4 +118,7 @@ def logged_to(handler: JobLog) -> Iterator[None]:
             _OPEN.remove(handler)
             LOGGER.removeHandler(handler)
             LOGGER.setLevel(min((of_date.level for of_date in _OPEN), default=OFF))
-        handler.close()
+        try:
+            handler.close()
+        except Exception as error:  # the job is over: that its log is not where it belongs must not end it otherwise
+            warn(f"  {handler.place}: the log can't be completed ({error})")

@@ -118,6 +118,35 @@ def test_a_job_that_fails(tmp_path: Path, error: BaseException, code: int, line:
     assert ("traceback" in last) == (not isinstance(error, UserError))
 
 
+def test_a_secret_in_an_error_is_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_PASSWORD", "hush-hush")
+    settings = observing(tmp_path)
+    with pytest.raises(RuntimeError), observed(settings, "train"):
+        raise RuntimeError("hush-hush at redis://me:other@host was refused")
+    noted = read_attempts(RunPaths(settings.run_folder))["train"].error
+    assert noted == "RuntimeError: (not shown) at redis://(not shown)@host was refused"
+
+
+def test_a_store_that_fails_at_the_end_ends_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class StoreError(Exception):
+        """As object stores have: neither an OSError nor a ValueError."""
+
+    def fails(*_: object) -> None:
+        raise StoreError("the store is away")
+
+    monkeypatch.setattr("dssm.observe.job.write_metrics", fails)
+    monkeypatch.setattr("dssm.observe.records.storage.put_file", fails)
+    settings = observing("memory://store-away")
+    with observed(settings, "train"):
+        pass
+    said = capsys.readouterr().out
+    assert "StoreError: the store is away" in said
+    assert "the log can't be completed (the store is away)" in said
+    assert read_attempts(RunPaths(settings.run_folder))["train"].exit_code == 0
+
+
 def test_a_session_that_can_not_start_is_a_failure_of_each_date(tmp_path: Path) -> None:
     settings = observing(tmp_path)
     dates = [settings, settings.for_date(dt.date(2024, 1, 9))]
