@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -55,13 +56,13 @@ class Packed:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._settings.unpacked and (self.unpacked / "bin" / "python").is_symlink():
-            os.utime(self.unpacked)
+            _mark_used(self.unpacked)
             return
         if not self.archive.exists():
             with step("environment packed, once") as remarks:
                 self._pack()
                 remarks.append(f"{self.archive}, {self.archive.stat().st_size / 1e6:,.0f} MB")
-        os.utime(self.archive)
+        _mark_used(self.archive)
         if self._settings.unpacked:
             with step("environment unpacked for all hosts, once") as remarks:
                 self._unpack()
@@ -115,14 +116,18 @@ class Code:
             with _temporary(self.archive) as made, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, file in self._files.items():
                     archive.write(file, name)
-        os.utime(self.archive)
+        _mark_used(self.archive)
 
 
 def _digest(environment: Environment) -> str:
     """Returns a digest of the lock files, of what is installed, and of how it is packed."""
     files = [PROJECT / "requirements" / f"{layer}.lock" for layer in PACKED_LAYERS]
     locks = [file.read_text(encoding="utf-8") for file in files if file.exists()]  # none beside an installed package
-    installed = sorted(f"{held.name}=={held.version}" for held in importlib.metadata.distributions())
+    # RECORD has a digest of each file: Horovod that was built anew, with NCCL, keeps its version.
+    installed = sorted(
+        f"{held.name}=={held.version} {storage.digest(held.read_text('RECORD') or '')}"
+        for held in importlib.metadata.distributions()
+    )
     how = [sys.version, sys.base_prefix, str(environment.python_prefix), *LEFT_OUT_LAYERS, *LEFT_OUT_PACKAGES]
     return storage.digest(*locks, "\n".join(installed), "\n".join([*how, *LEFT_OUT_FILES]))
 
@@ -202,9 +207,19 @@ def _temporary(target: Path) -> Iterator[Path]:
         made.unlink(missing_ok=True)
 
 
+def _mark_used(path: Path) -> None:
+    with contextlib.suppress(PermissionError):  # in a folder of several users: another has packed it
+        os.utime(path)
+
+
 def _drop_unused(folder: Path, keep: set[Path]) -> None:
-    """Removes what was used last more than UNUSED_DAYS ago: each use marks what it uses."""
+    """Removes what was used last more than UNUSED_DAYS ago, and what killed packings have left.
+
+    Each use marks what it uses. What another user owns, or another submitter has just removed, is passed over.
+    """
     limit = time.time() - UNUSED_DAYS * 24 * 3600
-    for path in [*folder.glob("environment-*"), *folder.glob("dssm-*.zip")]:
-        if path not in keep and path.stat().st_mtime < limit:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    patterns = ("environment-*", "dssm-*.zip", ".environment-*", ".dssm-*.zip.*")
+    for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            if path not in keep and path.stat().st_mtime < limit:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

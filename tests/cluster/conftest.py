@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with this environment as an archive, and unpacked."""
-    folder = Path(os.environ.get("TMPENVS") or tmp_path_factory.mktemp("environments"))
+    folder = tmp_path_factory.mktemp("environments")
     packed = Packed(Environment(folder=str(folder), unpacked=True))
     packed.make()
     assert packed.archive.is_file()

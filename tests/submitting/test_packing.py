@@ -96,7 +96,9 @@ def test_what_is_installed_how_and_from_which_locks_names_the_archive(
     (tmp_path / "requirements/core.lock").write_text("kept==2\n")
     monkeypatch.setattr(packing, "PROJECT", tmp_path)
     names.append(Packed(here).archive.name)
-    assert len(set(names)) == 4
+    (small / SITE / "kept-1.dist-info/RECORD").write_text("kept/__init__.py,sha256=built-anew,9\n")
+    names.append(Packed(here).archive.name)
+    assert len(set(names)) == 5
 
 
 def test_a_packing_that_fails_leaves_nothing(small: Path, tmp_path: Path) -> None:
@@ -122,6 +124,7 @@ def test_what_nobody_has_used_for_a_month_goes(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     names = ["environment-old.tar.gz", "environment-new.tar.gz", "dssm-old.zip", "another.zip"]
+    names += [".environment-old.tar.gz.killed", ".dssm-old.zip.killed", ".environment-new.tar.gz.packing"]
     for name in names:
         (cache / name).touch()
         age = (UNUSED_DAYS + 1) * 24 * 3600 if "new" not in name else 0
@@ -129,7 +132,8 @@ def test_what_nobody_has_used_for_a_month_goes(tmp_path: Path) -> None:
     packed = Packed(Environment(folder=str(cache)))
     packed.make()
     left = {path.name for path in cache.iterdir()}
-    assert left == {"environment-new.tar.gz", "another.zip", packed.archive.name}
+    kept = {"environment-new.tar.gz", ".environment-new.tar.gz.packing", "another.zip"}
+    assert left == {*kept, packed.archive.name}
 
 
 def test_code_is_dssm_and_the_plugins_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
