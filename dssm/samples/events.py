@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.console import out
+from dssm.console import warn
 from dssm.errors import UserError
 from dssm.manifest import (
     EVENT_TIME,
@@ -39,7 +39,7 @@ UNKNOWN, LATER = "item not in the catalogue", f"item {LATER_ITEM}"  # fates of e
 
 def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
     for line in cut_histories(spark, settings):
-        out.print(f"  [yellow]{line}[/yellow]")
+        warn(f"  {line}")
     return [read_events(spark, settings, name, source) for name, source in settings.sources.items()]
 
 
