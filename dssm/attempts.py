@@ -62,6 +62,8 @@ class Attempt(BaseModel):
             return psutil.Process(self.pid).create_time() > self.began.timestamp()  # another process has its number
         except psutil.NoSuchProcess:
             return True
+        except psutil.AccessDenied:  # another user's
+            return False
 
 
 def note_attempt(paths: RunPaths, attempt: Attempt) -> None:

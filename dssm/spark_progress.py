@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from dssm.console import out, show_progress
 
 POLL_EVERY_S = 0.5
+JOIN_LIMIT_S = 5.0  # a session that hangs must not keep a job from ending
 
 
 @dataclass(frozen=True)
@@ -74,4 +75,4 @@ def progress_shown(session: SparkSession) -> Iterator[None]:
         yield
     finally:
         done.set()
-        poller.join()
+        poller.join(JOIN_LIMIT_S)

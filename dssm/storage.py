@@ -250,7 +250,7 @@ def put_file(local: str, path: str) -> None:
     """Copies a local file to `path`; nobody reads half of it."""
     make_folder(posixpath.dirname(absolute(path)))
     system, place = filesystem(path)
-    temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.tmp"
+    temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.{uuid.uuid4().hex}.tmp"
     system.put_file(local, temporary)
     _rename(system, temporary, place)
 

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -91,8 +92,17 @@ class JobLog(logging.Handler):
         }
         if record.exc_info:
             trace = logging.Formatter().formatException(record.exc_info)
-            fields["traceback"] = hide_secrets(trace, self._secrets)
-        return json.dumps(shown | {k: v for k, v in fields.items() if v not in (None, {})}, ensure_ascii=False)
+            fields["traceback"] = trace
+        told = {name: self._without_secrets(value) for name, value in fields.items() if value not in (None, {})}
+        return json.dumps(shown | told, ensure_ascii=False)
+
+    def _without_secrets(self, value: Any) -> Any:
+        """Returns what a record tells beside its message: texts, such as a table's cells, at any depth."""
+        if isinstance(value, Mapping):
+            return {name: self._without_secrets(below) for name, below in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._without_secrets(below) for below in value]
+        return hide_secrets(value, self._secrets) if isinstance(value, str) else value
 
     def close(self) -> None:
         super().close()

@@ -23,6 +23,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
 from dssm.config import Settings
+from dssm.console import warn
 from dssm.errors import LostRankError
 
 # Horovod tries a broken connection three times, and all of it is to end well within the limit of a silent rank.
@@ -163,6 +164,8 @@ def lost_hosts_noticed(context: SparkContext, stall_shutdown_s: int) -> Iterator
                 f"train: a rank was lost: {found}; the same command goes on from the last checkpoint "
                 "(train.checkpoint says when one is written)"
             ) from error
+        for met in [*noticed.executors, *noticed.connections]:  # an elastic training has gone on without
+            warn(f"  on the way a rank was lost: {met}")
 
 
 def executor_hosts(context: SparkContext) -> set[str]:

@@ -30,6 +30,7 @@ from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
 from dssm.train.inputs import frozen_matrices, read_inputs
 from dssm.train.measures import Measures, expect_progress
+from dssm.train.own_name import warn_of_own_name
 from dssm.train.passes import Pass
 from dssm.train.place import Best, Place
 from dssm.train.profiling import StepProfile
@@ -63,6 +64,7 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
       ends the others.
     """
     settings = Settings.model_validate_json(settings_json)
+    warn_of_own_name(os.environ)
     hvd.init()
     try:
         result = _result(settings)

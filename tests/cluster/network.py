@@ -6,14 +6,17 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.cluster.hosts import Host
 
 INTERFACE = "eth0"  # of every host, as a launch by Horovod wants it
 ADDRESS = "10.77.0.{}"
+OWN_FILES = Path("/etc/netns")  # ip-netns(8): a file below a namespace's name is what its commands see in /etc
 
 
 def _ip(*arguments: str) -> None:
@@ -69,6 +72,13 @@ def _host(name: str, number: int) -> Host:
     return Host(name, ADDRESS.format(number), ["ip", "netns", "exec", f"dssm-{name}-{os.getpid()}"])
 
 
+def _name_itself(host: Host) -> None:
+    """Lets a host's own name mean its address to it, as it does on a host of its own."""
+    own = OWN_FILES / _namespace(host)
+    own.mkdir(parents=True)
+    (own / "hosts").write_text(f"127.0.0.1 localhost\n{host.address} {socket.gethostname()}\n")
+
+
 @contextlib.contextmanager
 def network(workers: tuple[str, ...]) -> Iterator[Network]:
     """Yields hosts that reach each other, and nothing else."""
@@ -79,6 +89,7 @@ def network(workers: tuple[str, ...]) -> Iterator[Network]:
         for host in hosts:
             _ip("netns", "add", _namespace(host))
             _ip("-n", _namespace(host), "link", "set", "lo", "up")
+            _name_itself(host)
         _ip("-n", switch, "link", "add", INTERFACE, "type", "bridge")
         for host in made.workers:
             own = _namespace(host)
@@ -91,3 +102,4 @@ def network(workers: tuple[str, ...]) -> Iterator[Network]:
     finally:
         for host in hosts:
             subprocess.run(["ip", "netns", "del", _namespace(host)], capture_output=True, check=False)
+            shutil.rmtree(OWN_FILES / _namespace(host), ignore_errors=True)

@@ -158,8 +158,9 @@ def test_the_same_command_goes_on_from_the_last_checkpoint(lost: Lost, hosts: Ho
     assert (manifest["ranks"], len(manifest["loss"])) == (2, 30)
 
 
-@pytest.mark.usefixtures("lost")
 def test_a_scoring_that_loses_a_host_is_completed_by_the_others(hosts: Hosts, tmp_path: Path) -> None:
+    if not hosts.demo.run_folder(DATE).joinpath("model/manifest.json").exists():
+        hosts.demo.succeed("train", "--set", "train.ranks=1", "--set", "train.launch=single")
     held, b = tmp_path / "held", hosts.network.workers[1]
     with mended(hosts) as cut_off:
         running = Running(hosts.demo, "score_items", "--set", f"spark.conf.spark.executorEnv.{HELD}={b.address} {held}")

@@ -26,11 +26,14 @@ def test_a_log_holds_no_secret_of_the_environment(tmp_path: Path, monkeypatch: p
     path = tmp_path / "train.jsonl"
     with logged_to(log_of(path)):
         error = RuntimeError("refused swordfish")
-        LOGGER.error("AUTH swordfish", exc_info=(RuntimeError, error, None))
+        told = {"rows": [["redis", "swordfish", 3]], "at": {"url": "redis://me:fish@host/0"}}
+        LOGGER.error("AUTH swordfish", exc_info=(RuntimeError, error, None), extra={"fields": told})
     text = path.read_text()
     assert "swordfish" not in text
     record = json.loads(text)
     assert record["message"] == "AUTH (not shown)"
+    assert record["rows"] == [["redis", "(not shown)", 3]]
+    assert record["at"] == {"url": "redis://(not shown)@host/0"}
     assert record["traceback"].endswith("RuntimeError: refused (not shown)")
 
 
