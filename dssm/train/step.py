@@ -141,9 +141,11 @@ def make_step(
             share = total_loss(model, shares)
         gradients = tape.gradient(share, sources.tensors)
         exchange: Losses = {}
-        own, (gradients, received) = gradients, sources.sum_over_ranks(gradients, plan)
-        if is_timed:
-            exchange[EXCHANGE_S] = _time_of(gradients) - _time_of(own)
+        # Clocks are read in the order in which they stand here: a graph keeps that of what has no inputs.
+        own_s = _time_of(gradients) if is_timed else None
+        gradients, received = sources.sum_over_ranks(gradients, plan)
+        if own_s is not None:
+            exchange[EXCHANGE_S] = _time_of(gradients) - own_s
         if hvd.size() > 1:
             exchange[RECEIVED_BYTES] = received
         gradients = add_l2(gradients, variables, penalties, settings.model.embedding_l2, model.towers.embeddings)
