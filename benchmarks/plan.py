@@ -40,7 +40,7 @@ def demo_figures(folder: Path, events: int, constants: Constants) -> Figures:
     assert sizes is not None
     predicted = {(line.job, line.what): line.value for line in plan(settings, sizes, CLUSTER, constants)}
     parts = {part: stored(settings, part) for part in PARTS}
-    took, _ = demo.train()
+    took = demo.train()
     title = f"{events:,} events"
     return [
         (f"{title}: samples", "bytes", predicted["build_samples", "Parquet, samples"],

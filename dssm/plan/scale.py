@@ -28,7 +28,7 @@ HEAD = """# Scale, on paper
 What each job needs, by arithmetic: `./spark-submit.sh plan --config conf/X.yaml --nodes 8` prints it for your own
 config and cluster, each figure with its formula and inputs. Rows, widths and bytes between tasks are counted from the
 settings; what counting can't tell stands in `dssm/plan/constants.json`, which `make bench-constants` measures;
-which of them are guesses so far is said below.
+a GPU's speed alone is assumed.
 This page is made from the same code, `python -m dssm.plan.scale`, and a test checks that it is current.
 `make bench-plan` runs the jobs at sizes that the constants were not measured at, and prints prediction and
 measurement side by side.
