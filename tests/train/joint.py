@@ -26,7 +26,7 @@ from dssm.train.exchange import exchange_of
 from dssm.train.scores import encode, tower_vectors
 from dssm.train.sharding import gathered_blocks, shard_states, shared_variables, whole_towers
 from dssm.train.shares import ITEM_ROW_PROBABILITY
-from dssm.train.step import RECEIVED_BYTES, loss_shares, make_optimizer, make_step, total_loss
+from dssm.train.step import EXCHANGE_S, RECEIVED_BYTES, loss_shares, make_optimizer, make_step, total_loss
 from tests.datasets import ITEMS, NEGATIVE_KINDS, SIZES, VECTORS, Rows, make_catalogue, make_rows, make_settings
 from tests.train.tiny import make_model, make_negatives
 
@@ -190,15 +190,17 @@ def train_on_joint_batches(name: str) -> Rows:
     if name == "dense_tables":
         plan = plan.forced({table.use.name: "dense" for table in plan.tables})
     step = make_step(settings, model, optimizer, make_negatives(settings), ITEMS, plan)
-    losses, received = [], []
+    losses, received, exchange_s = [], [], []
     for batch, catalogue in parts * (LONG if name in LONG_CASES else PASSES):
         made = step(batch, catalogue)
         losses.append(made["loss"].numpy())
         received.append(made.get(RECEIVED_BYTES, tf.constant(0)).numpy())
+        exchange_s.append(made.get(EXCHANGE_S, tf.constant(np.nan, tf.float64)).numpy())
         if len(losses) == 1 and model.towers.sharded == ():
             found |= state_of(f"{name}/first", settings, model, optimizer)
     found[f"{name}/losses"] = np.array(losses)
     found[f"{name}/received"] = np.array(received)
+    found[f"{name}/exchange_s"] = np.array(exchange_s)
     found[f"{name}/expected"] = np.array([plan.weight_bytes, plan.expected_bytes])
     found |= state_of(f"{name}/weights", settings, model, optimizer)
     if name in MEASURED:

@@ -92,6 +92,12 @@ def test_all_ranks_end_with_the_same_bits(found_by, ranks: int):
             assert rank[name].tobytes() == found[0][name].tobytes(), name
 
 
+@several
+def test_the_exchange_takes_time(found_by, ranks: int):
+    for rank in found_by(ranks):
+        assert (rank["softmax/exchange_s"] > 0).all()
+
+
 @every_size
 def test_the_saved_model_is_the_trained_one(found_by, ranks: int):
     found = found_by(ranks)
