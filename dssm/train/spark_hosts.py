@@ -134,6 +134,7 @@ def lost_hosts_noticed(context: SparkContext, stall_shutdown_s: int) -> Iterator
     """
     import horovod.runner.common.util.network as services
     import horovod.spark.driver.rsh as waiting
+    from horovod.runner.common.util.timeout import TimeoutException
 
     noticed, began = _Noticed(), executor_hosts(context)
     as_before = threading.excepthook
@@ -153,12 +154,15 @@ def lost_hosts_noticed(context: SparkContext, stall_shutdown_s: int) -> Iterator
     ):
         try:
             yield
-        except RuntimeError as error:
-            if "Horovod detected" not in str(error):
+        except (RuntimeError, TimeoutException) as error:
+            if isinstance(error, TimeoutException):
+                ended = "it did not start within train.start_timeout_s"
+            elif "Horovod detected" in str(error):
+                code = re.search(r"Exit code: (-?\d+)", str(error))
+                ended = f"it ended with exit code {code[1] if code else 'unknown'}, its output is above"
+            else:
                 raise
             gone = [f"Spark has lost {host}" for host in sorted(began - executor_hosts(context))]
-            code = re.search(r"Exit code: (-?\d+)", str(error))
-            ended = f"it ended with exit code {code[1] if code else 'unknown'}, its output is above"
             found = next(iter([*noticed.executors, *gone, *noticed.connections, ended]))
             raise LostRankError(
                 f"train: a rank was lost: {found}; the same command goes on from the last checkpoint "

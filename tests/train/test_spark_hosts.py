@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from horovod.runner.common.util import network, secret
+from horovod.runner.common.util.timeout import TimeoutException
 from horovod.runner.http.http_server import RendezvousServer
 from py4j.protocol import Py4JJavaError
 
@@ -162,6 +163,22 @@ def test_a_lost_rank_is_one_message(
     assert raised.value.exit_code == 1
     assert capsys.readouterr().err == ""
     assert threading.excepthook is as_before
+
+
+@pytest.mark.parametrize(
+    ("after", "found"),
+    [(WITHOUT_B, "Spark has lost 10.77.0.3"), (ALL, "it did not start within train.start_timeout_s")],
+)
+def test_ranks_that_never_start_are_lost(after: list[str], found: str) -> None:
+    with pytest.raises(LostRankError, match=f"a rank was lost: {found}; "), lost_hosts_noticed(Hosts(ALL, after), 60):
+        raise TimeoutException("Timed out waiting for Spark tasks to start.")
+
+
+def test_a_rank_lost_on_the_way_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with lost_hosts_noticed(Hosts(ALL), 60):
+        in_thread(TimeoutError("timed out"))
+    printed = capsys.readouterr()
+    assert "on the way a rank was lost: the connection to its host broke (timed out)" in printed.out + printed.err
 
 
 def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
