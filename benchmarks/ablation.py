@@ -293,10 +293,14 @@ def _shown(one: Recalls) -> str:
 
 def _columns(found: Sequence[Recalls]) -> list[str]:
     return [
-        f"{_mean(found, view, k):.4f} ± {np.std([one[f'{view}@{k}'] for one in found]):.4f}"
-        for view in ("kept", "filtered")
-        for k in CUTOFFS
+        _mean_and_deviation([one[f"{view}@{k}"] for one in found]) for view in ("kept", "filtered") for k in CUTOFFS
     ]
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    """The deviation is the sample's: a few seeds stand for all. One alone has none."""
+    mean = f"{np.mean(values):.4f}"
+    return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat
 from dssm.sections import LossKind, Model, Samples, TowerKind, Train, VectorTable
+from dssm.sections.losses import InBatchSoftmax
 from dssm.sections.model import Dnn, MultiObjective, Parallel
 
 SIDES = ("user", "item")
@@ -89,6 +90,7 @@ def check_losses(model: Model, train: Train, samples: Samples) -> None:
                 f"{key}.impression_weight: weighs rows without a positive label, and samples.train_rows is positives; "
                 "set that to all, or remove the weight"
             )
+    _check_shares(model, train)
     if samples.negatives and not takers:
         raise UserError(
             f"samples.negatives: train.loss {train.loss.kind} does not read them; expected one of {known}, a "
@@ -104,6 +106,25 @@ def check_losses(model: Model, train: Train, samples: Samples) -> None:
             f"model.score_bias: goes with a loss of each row's own score, found {train.loss.kind}; remove it, or set "
             "weighted_bce or regression"
         )
+
+
+def _check_shares(model: Model, train: Train) -> None:
+    """Checks that logq: frequency takes the items' shares among the positives that the loss compares.
+
+    An item that has none of the sources' own has q = 0, and as one of another objective's positives would outweigh
+    all others by 1e9. Where every row is a candidate, the shares are those of all rows, whatever their labels say.
+    """
+    for name, objective in model.all_objectives.items():
+        loss = objective.loss or train.loss
+        by_share = isinstance(loss, InBatchSoftmax) and loss.logq == "frequency" and not loss.draws_all_rows
+        if by_share and objective.label != "label":
+            counted, fix = "frequency counts the items of the sources' own label, but", "set streaming, batch or off"
+            raise UserError(
+                f"train.loss.logq: {counted} the label of model.objectives.{name} is {objective.label}; {fix}, or give "
+                "that objective a loss of its own"
+                if objective.loss is None
+                else f"model.objectives.{name}.loss.logq: {counted} the objective's label is {objective.label}; {fix}"
+            )
 
 
 def _losses(model: Model, train: Train) -> Iterator[tuple[str, LossKind]]:

@@ -45,7 +45,8 @@ def test_feature_groups_leave_out_what_they_say():
 def test_columns_are_means_and_deviations_over_seeds():
     found = [{"kept@50": 0.1, "kept@100": 0.2, "filtered@50": 0.3, "filtered@100": 0.4}] * 2
     found[1] = {name: value + 0.02 for name, value in found[1].items()}
-    assert _columns(found) == ["0.1100 ± 0.0100", "0.2100 ± 0.0100", "0.3100 ± 0.0100", "0.4100 ± 0.0100"]
+    assert _columns(found) == ["0.1100 ± 0.0141", "0.2100 ± 0.0141", "0.3100 ± 0.0141", "0.4100 ± 0.0141"]
+    assert _columns(found[:1]) == ["0.1000", "0.2000", "0.3000", "0.4000"]
 
 
 # Going on where it was broken off ------------------------------------------------------------------------
@@ -112,8 +113,8 @@ def test_a_run_of_one_group_shows_what_else_is_finished(
     assert bench.PAGE.read_text().splitlines()[1:5] == [
         "|  | variant | kept recall@50 | kept recall@100 | filtered recall@50 | filtered recall@100 |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| recipe | as it is | 0.1500 ± 0.0500 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
-        "| logq | off | 0.1500 ± 0.0500 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
+        "| recipe | as it is | 0.1500 ± 0.0707 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
+        "| logq | off | 0.1500 ± 0.0707 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
     ]
     assert json.loads((tmp_path / "ablation.json").read_text())["ratios"] == {"logq: off": 1.0}
     bench.main(options)

@@ -17,6 +17,10 @@ from tests.settings_files import changed, faults, load
 
 LIKED = {"label": "1", "targets": {"like": "liked"}}
 HEADS = {"kind": "multi_objective", "shared": {"layers": [8]}, "head": {"layers": []}}
+CHANNELS, CHANNELS_OF_HEADS = (
+    {f"{side}_tower": {"kind": "parallel", "channels": {"deep": deep, "wide": "fm"}} for side in ("user", "item")}
+    for deep in ({"layers": [8]}, HEADS)
+)
 NEGATIVES = {"any": {"kind": "uniform"}}
 
 
@@ -84,7 +88,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "the strength of no correction": (
         {"train__loss": {"logq": "off", "logq_strength": 0.5}},
-        "train.loss: logq_strength: 0.5 with logq: off; remove it, or set logq: frequency or batch",
+        "train.loss: logq_strength: 0.5 with logq: off; remove it, or set logq: frequency, batch or streaming",
     ),
     "a streaming frequency that is not read": (
         {"train__loss": {"frequency": {"buckets": 9}}},
@@ -93,6 +97,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "too few activations": (
         {"model__user_tower": {"layers": [8, 4], "activation": ["relu"]}},
         "model.user_tower: activation: found 1 for 2 layers; expected one, or one for each",
+    ),
+    "an activation of no layer": (
+        {"model__user_tower": {"layers": [], "activation": "tanh"}},
+        "model.user_tower: activation: goes with hidden layers, found layers: []; remove it, or set their widths",
+    ),
+    "a batch norm of no layer": (
+        {"model__user_tower": {"kind": "senet", "layers": [], "batch_norm": True}},
+        "model.user_tower: batch_norm: goes with hidden layers, found layers: []; remove it, or set their widths",
+    ),
+    "a dropout of no layer": (
+        {"model__item_tower": {"kind": "parallel", "channels": {"deep": {"layers": [], "dropout": 0.1}}}},
+        "model.item_tower.channels.deep: dropout: goes with hidden layers, found layers: []; remove it, or set their "
+        "widths",
     ),
     "towers of different width": (
         {
@@ -121,6 +138,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"model__objectives": {"click": {}, "other": {}}},
         "model: objectives: several go with a tower of kind multi_objective; set it, or name one alone",
     ),
+    "objectives without a channel for them": (
+        {"model": {**CHANNELS, "objectives": {"click": {}, "other": {}}}},
+        "model: objectives: several go with a tower of kind multi_objective; set it, or name one alone",
+    ),
+    "a channel for objectives without any": (
+        {"model": CHANNELS_OF_HEADS},
+        "model: objectives: a multi_objective tower needs them; name at least one",
+    ),
     "an objective with the scorer's name": (
         {"model__objectives": {"scorer": {}}},
         "model: objectives.scorer: the name is the scorer's among the losses; expected another",
@@ -131,6 +156,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
             "model": {"user_tower": HEADS, "item_tower": HEADS, "objectives": {"like": {"label": "liek"}}},
         },
         "model.objectives.like.label: no source has 'liek' in its targets (did you mean 'like'?)",
+    ),
+    "the main label's shares for another label": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "model__objectives": {"liked": {"label": "like", "loss": {"kind": "mixed_negative"}}},
+        },
+        "model.objectives.liked.loss.logq: frequency counts the items of the sources' own label, but the objective's "
+        "label is like; set streaming, batch or off",
+    ),
+    "the main label's shares for another label, by train.loss": (
+        {"sources__feed__targets": {"like": "liked"}, "model__objectives": {"liked": {"label": "like"}}},
+        "train.loss.logq: frequency counts the items of the sources' own label, but the label of "
+        "model.objectives.liked is like; set streaming, batch or off, or give that objective a loss of its own",
     ),
     "learned weights of one objective": (
         {"model__objective_weights": "uncertainty"},
@@ -200,6 +238,25 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_model_that_can_not_be_is_one_message(tmp_path: Path, fault: str):
     changes, message = FAULTS[fault]
     assert faults(tmp_path, changed(**changes)) == [message]
+
+
+def test_channels_of_heads_serve_several_objectives(tmp_path: Path):
+    settings = load(tmp_path, changed(model={**CHANNELS_OF_HEADS, "objectives": {"click": {}, "other": {}}}))
+    assert list(settings.model.all_objectives) == ["click", "other"]
+    one_side = {**CHANNELS, "user_tower": CHANNELS_OF_HEADS["user_tower"], "objectives": {"click": {}, "other": {}}}
+    assert load(tmp_path, changed(model=one_side)).model.item_tower.width(64) == 128
+
+
+@pytest.mark.parametrize(
+    "loss", [{"logq": "streaming"}, {"logq": "batch"}, {"logq": "off"}, {"impression_weight": 0.5}, "weighted_bce"]
+)
+def test_losses_of_another_label_that_count_its_own_rows_or_all(tmp_path: Path, loss: Any):
+    described = changed(
+        sources__feed__targets={"like": "liked"},
+        samples__train_rows="all",
+        model__objectives={"liked": {"label": "like", "loss": loss}},
+    )
+    assert load(tmp_path, described).model.all_objectives["liked"].label == "like"
 
 
 # Files that extend others -------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,6 +20,7 @@ from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import Scorer
 from dssm.sections.samples import Negatives
 from dssm.strict import kinds_of
+from tests.documents import fences
 
 PROJECT = Path(__file__).parents[1]
 PAGE = PROJECT / "docs" / "models.md"
@@ -91,3 +95,25 @@ def test_a_recipe_has_what_it_is_shown_for(row: Row) -> None:
     assert row.recipe is not None
     settings = load_settings(str(PROJECT / row.recipe))
     assert row.kind in words(settings.model_dump(mode="json"))
+
+
+def test_the_readmes_own_loss_is_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """−(1 − p)^γ log p of the label's own probability p."""
+    import tensorflow as tf
+
+    from dssm.model.losses import Scored
+
+    (own,) = (fence for fence in fences(PROJECT / "README.md") if fence.text.startswith("# my_losses.py\n"))
+    (tmp_path / "my_losses.py").write_text(own.text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        settings = importlib.import_module("my_losses").Focal(gamma=3.0)
+        score, label = np.float32([-2, 0, 1.5, 3]), np.float32([1, 0, 1, 0])
+        weight, keys = tf.constant([1.0, 2.0, 0.5, 0.0]), tf.range(4, dtype=tf.int64)
+        losses, weights = settings.build(Scored(tf.constant(score), tf.constant(label), weight, keys, keys))
+    finally:
+        LossKind.choices.pop("focal", None)
+        sys.modules.pop("my_losses", None)
+    p = 1 / (1 + np.exp(-np.where(label > 0, score, -score)))
+    np.testing.assert_allclose(losses, -((1 - p) ** 3) * np.log(p), rtol=1e-5)
+    np.testing.assert_array_equal(weights, weight)

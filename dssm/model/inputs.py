@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from dssm.errors import UserError
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 from dssm.manifest import ColumnSpec, encoded_columns
 from dssm.model.embedding_bag import EmbeddingBag
@@ -71,7 +72,14 @@ def _vector(feature: AnyFeature, inputs: Mapping[str, tf.Tensor], lookups: Looku
     weights = inputs[feature.weight_name] if feature.weighted else None
     if feature.encoder.kind == "pooling" and feature.combiner != "max":
         return EmbeddingBag(embedding, feature.combiner, name=f"{feature.name}.pooling")(column, weights=weights)
-    return _encoder(feature)(embedding(column), ids=column, weights=weights)
+    vector = _encoder(feature)(embedding(column), ids=column, weights=weights)
+    width = feature.encoder.width(feature.dim)
+    if vector.shape.rank != 2 or vector.shape[1] != width:
+        raise UserError(
+            f"features.{feature.name}.encoder: {feature.encoder.kind} made {vector.shape} of the list; expected "
+            f"{(None, width)}: a vector as wide as its settings' width() says"
+        )
+    return vector
 
 
 def _encoder(feature: VarLenSparseFeat) -> tf.keras.layers.Layer:

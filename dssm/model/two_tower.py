@@ -46,5 +46,7 @@ class TwoTowerModel(tf.Module):
 
     @property
     def catalogue_rows(self) -> int:
-        """Items of the catalogue that a rank draws uniformly for each step."""
+        """Items of the catalogue that a rank draws uniformly for each step; an objective that asks for fewer takes the
+        first of them.
+        """
         return max(loss.catalogue_items for loss in self.losses.values())

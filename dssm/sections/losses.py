@@ -110,8 +110,9 @@ class InBatchSoftmax(LossKind):
     )
     logq: Literal["frequency", "batch", "streaming", "off"] = Field(
         "frequency",
-        description="Sampling probability q of the correction: the item's share of the training rows, "
-        "its share of the batch, the streaming estimate, or no correction.",
+        description="Sampling probability q of the correction: the item's share of the training rows that are "
+        "positives by the sources' own label (of all rows with impression_weight), its share of the batch, the "
+        "streaming estimate, or no correction. An objective with another label takes one of the last three.",
     )
     logq_strength: FiniteFloat = Field(
         1.0, ge=0, le=1, description="Factor on log q; below 1, popular items are pushed down."
@@ -154,7 +155,8 @@ class InBatchSoftmax(LossKind):
     def _options_of_logq(self) -> InBatchSoftmax:
         if self.logq == "off" and self.changed("logq_strength"):
             raise ValueError(
-                f"logq_strength: {self.logq_strength:g} with logq: off; remove it, or set logq: frequency or batch"
+                f"logq_strength: {self.logq_strength:g} with logq: off; remove it, or set logq: frequency, batch or "
+                "streaming"
             )
         if self.logq != "streaming" and self.changed("frequency"):
             raise ValueError(f"frequency: goes with logq: streaming, found logq: {self.logq}; remove it, or set that")
@@ -166,7 +168,12 @@ class MixedNegative(InBatchSoftmax):
 
     kind: Literal["mixed_negative"] = "mixed_negative"  # type: ignore[assignment]
     builder: ClassVar[str] = "dssm.model.losses.in_batch:in_batch_softmax_rows"
-    uniform: int = Field(512, ge=1, description="M, items a rank and step.")
+    uniform: int = Field(
+        512,
+        ge=1,
+        description="M, items a rank and step. Of several objectives each takes the first of those that the largest M "
+        "draws.",
+    )
 
     @property
     def catalogue_items(self) -> int:

@@ -14,6 +14,7 @@ from dssm.sections.losses import Loss
 from dssm.strict import Kind, StrictModel, choice_of
 
 Activation = Literal["linear", "relu", "leaky_relu", "prelu", "dice", "tanh", "sigmoid", "elu", "selu", "gelu", "swish"]
+L2_OF_TOWER = "λ of λ‖W‖², on each kernel of the tower's own layers; its features' encoders and projections have none."
 
 
 class TowerKind(Kind):
@@ -47,7 +48,7 @@ class Dnn(TowerKind):
     initial_deviation: FiniteFloat | None = Field(
         None, gt=0, description="Of the kernels, normal; null: uniform by fan-in and fan-out (Glorot)."
     )
-    l2: FiniteFloat = Field(0.0, ge=0, description="λ of λ‖W‖², on each kernel.")
+    l2: FiniteFloat = Field(0.0, ge=0, description=L2_OF_TOWER)
     residual: tuple[str, ...] = Field(
         (),
         description="Features of this side, as wide as vector_dim when encoded, that are added to the vector "
@@ -55,7 +56,9 @@ class Dnn(TowerKind):
     )
 
     @model_validator(mode="after")
-    def _activation_of_each_layer(self) -> Dnn:
+    def _options_of_layers(self) -> Dnn:
+        if not self.layers and (given := self.changed("activation", "batch_norm", "dropout")):
+            raise ValueError(f"{given[0]}: goes with hidden layers, found layers: []; remove it, or set their widths")
         if isinstance(self.activation, tuple) and len(self.activation) != len(self.layers):
             raise ValueError(
                 f"activation: found {len(self.activation)} for {len(self.layers)} layers; expected one, or one for each"
@@ -92,7 +95,7 @@ class Cross(TowerKind):
     builder: ClassVar[str] = "dssm.model.towers.cross:build"
     depth: int = Field(2, ge=1, description="Cross layers.")
     rank: int | None = Field(None, ge=1, description="Of W = U V; null: full.")
-    l2: FiniteFloat = Field(0.0, ge=0, description="λ of λ‖W‖², on each kernel.")
+    l2: FiniteFloat = Field(0.0, ge=0, description=L2_OF_TOWER)
 
 
 class Parallel(TowerKind):
@@ -133,6 +136,13 @@ class MultiObjective(TowerKind):
 
 
 Tower = Annotated[SerializeAsAny[TowerKind], BeforeValidator(choice_of(TowerKind, "dnn"))]
+
+
+def _has_heads(tower: TowerKind) -> bool:
+    """Whether a tower, or a channel of it, makes a vector of its own for each objective."""
+    if isinstance(tower, Parallel):
+        return any(_has_heads(channel) for channel in tower.channels.values())
+    return isinstance(tower, MultiObjective)
 
 
 class Scorer(StrictModel):
@@ -209,7 +219,10 @@ class Model(StrictModel):
         None, gt=0, description="Of the embeddings' initial values, normal; null: 1/√dim."
     )
     embedding_l2: FiniteFloat = Field(
-        0.0, ge=0, description="λ of λ‖e‖², on the embeddings that a step's rows look up, each once."
+        0.0,
+        ge=0,
+        description="λ of λ‖e‖², on the embeddings that a step's rows look up, each once. No other weight of a feature "
+        "has a penalty: neither its encoder nor its projection.",
     )
 
     @property
@@ -226,10 +239,10 @@ class Model(StrictModel):
     @model_validator(mode="after")
     def _towers_fit(self) -> Model:
         self._check_same_width("", self.user_tower, self.item_tower)
-        kinds = [tower.kind for tower in (self.user_tower, self.item_tower)]
-        if not self.objectives and "multi_objective" in kinds:
+        has_heads = _has_heads(self.user_tower) or _has_heads(self.item_tower)
+        if not self.objectives and has_heads:
             raise ValueError("objectives: a multi_objective tower needs them; name at least one")
-        if len(self.objectives) > 1 and "multi_objective" not in kinds:
+        if len(self.objectives) > 1 and not has_heads:
             raise ValueError("objectives: several go with a tower of kind multi_objective; set it, or name one alone")
         if "scorer" in self.objectives:
             raise ValueError("objectives.scorer: the name is the scorer's among the losses; expected another")

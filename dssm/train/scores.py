@@ -143,12 +143,14 @@ class StepScores:
             vectors = gather_candidates(vectors, f"{objective}_candidates")
         user_keys, item_keys, positive, real = tf.unstack(keys, axis=1)
         uniform = tf.zeros_like(real)
-        if loss.catalogue_items:
-            more, more_keys = self._encoded.uniform[objective], joint(self._catalogue[ITEM_KEY], "uniform_keys")
+        if count := loss.catalogue_items:  # the rank drew as many as the objective that asks for most
+            more = self._encoded.uniform[objective][:count]
+            more_keys = joint(self._catalogue[ITEM_KEY][:count], "uniform_keys")
+            more_share = joint(self._catalogue[chance][:count], "uniform_share")
             if joined:
                 more = gather_candidates(more, f"{objective}_uniform")
             vectors, ones = tf.concat([vectors, more], 0), tf.ones_like(more_keys)
-            share = tf.concat([share, joint(self._catalogue[chance], "uniform_share")], 0)
+            share = tf.concat([share, more_share], 0)
             item_keys = tf.concat([item_keys, more_keys], 0)
             user_keys, positive = (tf.concat([old, tf.zeros_like(more_keys)], 0) for old in (user_keys, positive))
             real, uniform = tf.concat([real, ones], 0), tf.concat([uniform, ones], 0)

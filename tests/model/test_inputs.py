@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from dssm.errors import UserError
 from dssm.features import AnyFeature, VarLenSparseFeat
 from dssm.model.inputs import FeatureBlock, Lookups, feature_blocks, tower_columns, tower_inputs
 from dssm.model.layers import FrozenVectors
@@ -122,3 +125,19 @@ def test_pretrained_vectors_are_taken_or_looked_up():
     np.testing.assert_allclose(
         model({"thumb": tf.constant([2, 0])}), [MATRIX[1] @ layer.kernel.numpy(), [0] * 4], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "made"), [(lambda e: e, r"\(None, 4, 3\)"), (lambda e: e[:, 0], r"\(None, 3\)")], ids=["list", "width"]
+)
+def test_an_encoder_that_makes_something_else_is_an_error_that_says_what(
+    columns: Callable[[tf.Tensor], tf.Tensor], made: str, monkeypatch: pytest.MonkeyPatch
+):
+    class Other(tf.keras.layers.Layer):
+        def call(self, embeddings: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
+            return columns(embeddings)
+
+    monkeypatch.setattr("dssm.model.encoders.cnn.build", lambda settings, dim, name: Other(name=name))
+    expected = rf"^features\.read\.encoder: cnn made {made} of the list; expected \(None, 5\): a vector as wide as "
+    with pytest.raises(UserError, match=expected):
+        _model("read")

@@ -60,6 +60,15 @@ KINDS: dict[str, dict[str, Any]] = {
         "shared": {"kind": "senet", "layers": [5], "activation": "tanh"},
         "head": HEADS,
     },
+    "parallel of multi_objective": {
+        "kind": "parallel",
+        "channels": {
+            "heads": {
+                "kind": "multi_objective", "shared": {"layers": [5], "activation": "tanh"}, "head": {"layers": []},
+            },
+            "wide": "fm",
+        },
+    },
 }  # fmt: skip
 
 

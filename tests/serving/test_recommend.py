@@ -177,7 +177,7 @@ def test_what_is_printed(own_run: RunPaths) -> None:
 
 
 TWO = {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": [4], "activation": "tanh"}}
-OBJECTIVES = {"click": {"share": 0.75}, "like": {"label": "like", "share": 0.25}}
+OBJECTIVES = {"click": {"share": 0.75}, "like": {"label": "like", "loss": "weighted_bce", "share": 0.25}}
 
 
 def test_an_objectives_own_vectors_in_the_view_and_in_the_service(tmp_path: Path) -> None:

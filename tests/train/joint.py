@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dssm.config import Settings
-from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_PROBABILITY, USER_KEY
+from dssm.manifest import ITEM_ID, ITEM_INDEX, USER_KEY
 from dssm.model.shards import Shard
 from dssm.model.towers import build_towers
 from dssm.model.two_tower import TwoTowerModel
@@ -116,7 +116,7 @@ def joint_batches(settings: Settings) -> list[Rows]:
     for number, padded in enumerate(PADDED_ROWS):
         rows = make_rows(settings, JOINT_ROWS, seed=number)
         rows[USER_KEY] = rows[USER_KEY] % 5 + 1
-        rows[ITEM_ROW_PROBABILITY] = rows[ITEM_PROBABILITY] / 2
+        rows[ITEM_ROW_PROBABILITY] = np.random.default_rng(number).uniform(0.001, 0.1, JOINT_ROWS).astype(np.float32)
         for array in rows.values():
             array[list(padded)] = 0
         drawn.append(rows)

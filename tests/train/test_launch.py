@@ -117,7 +117,13 @@ def test_the_last_good_checkpoint_is_one_whose_weights_are_finite(tmp_path: Path
     newest, good = checkpoints_in(RunPaths(settings.run_folder).checkpoints)
     assert "step-0000000004-" in newest
     assert "step-0000000002-" in good
-    assert f"last good checkpoint: {good}" in str(caught.value)
+    told, *columns, last = str(caught.value).split("\n")[1:]
+    assert told == "in that step's batch:"
+    assert len(columns) == 5
+    number = r"-?\d+(\.\d+)?(e[+-]\d+)?"
+    for column in columns:
+        assert re.fullmatch(rf"  rank 0: \w+: {number}…{number}, mean {number}", column), column
+    assert last == f"last good checkpoint: {good}"
 
 
 def test_samples_of_other_settings_are_refused(tmp_path: Path):

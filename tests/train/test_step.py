@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,15 @@ import tensorflow as tf
 
 from dssm.config import Settings
 from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, target_column
+from dssm.model.losses import Candidates, Scored
 from dssm.model.two_tower import TwoTowerModel
+from dssm.sections import LossKind
 from dssm.train.collectives import merge_rows
-from dssm.train.scores import Encoded, tower_vectors
+from dssm.train.scores import Encoded, StepScores, tower_vectors
 from dssm.train.shares import ITEM_ROW_PROBABILITY
 from dssm.train.step import Step, loss_shares, make_optimizer, make_step, total_loss, weighted_by_age
-from tests.datasets import Rows, make_rows, make_settings
-from tests.model import reference
+from tests.datasets import ITEMS, Rows, make_catalogue, make_rows, make_settings
+from tests.model import loss_reference, reference
 from tests.train.tiny import make_model, mean_loss
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -28,10 +32,18 @@ def _rows(count: int = 8, padded: tuple[int, ...] = (2, 7), seed: int = 0) -> Ro
     rows[USER_KEY] = rows[USER_KEY] % 4 + 1
     rows[ITEM_KEY] = rows[ITEM_KEY] % 5 + 1
     rows[ITEM_PROBABILITY][:1] = 0  # an item that the training window does not have
-    rows[ITEM_ROW_PROBABILITY] = rows[ITEM_PROBABILITY] / 2
+    rows[ITEM_ROW_PROBABILITY] = np.random.default_rng(seed + 70).uniform(0.001, 0.1, count).astype(np.float32)
     for array in rows.values():
         array[list(padded)] = 0
     return rows
+
+
+def _catalogue(settings: Settings, count: int) -> Rows:
+    """Draws items uniformly, as the stream of the catalogue gives them to a step."""
+    random = np.random.default_rng(8)
+    chosen, items = random.integers(0, ITEMS, count), make_catalogue(settings)
+    rows = {ITEM_KEY: items[ITEM_KEY][chosen] % 5 + 1, ITEM_PROBABILITY: items[ITEM_PROBABILITY][chosen]}
+    return {**rows, ITEM_ROW_PROBABILITY: random.uniform(0.001, 0.1, count).astype(np.float32)}
 
 
 def _batch(rows: Rows) -> dict[str, tf.Tensor]:
@@ -42,61 +54,147 @@ def _step(settings: Settings, model: TwoTowerModel) -> Step:
     return make_step(settings, model, make_optimizer(settings.train, 20, model))
 
 
-def _vectors(count: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    drawn = np.random.default_rng(9).normal(size=(2, count, 3)).astype(np.float32)
+def _vectors(count: int = 8, seed: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    drawn = np.random.default_rng(seed).normal(size=(2, count, 3)).astype(np.float32)
     users, items = drawn / np.linalg.norm(drawn, axis=2, keepdims=True)
     return users, items
 
 
-def _expected(users: np.ndarray, items: np.ndarray, rows: Rows, temperature: float, train: Any) -> float:
-    """Σ weight · loss / Σ weight over the rows that are targets."""
-    chosen = train.loss
-    if chosen.kind == "weighted_bce":
-        scores = (users.astype(float) * items).sum(axis=1) / temperature
-        losses = [
-            reference.bce(s, y, chosen.positive_weight) for s, y in zip(scores, rows[LABEL].astype(float), strict=True)
-        ]
-        weights = rows[WEIGHT].astype(float)
-    else:
-        targets = (rows[LABEL] > 0) & (rows[WEIGHT] > 0)
-        shares = reference.batch_shares(rows[ITEM_KEY], targets)
-        probability = {"frequency": rows[ITEM_PROBABILITY], "batch": shares, "off": None}[chosen.logq]
-        losses = reference.in_batch_softmax(
-            users, items,
-            temperature=temperature, user_keys=rows[USER_KEY], item_keys=rows[ITEM_KEY], targets=targets,
-            probability=probability, strength=chosen.logq_strength, mask_accidental_hits=chosen.mask_accidental_hits,
-        )  # fmt: skip
-        weights = np.where(targets, rows[WEIGHT].astype(float), 0)
-    return float(np.dot(losses, weights) / weights.sum())
+def _seen(settings: Settings, vectors: Sequence[np.ndarray], rows: Rows, catalogue: Rows) -> Scored:
+    """What the loss of the only objective must see, in NumPy; all candidates' logits stand in `user_vectors`.
+
+    Args: vectors: of the users, of their items and of the catalogue's items.
+    """
+    (objective,) = settings.model.all_objectives.values()
+    loss = objective.loss or settings.train.loss
+    users, items, uniform = (values.astype(float) for values in vectors)
+    label = rows[LABEL if objective.label == "label" else target_column(objective.label)]
+    weight = np.where(np.isnan(label), 0, rows[WEIGHT])
+    chance = ITEM_ROW_PROBABILITY if loss.draws_all_rows else ITEM_PROBABILITY
+    zeros = np.zeros(len(uniform), np.int64)
+    logits = users @ np.concatenate([items, uniform]).T / settings.model.tau
+    candidates = Candidates(
+        user_vectors=logits,
+        vectors=np.eye(len(items) + len(uniform)),
+        own=np.arange(len(users)),
+        users=np.concatenate([rows[USER_KEY], zeros]),
+        items=np.concatenate([rows[ITEM_KEY], catalogue[ITEM_KEY]]),
+        positive=np.concatenate([(label > 0) & (weight > 0), zeros > 0]),
+        real=np.concatenate([weight > 0, zeros == 0]),
+        uniform=np.concatenate([np.zeros(len(users), bool), zeros == 0]),
+        share=np.concatenate([rows[chance], catalogue[chance]]),
+        catalogue_size=ITEMS,
+    )
+    return Scored(np.diag(logits), label, weight, rows[USER_KEY], rows[ITEM_KEY], candidates)
+
+
+def _estimated(loss: LossKind, multipliers: np.ndarray, steps: Sequence[Scored]) -> np.ndarray:
+    """The streaming estimate of the last step's candidates: a step's items are counted before it is asked."""
+    chosen = loss.streaming
+    assert chosen is not None
+    estimate = loss_reference.StreamingFrequency(chosen.rate, chosen.initial_gap, chosen.buckets, multipliers)
+    for scored in steps:
+        assert scored.candidates is not None
+        counted = scored.candidates.real if loss.draws_all_rows else scored.candidates.positive
+        estimate.update(scored.candidates.items[counted & ~scored.candidates.uniform].tolist())
+    return np.array([estimate.appearances(item) for item in scored.candidates.items.tolist()])
+
+
+STREAMING = {"logq": "streaming", "frequency": {"buckets": 64, "rate": 0.5, "initial_gap": 5.0}}
+MIXED = {"kind": "mixed_negative", "uniform": 4}
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("how", "label"),
     [
-        {},
-        {"logq": "batch"},
-        {"logq": "off"},
-        {"logq_strength": 0.5, "mask_accidental_hits": False},
-        {"logq": "batch", "candidates": "rank"},
-        {"kind": "weighted_bce", "positive_weight": 2.5},
+        ({}, "label"),
+        ({"logq": "batch"}, "label"),
+        ({"logq": "off"}, "label"),
+        ({"logq_strength": 0.5, "mask_accidental_hits": False}, "label"),
+        ({"logq": "batch", "candidates": "rank"}, "label"),
+        ({"impression_weight": 0.3}, "label"),
+        (STREAMING, "label"),
+        ({**STREAMING, "impression_weight": 0.3}, "label"),
+        (MIXED, "label"),
+        ({**MIXED, "impression_weight": 0.3}, "label"),
+        ({**MIXED, "logq": "batch"}, "label"),
+        ({**MIXED, **STREAMING}, "label"),
+        ({"kind": "weighted_bce", "positive_weight": 2.5}, "label"),
+        ({"logq": "batch"}, "like"),
+        ({"logq": "off"}, "like"),
+        (STREAMING, "like"),
+        ({**MIXED, **STREAMING}, "like"),
+        ({"impression_weight": 0.3}, "like"),
+        ({"kind": "weighted_bce"}, "like"),
     ],
 )
-def test_mean_loss_and_its_gradients(how: dict[str, Any]):
-    settings = make_settings("unused", loss=how)
-    rows = _rows()
-    users, items = (tf.Variable(vectors) for vectors in _vectors())
-    with tf.GradientTape() as tape:
-        loss = mean_loss(settings, _batch(rows), users, items)
-    by_users, by_items = tape.gradient(loss, [users, items])
+def test_mean_loss_and_its_gradients(how: dict[str, Any], label: str):
+    """Of the second of two steps: the first one's items are known to a streaming estimate."""
+    settings = make_settings("unused", model={"objectives": {"only": {"label": label, "loss": how}}})
+    model = make_model(settings)
+    loss = model.losses["only"]
+    steps = [(_rows(seed=seed), _catalogue(settings, loss.catalogue_items)) for seed in (1, 0)]
+    given = [*_vectors(), _vectors(loss.catalogue_items, seed=10)[1]]
+    variables = [tf.Variable(vectors) for vectors in given]
+    for rows, catalogue in steps:
+        with tf.GradientTape() as tape:
+            users, items, uniform = variables
+            found = mean_loss(settings, _batch(rows), users, items, model, _batch(catalogue), uniform)
 
-    u, v, temperature = users.numpy(), items.numpy(), settings.model.tau
-    assert float(loss) == pytest.approx(_expected(u, v, rows, temperature, settings.train), rel=1e-5)
-    for found, slope in (
-        (by_users, reference.slope(lambda x: _expected(x, v, rows, temperature, settings.train), u)),
-        (by_items, reference.slope(lambda x: _expected(u, x, rows, temperature, settings.train), v)),
-    ):
-        np.testing.assert_allclose(found, slope, atol=3e-5)
+    appearances = None
+    if loss.streaming is not None:
+        seen = [_seen(settings, given, *step) for step in steps]
+        appearances = _estimated(loss, model.frequencies["only"].multipliers, seen)
+        assert len(set(appearances)) > 1
+    rows_of = getattr(loss_reference, "weighted_bce_rows" if loss.is_pointwise else "in_batch_softmax_rows")
+
+    def expected(vectors: Sequence[np.ndarray]) -> float:
+        """Σ weight · loss / Σ weight over the rows that are targets."""
+        scored = _seen(settings, vectors, *steps[-1])
+        assert scored.candidates is not None
+        losses, weights = rows_of(loss, replace(scored, candidates=replace(scored.candidates, appearances=appearances)))
+        return float(np.dot(losses, weights) / weights.sum())
+
+    assert float(found) == pytest.approx(expected(given), rel=1e-5)
+    gradients = tape.gradient(found, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    for place in range(3 if loss.catalogue_items else 2):
+        slope = reference.slope(lambda x, place=place: expected([*given[:place], x, *given[place + 1 :]]), given[place])
+        np.testing.assert_allclose(gradients[place], slope, atol=3e-5)
         assert np.abs(slope).max() > 0.01
+
+
+def test_log_q_is_subtracted_after_the_temperature():
+    """Two rows of one vector, for which ⟨u, v⟩ / τ is 10 with the first item and 5 with the second."""
+    rows = {USER_KEY: np.array([1, 2]), ITEM_KEY: np.array([1, 2]), ITEM_PROBABILITY: np.float32([0.5, 0.125])}
+    rows |= {LABEL: np.ones(2, np.float32), WEIGHT: np.ones(2, np.float32)}
+    settings = make_settings("unused", loss={"logq_strength": 0.5}, model={"temperature": 0.1})
+    users, items = np.float32([[1, 0], [1, 0]]), np.float32([[1, 0], [0.5, 0.75**0.5]])
+    found = mean_loss(settings, _batch(rows), users, items)
+    apart = (10 + 0.5 * np.log(2)) - (5 + 0.5 * np.log(8))
+    assert float(found) == pytest.approx((np.logaddexp(0, -apart) + np.logaddexp(0, apart)) / 2, rel=1e-5)
+
+
+def test_each_objective_takes_as_many_of_the_uniform_items_as_it_asks_for():
+    towers = {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}}
+    losses = {"few": {**MIXED, "uniform": 2}, "many": {**MIXED, "uniform": 5, "impression_weight": 0.3}, "none": {}}
+    objectives = {name: {"loss": loss} for name, loss in losses.items()}
+    settings = make_settings("unused", model={"user_tower": towers, "item_tower": towers, "objectives": objectives})
+    model, rows = make_model(settings), _rows()
+    assert model.catalogue_rows == 5
+    catalogue, (users, items), uniform = _catalogue(settings, 5), _vectors(), _vectors(5, seed=10)[1]
+    of_users, of_items, of_uniform = (dict.fromkeys(losses, tf.constant(of)) for of in (users, items, uniform))
+    encoded = Encoded(of_users, of_items, {}, of_uniform, None)
+    scores = StepScores(model, _batch(rows), _batch(catalogue), encoded, ITEMS)
+    for name, count in {"few": 2, "many": 5, "none": 0}.items():
+        candidates = scores.of(name).candidates
+        assert candidates is not None
+        assert candidates.uniform.numpy().tolist() == [False] * 8 + [True] * count
+        chance = ITEM_ROW_PROBABILITY if name == "many" else ITEM_PROBABILITY
+        np.testing.assert_array_equal(candidates.share, [*rows[chance], *catalogue[chance][:count]])
+        np.testing.assert_array_equal(candidates.items, [*rows[ITEM_KEY], *catalogue[ITEM_KEY][:count]])
+        np.testing.assert_array_equal(candidates.users, [*rows[USER_KEY], *[0] * count])
+        np.testing.assert_array_equal(candidates.vectors, [*items, *uniform[:count]])
+        assert candidates.catalogue_size == ITEMS
 
 
 @pytest.mark.parametrize("loss", ["in_batch_softmax", "weighted_bce"])

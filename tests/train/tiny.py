@@ -33,9 +33,20 @@ def make_model(settings: Settings, seed: int = 1) -> TwoTowerModel:
 
 
 def mean_loss(
-    settings: Settings, batch: Batch, users: Any, items: Any, model: TwoTowerModel | None = None, catalogue: Any = None
+    settings: Settings,
+    batch: Batch,
+    users: Any,
+    items: Any,
+    model: TwoTowerModel | None = None,
+    catalogue: Batch | None = None,
+    uniform: Any = None,
 ) -> tf.Tensor:
-    """Returns the loss of a batch whose towers gave these vectors, each (batch, width), for the only objective."""
+    """Returns the loss of a batch whose towers gave these vectors, each (batch, width), for the only objective.
+
+    Args: uniform: (M, width), the vectors of the catalogue's items that were drawn.
+    """
     model = make_model(settings) if model is None else model
-    encoded = Encoded({"label": tf.convert_to_tensor(users)}, {"label": tf.convert_to_tensor(items)}, {}, {}, None)
+    (name,) = model.losses
+    drawn = {} if uniform is None else {name: tf.convert_to_tensor(uniform)}
+    encoded = Encoded({name: tf.convert_to_tensor(users)}, {name: tf.convert_to_tensor(items)}, {}, drawn, None)
     return total_loss(model, loss_shares(model, batch, catalogue or {}, encoded, ITEMS))

@@ -1,0 +1,27 @@
+"""What a training tells of the batch that spoilt its loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dssm.train.watch import suspicious_columns
+
+
+def test_what_is_not_finite_comes_first_then_what_is_largest():
+    batch = {
+        "label": np.float32([0, 1, 1]),
+        "days": np.float32([-900, 0, 300]),
+        "age": np.float32([[1, np.nan], [np.inf, 4], [-2, 0]]),
+        "user_id": np.array([7, 10**9, 3], np.int32),
+        "empty": np.zeros((0, 4), np.float32),
+    }
+    assert suspicious_columns(batch) == [
+        "age: -2…4, mean 0.75, 2 of 6 not finite",
+        "days: -900…300, mean -200",
+        "label: 0…1, mean 0.667",
+    ]
+    assert suspicious_columns(batch, most=1) == ["age: -2…4, mean 0.75, 2 of 6 not finite"]
+
+
+def test_a_column_without_a_number_is_its_count():
+    assert suspicious_columns({"age": np.full((2, 2), np.nan, np.float32)}) == ["age, 4 of 4 not finite"]
