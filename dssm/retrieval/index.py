@@ -19,7 +19,7 @@ from dssm.paths import RunPaths
 from dssm.published import Published
 from dssm.retrieval.queries import Users
 from dssm.retrieval.recall import Exact, below, exact_search, recall_at, true_scores
-from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
+from dssm.retrieval.sinks import Opened, Place, Sink, Vectors, version_name
 from dssm.sections.indexing import SinkKind
 
 QUERIES_PER_CALL = 100
@@ -140,8 +140,7 @@ def _is_newer(sink: Sink, name: str, settings: Settings) -> bool:
 def version_of(items: Published, kind: SinkKind) -> str:
     """Returns the name of an index of some vectors: another one with other vectors or other settings."""
     made_of = kind.model_dump_json(exclude={"min_recall"})
-    digest = storage.digest(items.manifest.date, items.manifest.version, made_of)
-    return f"{items.manifest.date.replace('-', '')}_{digest}"
+    return version_name(items.manifest.date, items.manifest.date, items.manifest.version, made_of)
 
 
 # Filling and measuring -----------------------------------------------------------------------------------
