@@ -249,11 +249,16 @@ def test_an_index_of_faiss_is_the_one_that_was_switched_to(own_run: RunPaths, cl
     before = find()
     assert before is not None
     assert before.made == ()
-    report = index_items(open_run(own_run).settings.model_copy(update={"root": str(Path(pipeline).parent)}))
+    run_settings = open_run(own_run).settings.model_copy(update={"root": str(Path(pipeline).parent)})
+    report = index_items(run_settings)
     assert report is not None
     target = find()  # another one, so that a service that runs takes the index up
     assert target == Target(before.items, ((None, report.sinks[0].place),))
     assert find_target(location, pipeline, "exact") == before
+    strict = run_settings.index.model_copy(update={"min_recall": {10: 1.1}})
+    with pytest.raises(GateError, match="all answer as before"):
+        index_items(run_settings.model_copy(update={"index": strict}))
+    assert find() == target  # a refusal takes nothing from a service that runs
     for one in (before, target):
         index = _index(one, None, "faiss")
         found = index.places(unit_rows(2, 5), 4)[0]
