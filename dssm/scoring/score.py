@@ -24,7 +24,7 @@ from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
 from dssm.published import DATA, DIGESTS, QUARANTINE, SIDES, VECTOR, GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
-from dssm.scoring.earlier import KEY, Earlier, content_of
+from dssm.scoring.earlier import KEY, Earlier, content_of, files_of_rows
 from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
 from dssm.scoring.metastore import HiveMetastore, Metastore
 from dssm.scoring.publish import Measured, Table, publish
@@ -116,7 +116,7 @@ class _Run:
             dtype=table.section.dtype,
             norm=self.model.vector_norm,
             digests=table.section.incremental,
-            earlier=_earlier(last),
+            earlier=_earlier(last, self.samples),
             copies=table.section.incremental and same_model,
         )
 
@@ -216,8 +216,8 @@ def _evaluated(
     return kept if of_model and of_samples else None
 
 
-def _earlier(last: Published | None) -> Earlier | None:
-    """Returns what tasks may read of the version published last; says so where it is damaged."""
+def _earlier(last: Published | None, samples: Manifest) -> Earlier | None:
+    """Returns what tasks may read of the version published last."""
     if last is None:
         return None
     damaged = published.damaged_files(last)
@@ -229,7 +229,7 @@ def _earlier(last: Published | None) -> Earlier | None:
         warn(f"  {last.folder}/{DIGESTS} is missing: nothing is taken from that version")
         return None
     widths = {VECTOR: made.vector_dim} | {published.vector_column(name): w for name, w in made.objectives.items()}
-    names = frozenset(file.name for file in made.files)
+    names = files_of_rows([file.name for file in samples.files], [file.name for file in made.files])
     return Earlier(last.folder, names, widths, made.dtype, made.model_version, made.norm_off or 0.0)
 
 
