@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from dssm import published, storage
+from dssm import locks, published, storage
 from dssm.config import Settings
 from dssm.console import out, step, table, warn
 from dssm.errors import GateError, UserError
@@ -19,7 +19,7 @@ from dssm.paths import RunPaths
 from dssm.published import Published
 from dssm.retrieval.queries import Users
 from dssm.retrieval.recall import Exact, below, exact_search, recall_at, true_scores
-from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
+from dssm.retrieval.sinks import Opened, Place, Sink, Vectors, version_name
 from dssm.sections.indexing import SinkKind
 
 QUERIES_PER_CALL = 100
@@ -61,6 +61,14 @@ class IndexReport(BaseModel):
     queries_of: str
     exact_queries_per_s: float = Field(description="Of the exact search that recall is measured against.")
     sinks: list[SinkReport]
+    held: list[SinkReport] = Field(
+        default_factory=list, description="After a refusal: the sinks as they were switched last, which still answer."
+    )
+
+    @property
+    def answering(self) -> list[SinkReport]:
+        """The sinks as readers have them now."""
+        return [sink for sink in self.sinks if sink.switched] or self.held
 
 
 @dataclass
@@ -76,17 +84,21 @@ class _Filled:
 def index_items(settings: Settings) -> IndexReport | None:
     """Loads the date's published item vectors into every sink, measures them, and switches all or none.
 
-    A version that is there already is not built again. A sink that holds a newer date is left alone.
+    A version that is there already is not built again. A sink that holds a newer date is left alone. One run at a time
+    fills, switches and drops, by the lock of the index's folder: another's drop must not take what this one measured.
 
     Returns: what RUN/index.json holds; None where every sink was left alone.
     Raises: UserError where nothing is published, or an engine fails; GateError where a sink's recall or count is not
       as the settings ask: every alias stays where it was.
     """
     paths, date = RunPaths(settings.run_folder), settings.date.isoformat()
-    items = published.current(settings.table_location, date)
-    if items is None:
-        raise UserError(f"{settings.table_location}: nothing is published for {date}; run score_items for it first")
-    with contextlib.ExitStack() as closing:
+    with (
+        locks.locked(_location(settings), lambda told: out.print(f"  {told}", markup=False)) as lock,
+        contextlib.ExitStack() as closing,
+    ):
+        items = published.current(settings.table_location, date)
+        if items is None:
+            raise UserError(f"{settings.table_location}: nothing is published for {date}; run score_items for it first")
         sinks = {}
         for name, kind in settings.index.sinks.items():
             sink: Sink = kind.build(_place(settings, name))
@@ -96,11 +108,15 @@ def index_items(settings: Settings) -> IndexReport | None:
                     sinks[name] = sink
         if not sinks:
             return None
-        report = _filled_and_measured(settings, paths, items, sinks)
+        before = read_report(paths.folder)
+        report = _filled_and_measured(settings, paths, items, sinks, before)
+        _recount(sinks, report)
         _show(report)
         failures = [failure for sink in report.sinks for failure in sink.failures]
         if not failures:
-            _switch(sinks, report)
+            _switch(sinks, report, lock)
+        elif before is not None:
+            report.held = before.answering
         path = f"{paths.folder}/{REPORT}"
         storage.write_text(path, report.model_dump_json(indent=1) + "\n")
         if failures:
@@ -120,9 +136,12 @@ def read_report(run_folder: str) -> IndexReport | None:
         return None
 
 
+def _location(settings: Settings) -> str:
+    return storage.absolute(settings.index.location.format(root=settings.root, name=settings.name))
+
+
 def _place(settings: Settings, name: str) -> Place:
-    location = settings.index.location.format(root=settings.root, name=settings.name)
-    return Place(name, settings.name, f"{location}/{name}")
+    return Place(name, settings.name, f"{_location(settings)}/{name}")
 
 
 def _is_newer(sink: Sink, name: str, settings: Settings) -> bool:
@@ -140,22 +159,23 @@ def _is_newer(sink: Sink, name: str, settings: Settings) -> bool:
 def version_of(items: Published, kind: SinkKind) -> str:
     """Returns the name of an index of some vectors: another one with other vectors or other settings."""
     made_of = kind.model_dump_json(exclude={"min_recall"})
-    digest = storage.digest(items.manifest.date, items.manifest.version, made_of)
-    return f"{items.manifest.date.replace('-', '')}_{digest}"
+    return version_name(items.manifest.date, items.manifest.date, items.manifest.version, made_of)
 
 
 # Filling and measuring -----------------------------------------------------------------------------------
 
 
-def _filled_and_measured(settings: Settings, paths: RunPaths, items: Published, sinks: dict[str, Sink]) -> IndexReport:
+def _filled_and_measured(
+    settings: Settings, paths: RunPaths, items: Published, sinks: dict[str, Sink], before: IndexReport | None
+) -> IndexReport:
     model = read_model_manifest(paths.model)
     if model.model_version != items.manifest.model_version:
         raise UserError(
             f"{paths.model}: model {model.model_version}, but the vectors published are of "
             f"{items.manifest.model_version}; run score_items again"
         )
-    before = read_report(paths.folder)
-    times = {sink.version: sink.build_seconds for sink in before.sinks} if before is not None else {}
+    known = [*before.held, *before.sinks] if before is not None else []
+    times = {sink.version: sink.build_seconds for sink in known}
     reports: dict[str, SinkReport] = {}
     rates, source, asked = [], "", 0
     kinds = settings.index.sinks
@@ -267,13 +287,24 @@ def _explained(name: str, sink: Sink) -> Iterator[None]:
         raise UserError(f"index.sinks.{name}: {reason}; when that is mended, run index_items again") from error
 
 
-def _switch(sinks: dict[str, Sink], report: IndexReport) -> None:
+def _recount(sinks: dict[str, Sink], report: IndexReport) -> None:
+    """Counts once more what the sinks hold: the first may have been filled long before the last."""
+    for one in report.sinks:
+        with _explained(one.sink, sinks[one.sink]), sinks[one.sink].opened(one.version) as opened:
+            now = opened.count
+        if now != one.count:
+            one.failures.append(f"index.sinks.{one.sink}: {now:,} vectors just before the switch, {one.count:,} before")
+            one.count = now
+
+
+def _switch(sinks: dict[str, Sink], report: IndexReport, lock: locks.Held) -> None:
     """Moves every alias, then drops what is older than the version before."""
     for one in report.sinks:
         with (
             step(f"index.sinks.{one.sink} → {one.version}", f"switch {one.sink}") as remarks,
             _explained(one.sink, sinks[one.sink]),
         ):
+            lock.check()
             sinks[one.sink].switch(one.version)
             one.switched = True
             one.dropped = sinks[one.sink].drop_old()

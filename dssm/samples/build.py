@@ -107,7 +107,7 @@ from dssm.samples.vocabulary import (
     write_vocabularies,
 )
 from dssm.samples.words import Words
-from dssm.samples.writing import ROW_GROUP_BYTES, remove_unfinished, write_one, write_shuffled
+from dssm.samples.writing import ROW_GROUP_BYTES, remove_unfinished, stable_files, write_one, write_shuffled
 from dssm.sections import HardNegatives
 
 PARTS = ("train", "test", "users", "interactions")  # those that the user pass makes
@@ -354,6 +354,7 @@ class _Build:
         }
         size = settings.samples.rows_per_file
         files = {part: max(1, math.ceil(counts[part] / size)) for part in PARTS}
+        files["users"] = stable_files(counts["users"], size)
         names = tuple((part, f"part-{number:05d}.parquet") for part in PARTS for number in range(files[part]))
         with step("samples, users and interactions") as remarks:
             tasks = min(len(names), max(self._parallelism, math.ceil(sum(counts.values()) / ROWS_PER_FILE_TASK)))

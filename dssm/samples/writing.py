@@ -6,7 +6,6 @@ Spark's own Parquet writer lists a column's encodings in an order that differs f
 from __future__ import annotations
 
 import hashlib
-import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,6 +206,19 @@ def remove_unfinished(folder: str) -> None:
         storage.remove(f"{folder}/{name}")
 
 
+def stable_files(rows: int, rows_per_file: int) -> int:
+    """Returns how many files rows that are scored go to: the smallest power of two with no more rows a file.
+
+    A row's file is its hash modulo the count. As a dataset grows, the count changes at a doubling alone, and a row's
+    new file then tells its old one: rows that stay as they are are found, and need not be scored again. Of a count that
+    is no power of two, one file more sends nearly all rows elsewhere.
+
+    >>> [stable_files(rows, 100) for rows in (0, 100, 101, 200, 201, 400)]
+    [1, 1, 2, 2, 4, 4]
+    """
+    return 2 ** max(0, -(-rows // rows_per_file) - 1).bit_length()
+
+
 def write_shuffled(frame: DataFrame, folder: str, rows: int, rows_per_file: int, seed: int) -> list[FileSpec]:
     """Writes rows in an order drawn by the seed over the whole dataset, one row group a file.
 
@@ -217,10 +229,10 @@ def write_shuffled(frame: DataFrame, folder: str, rows: int, rows_per_file: int,
       frame: the rows, with those columns of IDENTITY that they have.
       folder: where the files go.
       rows: about how many there are.
-      rows_per_file: rows of a file; files differ by chance.
+      rows_per_file: rows of a file at most, but for chance; see `stable_files`.
       seed: of the order.
     """
-    files = max(1, math.ceil(rows / rows_per_file))
+    files = stable_files(rows, rows_per_file)
     identity = [column for column in IDENTITY if column in frame.columns]
     drawn = frame.withColumn("__order", F.xxhash64(F.lit(seed), *identity))
     drawn = drawn.withColumn("__file", F.expr(f"cast(pmod(xxhash64(__order), {files}) as int)"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ class Earlier:
 
     Attributes:
       folder: of the version.
-      names: its files.
+      names: of its files, in their order, by the name of the file of the samples whose rows they may hold.
       widths: of each vector column.
       dtype: of its numbers.
       model_version: of its vectors.
@@ -32,16 +32,24 @@ class Earlier:
     """
 
     folder: str
-    names: frozenset[str]
+    names: Mapping[str, Sequence[str]]
     widths: Mapping[str, int]
     dtype: VectorType
     model_version: str
     norm_off: float = 0.0
 
     def file(self, name: str) -> EarlierFile | None:
-        """Returns what the file of a name holds; None where it is not there (any more), or has no rows."""
-        if name not in self.names:
-            return None
+        """Returns what is known of the rows of a file of the samples; None where there is nothing (any more)."""
+        found = [file for file in map(self._read, self.names.get(name, ())) if file is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        kept = [file.digests for file in found if file.digests is not None]
+        digests = np.concatenate(kept) if len(kept) == len(found) else None
+        stored = {column: np.concatenate([file.stored[column] for file in found]) for column in found[0].stored}
+        return EarlierFile(np.concatenate([file.keys for file in found]), digests, stored, self.dtype)
+
+    def _read(self, name: str) -> EarlierFile | None:
+        """Returns what one file of the version holds; None where it is not there, or has no rows."""
         try:
             kept = content_of(f"{self.folder}/{DIGESTS}/{name}")
             data = content_of(f"{self.folder}/{DATA}/{name}")
@@ -53,6 +61,20 @@ class Earlier:
         digests = table.column(DIGEST).to_numpy() if DIGEST in table.column_names else None
         stored = read_matrices(data, stored_columns(self.widths, self.dtype))
         return EarlierFile(table.column(KEY).to_numpy(), digests, stored, self.dtype)
+
+
+def files_of_rows(names: Sequence[str], earlier: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Returns the earlier files that the rows of each file may lie in.
+
+    A row's file is its hash modulo the count of files, a power of two (`dssm.samples.writing.stable_files`): of twice
+    as many, file k holds rows of file k modulo the earlier count; of half as many, those of file k and of k + count.
+
+    Args:
+      names: of the samples' files, in their order.
+      earlier: of the version's files, in theirs.
+    """
+    first = {name: place % max(len(earlier), 1) for place, name in enumerate(names)}
+    return {name: earlier[place :: len(names)] for name, place in first.items()}
 
 
 class EarlierFile:

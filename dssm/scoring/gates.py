@@ -13,7 +13,8 @@ from dssm.sections.publishing import PublishedTable
 
 BASELINE, LAST = "better than the baseline", "no worse than the last version"
 NOT_ROLLED_BACK = "not rolled back"
-NOT_MEASURED = "not measured"
+NOT_MEASURED, NOT_COMPARABLE = "not measured", "not comparable"  # how the reasons of gates that saw nothing begin
+FIRST = "nothing that can be read was published before"
 ROWS, NUMBERS, NORMS, UNREADABLE, DRIFT = "one row an id", "finite numbers", "norms", "unreadable rows", "drift"
 
 
@@ -61,13 +62,12 @@ def _against_baseline(gate: Gate, setting: str, kept: Mapping[str, Mapping[str, 
 
 def _against_last(gate: Gate, setting: str, found: float, last: PublishedManifest | None) -> GateDecision:
     if last is None:
-        return GateDecision(gate=LAST, passed=True, found=found, reason="nothing was published before")
+        return GateDecision(gate=LAST, passed=True, found=found, reason=FIRST)
     before, margin = last.metrics.get(gate.metric), gate.margin
     assert margin is not None
     if before is None:
-        return GateDecision(
-            gate=LAST, passed=True, found=found, reason=f"version {last.version} of {last.date} has no {gate.metric}"
-        )
+        reason = f"{NOT_COMPARABLE}: version {last.version} of {last.date} has no {gate.metric}"
+        return GateDecision(gate=LAST, passed=True, found=found, reason=reason)
     bar = before * (1 - margin)
     reason = (
         f"the model's {gate.metric} is {found:.4f}, version {last.version} of {last.date} had {before:.4f}: more than "
@@ -127,12 +127,9 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
             _decided(NORMS, made.norm_off <= table.norm_tolerance, made.norm_off, table.norm_tolerance, reason)
         )
     if table.min_drift_cosine is not None and made.drift is None:
-        before = (
-            "nothing was published before" if made.previous is None else f"no row is in the files of {made.previous}"
-        )
-        decisions.append(
-            GateDecision(gate=DRIFT, passed=True, limit=table.min_drift_cosine, reason=f"not comparable: {before}")
-        )
+        reason = f"{NOT_COMPARABLE}: {made.incomparable or f'no row is in the files of {made.previous}'}"
+        reason = FIRST if made.previous is None else reason
+        decisions.append(GateDecision(gate=DRIFT, passed=True, limit=table.min_drift_cosine, reason=reason))
     elif table.min_drift_cosine is not None and made.drift is not None:
         reason = (
             f"the mean cosine to the vectors of {made.previous} is {made.drift:.4f}, {setting}.min_drift_cosine is "
@@ -147,6 +144,12 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
 def unmeasured(decisions: Sequence[GateDecision]) -> set[str]:
     """Returns the gates that had no evaluation to look at."""
     return {decision.gate for decision in decisions if decision.reason.startswith(NOT_MEASURED)}
+
+
+def unheard(decisions: Sequence[GateDecision]) -> list[str]:
+    """Returns what is to be said of gates that let a version through without having seen anything to judge by."""
+    blind = (decision for decision in decisions if decision.reason.startswith((NOT_MEASURED, NOT_COMPARABLE)))
+    return [f"gate '{decision.gate}' has not looked: {decision.reason}" for decision in blind]
 
 
 def refused(decisions: Sequence[GateDecision]) -> list[str]:

@@ -24,7 +24,7 @@ from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
 from dssm.published import DATA, DIGESTS, QUARANTINE, SIDES, VECTOR, GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
-from dssm.scoring.earlier import KEY, Earlier, content_of
+from dssm.scoring.earlier import KEY, Earlier, content_of, files_of_rows
 from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
 from dssm.scoring.metastore import HiveMetastore, Metastore
 from dssm.scoring.publish import Measured, Table, publish
@@ -60,12 +60,20 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
         return gates.recall_gates(table.section.gate, table.setting, run.kept, last, run.paths.evaluation)
 
     def make(folder: str, last: Published | None) -> PublishedManifest:
-        scoring = run.scoring(table, folder, last, task_threads(spark))
+        unusable = _unusable(last) if last is not None else None
+        if unusable is not None:
+            warn(f"  {unusable}: nothing is taken from that version")
+        scoring = run.scoring(table, folder, last if unusable is None else None, task_threads(spark))
         results = run_files(spark, scoring, run.samples)
         commit_files(folder, results)
-        return run.manifest(table, version, last, _measured(folder, results, scoring.norm))
+        measured = _measured(folder, results, scoring.norm)
+        if last is not None and measured["drift"] is None:
+            measured["incomparable"] = unusable or _incomparable(last, measured["vector_dim"])
+        return run.manifest(table, version, last, measured)
 
     done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
+    for told in gates.unheard(done.manifest.gates):
+        warn(f"  {told}")
     published.write_run_tables(settings.run_folder, {part: table.location})
     return done
 
@@ -116,7 +124,7 @@ class _Run:
             dtype=table.section.dtype,
             norm=self.model.vector_norm,
             digests=table.section.incremental,
-            earlier=_earlier(last),
+            earlier=_earlier(last, self.samples),
             copies=table.section.incremental and same_model,
         )
 
@@ -216,21 +224,31 @@ def _evaluated(
     return kept if of_model and of_samples else None
 
 
-def _earlier(last: Published | None) -> Earlier | None:
-    """Returns what tasks may read of the version published last; says so where it is damaged."""
+def _earlier(last: Published | None, samples: Manifest) -> Earlier | None:
+    """Returns what tasks may read of the version published last."""
     if last is None:
         return None
+    made = last.manifest
+    widths = {VECTOR: made.vector_dim} | {published.vector_column(name): w for name, w in made.objectives.items()}
+    names = files_of_rows([file.name for file in samples.files], [file.name for file in made.files])
+    return Earlier(last.folder, names, widths, made.dtype, made.model_version, made.norm_off or 0.0)
+
+
+def _unusable(last: Published) -> str | None:
+    """Returns why nothing can be taken from the version published last; None where it is whole."""
     damaged = published.damaged_files(last)
     if damaged:
-        warn(f"  {damaged[0]} is missing or damaged: nothing is taken from it")
-        return None
-    made = last.manifest
-    if not storage.exists(f"{last.folder}/{DIGESTS}"):
-        warn(f"  {last.folder}/{DIGESTS} is missing: nothing is taken from that version")
-        return None
-    widths = {VECTOR: made.vector_dim} | {published.vector_column(name): w for name, w in made.objectives.items()}
-    names = frozenset(file.name for file in made.files)
-    return Earlier(last.folder, names, widths, made.dtype, made.model_version, made.norm_off or 0.0)
+        return f"{damaged[0]} is missing or damaged"
+    digests = f"{last.folder}/{DIGESTS}"
+    return None if storage.exists(digests) else f"{digests} is missing"
+
+
+def _incomparable(last: Published, width: int) -> str:
+    """Returns why no row could be compared with its vector in the version published last, which is whole."""
+    name, before = f"dt={last.manifest.date}/version={last.manifest.version}", last.manifest.vector_dim
+    if before != width:
+        return f"the vectors of {name} are {before} wide, these {width}"
+    return f"no row is in the files of {name}"
 
 
 # On the executors ------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ class PublishedTable(StrictModel):
     incremental: bool = Field(
         False,
         description="Keep digests of the rows' features; where those of the version published last are there and its "
-        "model is the same, take the vectors of rows that have not changed from it. A row is looked for in the file "
-        "of the same number: samples of another samples.rows_per_file are scored anew.",
+        "model is the same, take the vectors of rows that have not changed from it. They are found also where the "
+        "number of files, a power of two, has doubled or halved with the rows; with another seed all are scored anew.",
     )
     gate: Gate = Gate()
     norm_tolerance: FiniteFloat = Field(

@@ -154,7 +154,12 @@ class Samples(StrictModel):
     )
     split: Split = Split()
     vocabularies: Frozen = Frozen()
-    rows_per_file: int = Field(16384, ge=1, description="Rows of a sample file, which is one row group.")
+    rows_per_file: int = Field(
+        16384,
+        ge=1,
+        description="Rows of a sample file at most, which is one row group; of items and users between half of them "
+        "and all, since the number of their files is a power of two.",
+    )
     rows_per_task: int = Field(
         500_000, ge=1, description="Events that a task orders by user and time in memory: about 100 bytes each."
     )

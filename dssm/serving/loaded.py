@@ -171,14 +171,14 @@ def find_target(location: str, pipeline: str, kind: IndexKind, date: str | None 
     Args:
       location: of the item table.
       pipeline: folder of the runs' dates.
-      kind: faiss takes the indexes that index_items switched to, where they are of this version.
+      kind: faiss takes the indexes that index_items switched to last, where they are of this version.
       date: None: the newest.
     """
     items = published.current(location, date)
     if items is None:
         return None
     report = read_report(posixpath.join(pipeline, items.manifest.date)) if kind == "faiss" else None
-    sinks = [sink for sink in report.sinks if sink.kind == "faiss" and sink.switched] if report is not None else []
+    sinks = [sink for sink in report.answering if sink.kind == "faiss"] if report is not None else []
     return Target(items, tuple((sink.objective, sink.place) for sink in sinks if _holds(sink.place, items)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -20,10 +19,10 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 _Metric = TypeVar("_Metric", Counter, Gauge)
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-COUNTED = {
-    "requests": "Requests, by route and status.",
-    "reloads": "Versions that were loaded beside the one before.",
-    "reload_failures": "Versions that could not be loaded.",
+COUNTED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "requests": ("Requests, by route and status.", ("path", "status")),
+    "reloads": ("Versions that were loaded beside the one before.", ()),
+    "reload_failures": ("Versions that could not be loaded.", ()),
 }
 disable_created_metrics()  # a second series for each, of when it began
 
@@ -33,17 +32,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._counters: dict[str, Counter] = {}
-        self._lock = threading.Lock()
+        # At once, so that one without labels is 0 before its first event: an alert on its increase needs that.
+        self._counters = {
+            name: Counter(f"dssm_{name}", says, labels, registry=self._registry)
+            for name, (says, labels) in COUNTED.items()
+        }
         self._times = Histogram(
             "dssm_request_seconds", "Time of requests, by route.", ["path"], buckets=BUCKETS_S, registry=self._registry
         )
 
     def add(self, name: str, **labels: Any) -> None:
         """Adds one to a counter of COUNTED."""
-        with self._lock:
-            if name not in self._counters:
-                self._counters[name] = Counter(f"dssm_{name}", COUNTED[name], list(labels), registry=self._registry)
         _labelled(self._counters[name], labels).inc()
 
     def took(self, path: str, seconds: float) -> None:

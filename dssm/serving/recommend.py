@@ -26,7 +26,7 @@ from dssm.serving.catalogue import item_names
 from dssm.serving.lookup import Lookup
 from dssm.serving.people import NO_HISTORY, History, histories_of, row_of
 from dssm.serving.search import Best, best_of, vector_of
-from dssm.serving.tower import UserTower, check_objective, output, read_request
+from dssm.serving.tower import FeaturesError, UserTower, check_objective, output, read_request
 
 ENTRIES = 10  # of a list among the features
 
@@ -96,9 +96,10 @@ class Recommender:
         """Returns top items for the raw features in a file."""
         inputs = self._raw_tower.signature
         features = read_request(path, inputs)
-        vector = self._raw_tower.vector(features, self.objective)
-        if not np.isfinite(vector).all():
-            raise UserError(f"--request {path}: the tower's vector is not finite; expected smaller numbers")
+        try:
+            vector = self._raw_tower.vector(features, self.objective)
+        except FeaturesError as error:
+            raise UserError(f"--request {path}: {error}") from error
         told = {name: _told(features.get(name)) for name in inputs.inputs}
         return self._answer(f"request {path}", "", vector, count, NO_HISTORY, True, told)
 

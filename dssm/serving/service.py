@@ -21,7 +21,7 @@ from dssm.serving.loaded import Loaded
 from dssm.serving.metrics import CONTENT_TYPE, Metrics
 from dssm.serving.reload import Current
 from dssm.serving.requests import LONGEST_TEXT, MOST_ITEMS, faults
-from dssm.serving.tower import sent
+from dssm.serving.tower import FeaturesError, sent
 
 LARGEST_BODY = 2**20
 TITLE, DESCRIPTION = "dssm", "Recommendations from a two-tower model: its exported user tower and an index of items."
@@ -145,10 +145,11 @@ def recommended(
     by = "samples"
     if vector is None:
         by = "cold" if not features else "features"
-        vector = loaded.tower.vector(features or {}, objective)
-        if not np.isfinite(vector).all():
-            message = "the tower's vector is not finite: a number is too large"
-            raise RequestValidationError([{"type": "value_error", "loc": ["body", "features"], "msg": message}])
+        try:
+            vector = loaded.tower.vector(features or {}, objective)
+        except FeaturesError as error:
+            fault = {"type": "value_error", "loc": ["body", "features"], "msg": str(error)}
+            raise RequestValidationError([fault]) from error
     without = np.zeros(0, np.int32) if seen or user is None else loaded.seen.of(user)
     found = loaded.top(vector, count, objective, without)
     return {"version": loaded.manifest.version, "user": user, "by": by, "items": loaded.told(found)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from pydantic import ValidationError
 
 from dssm import storage
@@ -19,6 +20,11 @@ from dssm.report.card_parts import SignatureCard
 from dssm.serving.requests import faults, features_model
 
 FOLDER = "user_tower_raw"
+LONGEST_REASON = 200  # letters: TensorFlow's may quote what was sent
+
+
+class FeaturesError(ValueError):
+    """What is wrong with features that the tower makes no vector of."""
 
 
 class UserTower:
@@ -34,8 +40,22 @@ class UserTower:
         self._tower = LoadedRawTower(f"{paths.model}/{FOLDER}")
 
     def vector(self, features: Mapping[str, Any], objective: str | None = None) -> np.ndarray:
-        """Returns a user's vector, (dim,) float32. Without any feature it is the tower's answer for a cold user."""
-        vector: np.ndarray = self._tower.all_vectors([features])[output(objective)][0]
+        """Returns a user's vector, (dim,) float32. Without any feature it is the tower's answer for a cold user.
+
+        Raises: FeaturesError where the tower refuses a feature, or its vector is too large to be compared.
+        """
+        try:
+            vector: np.ndarray = self._tower.all_vectors([features])[output(objective)][0]
+        except tf.errors.InvalidArgumentError as error:
+            reason = " ".join(str(error.message).split())
+            raise FeaturesError(
+                f"the tower refuses a value ({reason[:LONGEST_REASON]}); expected what its card says of each input"
+            ) from error
+        # No vector whose square is infinite is published: between two that are finite, so are all products.
+        if not np.isfinite(np.einsum("i,i", vector, vector)):
+            raise FeaturesError(
+                "the tower's vector is not finite, or too large to be compared; expected smaller numbers"
+            )
         return vector
 
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from dssm import published
+from dssm import locks, published
 from dssm.config import Settings
 from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
 from dssm.retrieval.index import IndexReport, _place, index_items, read_report
-from dssm.retrieval.sinks import Place, Sink, Vectors
+from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
 from dssm.retrieval.sinks.faiss import FaissSink
 from dssm.sections.indexing import Faiss, FaissFlat, SinkKind
 from tests.datasets import make_settings
@@ -38,7 +38,7 @@ class FailingSink(FaissSink):
 
     def __init__(self, settings: Failing, place: Place) -> None:
         super().__init__(Faiss(index=FaissFlat()), place)
-        self.fails = settings.fails
+        self.fails, self.loads = settings.fails, 0
 
     def build(self, version: str, vectors: Vectors) -> None:
         if self.fails == "build":
@@ -53,10 +53,17 @@ class FailingSink(FaissSink):
             raise EngineError("away")
         super().switch(version)
 
+    def load(self, version: str) -> Opened:
+        opened = super().load(version)
+        self.loads += 1
+        if self.fails == "recount" and self.loads > 1:  # as where another dropped some since
+            opened.ids = opened.ids[:-1]  # type: ignore[attr-defined]
+        return opened
+
 
 class Failing(SinkKind):
     kind: Literal["failing"] = "failing"
-    fails: Literal["no", "build", "count", "switch"] = "no"
+    fails: Literal["no", "build", "count", "recount", "switch"] = "no"
 
     def build(self, *args: Any, **_: Any) -> FailingSink:
         return FailingSink(self, *args)
@@ -174,10 +181,17 @@ def test_below_the_gate_no_sink_is_switched(tmp_path: Path) -> None:
     assert [(one.sink, one.switched, bool(one.failures)) for one in report.sinks] == [
         ("good", False, False), ("poor", False, True),
     ]  # fmt: skip
+    assert [(one.sink, one.version) for one in report.answering] == list(before.items())
+    with pytest.raises(GateError):  # once more: what answered before the first refusal still does
+        index_items(worse)
+    again = read_report(settings.run_folder)
+    assert again is not None
+    assert again.answering == report.answering
     sinks["poor"]["min_recall"] = {10: 0.05}  # type: ignore[index]
     lower = index_items(settings_of(tmp_path, sinks))
     assert lower is not None
     assert current(settings) == {one.sink: one.version for one in lower.sinks} != before
+    assert (lower.answering, lower.held) == (lower.sinks, [])
 
 
 def test_a_count_that_is_off_is_refused(tmp_path: Path) -> None:
@@ -186,6 +200,36 @@ def test_a_count_that_is_off_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"index\.sinks\.mine: 150 vectors, expected 300"):
         index_items(settings)
     assert current(settings) == {"mine": None}
+
+
+def test_what_another_took_since_the_measuring_is_noticed(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, {"good": {"index": "flat"}, "mine": {"kind": "failing", "fails": "recount"}})
+    publish(settings, "v0")
+    message = r"index\.sinks\.mine: 299 vectors just before the switch, 300 before; no sink was switched"
+    with pytest.raises(GateError, match=message):
+        index_items(settings)
+    assert current(settings) == {"good": None, "mine": None}
+
+
+def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of(tmp_path, {"mine": {"kind": "failing"}})
+    publish(settings, "v0")
+    location = f"{settings.root}/{settings.name}/index"
+    with monkeypatch.context() as patched:
+        patched.setattr(locks, "WAIT_S", 0.0)
+        with locks.locked(location), pytest.raises(UserError, match=r"index: .*, process \d+ has been changing it for"):
+            index_items(settings)
+    assert current(settings) == {"mine": None}
+    held = {}
+
+    def dropped(sink: Sink) -> list[str]:
+        held["while it drops"] = list(Path(location).glob(f"{locks.PREFIX}*"))
+        return []
+
+    monkeypatch.setattr(FailingSink, "drop_old", dropped)
+    index_items(settings)
+    assert held["while it drops"]
+    assert list(Path(location).glob(f"{locks.PREFIX}*")) == []
 
 
 def test_an_engine_that_fails_is_named_and_a_rerun_goes_on(tmp_path: Path) -> None:

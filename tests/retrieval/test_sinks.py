@@ -11,13 +11,14 @@ import pyarrow as pa
 import pytest
 
 from dssm.errors import UserError
-from dssm.retrieval.sinks import Place, Sink, Vectors, default_probes, ids_at
+from dssm.retrieval.sinks import VERSION, Place, Sink, Vectors, default_probes, ids_at, version_name
 from dssm.retrieval.sinks.faiss import in_memory
 from dssm.sections.indexing import Annoy, Faiss, FaissFlat, FaissHnsw, FaissIvf, FaissPq, Index, Milvus, Redis
 from tests.serving.engines import redis_server
 from tests.serving.tables import unit_rows
 
 ROWS, DIM = 300, 8
+FIRST, SECOND, THIRD = (version_name(f"2024-01-0{day}", "v1") for day in (1, 2, 3))
 QUERIES = unit_rows(20, DIM, seed=9)
 Make = Callable[..., Sink]
 
@@ -79,7 +80,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
 
 
 def test_versions_from_the_first_to_the_last(make: Make) -> None:
-    sink, versions = make(), ["20240101_a", "20240102_b", "20240103_c"]
+    sink, versions = make(), [FIRST, SECOND, THIRD]
     assert (sink.versions(), sink.current(), sink.previous()) == ([], None, None)
     for number, version in enumerate(versions):
         matrix = unit_rows(ROWS, DIM, seed=number)
@@ -117,12 +118,12 @@ def test_what_a_killed_run_left_is_built_anew(make: Make) -> None:
 
     whole = vectors_of(matrix)
     with pytest.raises(KeyboardInterrupt):
-        sink.build("20240101_a", Vectors(ROWS, DIM, broken, matrix, 1.0))
-    assert not sink.is_whole("20240101_a", ROWS)
+        sink.build(FIRST, Vectors(ROWS, DIM, broken, matrix, 1.0))
+    assert not sink.is_whole(FIRST, ROWS)
     assert sink.current() is None
-    sink.build("20240101_a", whole)
-    assert sink.is_whole("20240101_a", ROWS)
-    with sink.opened("20240101_a") as opened:
+    sink.build(FIRST, whole)
+    assert sink.is_whole(FIRST, ROWS)
+    with sink.opened(FIRST) as opened:
         assert opened.count == ROWS
         assert "gone" not in opened.search(QUERIES, ROWS).ids
 
@@ -130,8 +131,8 @@ def test_what_a_killed_run_left_is_built_anew(make: Make) -> None:
 @pytest.mark.parametrize("make", ENGINES, indirect=True)
 def test_more_asked_for_than_there_is(make: Make) -> None:
     sink, matrix = make(), unit_rows(200, DIM)
-    sink.build("20240101_a", vectors_of(matrix))
-    with sink.opened("20240101_a") as opened:
+    sink.build(FIRST, vectors_of(matrix))
+    with sink.opened(FIRST) as opened:
         hits = opened.search(QUERIES[:2], 250)
     real = hits.ids != None  # noqa: E711  (element by element)
     assert (np.isneginf(hits.scores) == ~real).all()
@@ -143,8 +144,8 @@ def test_more_asked_for_than_there_is(make: Make) -> None:
 def test_vectors_of_any_norm_rank_by_inner_product(make: Make) -> None:
     matrix = unit_rows(ROWS, DIM) * np.random.default_rng(1).uniform(0.2, 3, (ROWS, 1)).astype(np.float32)
     sink = make()
-    sink.build("20240101_a", vectors_of(matrix, norm=None))
-    with sink.opened("20240101_a") as opened:
+    sink.build(FIRST, vectors_of(matrix, norm=None))
+    with sink.opened(FIRST) as opened:
         hits = opened.search(QUERIES, 5)
     ids, scores = exact(matrix, 5)
     assert hits.ids.tolist() == ids.tolist()
@@ -155,9 +156,9 @@ def test_annoy_takes_angles_only_where_all_norms_are_one(tmp_path: Path) -> None
     for norm, metric in ((1.0, "angular"), (2.5, "angular"), (None, "dot")):
         sink = Annoy(trees=40, search_k=4000).build(Place("a", "p", f"{tmp_path}/{norm}"))
         matrix = unit_rows(ROWS, DIM) * (norm or 1)
-        sink.build("20240101_a", vectors_of(matrix, norm))
+        sink.build(FIRST, vectors_of(matrix, norm))
         assert sink._metric(norm) == metric
-        with sink.opened("20240101_a") as opened:
+        with sink.opened(FIRST) as opened:
             found = opened.search(3 * QUERIES, 1).scores
         np.testing.assert_allclose(found, 3 * exact(matrix, 1)[1], rtol=1e-4)
 
@@ -173,7 +174,7 @@ def test_annoy_takes_angles_only_where_all_norms_are_one(tmp_path: Path) -> None
 def test_parameters_that_do_not_fit_the_vectors(settings: Faiss, message: str, tmp_path: Path) -> None:
     sink = settings.build(Place("mine", "p", str(tmp_path)))
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
-        sink.build("20240101_a", vectors_of(unit_rows(ROWS, DIM)))
+        sink.build(FIRST, vectors_of(unit_rows(ROWS, DIM)))
     assert sink.versions() == []
 
 
@@ -194,14 +195,35 @@ def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
         Faiss().build(Place("mine", "p", str(tmp_path))).current()
 
 
+def test_folders_of_others_stay(tmp_path: Path) -> None:
+    others = {"notes", "version=mine", "version=20240101", f"version={FIRST}_copy", ".version=mine.tmp", FIRST}
+    for name in others:
+        (tmp_path / name).mkdir()
+    sink = Faiss(index=FaissFlat()).build(Place("mine", "p", str(tmp_path)))
+    for version in (FIRST, SECOND, THIRD):
+        sink.build(version, vectors_of(unit_rows(ROWS, DIM)))
+        sink.switch(version)
+    (tmp_path / f".version={FIRST}.tmp").mkdir()  # a killed run's
+    assert sink.drop_old() == [FIRST]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*others, "_current", f"version={SECOND}", f"version={THIRD}"}
+
+
+def test_a_versions_name_is_its_date_and_a_digest() -> None:
+    assert version_name("2024-01-08", "v1") == "20240108_964b4bf2932b9233"
+    assert len({version_name("2024-01-01", *parts) for parts in (("v1",), ("v2",), ("v1", ""))}) == 3
+    assert VERSION.fullmatch(FIRST)
+    assert not any(map(VERSION.fullmatch, ("20240101_964B4BF2932B9233", f"{FIRST}0", "ectors", "")))
+
+
 def test_folders_on_another_file_system() -> None:
     matrix = unit_rows(ROWS, DIM)
     for settings in (Faiss(index=FaissFlat()), Annoy(trees=40, search_k=4000)):
         sink = settings.build(Place("mine", "p", f"memory://indexes/{settings.kind}"))
-        sink.build("20240101_a", vectors_of(matrix))
-        sink.switch("20240101_a")
-        assert (sink.versions(), sink.current()) == (["20240101_a"], "20240101_a")
-        with sink.opened("20240101_a") as opened:
+        sink.build(FIRST, vectors_of(matrix))
+        sink.switch(FIRST)
+        assert (sink.versions(), sink.current()) == ([FIRST], FIRST)
+        with sink.opened(FIRST) as opened:
             assert opened.search(QUERIES, 1).ids[:, 0].tolist() == exact(matrix, 1)[0][:, 0].tolist()
 
 

@@ -12,7 +12,7 @@ from dssm.errors import UserError
 from dssm.retrieval.sinks import Place
 from dssm.retrieval.sinks.milvus import MilvusSink, _connected
 from dssm.sections.indexing import Milvus, MilvusAuto, MilvusFlat, MilvusHnsw, MilvusIvf
-from tests.retrieval.test_sinks import DIM, QUERIES, exact, vectors_of
+from tests.retrieval.test_sinks import DIM, FIRST, QUERIES, SECOND, THIRD, exact, vectors_of
 from tests.serving.tables import unit_rows
 
 MATRIX = unit_rows(60, DIM)
@@ -51,25 +51,36 @@ class FakeServer:
 
 
 def test_a_servers_alias_is_altered_last() -> None:
-    server = FakeServer("posts_v20240101_a", "posts_v20240102_b", "posts_v20240103_c", "others")
+    server = FakeServer(f"posts_v{FIRST}", f"posts_v{SECOND}", f"posts_v{THIRD}", "others")
     settings = Milvus(uri="http://milvus:19530", collection="posts")
     sink = MilvusSink(settings, Place("m", "p", ""), server)  # type: ignore[arg-type]
     assert (sink.versions(), sink.current(), sink.previous()) == (
-        ["20240101_a", "20240102_b", "20240103_c"], None, None,
+        [FIRST, SECOND, THIRD], None, None,
     )  # fmt: skip
     for version in sink.versions():
         sink.switch(version)
         sink.switch(version)
     assert server.moves == [
-        "create posts → posts_v20240101_a",
-        "create posts_before → posts_v20240101_a",
-        "alter posts → posts_v20240102_b",
-        "alter posts_before → posts_v20240102_b",
-        "alter posts → posts_v20240103_c",
+        f"create posts → posts_v{FIRST}",
+        f"create posts_before → posts_v{FIRST}",
+        f"alter posts → posts_v{SECOND}",
+        f"alter posts_before → posts_v{SECOND}",
+        f"alter posts → posts_v{THIRD}",
     ]
-    assert (sink.current(), sink.previous()) == ("20240103_c", "20240102_b")
-    assert sink.drop_old() == ["20240101_a"]
-    assert server.collections == ["posts_v20240102_b", "posts_v20240103_c", "others"]
+    assert (sink.current(), sink.previous()) == (THIRD, SECOND)
+    assert sink.drop_old() == [FIRST]
+    assert server.collections == [f"posts_v{SECOND}", f"posts_v{THIRD}", "others"]
+
+
+def test_collections_of_others_stay() -> None:
+    others = ["items_vectors", "items_views", "items_v2", f"items_v{FIRST}_copy", f"old_items_v{FIRST}"]
+    server = FakeServer(*others, *(f"items_v{version}" for version in (FIRST, SECOND, THIRD)))
+    sink = MilvusSink(Milvus(uri="http://milvus:19530", collection="items"), Place("m", "p", ""), server)  # type: ignore[arg-type]
+    assert sink.versions() == [FIRST, SECOND, THIRD]
+    sink.switch(SECOND)
+    sink.switch(THIRD)
+    assert sink.drop_old() == [FIRST]
+    assert server.collections == [*others, f"items_v{SECOND}", f"items_v{THIRD}"]
 
 
 def test_the_index_that_a_server_is_asked_for() -> None:
@@ -88,14 +99,17 @@ def test_the_index_that_a_server_is_asked_for() -> None:
 def test_milvus_lite_and_its_pointer(index: Any, tmp_path: Path) -> None:
     sink = MilvusSink(Milvus(uri=f"{tmp_path}/own.db", collection="posts", index=index), Place("m", "p", ""))
     try:
-        sink.build("20240101_a", vectors_of(MATRIX))
-        with sink.opened("20240101_a") as opened:
+        sink.build(FIRST, vectors_of(MATRIX))
+        with sink.opened(FIRST) as opened:
             assert opened.search(QUERIES, 5).ids.tolist() == exact(MATRIX, 5)[0].tolist()
-        described = sink.client.describe_collection("posts_v20240101_a")["description"]
+        described = sink.client.describe_collection(f"posts_v{FIRST}")["description"]
         assert json.loads(described) == {"rows": 60, "model_version": "m1"}
-        sink.switch("20240101_a")
+        sink.switch(FIRST)
         pointer = json.loads((tmp_path / "own.db.posts.current").read_text())
-        assert pointer == {"version": "20240101_a", "previous": None}
+        assert pointer == {"version": FIRST, "previous": None}
+        sink.client.create_collection("posts_views", dimension=4)  # another's: `posts_v` begins its name as well
+        assert (sink.versions(), sink.drop_old()) == ([FIRST], [])
+        assert set(sink.client.list_collections()) == {f"posts_v{FIRST}", "posts_views"}
     finally:
         sink.close()
 

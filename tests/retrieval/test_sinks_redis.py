@@ -15,7 +15,7 @@ from dssm.errors import UserError
 from dssm.retrieval.sinks import Place
 from dssm.retrieval.sinks.redis import RedisSink
 from dssm.sections.indexing import FaissFlat, FaissHnsw, Redis
-from tests.retrieval.test_sinks import DIM, QUERIES, vectors_of
+from tests.retrieval.test_sinks import DIM, FIRST, QUERIES, SECOND, THIRD, vectors_of
 from tests.serving.engines import redis_server
 from tests.serving.tables import unit_rows
 
@@ -44,41 +44,51 @@ def server(redis_url: str) -> redis.Redis:
 
 def test_a_hash_an_item_and_one_key_that_is_switched(server: redis.Redis, redis_url: str, password: str) -> None:
     sink = RedisSink(Redis(url=redis_url, password_env=password, rows_per_pipeline=7), PLACE)
-    sink.build("20240101_a", vectors_of(MATRIX))
-    found: Any = server.hgetall("a_feed_cache:items:20240101_a:item7")
+    sink.build(FIRST, vectors_of(MATRIX))
+    found: Any = server.hgetall(f"a_feed_cache:items:{FIRST}:item7")
     assert found.pop(b"vector") == MATRIX[7].tobytes()
     assert found == {b"id": b"item7", b"model_version": b"m1"}
     assert server.get("a_feed_cache:items:current") is None
-    sink.switch("20240101_a")
-    sink.build("20240102_b", vectors_of(MATRIX))
-    sink.switch("20240102_b")
-    assert server.get("a_feed_cache:items:current") == b"20240102_b"
-    assert server.get("a_feed_cache:items:previous") == b"20240101_a"
+    sink.switch(FIRST)
+    sink.build(SECOND, vectors_of(MATRIX))
+    sink.switch(SECOND)
+    assert server.get("a_feed_cache:items:current") == SECOND.encode()
+    assert server.get("a_feed_cache:items:previous") == FIRST.encode()
     assert server.dbsize() == 2 * len(MATRIX) + 2
-    assert (sink.how, server.ttl("a_feed_cache:items:20240102_b:item7")) == ("fetch", -1)
-    assert "s3cret" not in sink.place("20240102_b")
+    assert (sink.how, server.ttl(f"a_feed_cache:items:{SECOND}:item7")) == ("fetch", -1)
+    assert "s3cret" not in sink.place(SECOND)
 
 
 def test_a_lifetime_is_set_anew_by_each_run(server: redis.Redis, redis_url: str, password: str) -> None:
     sink = RedisSink(Redis(url=redis_url, password_env=password, ttl_hours=2), PLACE)
-    sink.build("20240101_a", vectors_of(MATRIX))
-    sink.switch("20240101_a")
-    server.expire("a_feed_cache:items:20240101_a:item3", 10)
-    assert not sink.is_whole("20240101_a", len(MATRIX))  # so that index_items writes it again
-    sink.build("20240101_a", vectors_of(MATRIX))
-    keys: Any = server.keys("a_feed_cache:items:20240101_a:*")
+    sink.build(FIRST, vectors_of(MATRIX))
+    sink.switch(FIRST)
+    server.expire(f"a_feed_cache:items:{FIRST}:item3", 10)
+    assert not sink.is_whole(FIRST, len(MATRIX))  # so that index_items writes it again
+    sink.build(FIRST, vectors_of(MATRIX))
+    keys: Any = server.keys(f"a_feed_cache:items:{FIRST}:*")
     assert len(keys) == len(MATRIX)
     assert all(7190 < server.ttl(key) <= 7200 for key in [*keys, "a_feed_cache:items:current"])  # type: ignore[operator]
 
 
 def test_keys_of_others_stay(server: redis.Redis, redis_url: str, password: str) -> None:
-    server.set("a_feed_cache:other", "1")
-    server.set("xa_feed_cache:items:20240101_a:item3", "1")
-    sink = RedisSink(Redis(url=redis_url, password_env=password), PLACE)
-    sink.build("20240101_a", vectors_of(MATRIX))
-    assert sink.versions() == ["20240101_a"]
-    sink.drop("20240101_a")
-    assert sorted(server.keys("*")) == [b"a_feed_cache:other", b"xa_feed_cache:items:20240101_a:item3"]  # type: ignore[arg-type]
+    """Of a prefix that is shared: what is not `PREFIX:VERSION:…` belongs to someone else."""
+    others = [
+        f"shop{rest}".encode() for rest in (":session:42", ":cart:7", ":items:20240101:3", f":x{FIRST}:item3", ":one")
+    ]
+    others += [f"xshop:{FIRST}:item3".encode(), b"shop:\xff:1"]
+    for key in others:
+        server.set(key, "1")
+    sink = RedisSink(Redis(url=redis_url, password_env=password, prefix="shop"), PLACE)
+    assert (sink.versions(), sink.drop_old()) == ([], [])
+    for version in (FIRST, SECOND, THIRD):
+        sink.build(version, vectors_of(MATRIX))
+        sink.switch(version)
+    assert sink.versions() == [FIRST, SECOND, THIRD]
+    assert sink.drop_old() == [FIRST]
+    for version in (SECOND, THIRD):
+        sink.drop(version)
+    assert sorted(server.keys("*")) == sorted([*others, b"shop:current", b"shop:previous"])  # type: ignore[arg-type]
 
 
 def test_a_password_is_read_from_the_environment_and_never_told(
@@ -145,20 +155,20 @@ def test_what_redisearch_is_asked() -> None:
     client = FakeSearch()
     sink = RedisSink(Redis(search=FaissHnsw(links=16)), PLACE, client)
     assert sink.how == "index"
-    assert sink.index_command("20240101_a", DIM) == [
-        "FT.CREATE", "a_feed_cache:items:20240101_a", "ON", "HASH", "PREFIX", 1, "a_feed_cache:items:20240101_a:",
+    assert sink.index_command(FIRST, DIM) == [
+        "FT.CREATE", f"a_feed_cache:items:{FIRST}", "ON", "HASH", "PREFIX", 1, f"a_feed_cache:items:{FIRST}:",
         "SCHEMA", b"vector", "VECTOR", "HNSW", 12, "TYPE", "FLOAT32", "DIM", DIM, "DISTANCE_METRIC", "IP",
         "M", 16, "EF_CONSTRUCTION", 200, "EF_RUNTIME", 128,
     ]  # fmt: skip
     assert RedisSink(Redis(search=FaissFlat()), PLACE, client).index_command("v", DIM)[-7:] == [
         6, "TYPE", "FLOAT32", "DIM", DIM, "DISTANCE_METRIC", "IP",
     ]  # fmt: skip
-    with sink.opened("20240101_a") as opened:
+    with sink.opened(FIRST) as opened:
         assert opened.count == 50
         hits = opened.search(QUERIES[:1], 3)
     assert hits.ids.tolist() == [["item7", "item1", None]]
     np.testing.assert_allclose(hits.scores, [[0.75, 0, -np.inf]])
     asked = client.commands[-1]
-    assert asked[:3] == ("FT.SEARCH", "a_feed_cache:items:20240101_a", "*=>[KNN 3 @vector $query AS distance]")
+    assert asked[:3] == ("FT.SEARCH", f"a_feed_cache:items:{FIRST}", "*=>[KNN 3 @vector $query AS distance]")
     assert asked[asked.index("query") + 1] == QUERIES[0].tobytes()
     assert asked[-2:] == ("DIALECT", 2)

@@ -19,7 +19,7 @@ from dssm.manifest import ITEM_ID, ColumnSpec
 from dssm.packing import unpack_all
 from dssm.paths import RunPaths
 from dssm.published import NOT_FINITE, Published, PublishedManifest, VectorType, decoded
-from dssm.scoring.earlier import Earlier
+from dssm.scoring.earlier import Earlier, files_of_rows
 from dssm.scoring.files import NO_ID, REFUSED, FileResult, Scoring, score_file, unreadable
 from dssm.scoring.publish import publish
 from dssm.scoring.score import _measured, commit_files, distinct_keys
@@ -59,7 +59,7 @@ def score_all(scoring: Scoring) -> list[FileResult]:
 
 
 def earlier_of(target: Path, dtype: VectorType = "float32", names: list[str] = NAMES) -> Earlier:
-    return Earlier(str(target), frozenset(names), {"vector": 5}, dtype, "model")
+    return Earlier(str(target), files_of_rows(NAMES, names), {"vector": 5}, dtype, "model")
 
 
 def rows_of(folder: Path) -> dict[str, Any]:

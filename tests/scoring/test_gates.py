@@ -9,12 +9,14 @@ from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
 from dssm.scoring.gates import (
     BASELINE,
     DRIFT,
+    FIRST,
     LAST,
     check,
     content_gates,
     recall_gates,
     refused,
     rollback_gates,
+    unheard,
     unmeasured,
 )
 from dssm.sections import Gate, ItemTable
@@ -22,6 +24,7 @@ from tests.scoring.tables import MADE_AT, manifest_of
 
 KEPT = {"model": {"recall@50": 0.4}, "popularity": {"recall@50": 0.1}, "ease": {"recall@50": 0.4, "recall@10": 0.2}}
 PATH = "run/evaluation.json"
+OLD = "dt=2024-01-07/version=old"
 
 
 def decide(last: PublishedManifest | None = None, kept: Any = KEPT, **gate: Any) -> list[GateDecision]:
@@ -38,7 +41,7 @@ def published_at(recall: float) -> PublishedManifest:
 def test_a_model_above_the_baseline_passes() -> None:
     assert decide() == [
         GateDecision(gate=BASELINE, passed=True, found=0.4, limit=0.1),
-        GateDecision(gate=LAST, passed=True, found=0.4, reason="nothing was published before"),
+        GateDecision(gate=LAST, passed=True, found=0.4, reason=FIRST),
     ]
 
 
@@ -69,7 +72,9 @@ def test_a_margin_of_nothing_lets_the_same_pass() -> None:
 
 def test_a_last_version_that_was_not_evaluated() -> None:
     decision = decide(manifest_of(version="old", date="2024-01-07"))[1]
-    assert (decision.passed, decision.reason) == (True, "version old of 2024-01-07 has no recall@50")
+    reason = "not comparable: version old of 2024-01-07 has no recall@50"
+    assert (decision.passed, decision.reason) == (True, reason)
+    assert unheard([decision]) == [f"gate 'no worse than the last version' has not looked: {reason}"]
 
 
 def test_without_a_baseline_the_last_still_counts() -> None:
@@ -81,6 +86,8 @@ def test_what_was_not_measured_is_said() -> None:
     (decision,) = decide(published_at(0.9), None, better_than="none")
     assert decision == GateDecision(gate=LAST, passed=True, reason=reason)
     assert unmeasured([decision]) == {LAST}
+    assert unheard([decision]) == [f"gate 'no worse than the last version' has not looked: {reason}"]
+    assert unheard([*decide(), *decide(published_at(0.4)), *decide(published_at(0.9))]) == []
     assert unmeasured(decide(published_at(0.4))) == set()
     assert decide(published_at(0.9), None, better_than="none", margin=None) == []
 
@@ -168,15 +175,18 @@ def test_drift_is_a_limit_only_where_one_is_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("previous", "reason"),
+    ("made", "reason"),
     [
-        (None, "not comparable: nothing was published before"),
-        ("dt=2024-01-07/version=old", "not comparable: no row is in the files of dt=2024-01-07/version=old"),
+        ({}, FIRST),
+        ({"previous": OLD}, "not comparable: no row is in the files of dt=2024-01-07/version=old"),
+        ({"previous": OLD, "incomparable": "the file is damaged"}, "not comparable: the file is damaged"),
     ],
 )
-def test_drift_from_nothing_is_said(previous: str | None, reason: str) -> None:
-    decisions = content_gates(ItemTable(min_drift_cosine=0.8), "item_table", manifest_of(previous=previous))
+def test_drift_from_nothing_is_said(made: dict[str, Any], reason: str) -> None:
+    decisions = content_gates(ItemTable(min_drift_cosine=0.8), "item_table", manifest_of(**made))
     assert decisions[-1] == GateDecision(gate=DRIFT, passed=True, limit=0.8, reason=reason)
+    assert unheard(decisions) == ([f"gate 'drift' has not looked: {reason}"] if made else [])
+    assert unheard(content_gates(ItemTable(), "item_table", manifest_of(**made))) == []  # nobody asked for it
 
 
 def test_a_rollback_refuses_what_it_has_left() -> None:

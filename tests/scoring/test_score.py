@@ -16,9 +16,11 @@ from dssm.errors import GateError, UserError
 from dssm.manifest import USER_ID, ColumnSpec
 from dssm.paths import RunPaths
 from dssm.published import Published, VectorType
+from dssm.scoring.gates import DRIFT
+from dssm.sections import Gate
 from tests.datasets import ITEMS, draw_features, feature_columns, make_settings, write_dataset, write_items
 from tests.model.tiny import write_model
-from tests.scoring.tables import DATE, folders, unit_vectors, write_rows
+from tests.scoring.tables import DATE, folders, manifest_of, unit_vectors, write_rows
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -202,6 +204,42 @@ def test_a_reader_of_hive_sees_whole_versions_during_fifty_moves(spark: SparkSes
     assert [str(fault) for fault in faults] == []
     assert set(found) <= wanted
     assert len(found) > 3
+
+
+def test_gates_that_saw_nothing_are_told(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dssm.scoring.items import score_items
+
+    def told() -> str:
+        captured = capsys.readouterr()
+        return " ".join((captured.out + captured.err).split())
+
+    settings = settings_at(tmp_path, "blind", kind="path", min_drift_cosine=0.5, gate=Gate(better_than="none"))
+    write_run(settings)
+    first = score_items(spark, settings)
+    assert "has not looked" not in told()
+    (tmp_path / "tiny").rename(tmp_path / "before")
+    (tmp_path / "before/item_table").rename(tmp_path / "item_table")
+    write_run(settings, "later")
+    (tmp_path / "item_table").rename(tmp_path / "tiny/item_table")
+    Path(RunPaths(settings.run_folder).evaluation).unlink()
+    Path(first.data, first.manifest.files[0].name).write_bytes(b"PAR1")
+    second = score_items(spark, settings)
+    found = told()
+    assert "gate 'no worse than the last version' has not looked: not measured:" in found
+    assert "gate 'drift' has not looked: not comparable:" in found
+    reason = f"{first.data}/{first.manifest.files[0].name} is missing or damaged"
+    assert second.manifest.incomparable == reason
+    assert [gate.reason for gate in second.manifest.gates if gate.gate == DRIFT] == [f"not comparable: {reason}"]
+
+
+def test_why_vectors_can_not_be_compared() -> None:
+    from dssm.scoring.score import _incomparable
+
+    last = Published("folder", manifest_of(version="old", date="2024-01-07", vector_dim=2))
+    assert _incomparable(last, 3) == "the vectors of dt=2024-01-07/version=old are 2 wide, these 3"
+    assert _incomparable(last, 2) == "no row is in the files of dt=2024-01-07/version=old"
 
 
 def test_a_damaged_sample_file_ends_the_job_with_a_message(spark: SparkSession, tmp_path: Path) -> None:

@@ -3,6 +3,14 @@ from __future__ import annotations
 from dssm.serving.metrics import Metrics
 
 
+def test_what_has_not_happened_is_counted_as_none() -> None:
+    """`increase` sees no first failure in a counter that begins with it."""
+    lines = Metrics().text({}, {"version": "v1"}).splitlines()
+    assert "dssm_reload_failures_total 0.0" in lines
+    assert "dssm_reloads_total 0.0" in lines
+    assert "# TYPE dssm_requests_total counter" in lines
+
+
 def test_the_text_is_prometheus() -> None:
     metrics = Metrics()
     for status in (200, 200, 422):

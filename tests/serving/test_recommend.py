@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 
 from dssm import published
@@ -17,7 +19,6 @@ from dssm.packing import unpack_all
 from dssm.paths import RunPaths
 from dssm.report.dataset import open_run
 from dssm.serving.recommend import Recommender, open_recommender
-from dssm.serving.tower import UserTower
 from dssm.serving.view import recommend
 from tests.datasets import ITEMS
 from tests.serving.clients import client_of
@@ -115,9 +116,25 @@ def test_a_vector_that_is_not_finite_is_no_answer(
     recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "request.json").write_text(json.dumps(WHOLE))
-    monkeypatch.setattr(UserTower, "vector", lambda *_: np.array([np.nan, 1], np.float32))
-    with pytest.raises(UserError, match="the tower's vector is not finite; expected smaller numbers"):
+    monkeypatch.setattr(LoadedRawTower, "all_vectors", lambda *_: {"vector": np.array([[np.nan, 1]], np.float32)})
+    with pytest.raises(UserError, match="the tower's vector is not finite, or too large to be compared; expected smal"):
         recommender.for_request(f"{tmp_path}/request.json", 4)
+
+
+def test_a_value_that_the_tower_refuses_is_no_defect(
+    recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(WHOLE))
+
+    def refused(*_: Any) -> None:
+        raise tf.errors.InvalidArgumentError(None, None, "StringToNumberOp could not\nconvert 1e")
+
+    monkeypatch.setattr(LoadedRawTower, "all_vectors", refused)
+    with pytest.raises(UserError) as raised:
+        recommender.for_request(str(path), 4)
+    told = f"--request {path}: the tower refuses a value (StringToNumberOp could not convert 1e); expected"
+    assert (str(raised.value)[: len(told)], raised.value.exit_code) == (told, 2)
 
 
 def test_similar_items_and_an_audience(

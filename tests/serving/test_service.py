@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dssm import published
-from dssm.errors import UserError
+from dssm.errors import GateError, UserError
+from dssm.model.export import LoadedRawTower
 from dssm.paths import RunPaths
 from dssm.report.dataset import open_run
 from dssm.retrieval.index import index_items
 from dssm.serving.loaded import Target, _index, find_target
 from dssm.serving.recommend import open_recommender
 from dssm.serving.service import LARGEST_BODY
-from dssm.serving.tower import UserTower
 from tests.datasets import ITEMS
 from tests.serving.clients import client_of
 from tests.serving.runs import ONLY_SEEN, USERS
@@ -132,11 +133,36 @@ def test_a_body_that_is_too_large(client: TestClient) -> None:
     assert (answer.status_code, answer.json()) == (413, {"detail": "a body has at most 1,048,576 bytes"})
 
 
-def test_a_vector_that_is_not_finite_is_the_callers_fault(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(UserTower, "vector", lambda *_: np.full(5, np.inf, np.float32))
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e38, -1e20])
+def test_a_vector_without_finite_products_is_the_callers_fault(
+    client: TestClient, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoadedRawTower, "all_vectors", lambda *_: {"vector": np.full((1, 5), number, np.float32)})
     answer = client.post("/recommend", json={"features": {"age": 1e300}})
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["body", "features"]
+    (fault,) = answer.json()["detail"]
+    assert (fault["loc"], fault["msg"][:34]) == (["body", "features"], "the tower's vector is not finite, ")
+
+
+def test_a_value_that_the_tower_refuses_is_the_callers_fault(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise tf.errors.InvalidArgumentError(None, None, "could not convert")
+
+    monkeypatch.setattr(LoadedRawTower, "all_vectors", refused)
+    answer = client.post("/recommend", json={"features": {"age": 1}})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["detail"]
+    assert fault["loc"] == ["body", "features"]
+    assert fault["msg"] == "the tower refuses a value (could not convert); expected what its card says of each input"
+
+
+@pytest.mark.parametrize("weight", ["0." + 40 * "0" + "1", 40 * "0" + "1", "1e" + 40 * "0" + "1", "1." + 40 * "0"])
+def test_a_weight_of_many_digits_is_a_number(client: TestClient, weight: str) -> None:
+    short = client.post("/recommend", json={"features": {"liked": [f"topic_id2:{float(weight)!r}", "topic_id3:0.5"]}})
+    long = client.post("/recommend", json={"features": {"liked": [f"topic_id2:{weight}", "topic_id3:0.5"]}})
+    assert (items_of(long), scores_of(long)) == (items_of(short), scores_of(short))
 
 
 def test_health_metrics_and_the_documents(client: TestClient, served: RunPaths) -> None:
@@ -169,11 +195,14 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = ["user_id", "age", "clicked", "liked", "images", "other"]
+WEIGHTS = st.lists(
+    st.from_regex(r"topic_id[0-9]:[-+]?[0-9]{0,50}\.?[0-9]{0,50}(e-?[0-9]{1,40})?", fullmatch=True), max_size=4
+)
 BODIES = st.fixed_dictionaries(
     {},
     optional={
         "user": JSON | st.sampled_from(USERS), "count": JSON | st.integers(1, 20), "seen": JSON, "objective": JSON,
-        "features": st.dictionaries(st.sampled_from(NAMES), JSON, max_size=5) | JSON,
+        "features": st.dictionaries(st.sampled_from(NAMES), JSON | WEIGHTS | WEIGHTS.map(",".join), max_size=5) | JSON,
     },
 )  # fmt: skip
 FUZZ = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -220,11 +249,16 @@ def test_an_index_of_faiss_is_the_one_that_was_switched_to(own_run: RunPaths, cl
     before = find()
     assert before is not None
     assert before.made == ()
-    report = index_items(open_run(own_run).settings.model_copy(update={"root": str(Path(pipeline).parent)}))
+    run_settings = open_run(own_run).settings.model_copy(update={"root": str(Path(pipeline).parent)})
+    report = index_items(run_settings)
     assert report is not None
     target = find()  # another one, so that a service that runs takes the index up
     assert target == Target(before.items, ((None, report.sinks[0].place),))
     assert find_target(location, pipeline, "exact") == before
+    strict = run_settings.index.model_copy(update={"min_recall": {10: 1.1}})
+    with pytest.raises(GateError, match="all answer as before"):
+        index_items(run_settings.model_copy(update={"index": strict}))
+    assert find() == target  # a refusal takes nothing from a service that runs
     for one in (before, target):
         index = _index(one, None, "faiss")
         found = index.places(unit_rows(2, 5), 4)[0]

@@ -11,6 +11,10 @@ import tensorflow as tf
 
 _SURROGATES = range(0xD800, 0xE000)  # code points that are no letters and stand in no UTF-8 text
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"  # what build_samples takes for one
+_PARTS = r"^([-+]?)(\d*)\.?(\d*)(?:[eE]([-+]?)(\d+))?$"  # sign, whole, fraction, the exponent's sign and digits
+_LONGEST = 31  # letters of a number that `tf.strings.to_number` reads: TensorFlow's parser refuses 32, valid or not
+_DIGITS = 19  # more than a float64 tells apart
+_EXPONENT_DIGITS = 9  # an exponent of so many outweighs all digits that a text has
 _WEIGHTED = r"(?s)(.*):([^:]*)"  # the last colon parts id from weight: an id may hold colons itself
 
 
@@ -108,4 +112,25 @@ def real_entries(tokens: tf.RaggedTensor, weights: tf.RaggedTensor) -> tuple[tf.
 def parsed(texts: tf.Tensor) -> tf.Tensor:
     """Returns texts as numbers, float64 of the same shape; NaN for one that is none."""
     texts = trimmed(texts)
-    return tf.strings.to_number(tf.where(tf.strings.regex_full_match(texts, _NUMBER), texts, "nan"), tf.float64)
+    texts = tf.where(tf.strings.regex_full_match(texts, _NUMBER), texts, "nan")
+    long = tf.strings.length(texts) > _LONGEST
+    texts = tf.cond(
+        tf.reduce_any(long), lambda: tf.where(long, _shortened(tf.where(long, texts, "0")), texts), lambda: texts
+    )
+    return tf.strings.to_number(texts, tf.float64)
+
+
+def _shortened(numbers: tf.Tensor) -> tf.Tensor:
+    """Returns texts of numbers, of any length, as texts of at most `_LONGEST` letters: ±0.DIGITSe±EXPONENT."""
+    sign, whole, fraction, exponent_sign, exponent = (
+        tf.strings.regex_replace(numbers, _PARTS, rf"\{place}") for place in range(1, 6)
+    )
+    whole = tf.strings.regex_replace(whole, "^0+", "")
+    digits = whole + fraction
+    significant = tf.strings.regex_replace(digits, "^0+", "")
+    given = tf.strings.substr(tf.strings.regex_replace(exponent, "^0+", ""), 0, _EXPONENT_DIGITS)
+    power = tf.strings.to_number("0" + given, tf.int64)
+    power = tf.where(tf.equal(exponent_sign, "-"), -power, power)
+    power += tf.cast(tf.strings.length(whole) - tf.strings.length(digits) + tf.strings.length(significant), tf.int64)
+    power = tf.clip_by_value(power, -9999, 9999)  # far beyond a float64 on both sides
+    return sign + "0." + tf.strings.substr(significant, 0, _DIGITS) + "0e" + tf.strings.as_string(power)

@@ -1,13 +1,15 @@
 """Engines that hold the published vectors, behind one interface.
 
 A version is built beside the ones that are read, opened, counted and searched; then the alias moves to it, and what is
-older than the one before goes. A version's name begins with its date, so that names sort by it.
+older than the one before goes. A version's name begins with its date, so that names sort by it. An engine may be
+shared: what beside a sink's versions begins with its name is another's, and stays.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -15,7 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dssm import storage
+
 Batches = Iterator[tuple[pa.Array, np.ndarray]]
+VERSION = re.compile(r"\d{8}_[0-9a-f]{16}", re.ASCII)
+
+
+def version_name(date: str, *parts: str) -> str:
+    """Returns the name of a version: its date, YYYY-MM-DD, and a digest of what it is made of.
+
+    >>> version_name("2024-01-08", "v1")
+    '20240108_964b4bf2932b9233'
+    """
+    return f"{date.replace('-', '')}_{storage.digest(*parts)}"
 
 
 @dataclass(frozen=True)
@@ -87,8 +101,12 @@ class Sink(ABC):
     errors: tuple[type[Exception], ...] = ()  # of the engine, that a user can mend
 
     @abstractmethod
+    def names(self) -> Iterable[str]:
+        """Returns what stands in the engine where a version's name would, whatever wrote it."""
+
     def versions(self) -> list[str]:
         """Returns all versions, whole or not, sorted."""
+        return sorted({name for name in self.names() if VERSION.fullmatch(name)})
 
     @abstractmethod
     def current(self) -> str | None:

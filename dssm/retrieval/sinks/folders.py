@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dssm import storage
 from dssm.errors import UserError
-from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
+from dssm.retrieval.sinks import VERSION, Opened, Place, Sink, Vectors
 
 CURRENT, DESCRIPTION, IDS = "_current", "index.json", "ids.parquet"
 VERSION_FOLDER = "version="
@@ -82,9 +82,10 @@ class FolderSink(Sink):
     def place(self, version: str) -> str:
         return f"{self.folder}/{VERSION_FOLDER}{version}"
 
-    def versions(self) -> list[str]:
-        names = storage.folder_names(self.folder)
-        return [name.removeprefix(VERSION_FOLDER) for name in names if name.startswith(VERSION_FOLDER)]
+    def names(self) -> Iterator[str]:
+        for name in storage.folder_names(self.folder):
+            if name.startswith(VERSION_FOLDER):
+                yield name.removeprefix(VERSION_FOLDER)
 
     def current(self) -> str | None:
         alias = read_alias(f"{self.folder}/{CURRENT}")
@@ -125,7 +126,8 @@ class FolderSink(Sink):
 
     def drop_old(self) -> list[str]:
         for name in storage.folder_names(self.folder):
-            if name.startswith(f".{VERSION_FOLDER}"):  # what killed runs left
+            start, _, rest = name.partition(VERSION_FOLDER)
+            if start == "." and VERSION.match(rest):  # what killed runs left
                 storage.remove(f"{self.folder}/{name}")
         return super().drop_old()
 

@@ -65,10 +65,11 @@ class MilvusSink(Sink):
     def place(self, version: str) -> str:
         return f"{self.file or self.settings.uri} {self._collection(version)}"
 
-    def versions(self) -> list[str]:
+    def names(self) -> Iterator[str]:
         start = self._collection("")
-        names = [name for name in self.client.list_collections() if name.startswith(start)]
-        return sorted(name.removeprefix(start) for name in names)
+        for name in self.client.list_collections():
+            if name.startswith(start):
+                yield name.removeprefix(start)
 
     def current(self) -> str | None:
         if self.file is not None:

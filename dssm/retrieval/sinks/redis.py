@@ -58,10 +58,10 @@ class RedisSink(Sink):
     def place(self, version: str) -> str:
         return f"{self.settings.url} {self._keys(version)}*"
 
-    def versions(self) -> list[str]:
-        start = f"{self.prefix}:".encode()
-        rests = (key.removeprefix(start) for key in self.client.scan_iter(match=f"{self.prefix}:*:*", count=SCAN_COUNT))
-        return sorted({rest.partition(b":")[0].decode() for rest in rests})
+    def names(self) -> Iterator[str]:
+        start = f"{self.prefix}:"
+        for key in self.client.scan_iter(match=f"{_escaped(start)}*:*", count=SCAN_COUNT):
+            yield key.removeprefix(start.encode()).partition(b":")[0].decode(errors="replace")  # another's may be bytes
 
     def current(self) -> str | None:
         return self._text("current")
