@@ -39,9 +39,11 @@ from dssm.manifest import (
 )
 from dssm.packing import pack, unpack
 from dssm.samples.days import DAY_MS, local_days
-from dssm.samples.encoding import Lists, encode_event_time, encode_history, encode_numbers
+from dssm.samples.history_encoding import encode_history
 from dssm.samples.lookups import Lookups
+from dssm.samples.number_encoding import encode_event_time, encode_numbers
 from dssm.samples.profiles import found_column
+from dssm.samples.ragged import Lists
 from dssm.samples.timeline import sorted_places
 from dssm.samples.user_pass import (
     CLICKED_ITEMS,

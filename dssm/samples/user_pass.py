@@ -32,11 +32,12 @@ from dssm.manifest import (
 from dssm.packing import pack, unpack
 from dssm.samples.candidates import ItemLists
 from dssm.samples.days import DAY_MS
-from dssm.samples.encoding import Lists, encode_features
+from dssm.samples.encoding import encode_features
 from dssm.samples.exact_ranks import top_ranks
 from dssm.samples.lookups import Lookups
 from dssm.samples.negatives import Clicked, PositiveRows, sample_negatives
 from dssm.samples.profiles import NOTHING, ProfileEncoder, PublishedUsers, UserVocabulary
+from dssm.samples.ragged import Lists
 from dssm.samples.splitmix import mixed
 from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first, sorted_places
 from dssm.samples.words import Words

@@ -24,7 +24,10 @@ from dssm.model.raw.lookup import TokenTable
 from dssm.model.raw.strings import lower_case, parsed, trimmed, white_space
 from dssm.packing import unpack
 from dssm.samples import hashing
-from dssm.samples.encoding import Lists, Tables, Vectors, encode_features, encode_history, item_codes
+from dssm.samples.encoding import encode_features
+from dssm.samples.history_encoding import encode_history, item_codes
+from dssm.samples.lookup_tables import Tables, Vectors
+from dssm.samples.ragged import Lists
 from dssm.sections import History, VectorTable
 
 TOKENS = ["b:c", "a", "007", "é日", "x y", "0"]

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from dssm.features import AnyFeature
 from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, SourceCounts
 from dssm.packing import unpack
-from dssm.samples.encoding import Tables, encode_features
+from dssm.samples.encoding import encode_features
+from dssm.samples.lookup_tables import Tables
 from tests.samples.feed import TinyFeed, ms, quarantined_rows, read_all_events
 
 if TYPE_CHECKING:
