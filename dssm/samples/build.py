@@ -72,6 +72,7 @@ from dssm.samples.files import (
 from dssm.samples.log import Log, by_task
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
 from dssm.samples.profiles import PublishedUsers, UserVocabulary
+from dssm.samples.published import read_published
 from dssm.samples.rows import (
     USER,
     TrainingWindow,
@@ -91,7 +92,7 @@ from dssm.samples.rows import (
     with_item_index,
 )
 from dssm.samples.sources import ID, Quarantine
-from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile, read_published, read_vectors
+from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile
 from dssm.samples.user_pass import (
     ORDER,
     TASK,
@@ -99,6 +100,7 @@ from dssm.samples.user_pass import (
     UserPass,
     output_fields,
 )
+from dssm.samples.vectors import read_vectors
 from dssm.samples.vocabulary import (
     fixed_vocabularies,
     frozen_files,

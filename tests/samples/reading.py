@@ -59,7 +59,7 @@ class Reader:
         return read_profile(self.spark, settings, name, users, quarantine)
 
     def vectors(self) -> DataFrame:
-        from dssm.samples.tables import read_vectors
+        from dssm.samples.vectors import read_vectors
 
         settings, quarantine = self._start()
         return read_vectors(self.spark, settings, "post", settings.vectors["post"], quarantine)

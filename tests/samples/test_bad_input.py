@@ -363,7 +363,7 @@ def unique(rows: list[dict[str, Cell]], key: str, fix: Callable[[str, int], str]
 
 
 def test_vectors(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.tables import read_vectors
+    from dssm.samples.vectors import read_vectors
 
     rows = unique(drawn(VECTOR, 500), "post_id", lambda value, number: f"{value}#{number}")
     values = plain(rows)

@@ -38,7 +38,7 @@ def read(
     spark: SparkSession, folder: Path, place: str, name: str = ITEMS, width: int | None = None, key: str = "item_id"
 ) -> tuple[dict[str, list[float]], int]:
     """Reads the vectors as on the 10th of January 2024."""
-    from dssm.samples.tables import read_published
+    from dssm.samples.published import read_published
 
     rows, found = read_published(spark, TinyFeed(folder).settings(), name, place, key, "vector", width)
     return {row["id"]: row["values"] for row in rows.collect()}, found
