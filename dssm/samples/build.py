@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -71,6 +72,8 @@ from dssm.samples.files import (
 )
 from dssm.samples.log import Log, by_task
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
+from dssm.samples.pass_columns import ORDER, TASK, output_fields
+from dssm.samples.pass_plan import PassPlan, Router
 from dssm.samples.profiles import PublishedUsers, UserVocabulary
 from dssm.samples.published import read_published
 from dssm.samples.rows import (
@@ -93,13 +96,7 @@ from dssm.samples.rows import (
 )
 from dssm.samples.sources import ID, Quarantine
 from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile
-from dssm.samples.user_pass import (
-    ORDER,
-    TASK,
-    Router,
-    UserPass,
-    output_fields,
-)
+from dssm.samples.user_pass import user_pass
 from dssm.samples.vectors import read_vectors
 from dssm.samples.vocabulary import (
     fixed_vocabularies,
@@ -362,12 +359,13 @@ class _Build:
             keys = task_keys(tasks)
             router = Router(files, tuple(keys[number % tasks] for number in range(len(names))))
             plan = self._user_pass(router)
+            run = partial(user_pass, plan)
             maker = self._file_maker(plan, names, columns)
             rows = by_task(self._pass_slices(plan), self._pass_tasks())
             slices = _spark_schema([(TASK, pa.int32()), (SLICE, pa.binary())])
             if maker.with_items:
-                fields = output_fields(plan)
-                made = rows.mapInArrow(gathered(filled(plan.run, fields)), _spark_schema(fields))
+                fields = output_fields(plan.targets, plan.histories)
+                made = rows.mapInArrow(gathered(filled(run, fields)), _spark_schema(fields))
                 own = set(columns["train"]) - {ITEM_INDEX, *made.columns}
                 items = self.spark.read.parquet(*self.lookups.item_files)
                 items = items.select(ITEM_INDEX, *[name for name in items.columns if name in own])
@@ -377,7 +375,7 @@ class _Build:
                 made = made.withColumn("__item", spread).join(items, "__item", "left").drop("__item")
                 made = made.mapInArrow(scattered(iter, TASK), slices)
             else:
-                made = rows.mapInArrow(gathered(scattered(plan.run, TASK)), slices)
+                made = rows.mapInArrow(gathered(scattered(run, TASK)), slices)
             for part in PARTS:
                 storage.make_folder(f"{self.folder}/{part}")
             written = (
@@ -436,13 +434,13 @@ class _Build:
             "interactions": INTERACTION_COLUMNS,
         }
 
-    def _user_pass(self, router: Router) -> UserPass:
+    def _user_pass(self, router: Router) -> PassPlan:
         settings = self.settings
         vocabularies = user_vocabularies(settings, self.providers, self.lookups)
         looked_up = {name for vocabulary in vocabularies for name in vocabulary.features}
         of_id = [f for f in provided_features(settings, self.providers, USER) if f.name not in looked_up]
         tables = [profile_encoder(settings, self.providers, name, self.lookups) for name in settings.profiles]
-        return UserPass(
+        return PassPlan(
             sources=tuple(settings.sources),
             targets=tuple(settings.target_names),
             histories=settings.histories,
@@ -462,7 +460,7 @@ class _Build:
         )
 
     def _file_maker(
-        self, plan: UserPass, names: tuple[tuple[str, str], ...], columns: Mapping[str, Mapping[str, ColumnSpec]]
+        self, plan: PassPlan, names: tuple[tuple[str, str], ...], columns: Mapping[str, Mapping[str, ColumnSpec]]
     ) -> FileMaker:
         settings = self.settings
         words: dict[str, ColumnSpec] = {}
@@ -484,7 +482,7 @@ class _Build:
             with_items=size > settings.samples.broadcast_mb * 2**20,
         )
 
-    def _pass_slices(self, plan: UserPass) -> DataFrame:
+    def _pass_slices(self, plan: PassPlan) -> DataFrame:
         """Slices of a row an event that is a sample or may be known to one, and of a row a profile's row."""
         slices, buckets = self.log.slices, self.log.buckets
         for number, encoder in enumerate(plan.profiles):

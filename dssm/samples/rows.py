@@ -47,10 +47,10 @@ from dssm.samples.exchange import Batches
 from dssm.samples.files import Encoder
 from dssm.samples.log import BUCKETED, CANDIDATES, EVENTS, LAST, Log, bucketed
 from dssm.samples.lookups import Lookups, group_column
+from dssm.samples.pass_columns import KIND, WORDS
 from dssm.samples.profiles import OlderList, ProfileEncoder, PublishedUsers, UserVocabulary
 from dssm.samples.sources import ID, is_not_utf8, need_columns, quoted
 from dssm.samples.tables import VALID_FROM
-from dssm.samples.user_pass import KIND, WORDS
 from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statistics, token_counts
 from dssm.sections import GroupNegatives
 

@@ -125,7 +125,8 @@ class TaskFeed:
         Returns: rows of each dataset as Python values.
         """
         from dssm.samples.build import _Build
-        from dssm.samples.user_pass import Router
+        from dssm.samples.pass_plan import Router
+        from dssm.samples.user_pass import user_pass
 
         settings, folder = self.settings(), self.folder / name
         for part in PARTS:
@@ -147,7 +148,7 @@ class TaskFeed:
         made = [
             batch
             for task in range(tasks)
-            for batch in plan.run(_as_sent(table.filter(pa.compute.equal(task_of, task))))
+            for batch in user_pass(plan, _as_sent(table.filter(pa.compute.equal(task_of, task))))
         ]
         list(maker.run(made))
         return {part: read_files(folder / part, maker.columns[part]) for part in PARTS}
@@ -230,8 +231,8 @@ class TaskFeed:
 
     def _table(self, settings: Settings, plan: Any, lookups: Lookups) -> pa.Table:
         """Returns the rows that the user pass takes: Grain: one row an event or a profile's row."""
+        from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS, input_fields
         from dssm.samples.profiles import PublishedUsers, UserVocabulary
-        from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS, input_fields
 
         codes = {"train": 1, "test": 2}
         rows: list[dict[str, Any]] = [
@@ -269,12 +270,12 @@ class TaskFeed:
                 {USER_ID: user, USER_KEY: _hash(user), KIND: number, EVENT_TIME: time, WORDS: words.as_py()}
                 for user, time, words in given
             ]
-        return pa.Table.from_pylist(rows, pa.schema(input_fields(plan)))
+        return pa.Table.from_pylist(rows, pa.schema(input_fields(plan.targets)))
 
 
 def _as_sent(rows: pa.Table) -> list[pa.RecordBatch]:
     """Returns rows as a task gets them: those of events and those of profiles, each with their own columns."""
-    from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
+    from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
 
     of_event = pa.compute.equal(rows[KIND], EVENT)
     of_events = rows.filter(of_event).drop_columns([WORDS])
