@@ -18,23 +18,8 @@ from dssm.console import out, step, warn
 from dssm.errors import UserError
 from dssm.features import embedded, of_side
 from dssm.manifest import (
-    CLICKED,
-    EVENT_TIME,
-    ITEM_ID,
     ITEM_INDEX,
-    ITEM_KEY,
-    ITEM_PROBABILITY,
-    LABEL,
-    LAST_TIME,
     NO_ITEM,
-    POSITIVE,
-    SEEN,
-    SOURCE,
-    TARGETS,
-    USER_ID,
-    USER_KEY,
-    WARM,
-    WEIGHT,
     ColumnSpec,
     FileSpec,
     JoinCounts,
@@ -42,13 +27,12 @@ from dssm.manifest import (
     SourceCounts,
     Statistics,
     changing_item_features,
-    negative_columns,
     read_manifest,
-    target_column,
     write_manifest,
     write_settings,
 )
 from dssm.paths import RunPaths
+from dssm.samples.datasets import NUMBER, feature_columns, item_columns, sample_columns
 from dssm.samples.earlier import content_of, frozen_run, frozen_statistics
 from dssm.samples.events import (
     LATER,
@@ -70,32 +54,24 @@ from dssm.samples.files import (
     counter_column,
     write_file,
 )
+from dssm.samples.items import encoded_items, event_encoder, with_item_index
 from dssm.samples.log import Log, by_task
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
 from dssm.samples.pass_columns import ORDER, TASK, output_fields
 from dssm.samples.pass_plan import PassPlan, Router
-from dssm.samples.profiles import PublishedUsers, UserVocabulary
-from dssm.samples.published import read_published
-from dssm.samples.rows import (
-    USER,
-    TrainingWindow,
-    check_item_columns,
-    encoded_items,
+from dssm.samples.profile_rows import (
     encoded_profile,
-    event_encoder,
-    feature_columns,
-    item_columns,
     profile_encoder,
-    provided_features,
     published_user_rows,
-    raw_item_features,
-    user_columns,
     user_vocabularies,
     user_vocabulary_rows,
-    with_item_index,
 )
+from dssm.samples.profiles import PublishedUsers, UserVocabulary
+from dssm.samples.published import read_published
+from dssm.samples.raw_columns import USER, check_item_columns, provided_features, raw_item_features, user_columns
 from dssm.samples.sources import ID, Quarantine
 from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile
+from dssm.samples.training_window import TrainingWindow
 from dssm.samples.user_pass import user_pass
 from dssm.samples.vectors import read_vectors
 from dssm.samples.vocabulary import (
@@ -112,29 +88,6 @@ from dssm.sections import HardNegatives
 PARTS = ("train", "test", "users", "interactions")  # those that the user pass makes
 READERS = 4  # tables that are read at the same time
 ROWS_PER_FILE_TASK = 131_072  # of the last shuffle: a task's rows are in memory at once, a few hundred bytes each
-
-NUMBER, TEXT = ColumnSpec(dtype="float32"), ColumnSpec(dtype="string", encoding="text")
-KEY = ColumnSpec(dtype="int64")
-INDEX_LIST = ColumnSpec(dtype="int32", encoding="list")
-SAMPLE_COLUMNS = {
-    USER_ID: TEXT,
-    ITEM_ID: TEXT,
-    EVENT_TIME: KEY,
-    SOURCE: TEXT,
-    USER_KEY: KEY,
-    ITEM_KEY: KEY,
-    LABEL: NUMBER,
-    WEIGHT: NUMBER,
-    ITEM_PROBABILITY: NUMBER,
-}
-USER_COLUMNS = {USER_ID: TEXT, WARM: ColumnSpec(dtype="int32"), CLICKED: INDEX_LIST}
-INTERACTION_COLUMNS = {
-    USER_ID: TEXT,
-    SEEN: INDEX_LIST,
-    POSITIVE: INDEX_LIST,
-    TARGETS: INDEX_LIST,
-    LAST_TIME: ColumnSpec(dtype="int64", encoding="list"),
-}
 
 
 def build_samples(spark: SparkSession, settings: Settings) -> None:
@@ -344,7 +297,7 @@ class _Build:
 
     def _make_samples(self) -> None:
         settings = self.settings
-        columns = self._dataset_columns()
+        columns = sample_columns(settings)
         counts = {
             "train": self.train_rows,
             "test": self.test_rows,
@@ -419,20 +372,6 @@ class _Build:
         rows = sum(counts.rows_read for counts in self.quarantine.counts.values())
         tasks = math.ceil(rows / self.settings.samples.rows_per_task)
         return max(1, math.ceil(tasks / self._parallelism)) * self._parallelism
-
-    def _dataset_columns(self) -> dict[str, dict[str, ColumnSpec]]:
-        settings = self.settings
-        users = feature_columns(settings, of_side(settings.features, "user"))
-        features = feature_columns(settings, list(settings.features.values()))
-        targets = {target_column(name): NUMBER for name in settings.target_names}
-        samples = {**SAMPLE_COLUMNS, **targets, **features}
-        drawn = negative_columns(settings.samples.negatives, settings.features, settings.counters)
-        return {
-            "train": {**samples, **drawn},
-            "test": samples,
-            "users": {**USER_COLUMNS, **users},
-            "interactions": INTERACTION_COLUMNS,
-        }
 
     def _user_pass(self, router: Router) -> PassPlan:
         settings = self.settings

@@ -45,7 +45,7 @@ class Reader:
         return log.rows.filter(log.rows[REASON].isNull())
 
     def catalogue(self) -> DataFrame:
-        from dssm.samples.rows import raw_item_features
+        from dssm.samples.raw_columns import raw_item_features
         from dssm.samples.tables import read_catalogue
 
         settings, quarantine = self._start()

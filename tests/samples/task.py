@@ -125,6 +125,7 @@ class TaskFeed:
         Returns: rows of each dataset as Python values.
         """
         from dssm.samples.build import _Build
+        from dssm.samples.datasets import sample_columns
         from dssm.samples.pass_plan import Router
         from dssm.samples.user_pass import user_pass
 
@@ -140,7 +141,7 @@ class TaskFeed:
         files = {part: max(1, -(-rows[part] // settings.samples.rows_per_file)) for part in PARTS}
         names = tuple((part, f"part-{number:05d}.parquet") for part in PARTS for number in range(files[part]))
         plan = build._user_pass(Router(files, tuple(range(len(names)))))
-        maker = build._file_maker(plan, names, build._dataset_columns())
+        maker = build._file_maker(plan, names, sample_columns(settings))
         table = self._table(settings, plan, build.lookups)
         if seed is not None:
             table = table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
@@ -187,9 +188,10 @@ class TaskFeed:
 
     def _with_items(self, settings: Settings, folder: Path, lookups: Lookups) -> Lookups:
         """Writes the encoded catalogue, in another order than that of the indexes."""
+        from dssm.samples.datasets import item_columns
         from dssm.samples.encoding import encode_features
         from dssm.samples.files import arrow_schema, write_file
-        from dssm.samples.rows import item_columns, raw_item_features
+        from dssm.samples.raw_columns import raw_item_features
 
         columns = item_columns(settings)
         positives = [item.get("positives", 0) for item in self.items]

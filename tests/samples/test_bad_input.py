@@ -305,7 +305,7 @@ def text_of(value: Any) -> str:
 
 
 def test_the_catalogue(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.rows import with_item_index
+    from dssm.samples.items import with_item_index
     from dssm.samples.sources import ID
     from dssm.samples.tables import read_catalogue
 
