@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +15,73 @@ from pyspark.sql import types as T
 from dssm import published, storage
 from dssm.config import DAY, Settings
 from dssm.errors import UserError
+from dssm.manifest import JoinCounts
 from dssm.samples.dated_paths import LOOK_BACK_DAYS, newest_day, on_day
-from dssm.samples.sources import damage_explained, is_finite, is_not_utf8, need_columns, need_ids, quoted
-from dssm.samples.vectors import need_vectors
+from dssm.samples.sources import ID, damage_explained, is_finite, is_not_utf8, need_columns, need_ids, quoted
+from dssm.samples.vectors import need_vectors, write_vectors
+from dssm.sections import HardNegatives
 from dssm.spark import explained, matches
 
 TABLE, PARTITION = "table:", "dt"
+
+
+@dataclass(frozen=True)
+class PublishedVectors:
+    """The vectors of a build's hard negatives.
+
+    Attributes:
+      items: file of the items' vectors, by name of the negatives.
+      users: the users' vectors and their width, by name of the negatives that have them.
+      joins: of the catalogue with the items' vectors.
+    """
+
+    items: Mapping[str, str]
+    users: Mapping[str, tuple[DataFrame, int]]
+    joins: Sequence[JoinCounts]
+
+
+def copy_published(
+    spark: SparkSession, settings: Settings, catalogue: DataFrame, rows: int, folder: str
+) -> PublishedVectors:
+    """Copies the published item vectors of hard negatives, which lie anywhere, into the build's folder.
+
+    Args:
+      rows: of the catalogue.
+    """
+    copies: dict[str, str] = {}
+    of_users: dict[str, tuple[DataFrame, int]] = {}
+    joins = []
+    for name, kind in settings.samples.negatives.items():
+        if not isinstance(kind, HardNegatives):
+            continue
+        where = f"samples.negatives.{name}"
+        items, width = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
+        joins.append(count_published(settings, name, catalogue, rows, items.select(F.col("id").alias(ID))))
+        copy = f"{folder}/.lookups/published_{name}"
+        write_vectors(items, copy, width)
+        copies[name] = f"{copy}/vectors.parquet"
+        if kind.users is not None:
+            users, _ = read_published(spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, width)
+            of_users[name] = (users, width)
+    return PublishedVectors(copies, of_users, joins)
+
+
+def count_published(settings: Settings, name: str, catalogue: DataFrame, rows: int, ids: DataFrame) -> JoinCounts:
+    """Counts the items of the catalogue that have a published vector.
+
+    Args:
+      ids: of the vectors, as ID.
+    Raises: UserError where no item has one.
+    """
+    matched = catalogue.select(ID).join(ids, ID, "left_semi").count()
+    if matched == 0:
+        kind = settings.samples.negatives[name]
+        assert isinstance(kind, HardNegatives)
+        raise UserError(
+            f"samples.negatives.{name}.items: none of the ids in '{kind.id}' of {kind.items} is one of the "
+            f"catalogue's {rows:,}; expected the ids of catalogue.key: check samples.negatives.{name}.id"
+        )
+    return JoinCounts(name=f"catalogue ⋈ samples.negatives.{name}", rows=rows, matched=matched)
 
 
 def read_published(

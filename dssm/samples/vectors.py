@@ -1,4 +1,4 @@
-"""Reading of pretrained vectors."""
+"""Pretrained vectors: read, and kept as files of a build."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from dssm.samples.sources import (
     quoted,
 )
 from dssm.samples.tables import check_unique
+from dssm.samples.writing import ROW_GROUP_BYTES, write_one
 from dssm.sections import VectorTable
 from dssm.spark import explained, matches
 
@@ -67,3 +68,14 @@ def need_vectors(name: str, frame: DataFrame, column: str) -> None:
     kind = frame.schema[column].dataType
     if not isinstance(kind, T.ArrayType) or not isinstance(kind.elementType, T.NumericType):
         raise UserError(f"{name}.values: '{column}' holds {kind.simpleString()}; expected lists of numbers")
+
+
+def vectors_folder(samples: str, name: str) -> str:
+    """Returns where a build keeps the vectors of a name."""
+    return f"{samples}/vectors/{name}"
+
+
+def write_vectors(vectors: DataFrame, folder: str, width: int) -> None:
+    """Writes (id, values) as one file, `vectors.parquet`, by id."""
+    rows = max(1, ROW_GROUP_BYTES // (4 * width))
+    write_one(vectors, f"{folder}/vectors.parquet", ["id"], rows)

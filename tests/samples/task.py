@@ -124,25 +124,23 @@ class TaskFeed:
           seed: the rows are put in an order that it draws; None: as they are.
         Returns: rows of each dataset as Python values.
         """
-        from dssm.samples.build import _Build
         from dssm.samples.datasets import sample_columns
         from dssm.samples.pass_plan import Router
+        from dssm.samples.sample_files import file_maker, pass_plan
         from dssm.samples.user_pass import user_pass
 
         settings, folder = self.settings(), self.folder / name
         for part in PARTS:
             (folder / part).mkdir(parents=True)
-        build: Any = _Build(None, settings, str(folder))  # type: ignore[arg-type]
-        build.providers = dict(self.providers)
-        build.lookups = self._lookups(settings, folder)
-        build.published_users = {n: (None, len(next(iter(of.values())))) for n, of in self.published_users.items()}
+        lookups = self._lookups(settings, folder)
+        widths = {name: len(next(iter(of.values()))) for name, of in self.published_users.items()}
         fates = [event.fate for event in self.events]
         rows = {"train": fates.count("train"), "test": fates.count("test"), "users": 1, "interactions": 1}
         files = {part: max(1, -(-rows[part] // settings.samples.rows_per_file)) for part in PARTS}
         names = tuple((part, f"part-{number:05d}.parquet") for part in PARTS for number in range(files[part]))
-        plan = build._user_pass(Router(files, tuple(range(len(names)))))
-        maker = build._file_maker(plan, names, sample_columns(settings))
-        table = self._table(settings, plan, build.lookups)
+        plan = pass_plan(settings, self.providers, lookups, widths, Router(files, tuple(range(len(names)))))
+        maker = file_maker(settings, str(folder), lookups, plan, names, sample_columns(settings))
+        table = self._table(settings, plan, lookups)
         if seed is not None:
             table = table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
         task_of = pa.array([_hash(user, tasks) % tasks for user in table[USER_ID].to_pylist()])
