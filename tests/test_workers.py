@@ -15,7 +15,7 @@ from dssm import workers
 
 def say():
     import pyspark
-    print(pyspark.__file__, "dssm.samples.rows" in sys.modules, "tensorflow" in sys.modules, gc.get_freeze_count(),
+    print(pyspark.__file__, "dssm.samples.items" in sys.modules, "tensorflow" in sys.modules, gc.get_freeze_count(),
           file=sys.stderr)
 
 atexit.register(say)
@@ -36,7 +36,7 @@ def test_workers_are_forked_with_their_imports_done() -> None:
     archives = sorted(map(str, (package.parent / "python" / "lib").glob("*.zip")))
     assert len(archives) == 2
     path = os.pathsep.join([*archives, str(PROJECT)])
-    environment = {**os.environ, "PYTHONPATH": path, IMPORTS: "dssm.samples.rows,pyarrow"}
+    environment = {**os.environ, "PYTHONPATH": path, IMPORTS: "dssm.samples.items,pyarrow"}
     ended = subprocess.run([sys.executable, "-c", SAID], input=b"", capture_output=True, env=environment, check=False)
     assert 0 < int.from_bytes(ended.stdout, "big") < 2**16  # the port that workers are asked for at
     place, imported, tensorflow, frozen = ended.stderr.decode().split()

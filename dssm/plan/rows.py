@@ -11,7 +11,7 @@ from dssm.plan.constants import Parquet
 
 WORD = 4  # bytes of a number between the tasks
 ID_BYTES = 12  # of a user's id as text, with its length
-# Beside the targets: keys and times of 8 bytes, codes, labels and weights of 4; see dssm.samples.user_pass.
+# Beside the targets: keys and times of 8 bytes, codes, labels and weights of 4; see dssm.samples.pass_columns.
 EVENT_BYTES = ID_BYTES + 3 * 8 + 6 * WORD + 1
 SAMPLE_BYTES = ID_BYTES + 3 * 8 + 6 * WORD
 PAIR_BYTES = 4 * 3 + 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dssm.samples.negatives import uniforms
+from dssm.samples.splitmix import uniforms
 
 LEVEL = 0.95  # of the intervals
 SEED = 0  # the same in every run, whatever its own seed is: replicates of two runs are pairs

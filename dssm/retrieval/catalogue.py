@@ -17,7 +17,7 @@ from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
 from dssm.retrieval.arrays import part_name, write_array
 from dssm.retrieval.rankers import COLD_ITEMS, ITEM_KEYS, VECTORS
-from dssm.samples.negatives import mixed
+from dssm.samples.splitmix import mixed
 from dssm.scoring.vectors import VECTOR, with_vectors
 
 ITEMS_PER_FILE = 131_072  # what a task holds at once: 67 MB of 128 numbers each

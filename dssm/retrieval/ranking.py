@@ -17,7 +17,7 @@ from dssm.retrieval.evaluated import FILTERED, KEPT, MODEL, POPULARITY
 from dssm.retrieval.rankers import COLD_ITEMS, ITEM_KEYS, Block, Rankers
 from dssm.retrieval.search import Ranked, Scores, best_items, contains, pairs
 from dssm.retrieval.tally import TENTHS, Items, Tally, Users, popularity_tenths
-from dssm.samples.negatives import mixed, uniforms
+from dssm.samples.splitmix import mixed, uniforms
 
 COLD = "cold_users"  # beside the views: users without an event before the window
 EXAMPLE_ITEMS = 10  # recommended to an example's user

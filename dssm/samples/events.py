@@ -27,9 +27,9 @@ from dssm.manifest import (
     WEIGHT,
     target_column,
 )
+from dssm.samples.pass_columns import HASH, IN_LOG
 from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, days_before, quoted, read_events
 from dssm.samples.tables import LATER_ITEM
-from dssm.samples.user_pass import HASH, IN_LOG
 from dssm.spark import matches
 
 TRAIN, TEST = "train", "test"

@@ -39,11 +39,10 @@ from dssm.manifest import (
 )
 from dssm.packing import pack, unpack
 from dssm.samples.days import DAY_MS, local_days
-from dssm.samples.encoding import Lists, encode_event_time, encode_history, encode_numbers
+from dssm.samples.history_encoding import encode_history
 from dssm.samples.lookups import Lookups
-from dssm.samples.profiles import found_column
-from dssm.samples.timeline import sorted_places
-from dssm.samples.user_pass import (
+from dssm.samples.number_encoding import encode_event_time, encode_numbers
+from dssm.samples.pass_columns import (
     CLICKED_ITEMS,
     DRAWN,
     FILE,
@@ -55,9 +54,12 @@ from dssm.samples.user_pass import (
     SEEN_TIME,
     WARM_USER,
     WORDS,
-    counted,
     history_column,
 )
+from dssm.samples.profiles import found_column
+from dssm.samples.ragged import Lists
+from dssm.samples.timeline import sorted_places
+from dssm.samples.user_pass import counted
 from dssm.samples.words import Words
 from dssm.samples.writing import new_file
 from dssm.sections import Counter

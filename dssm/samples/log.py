@@ -32,9 +32,9 @@ from dssm.samples.days import local_days
 from dssm.samples.events import FATE, TEST, THINNED, TRAIN, Outcome
 from dssm.samples.exchange import SLICE, SLICED_BYTES, Batches, as_batch, joined, rows, slices, task_keys
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN
-from dssm.samples.negatives import mixed
+from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
 from dssm.samples.sources import ID, REASON, EventLog, damage_explained
-from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
+from dssm.samples.splitmix import mixed
 from dssm.sections import Counter
 from dssm.spark import size_in_bytes
 

@@ -26,7 +26,8 @@ from dssm.manifest import (
     Statistics,
 )
 from dssm.packing import unpack
-from dssm.samples.encoding import ItemCodes, Tables, Vectors, item_codes, places_in
+from dssm.samples.history_encoding import ItemCodes, item_codes
+from dssm.samples.lookup_tables import Tables, Vectors, places_in
 from dssm.samples.negatives import CatalogueForSampling
 from dssm.sections import GroupNegatives, Negatives
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from dssm.features import UNKNOWN_ID, AnyFeature
 from dssm.manifest import ColumnSpec
-from dssm.samples.encoding import encode_features, places_in, split_lists
+from dssm.samples.encoding import encode_features, split_lists
+from dssm.samples.lookup_tables import places_in
 from dssm.samples.lookups import Lookups
 from dssm.samples.words import Words
 

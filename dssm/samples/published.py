@@ -2,18 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from dssm import published, storage
+from dssm.config import DAY, Settings
 from dssm.errors import UserError
-from dssm.samples.sources import quoted
+from dssm.manifest import JoinCounts
+from dssm.samples.dated_paths import LOOK_BACK_DAYS, newest_day, on_day
+from dssm.samples.sources import ID, damage_explained, is_finite, is_not_utf8, need_columns, need_ids, quoted
+from dssm.samples.vectors import need_vectors, write_vectors
+from dssm.sections import HardNegatives
+from dssm.spark import explained, matches
+
+TABLE, PARTITION = "table:", "dt"
+
+
+@dataclass(frozen=True)
+class PublishedVectors:
+    """The vectors of a build's hard negatives.
+
+    Attributes:
+      items: file of the items' vectors, by name of the negatives.
+      users: the users' vectors and their width, by name of the negatives that have them.
+      joins: of the catalogue with the items' vectors.
+    """
+
+    items: Mapping[str, str]
+    users: Mapping[str, tuple[DataFrame, int]]
+    joins: Sequence[JoinCounts]
+
+
+def copy_published(
+    spark: SparkSession, settings: Settings, catalogue: DataFrame, rows: int, folder: str
+) -> PublishedVectors:
+    """Copies the published item vectors of hard negatives, which lie anywhere, into the build's folder.
+
+    Args:
+      rows: of the catalogue.
+    """
+    copies: dict[str, str] = {}
+    of_users: dict[str, tuple[DataFrame, int]] = {}
+    joins = []
+    for name, kind in settings.samples.negatives.items():
+        if not isinstance(kind, HardNegatives):
+            continue
+        where = f"samples.negatives.{name}"
+        items, width = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
+        joins.append(count_published(settings, name, catalogue, rows, items.select(F.col("id").alias(ID))))
+        copy = f"{folder}/.lookups/published_{name}"
+        write_vectors(items, copy, width)
+        copies[name] = f"{copy}/vectors.parquet"
+        if kind.users is not None:
+            users, _ = read_published(spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, width)
+            of_users[name] = (users, width)
+    return PublishedVectors(copies, of_users, joins)
+
+
+def count_published(settings: Settings, name: str, catalogue: DataFrame, rows: int, ids: DataFrame) -> JoinCounts:
+    """Counts the items of the catalogue that have a published vector.
+
+    Args:
+      ids: of the vectors, as ID.
+    Raises: UserError where no item has one.
+    """
+    matched = catalogue.select(ID).join(ids, ID, "left_semi").count()
+    if matched == 0:
+        kind = settings.samples.negatives[name]
+        assert isinstance(kind, HardNegatives)
+        raise UserError(
+            f"samples.negatives.{name}.items: none of the ids in '{kind.id}' of {kind.items} is one of the "
+            f"catalogue's {rows:,}; expected the ids of catalogue.key: check samples.negatives.{name}.id"
+        )
+    return JoinCounts(name=f"catalogue ⋈ samples.negatives.{name}", rows=rows, matched=matched)
+
+
+def read_published(
+    spark: SparkSession,
+    settings: Settings,
+    name: str,
+    place: str,
+    key: str,
+    values: str,
+    width: int | None = None,
+) -> tuple[DataFrame, int]:
+    """Reads a model's published vectors.
+
+    Args:
+      name: the setting that names them, samples.negatives.NAME.items or .users.
+      place: a Parquet folder; that of a published table or of one of its dates, whose current version is read; or
+        `table:NAME`, whose newest partition before the run's date is read. {date} in the folder stands for the newest
+        day before the run's date that is there.
+      width: of the vectors that these are compared with, where it is known.
+    Returns: one row an id, as (id: string, values: array<float>), and the vectors' width; of float16 and int8, too.
+    Raises: UserError where there are none, an id stands twice, or the vectors differ in width or are not finite.
+    """
+    frame, where = _published_rows(spark, settings, name, place)
+    kind, _, part = name.rpartition(".")
+    settings_of_columns = {"user_id" if part == "users" else "id": key}
+    need_columns(kind, frame, {**settings_of_columns, "values": values})
+    need_ids(kind, frame, settings_of_columns)
+    if not isinstance(frame.schema[values].dataType, T.BinaryType):
+        need_vectors(kind, frame, values)
+    rows = decoded_vectors(frame, key, values)
+    vector = F.col("values")
+    bad = vector.isNull() | F.exists(vector, lambda value: ~is_finite(value))
+    with damage_explained(name, where):
+        found = rows.agg(
+            F.count("*").alias("rows"),
+            F.countDistinct("id").alias("ids"),
+            F.min(F.size(vector)).alias("least"),
+            F.max(F.size(vector)).alias("most"),
+            F.sum(bad.cast("int")).alias("bad"),
+        ).first()
+        no_texts = frame.filter(is_not_utf8(frame, key)).count()
+    assert found is not None  # an aggregate over no rows is a row
+    if no_texts:
+        raise UserError(f"{name}: {no_texts:,} ids in '{key}' of {where} are not UTF-8 text; expected text or integers")
+    if not found["rows"] or found["ids"] != found["rows"] or found["least"] != found["most"] or found["bad"]:
+        raise UserError(
+            f"{name}: {where} holds {found['rows']:,} rows of {found['ids']:,} ids, "
+            f"{found['least']} to {found['most']} numbers each, {found['bad'] or 0:,} of them null or not finite; "
+            "expected one vector an id, of one width"
+        )
+    if width is not None and found["most"] != width:
+        raise UserError(
+            f"{name}: the vectors of {where} are {found['most']} wide, the items' {width}; expected those of one model"
+        )
+    return rows, found["most"]
+
+
+def _published_rows(spark: SparkSession, settings: Settings, name: str, place: str) -> tuple[DataFrame, str]:
+    """Returns published vectors as they are, and where they lie."""
+    day = settings.date.isoformat()
+    if place.startswith(TABLE):
+        table = place.removeprefix(TABLE)
+        with explained(name):
+            frame = spark.table(table)
+        need_columns(name, frame, {"table": PARTITION})
+        newest = frame.filter(F.col(PARTITION) < day).agg(F.max(PARTITION)).first()
+        if newest is None or newest[0] is None:
+            raise UserError(f"{name}: {table} has no partition before {day}; publish one first")
+        return frame.filter(F.col(PARTITION) == newest[0]), f"{place}, {PARTITION}={newest[0]}"
+    if "{date" in place:
+        found = newest_day(spark, settings, name, place, settings.date)
+        if found is None:
+            first, last = (on_day(settings, place, settings.date - days * DAY) for days in (LOOK_BACK_DAYS, 1))
+            raise UserError(
+                f"{name}: nothing found at {first} … {last} ({LOOK_BACK_DAYS} days); expected a folder of Parquet "
+                f"files of a day before {day}; publish one first"
+            )
+        folder = on_day(settings, place, found)
+    else:
+        folder = storage.absolute(settings.expand(place)[0])
+        if not matches(spark, name, folder):
+            raise UserError(f"{name}: nothing found at {folder}; expected a folder of Parquet files")
+    folder = current_data(name, folder, day)
+    with explained(name), damage_explained(name, folder):
+        return spark.read.parquet(folder), folder
 
 
 def current_data(name: str, folder: str, day: str) -> str:

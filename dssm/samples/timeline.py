@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dssm.samples.encoding import Lists
+from dssm.samples.ragged import Lists
 
 
 @dataclass(frozen=True)

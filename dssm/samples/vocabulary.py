@@ -27,9 +27,9 @@ from dssm.features import (
     embedded,
 )
 from dssm.manifest import Manifest, Statistics, VocabularySpec
+from dssm.samples.column_checks import list_entries
 from dssm.samples.exchange import SLICED_BYTES, Batches, joined
 from dssm.samples.lookups import tokens_digest
-from dssm.samples.tables import list_entries
 from dssm.samples.writing import PART_STEP, write_parts
 
 HOURS, WEEKDAYS = 24, 7

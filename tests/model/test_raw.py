@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,100 +14,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
-from dssm.manifest import Statistics, encoded_columns
-from dssm.model.export import raw_tensors
 from dssm.model.raw.encoder import RawEncoder
 from dssm.model.raw.hashing import bucket_ids, hashes
 from dssm.model.raw.inputs import entry_separator
 from dssm.model.raw.lookup import TokenTable
 from dssm.model.raw.strings import lower_case, parsed, trimmed, white_space
-from dssm.packing import unpack
 from dssm.samples import hashing
-from dssm.samples.encoding import Lists, Tables, Vectors, encode_features, encode_history, item_codes
-from dssm.sections import History, VectorTable
-
-TOKENS = ["b:c", "a", "007", "é日", "x y", "0"]
-ITEMS = ["a", "b", "c", "é日", "7"]
-COMMAS = ["a,b", "c", "d, e"]
-STATISTICS = Statistics(events=9, mean=2.0, deviation=4.0, minimum=-1.0, maximum=7.0, boundaries=(0.5, 2.0, 2.5))
-EQUAL = STATISTICS.model_copy(update={"deviation": 0.0, "minimum": 2.0, "maximum": 2.0, "boundaries": ()})
-SPECS = {"pre": VectorTable(path="-", width=3), "table": VectorTable(path="-", width=3, storage="table")}
-MATRIX = np.random.default_rng(5).normal(size=(4, 3)).astype(np.float32)
-VECTORS = Vectors(pa.array(["7", "b", "gone", "é日"]), MATRIX)
-TABLES = Tables(
-    vocabularies={
-        "f": pa.array(TOKENS), "item": pa.array(ITEMS[:-1]), "comma": pa.array(COMMAS),
-        "none": pa.array([], pa.string()),
-    },
-    buckets={"hashed": 11, "text": 50},
-    statistics={"f": STATISTICS, "equal": EQUAL},
-    vectors={"pre": VECTORS, "table": VECTORS},
-    storage={name: spec.storage for name, spec in SPECS.items()},
-)  # fmt: skip
-MAXLEN = 3
-HISTORIES = {"clicks": History(sources=("log",), last=5)}
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-tokens = st.one_of(st.sampled_from([*TOKENS, *ITEMS, "unknown"]), texts)
-spaced = st.one_of(tokens, tokens.map(lambda token: f"\u3000{token}\x1f"), st.sampled_from(["", " ", "\t\x85"]))
-lists = st.lists(spaced, max_size=7)
-some_lists = st.lists(st.one_of(st.none(), lists), max_size=5)
-weights = st.one_of(st.integers(-3, 9).map(float), st.floats(-1e6, 1e6, width=32), st.sampled_from([0.5, 1.0]))
-numbers = st.lists(st.one_of(st.none(), st.floats(-4, 9), st.sampled_from([0.5, 2.0, 2.5])), max_size=8)
-keeps = st.sampled_from(["first", "last"])
-reduces = st.sampled_from(["mean", "sum"])
-tables = st.sampled_from(["pre", "table"])
-STRINGS = pa.list_(pa.string())
-
-fast = settings(deadline=None, max_examples=30)
-
-
-@functools.cache
-def _compiled(feature_json: str, kind: type[AnyFeature]) -> tuple[RawEncoder, Any]:
-    feature = kind.model_validate_json(feature_json)
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = RawEncoder([feature], HISTORIES, SPECS, TABLES, folder)
-    specs = {name: tf.TensorSpec(given.spec.shape, given.dtype, name) for name, given in encoder.inputs.items()}
-    return encoder, tf.function(encoder, input_signature=[specs])
+from tests.model.raw_rows import (
+    HISTORIES,
+    MAXLEN,
+    SPECS,
+    STRINGS,
+    TABLES,
+    assert_same,
+    check,
+    compiled,
+    encode,
+    fast,
+    keeps,
+    numbers,
+    reduces,
+    reference,
+    some_lists,
+    spaced,
+    tables,
+    texts,
+    tokens,
+    weights,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_function_outlives_tensorflow() -> Iterator[None]:
     yield
-    _compiled.cache_clear()
-
-
-def encode(feature: AnyFeature, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Encodes raw rows and checks the columns against the manifest's description."""
-    encoder, function = _compiled(feature.model_dump_json(), type(feature))
-    specs = {name: given.spec for name, given in encoder.inputs.items()}
-    found = {name: values.numpy() for name, values in function(raw_tensors(specs, rows)).items()}
-    expected = encoded_columns(feature, SPECS)
-    assert set(found) == set(expected)
-    for name, spec in expected.items():
-        assert found[name].shape == (len(rows), *spec.shape)
-        assert found[name].dtype == spec.numpy_dtype
-    return found
-
-
-def reference(feature: AnyFeature, **columns: pa.Array) -> dict[str, np.ndarray]:
-    """Returns what the samples' encoder makes of the columns."""
-    encoded = encode_features(columns, [feature], TABLES)
-    return {name: unpack(encoded[name], spec) for name, spec in encoded_columns(feature, SPECS).items()}
-
-
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    for name, values in expected.items():
-        if values.dtype.kind == "i":
-            np.testing.assert_array_equal(found[name], values)
-        else:
-            np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-6)
-
-
-def check(feature: AnyFeature, values: Sequence[Any], kind: pa.DataType) -> None:
-    """Checks that the values of a column encode as they do in the samples."""
-    found = encode(feature, [{feature.name: value} for value in values])
-    assert_same(found, reference(feature, **{feature.source_column: pa.array(values, kind)}))
+    compiled.cache_clear()
 
 
 # Ids --------------------------------------------------------------------------------------------------------
@@ -316,68 +255,6 @@ def test_the_vectors_of_a_list(values: list[list[str] | None], reduce: Any, name
 def test_all_vectors_of_a_list_without_maxlen() -> None:
     feature = DenseFeat(name="v", side="user", pre_embed="pre", reduce_type="mean")
     check(feature, [["b", "no", "7", "b"] * 20, ["no"], [], None], STRINGS)
-
-
-# Histories --------------------------------------------------------------------------------------------------
-
-histories = st.lists(st.lists(st.integers(0, len(ITEMS)), max_size=5), max_size=6)
-SENT = [*ITEMS, "unknown"]
-
-
-def from_log(feature: AnyFeature, rows: Sequence[Sequence[int]], **encoded_items: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what the samples hold of histories, newest first; the item behind the last is unknown."""
-    history = Lists(np.cumsum([0, *map(len, rows)]), np.array([item for row in rows for item in row], np.int32))
-    codes = item_codes(feature, pa.array(ITEMS), TABLES, encoded_items)
-    encoded = encode_history(feature, history, codes, TABLES)
-    return {name: unpack(encoded[name], spec) for name, spec in encoded_columns(feature, SPECS).items()}
-
-
-@fast
-@given(rows=histories, vocabulary=st.sampled_from(["item", "hashed"]))
-def test_a_history(rows: list[list[int]], vocabulary: str) -> None:
-    feature = VarLenSparseFeat(name="h", side="user", column="clicks", maxlen=MAXLEN, share_embedding=vocabulary)
-    sent = [{"h": [SENT[item] for item in row]} for row in rows]
-    if vocabulary == "hashed":  # an item that the log does not know is 1 in the samples, never hashed
-        rows = [[item for item in row if item < len(ITEMS)] for row in rows]
-        sent = [{"h": [SENT[item] for item in row]} for row in rows]
-    assert_same(encode(feature, sent), from_log(feature, rows))
-
-
-def test_a_history_is_no_longer_than_the_logs() -> None:
-    feature = VarLenSparseFeat(name="h", side="user", column="clicks", maxlen=9, share_embedding="item")
-    assert encode(feature, [{"h": ["a"] * 4 + ["", "b"] * 4}])["h"].tolist() == [[2] * 4 + [3] + [0] * 4]
-    comma = VarLenSparseFeat(name="h", side="user", column="clicks", maxlen=2, share_embedding="comma")
-    assert encode(comma, [{"h": ["d, e", " c"]}])["h"].tolist() == [[4, 1]]
-
-
-@fast
-@given(rows=histories, reduce=reduces, name=tables)
-def test_the_vectors_of_a_history(rows: list[list[int]], reduce: Any, name: str) -> None:
-    feature = DenseFeat(name="h", side="user", column="clicks", pre_embed=name, reduce_type=reduce, maxlen=3)
-    assert_same(encode(feature, [{"h": [SENT[item] for item in row]} for row in rows]), from_log(feature, rows))
-
-
-TAGS = [["a"], ["007", "a"], [], ["x y", "unknown", "0"], ["0"]]
-
-
-@fast
-@given(rows=histories, weighted=st.booleans())
-def test_the_ids_of_a_historys_items(rows: list[list[int]], weighted: bool) -> None:
-    feature = VarLenSparseFeat(
-        name="h", side="user", column="clicks", of="tags", share_embedding="f", maxlen=MAXLEN, weighted=weighted
-    )  # fmt: skip
-    encoded = np.zeros((len(ITEMS), 3), np.int32)
-    for item, tags in enumerate(TAGS):
-        encoded[item, : len(tags)] = [TOKENS.index(tag) + 2 if tag in TOKENS else 1 for tag in tags]
-    listed = [[tag for item in row if item < len(ITEMS) for tag in TAGS[item]] for row in rows]
-    if weighted:  # repeated ids add up
-        sent = [[f"{tag}:1" for tag in row] for row in listed]
-        counted = [[f"{tag}:{row.count(tag)}" for tag in sorted(set(row))] for row in listed]
-        expected = from_log(feature, rows, tags=encoded)
-        assert_same(encode(feature, [{"h": row} for row in sent]), expected)
-        assert_same(encode(feature, [{"h": ",".join(row)} for row in counted]), expected)
-    else:
-        assert_same(encode(feature, [{"h": row} for row in listed]), from_log(feature, rows, tags=encoded))
 
 
 # What is asked for ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import dssm.report.show
 from dssm.features import DenseFeat
 from dssm.manifest import Statistics
 from dssm.report.decoding import clock, interval, printable, restored, stand_in
-from dssm.samples.encoding import encode_numbers
+from dssm.samples.number_encoding import encode_numbers
 
 STATISTICS = Statistics(events=3, mean=20.0, deviation=4.0, minimum=10.0, maximum=50.0)
 

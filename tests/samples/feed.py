@@ -255,8 +255,8 @@ def read_all_events(
     Returns: the events, the logs, and the counts.
     """
     from dssm.samples.events import all_events, count_fates, count_read, read_logs
+    from dssm.samples.items import with_item_index
     from dssm.samples.log import Log
-    from dssm.samples.rows import with_item_index
     from dssm.samples.sources import ID, Quarantine
 
     settings = feed.settings()

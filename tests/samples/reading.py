@@ -45,7 +45,7 @@ class Reader:
         return log.rows.filter(log.rows[REASON].isNull())
 
     def catalogue(self) -> DataFrame:
-        from dssm.samples.rows import raw_item_features
+        from dssm.samples.raw_columns import raw_item_features
         from dssm.samples.tables import read_catalogue
 
         settings, quarantine = self._start()
@@ -59,7 +59,7 @@ class Reader:
         return read_profile(self.spark, settings, name, users, quarantine)
 
     def vectors(self) -> DataFrame:
-        from dssm.samples.tables import read_vectors
+        from dssm.samples.vectors import read_vectors
 
         settings, quarantine = self._start()
         return read_vectors(self.spark, settings, "post", settings.vectors["post"], quarantine)

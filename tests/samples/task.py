@@ -124,30 +124,30 @@ class TaskFeed:
           seed: the rows are put in an order that it draws; None: as they are.
         Returns: rows of each dataset as Python values.
         """
-        from dssm.samples.build import _Build
-        from dssm.samples.user_pass import Router
+        from dssm.samples.datasets import sample_columns
+        from dssm.samples.pass_plan import Router
+        from dssm.samples.sample_files import file_maker, pass_plan
+        from dssm.samples.user_pass import user_pass
 
         settings, folder = self.settings(), self.folder / name
         for part in PARTS:
             (folder / part).mkdir(parents=True)
-        build: Any = _Build(None, settings, str(folder))  # type: ignore[arg-type]
-        build.providers = dict(self.providers)
-        build.lookups = self._lookups(settings, folder)
-        build.published_users = {n: (None, len(next(iter(of.values())))) for n, of in self.published_users.items()}
+        lookups = self._lookups(settings, folder)
+        widths = {name: len(next(iter(of.values()))) for name, of in self.published_users.items()}
         fates = [event.fate for event in self.events]
         rows = {"train": fates.count("train"), "test": fates.count("test"), "users": 1, "interactions": 1}
         files = {part: max(1, -(-rows[part] // settings.samples.rows_per_file)) for part in PARTS}
         names = tuple((part, f"part-{number:05d}.parquet") for part in PARTS for number in range(files[part]))
-        plan = build._user_pass(Router(files, tuple(range(len(names)))))
-        maker = build._file_maker(plan, names, build._dataset_columns())
-        table = self._table(settings, plan, build.lookups)
+        plan = pass_plan(settings, self.providers, lookups, widths, Router(files, tuple(range(len(names)))))
+        maker = file_maker(settings, str(folder), lookups, plan, names, sample_columns(settings))
+        table = self._table(settings, plan, lookups)
         if seed is not None:
             table = table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
         task_of = pa.array([_hash(user, tasks) % tasks for user in table[USER_ID].to_pylist()])
         made = [
             batch
             for task in range(tasks)
-            for batch in plan.run(_as_sent(table.filter(pa.compute.equal(task_of, task))))
+            for batch in user_pass(plan, _as_sent(table.filter(pa.compute.equal(task_of, task))))
         ]
         list(maker.run(made))
         return {part: read_files(folder / part, maker.columns[part]) for part in PARTS}
@@ -186,9 +186,10 @@ class TaskFeed:
 
     def _with_items(self, settings: Settings, folder: Path, lookups: Lookups) -> Lookups:
         """Writes the encoded catalogue, in another order than that of the indexes."""
+        from dssm.samples.datasets import item_columns
         from dssm.samples.encoding import encode_features
         from dssm.samples.files import arrow_schema, write_file
-        from dssm.samples.rows import item_columns, raw_item_features
+        from dssm.samples.raw_columns import raw_item_features
 
         columns = item_columns(settings)
         positives = [item.get("positives", 0) for item in self.items]
@@ -230,8 +231,8 @@ class TaskFeed:
 
     def _table(self, settings: Settings, plan: Any, lookups: Lookups) -> pa.Table:
         """Returns the rows that the user pass takes: Grain: one row an event or a profile's row."""
+        from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS, input_fields
         from dssm.samples.profiles import PublishedUsers, UserVocabulary
-        from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS, input_fields
 
         codes = {"train": 1, "test": 2}
         rows: list[dict[str, Any]] = [
@@ -269,12 +270,12 @@ class TaskFeed:
                 {USER_ID: user, USER_KEY: _hash(user), KIND: number, EVENT_TIME: time, WORDS: words.as_py()}
                 for user, time, words in given
             ]
-        return pa.Table.from_pylist(rows, pa.schema(input_fields(plan)))
+        return pa.Table.from_pylist(rows, pa.schema(input_fields(plan.targets)))
 
 
 def _as_sent(rows: pa.Table) -> list[pa.RecordBatch]:
     """Returns rows as a task gets them: those of events and those of profiles, each with their own columns."""
-    from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
+    from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS
 
     of_event = pa.compute.equal(rows[KIND], EVENT)
     of_events = rows.filter(of_event).drop_columns([WORDS])

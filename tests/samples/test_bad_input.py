@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from dssm.features import AnyFeature
 from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, SourceCounts
 from dssm.packing import unpack
-from dssm.samples.encoding import Tables, encode_features
+from dssm.samples.encoding import encode_features
+from dssm.samples.lookup_tables import Tables
 from tests.samples.feed import TinyFeed, ms, quarantined_rows, read_all_events
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ def text_of(value: Any) -> str:
 
 
 def test_the_catalogue(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.rows import with_item_index
+    from dssm.samples.items import with_item_index
     from dssm.samples.sources import ID
     from dssm.samples.tables import read_catalogue
 
@@ -362,7 +363,7 @@ def unique(rows: list[dict[str, Cell]], key: str, fix: Callable[[str, int], str]
 
 
 def test_vectors(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.tables import read_vectors
+    from dssm.samples.vectors import read_vectors
 
     rows = unique(drawn(VECTOR, 500), "post_id", lambda value, number: f"{value}#{number}")
     values = plain(rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,21 +30,16 @@ from dssm.manifest import (
     USER_KEY,
     WARM,
     WEIGHT,
-    Manifest,
-    SourceCounts,
     VocabularySpec,
-    encoded_columns,
     read_manifest,
 )
 from tests.samples.feed import (
-    DATE,
     HEADER,
     LAST_TRAIN_DAY,
     TinyFeed,
     build,
     files_of,
     ms,
-    quarantined_rows,
     read_part,
     token_digest,
     write_tiny_feed,
@@ -57,23 +50,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.spark
 
-PARTS = ("train", "test", "users", "items", "interactions")
 ITEM_FEATURES = ("post_id", "topic_id", "length", "post_embed")
 # Ids: 0 padding, 1 unknown, then the vocabularies' tokens.
 POST = {"p1": 2, "p2": 3, "p3": 4, "p4": 1, "gone": 1}
 TOPIC = {"1": 2, "2": 3, "9": 1}
-
-
-@pytest.fixture(scope="module")
-def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> TinyFeed:
-    feed = write_tiny_feed(tmp_path_factory.mktemp("tiny"))
-    build(spark, feed)
-    return feed
-
-
-@pytest.fixture(scope="module")
-def manifest(built: TinyFeed) -> Manifest:
-    return read_manifest(str(built.samples), "build_samples")
 
 
 def approx(row: dict[str, Any]) -> dict[str, Any]:
@@ -139,8 +119,8 @@ TEST = [
 
 
 @pytest.mark.parametrize(("part", "expected"), [("train", TRAIN), ("test", TEST)], ids=["train", "test"])
-def test_samples(built: TinyFeed, part: str, expected: list[dict[str, Any]]) -> None:
-    found = {(row[USER_ID], row[ITEM_ID], row[EVENT_TIME]): row for row in read_part(built, part)}
+def test_samples(tiny_build: TinyFeed, part: str, expected: list[dict[str, Any]]) -> None:
+    found = {(row[USER_ID], row[ITEM_ID], row[EVENT_TIME]): row for row in read_part(tiny_build, part)}
     assert len(found) == len(expected)
     for row in expected:
         sample = found[row[USER_ID], row[ITEM_ID], row[EVENT_TIME]]
@@ -148,17 +128,17 @@ def test_samples(built: TinyFeed, part: str, expected: list[dict[str, Any]]) -> 
         assert sample == {**approx(row), **keys}
 
 
-def test_equal_ids_have_equal_keys(built: TinyFeed) -> None:
-    rows = [*read_part(built, "train"), *read_part(built, "test")]
+def test_equal_ids_have_equal_keys(tiny_build: TinyFeed) -> None:
+    rows = [*read_part(tiny_build, "train"), *read_part(tiny_build, "test")]
     users = {row[USER_ID]: row[USER_KEY] for row in rows}
-    items = {row[ITEM_ID]: row[ITEM_KEY] for row in read_part(built, "items")}
+    items = {row[ITEM_ID]: row[ITEM_KEY] for row in read_part(tiny_build, "items")}
     assert len(set(users.values())) == len(users) == 4
     assert len(set(items.values())) == len(items) == 5
     assert all((row[USER_KEY], row[ITEM_KEY]) == (users[row[USER_ID]], items[row[ITEM_ID]]) for row in rows)
 
 
-def test_items_are_the_whole_catalogue_in_the_order_of_their_ids(built: TinyFeed) -> None:
-    rows = sorted(read_part(built, "items"), key=lambda row: row[ITEM_INDEX])
+def test_items_are_the_whole_catalogue_in_the_order_of_their_ids(tiny_build: TinyFeed) -> None:
+    rows = sorted(read_part(tiny_build, "items"), key=lambda row: row[ITEM_INDEX])
     assert [(row[ITEM_INDEX], row[ITEM_ID]) for row in rows] == list(enumerate(ITEM))
     assert [row[ITEM_TITLE] for row in rows] == ["1", "2", "1", "3", "p5"]  # p5 has none: its id stands in
     for row in rows:
@@ -166,26 +146,26 @@ def test_items_are_the_whole_catalogue_in_the_order_of_their_ids(built: TinyFeed
         assert {name: row[name] for name in expected} == approx(expected)
 
 
-def test_items_are_encoded_as_in_the_samples(built: TinyFeed) -> None:
-    items = {row[ITEM_ID]: row for row in read_part(built, "items")}
-    for row in read_part(built, "train"):
+def test_items_are_encoded_as_in_the_samples(tiny_build: TinyFeed) -> None:
+    items = {row[ITEM_ID]: row for row in read_part(tiny_build, "items")}
+    for row in read_part(tiny_build, "train"):
         assert {name: row[name] for name in ITEM_FEATURES} == {
             name: items[row[ITEM_ID]][name] for name in ITEM_FEATURES
         }
 
 
-def test_users_are_those_with_a_positive_in_the_test_window_as_of_its_start(built: TinyFeed) -> None:
-    rows = {row[USER_ID]: row for row in read_part(built, "users")}
+def test_users_are_those_with_a_positive_in_the_test_window_as_of_its_start(tiny_build: TinyFeed) -> None:
+    rows = {row[USER_ID]: row for row in read_part(tiny_build, "users")}
     assert rows == {
         "007": approx({**user_columns("007", "p3 p1 p2", "p3 p1", [0.5, 1]), CLICKED: [3], WARM: 1}),
         "new": approx({**user_columns("new", "", "", [0, 0]), CLICKED: [0], WARM: 0}),
     }
 
 
-def test_interactions_are_what_each_user_did_before_the_test_window(built: TinyFeed) -> None:
+def test_interactions_are_what_each_user_did_before_the_test_window(tiny_build: TinyFeed) -> None:
     """Beside the samples: what lies before the windows, and negatives; not ads, not items outside the catalogue."""
     names = (SEEN, POSITIVE, TARGETS, LAST_TIME)
-    rows = {row[USER_ID]: [row[name] for name in names] for row in read_part(built, "interactions")}
+    rows = {row[USER_ID]: [row[name] for name in names] for row in read_part(tiny_build, "interactions")}
     assert rows == {
         "007": [[0, 1, 2], [1, 1, 1], [2, 1, 1], [ms(9, 9), ms(7, 10), ms(9, 9)]],
         "7": [[0, 1], [1, 1], [1, 0], [ms(7, 12), ms(9, 12)]],  # p2 is of a source that is not tested on
@@ -207,145 +187,12 @@ def test_interactions_are_what_each_user_did_before_the_test_window(built: TinyF
         ("topic_id", [("1", 13), ("2", 10)]),
     ],
 )
-def test_vocabularies_count_the_training_window(
-    built: TinyFeed, manifest: Manifest, name: str, tokens: list[tuple[str, int]]
-) -> None:
-    rows = pq.read_table(built.samples / "vocabularies" / f"{name}.parquet").to_pylist()
+def test_vocabularies_count_the_training_window(tiny_build: TinyFeed, name: str, tokens: list[tuple[str, int]]) -> None:
+    manifest = read_manifest(str(tiny_build.samples), "build_samples")
+    rows = pq.read_table(tiny_build.samples / "vocabularies" / f"{name}.parquet").to_pylist()
     assert [(row["token"], row["events"]) for row in rows] == tokens
     digest = token_digest([token for token, _ in tokens])
     assert manifest.vocabularies[name] == VocabularySpec(size=len(tokens) + 2, digest=digest)
-
-
-# Manifests ---------------------------------------------------------------------------------------------
-
-
-def test_every_part_says_what_it_holds(built: TinyFeed, manifest: Manifest) -> None:
-    expected_rows = {"train": 7, "test": 3, "users": 2, "items": 5, "interactions": 3}
-    settings = built.settings()
-    features = settings.features.values()
-    for part in PARTS:
-        found = read_manifest(str(built.samples / part), "build_samples")
-        assert (found.kind, found.rows, found.seed) == (part, expected_rows[part], 0)
-        assert (found.date, found.build) == ("2024-01-10", manifest.build)
-        assert (found.vocabularies, found.sources) == (manifest.vocabularies, manifest.sources)
-        sides = {"users": {"user"}, "items": {"item"}, "interactions": set()}.get(part, {"user", "item"})
-        columns = {k: v for f in features if f.side in sides for k, v in encoded_columns(f, settings.vectors).items()}
-        assert {k: v for k, v in found.columns.items() if not k.startswith("row__")} == columns
-
-
-def test_each_file_is_one_row_group(built: TinyFeed) -> None:
-    for part in PARTS:
-        found = read_manifest(str(built.samples / part), "build_samples")
-        on_disk = sorted(path.name for path in (built.samples / part).iterdir())
-        assert on_disk == ["manifest.json", *(file.name for file in found.files)]
-        for file in found.files:
-            footer = pq.ParquetFile(built.samples / part / file.name).metadata
-            assert footer.num_rows == file.rows
-            assert footer.num_row_groups <= 1
-
-
-BAD_TIME = "bad time in 'time' (expected ms, 1970 to 2100)"
-COUNTS = {
-    "sources.feed": (
-        {"train": 6, "test": 3},
-        {
-            "item not in the catalogue": 1,
-            "left out by where": 1,
-            "negative, and train_rows is positives": 1,
-            "outside the windows": 2,
-        },
-        {
-            BAD_TIME: 2,
-            "label is not a number": 1,
-            "malformed row": 2,
-            "no item in 'post_id'": 1,
-            "no user in 'client_id'": 1,
-            "weight is not a number of at least 0": 2,
-        },
-    ),
-    "sources.likes": (
-        {"train": 1},
-        {"source has no test role": 1},
-        {"bad time in 'when' (expected iso, 1970 to 2100)": 1, "malformed row": 1},
-    ),
-    "profiles.clients": (
-        {"read": 3},
-        {},
-        {"'age' is not a number": 3, "'fav' is not id:weight,id:weight": 3, "malformed row": 1},
-    ),
-    "profiles.reads": ({"read": 2}, {}, {}),
-    "catalogue": ({"read": 5}, {}, {"'length' is not a number": 1, "no id in 'post_id'": 1}),
-    "vectors.post": (
-        {"read": 3},
-        {},
-        {
-            "'values' holds null, NaN or infinity": 2,
-            "'values' is not 2 numbers": 1,
-            "malformed row": 1,
-            "no id in 'post_id'": 1,
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_every_row_is_used_filtered_or_quarantined(built: TinyFeed, manifest: Manifest, name: str) -> None:
-    used, filtered, quarantined = COUNTS[name]
-    found = manifest.sources[name]
-    rows = sum(map(sum, (used.values(), filtered.values(), quarantined.values())))
-    days = ["2024-01-08"] if name == "sources.feed" else []
-    assert found == SourceCounts(
-        place=found.place, rows_read=rows, used=used, filtered=filtered, quarantined=quarantined, missing_days=days
-    )
-    assert str(built.folder) in found.place
-    kept = quarantined_rows(built.samples, name)
-    assert {reason: sum(row["reason"] == reason for row in kept) for reason in quarantined} == quarantined
-    assert len(kept) == sum(quarantined.values())
-
-
-def test_counts_are_of_every_table(manifest: Manifest) -> None:
-    assert set(manifest.sources) == set(COUNTS)
-
-
-def test_quarantined_rows_are_kept_as_they_were(built: TinyFeed) -> None:
-    rows = [(row["reason"], json.loads(row["row"])) for row in quarantined_rows(built.samples, "sources.feed")]
-    assert ("malformed row", {"client_id": "7", "post_id": "p1", "_corrupt_record": "7,p1"}) in rows
-    broken = {"client_id": "7", "post_id": "p1", "time": "yesterday", "act": "1", "dwell": "0", "channel": "home"}
-    assert (BAD_TIME, broken) in rows
-
-
-# Other feeds -------------------------------------------------------------------------------------------
-
-
-def test_a_run_is_complete_with_the_settings_it_was_made_with(built: TinyFeed) -> None:
-    """How the work is parted is none of them."""
-    from dssm.samples.earlier import is_complete
-
-    def changed(**sections: Any) -> bool:
-        feed = TinyFeed(built.folder)
-        for section, values in sections.items():
-            feed.config[section] = {**feed.config[section], **values} if isinstance(values, dict) else values
-        return is_complete(feed.settings())
-
-    assert changed()
-    assert changed(samples={"shuffle_partitions": 9, "rows_per_task": 1, "broadcast_mb": 0})
-    assert not changed(samples={"rows_per_file": 5})
-    assert not changed(seed=1)
-    assert not changed(window={"train_days": 2})
-    assert not changed(date=DATE + dt.timedelta(days=1))  # there is none
-
-
-def test_an_earlier_run_by_its_name_or_its_folder(tmp_path: Path) -> None:
-    from dssm.samples.earlier import frozen_run
-
-    feed = TinyFeed(tmp_path)
-    (tmp_path / "runs" / "tiny" / "2024-01-09" / "samples").mkdir(parents=True)
-    for run, folder in (
-        ("tiny/2024-01-09", tmp_path / "runs" / "tiny" / "2024-01-09" / "samples"),
-        (str(tmp_path / "elsewhere"), tmp_path / "elsewhere" / "samples"),
-    ):
-        feed.config["samples"]["vocabularies"] = {"run": run}
-        assert frozen_run(feed.settings()) == str(folder)
 
 
 OTHER_TEST_DAY = f"""\
@@ -358,7 +205,7 @@ else,p2,{ms(10, 5)},1,0,home
 
 
 def test_the_test_window_never_influences_training_and_formats_do_not_matter(
-    built: TinyFeed, spark: SparkSession, tmp_path: Path
+    tiny_build: TinyFeed, spark: SparkSession, tmp_path: Path
 ) -> None:
     """Another test day; a log and the clients as Parquet files, the catalogue as a Hive table."""
     feed = write_tiny_feed(tmp_path)
@@ -384,10 +231,10 @@ def test_the_test_window_never_influences_training_and_formats_do_not_matter(
     build(spark, feed)
 
     for part in ("items", "vocabularies", "vectors"):
-        expected = {k: v for k, v in files_of(built.samples / part).items() if k != "manifest.json"}
+        expected = {k: v for k, v in files_of(tiny_build.samples / part).items() if k != "manifest.json"}
         assert {k: v for k, v in files_of(feed.samples / part).items() if k != "manifest.json"} == expected
     found = {(row[USER_ID], row[ITEM_ID], row[EVENT_TIME]): row for row in read_part(feed, "train")}
-    expected_rows = {(row[USER_ID], row[ITEM_ID], row[EVENT_TIME]): row for row in read_part(built, "train")}
+    expected_rows = {(row[USER_ID], row[ITEM_ID], row[EVENT_TIME]): row for row in read_part(tiny_build, "train")}
     for key, row in expected_rows.items():
         assert {**found[key], SOURCE: ""} == {**row, SOURCE: ""}
     assert len(found) == len(expected_rows)
@@ -398,17 +245,17 @@ def test_the_test_window_never_influences_training_and_formats_do_not_matter(
     assert (counts.place, counts.rows_read) == ("table tiny_posts", 5)
 
 
-def test_a_build_that_stops_leaves_the_last_one(built: TinyFeed, spark: SparkSession) -> None:
-    before = files_of(built.samples)
-    strict = TinyFeed(built.folder)
+def test_a_build_that_stops_leaves_the_last_one(tiny_build: TinyFeed, spark: SparkSession) -> None:
+    before = files_of(tiny_build.samples)
+    strict = TinyFeed(tiny_build.folder)
     strict.config["samples"]["max_quarantine_share"] = 0.5
     with pytest.raises(UserError) as caught:
         build(spark, strict)
     assert str(caught.value) == (
-        f"profiles.clients: 7 of 10 rows of {built.folder}/clients.csv can't be read (70.0%; "
+        f"profiles.clients: 7 of 10 rows of {tiny_build.folder}/clients.csv can't be read (70.0%; "
         "samples.max_quarantine_share allows 50.0%): 'age' is not a number: 3; 'fav' is not id:weight,id:weight: 3; "
         "malformed row: 1. One of them: "
         "{'id': '8', 'client_type': 'a', 'age': 'old', 'follow': '1', 'fav': '1:1'}"
     )
-    assert files_of(built.samples) == before
-    assert [path.name for path in built.samples.parent.iterdir()] == ["samples"]
+    assert files_of(tiny_build.samples) == before
+    assert [path.name for path in tiny_build.samples.parent.iterdir()] == ["samples"]

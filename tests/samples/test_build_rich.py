@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from dssm.manifest import (
@@ -27,12 +26,12 @@ from dssm.manifest import (
     USER_ID,
     WARM,
     WEIGHT,
-    Manifest,
     read_manifest,
     target_column,
 )
-from tests.samples.feed import build, files_of, read_part
-from tests.samples.rich import USERS, Click, RichFeed, score, start_of, write_rich_feed
+from tests.samples.feed import build, files_of
+from tests.samples.rich import RichFeed, score, start_of
+from tests.samples.rich_build import TEST_START, RichBuild, check_user, place_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,38 +39,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
-
-TEST_START = start_of(10)
-
-
-class Built:
-    """One build's datasets, read once."""
-
-    def __init__(self, feed: RichFeed, manifest: Manifest) -> None:
-        self.feed, self.manifest = feed, manifest
-        self.train, self.test, self.users, self.interactions = (
-            read_part(feed, part) for part in ("train", "test", "users", "interactions")
-        )
-        self.items = sorted(read_part(feed, "items"), key=lambda row: row[ITEM_INDEX])
-
-    def tokens(self, name: str) -> dict[str, int]:
-        """Returns the ids of a vocabulary's tokens."""
-        rows = pq.read_table(self.feed.samples / "vocabularies" / f"{name}.parquet").to_pylist()
-        return {row["token"]: row["id"] for row in rows}
-
-    def counts(self, name: str) -> dict[str, int]:
-        rows = pq.read_table(self.feed.samples / "vocabularies" / f"{name}.parquet").to_pylist()
-        return {row["token"]: row["events"] for row in rows}
-
-
-@pytest.fixture(scope="module")
-def built(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    feed = write_rich_feed(tmp_path_factory.mktemp("rich"))
-    return Built(feed, build(spark, feed))
-
-
-def place_of(row: Mapping[str, Any]) -> int:
-    return int(row[ITEM_ID][1:])
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, str, int, int]:
@@ -81,26 +48,28 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, str, int, int]:
 # Rows --------------------------------------------------------------------------------------------------------
 
 
-def test_the_samples_are_events_of_the_windows(built: Built) -> None:
-    clicks = {(c.source, c.user, c.item, c.time): c for c in built.feed.clicks}
-    assert len(clicks) == len(built.feed.clicks)
-    for part, begin, end in ((built.train, start_of(7), TEST_START), (built.test, TEST_START, start_of(11))):
+def test_the_samples_are_events_of_the_windows(rich_build: RichBuild) -> None:
+    clicks = {(c.source, c.user, c.item, c.time): c for c in rich_build.feed.clicks}
+    assert len(clicks) == len(rich_build.feed.clicks)
+    for part, begin, end in ((rich_build.train, start_of(7), TEST_START), (rich_build.test, TEST_START, start_of(11))):
         assert len({key_of(row) for row in part}) == len(part) > 100
         for row in part:
             click = clicks[key_of(row)]
             assert begin <= click.time < end
-            assert not built.feed.too_early(click)
+            assert not rich_build.feed.too_early(click)
             assert row[LABEL] == click.act
-            is_negative = part is built.train and not click.act
+            is_negative = part is rich_build.train and not click.act
             assert row[WEIGHT] == (1 + click.act if click.source == "feed" else 1) * (0.5 if is_negative else 1)
     # Everything of the test window is there, but for what came before its item or is of a source without the role.
-    wanted = [c for c in clicks.values() if c.time >= TEST_START and c.source == "feed" and not built.feed.too_early(c)]
-    assert len(built.test) == len(wanted)
+    wanted = [
+        c for c in clicks.values() if c.time >= TEST_START and c.source == "feed" and not rich_build.feed.too_early(c)
+    ]
+    assert len(rich_build.test) == len(wanted)
 
 
-def test_what_was_left_out_is_counted(built: Built) -> None:
-    feed = built.feed
-    counts = built.manifest.sources["sources.feed"]
+def test_what_was_left_out_is_counted(rich_build: RichBuild) -> None:
+    feed = rich_build.feed
+    counts = rich_build.manifest.sources["sources.feed"]
     read = [c for c in feed.read if c.source == "feed"]
     days = 6  # of the windows, and the two before them that a history asks for
     assert counts.rows_read == len(read) + 2 * days
@@ -112,17 +81,17 @@ def test_what_was_left_out_is_counted(built: Built) -> None:
     dropped = counts.filtered["negative, left out by unclicked_share"]
     assert abs(dropped / len(negatives) - 0.2) < 4 * np.sqrt(0.2 * 0.8 / len(negatives))
     assert counts.filtered["popular item, left out by popular_threshold"] > 10
-    assert max(Counter(row[USER_ID] for row in built.train if row[LABEL] > 0).values()) <= 12
-    likes = built.manifest.sources["sources.likes"]
+    assert max(Counter(row[USER_ID] for row in rich_build.train if row[LABEL] > 0).values()) <= 12
+    likes = rich_build.manifest.sources["sources.likes"]
     assert "item uploaded after the event" not in likes.filtered  # check_upload: false
-    assert built.manifest.sources["catalogue"].filtered == {"an older row of its id": len(feed.posts)}
-    assert built.manifest.sources["catalogue"].quarantined == {"'price' is not a number": 1}
+    assert rich_build.manifest.sources["catalogue"].filtered == {"an older row of its id": len(feed.posts)}
+    assert rich_build.manifest.sources["catalogue"].quarantined == {"'price' is not a number": 1}
 
 
-def test_targets(built: Built) -> None:
-    clicks = {(c.source, c.user, c.item, c.time): c for c in built.feed.clicks}
+def test_targets(rich_build: RichBuild) -> None:
+    clicks = {(c.source, c.user, c.item, c.time): c for c in rich_build.feed.clicks}
     names = [target_column(name) for name in ("watch", "like", "share")]
-    for row in built.train + built.test:
+    for row in rich_build.train + rich_build.test:
         click = clicks[key_of(row)]
         unknown = float("nan")
         if click.source == "feed":
@@ -132,12 +101,12 @@ def test_targets(built: Built) -> None:
         np.testing.assert_allclose([row[name] for name in names], expected, rtol=1e-6)
 
 
-def test_joins_are_counted(built: Built) -> None:
-    found = {join.name: (join.rows, join.matched) for join in built.manifest.joins}
-    samples = built.train + built.test
-    of_client = sum(built.feed.client(row[USER_ID], row[EVENT_TIME])[0] is not None for row in samples)
+def test_joins_are_counted(rich_build: RichBuild) -> None:
+    found = {join.name: (join.rows, join.matched) for join in rich_build.manifest.joins}
+    samples = rich_build.train + rich_build.test
+    of_client = sum(rich_build.feed.client(row[USER_ID], row[EVENT_TIME])[0] is not None for row in samples)
     of_day = sum(int(row[USER_ID]) % 3 == 0 for row in samples)
-    logs = {name: built.manifest.sources[f"sources.{name}"] for name in ("feed", "likes")}
+    logs = {name: rich_build.manifest.sources[f"sources.{name}"] for name in ("feed", "likes")}
     rows = {name: counts.rows_read - sum(counts.quarantined.values()) for name, counts in logs.items()}
     assert found == {
         "sources.feed ⋈ catalogue": (rows["feed"], rows["feed"] - 6),
@@ -154,66 +123,33 @@ def test_joins_are_counted(built: Built) -> None:
 # User features ------------------------------------------------------------------------------------------------
 
 
-def check_user(built: Built, row: Mapping[str, Any], time: int) -> None:
-    """Checks the user features of a row against what is known strictly before a time."""
-    feed, expected = built.feed, built.feed.user_features(row[USER_ID], time)
-    posts, topics, cities, users = (built.tokens(name) for name in ("post_id", "topic", "city", "client_id"))
-    ages = built.manifest.statistics["age"]
-
-    def ids(items: list[int], width: int) -> list[int]:
-        found = [posts.get(feed.posts[item]["id"], 1) for item in items]
-        return found + [0] * (width - len(found))
-
-    assert row["client_id"] == users.get(row[USER_ID], 1)
-    assert row["city"] == cities.get(expected["city"], 1)
-    age = expected["age"]
-    assert row["age"] == pytest.approx(0 if age is None else (age - ages.mean) / ages.deviation, abs=1e-5)
-    boundaries = built.manifest.statistics["age_group"].boundaries
-    assert row["age_group"] == (1 if age is None else 2 + sum(boundary <= age for boundary in boundaries))
-    assert (row["hour"], row["weekday"]) == (2 + expected["hour"], 2 + expected["weekday"])
-    assert row["click_history"] == ids(expected["clicks"], 4)
-    assert row["recent_history"] == ids(expected["recent"], 6)
-    for name, of, width in (("fav_topic", "topics", 3), ("topics_today", "topics_today", 2)):
-        known = {topics[topic]: count for topic, count in expected[of].items() if topic in topics}
-        favourites = sorted(known, key=lambda topic: (-known[topic], topic))[:width]
-        shares = [known[topic] / sum(known.values()) for topic in favourites]
-        assert row[name] == favourites + [0] * (width - len(favourites))
-        assert row[f"{name}__weight"] == pytest.approx(shares + [0] * (width - len(shares)))
-    assert row["view_count"] == expected["views"]
-    assert row["click_rate"] == pytest.approx(expected["rate"])
-    small = [vector for item in expected["clicks"] if (vector := built.items[item]["post_small"]) != [0, 0]]
-    np.testing.assert_allclose(row["click_small"], np.mean(small, axis=0) if small else [0, 0], atol=1e-6)
-    large = [number for item in expected["recent"] if (number := built.items[item]["post_large"]) > 0][:3]
-    assert row["recent_large"] == large + [0] * (3 - len(large))
-
-
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_user_features_are_strictly_before_the_event(built: Built, part: str) -> None:
-    for row in getattr(built, part):
-        check_user(built, row, row[EVENT_TIME])
+def test_user_features_are_strictly_before_the_event(rich_build: RichBuild, part: str) -> None:
+    for row in getattr(rich_build, part):
+        check_user(rich_build, row, row[EVENT_TIME])
 
 
-def test_queries_are_as_of_the_test_windows_start(built: Built) -> None:
+def test_queries_are_as_of_the_test_windows_start(rich_build: RichBuild) -> None:
     positives: dict[str, set[int]] = {}
-    for row in built.test:
+    for row in rich_build.test:
         if row[LABEL] > 0:
             positives.setdefault(row[USER_ID], set()).add(place_of(row))
-    assert {row[USER_ID]: row[CLICKED] for row in built.users} == {u: sorted(i) for u, i in positives.items()}
-    for row in built.users:
-        check_user(built, row, TEST_START)
-        assert row[WARM] == any(built.feed.before(row[USER_ID], TEST_START, "feed likes"))
+    assert {row[USER_ID]: row[CLICKED] for row in rich_build.users} == {u: sorted(i) for u, i in positives.items()}
+    for row in rich_build.users:
+        check_user(rich_build, row, TEST_START)
+        assert row[WARM] == any(rich_build.feed.before(row[USER_ID], TEST_START, "feed likes"))
 
 
-def test_interactions(built: Built) -> None:
-    found = {row[USER_ID]: row[SEEN] for row in built.interactions}
+def test_interactions(rich_build: RichBuild) -> None:
+    found = {row[USER_ID]: row[SEEN] for row in rich_build.interactions}
     expected: dict[str, set[int]] = {}
-    for click in built.feed.read:
-        if click.time < TEST_START and not built.feed.too_early(click):
+    for click in rich_build.feed.read:
+        if click.time < TEST_START and not rich_build.feed.too_early(click):
             expected.setdefault(click.user, set()).add(click.item)
     assert found == {user: sorted(items) for user, items in expected.items()}
 
 
-def test_daily_snapshots_are_seen_from_the_next_day_on(built: Built) -> None:
+def test_daily_snapshots_are_seen_from_the_next_day_on(rich_build: RichBuild) -> None:
     """Files of the 6th, 8th and 9th; each holds its day."""
     newest = {7: 6, 8: 6, 9: 8, 10: 9}
 
@@ -221,20 +157,20 @@ def test_daily_snapshots_are_seen_from_the_next_day_on(built: Built) -> None:
         day = next(day for day in newest if time < start_of(day + 1))
         return None if int(user) % 3 else score(int(user), newest[day])
 
-    last = {row[USER_ID]: row[EVENT_TIME] for row in sorted(built.train, key=lambda row: row[EVENT_TIME])}
+    last = {row[USER_ID]: row[EVENT_TIME] for row in sorted(rich_build.train, key=lambda row: row[EVENT_TIME])}
     scores = [found for user, time in last.items() if (found := seen(user, time)) is not None]
     low, high = min(scores), max(scores)
-    statistics = built.manifest.statistics["score"]
+    statistics = rich_build.manifest.statistics["score"]
     assert (statistics.minimum, statistics.maximum) == (low, high)
     values = set()
-    for row in built.train + built.test:
+    for row in rich_build.train + rich_build.test:
         found = seen(row[USER_ID], row[EVENT_TIME])
         # minmax: null is 0, which is below all.
         expected = 0 if found is None else min(max((found - low) / (high - low), 0), 1)
         assert row["score"] == pytest.approx(expected), row
         values.add(found)
     assert len(values) > 5
-    assert built.manifest.sources["profiles.daily"].missing_days == ["2024-01-07", "2024-01-10"]
+    assert rich_build.manifest.sources["profiles.daily"].missing_days == ["2024-01-07", "2024-01-10"]
 
 
 # Item features ------------------------------------------------------------------------------------------------
@@ -242,10 +178,10 @@ def test_daily_snapshots_are_seen_from_the_next_day_on(built: Built) -> None:
 CHANGING = ("rate_so_far", "clicks_so_far", "days_up")
 
 
-def test_item_features_are_those_of_the_catalogue(built: Built) -> None:
-    topics, posts = built.tokens("topic"), built.tokens("post_id")
-    prices = built.manifest.statistics["price"]
-    for place, (row, post) in enumerate(zip(built.items, built.feed.posts, strict=True)):
+def test_item_features_are_those_of_the_catalogue(rich_build: RichBuild) -> None:
+    topics, posts = rich_build.tokens("topic"), rich_build.tokens("post_id")
+    prices = rich_build.manifest.statistics["price"]
+    for place, (row, post) in enumerate(zip(rich_build.items, rich_build.feed.posts, strict=True)):
         assert (row[ITEM_ID], row[ITEM_INDEX]) == (post["id"], place)
         assert row[UPLOAD_TIME] == (-(2**62) if post["uploaded"] is None else post["uploaded"])
         assert (row["post_id"], row["topic"]) == (posts.get(post["id"], 1), topics.get(post["topic"], 1))
@@ -253,10 +189,10 @@ def test_item_features_are_those_of_the_catalogue(built: Built) -> None:
         expected = 0 if price is None else (price - prices.mean) / prices.deviation
         assert row["price"] == pytest.approx(expected, abs=1e-5)
         assert row["price_range"] == (1 if price is None else 2 + (price >= 2) + (price >= 5))
-    same = [name for name, feature in built.feed.settings().features.items() if feature.side == "item"]
+    same = [name for name, feature in rich_build.feed.settings().features.items() if feature.side == "item"]
     same = [name for name in same if name not in CHANGING]
-    for row in built.train + built.test:
-        item = built.items[place_of(row)]
+    for row in rich_build.train + rich_build.test:
+        item = rich_build.items[place_of(row)]
         assert {name: row[name] for name in same} == {name: item[name] for name in same}
 
 
@@ -264,26 +200,26 @@ def changing(feed: RichFeed, item: int, time: int) -> tuple[float, ...]:
     return (*feed.item_counters(item, time), feed.days_up(item, time))
 
 
-def test_item_counters_and_ages_are_as_of_the_event(built: Built) -> None:
-    feed = built.feed
-    for row in built.train + built.test:
+def test_item_counters_and_ages_are_as_of_the_event(rich_build: RichBuild) -> None:
+    feed = rich_build.feed
+    for row in rich_build.train + rich_build.test:
         expected = changing(feed, place_of(row), row[EVENT_TIME])
         assert [row[name] for name in CHANGING] == pytest.approx(expected, rel=1e-5)
-    for place, row in enumerate(built.items):  # as of the date's start
+    for place, row in enumerate(rich_build.items):  # as of the date's start
         assert [row[name] for name in CHANGING] == pytest.approx(changing(feed, place, TEST_START), rel=1e-5)
 
 
-def test_popularity_is_the_windows_positives_and_the_probability_that_of_the_rows_left(built: Built) -> None:
-    feed, places = built.feed, range(len(built.items))
+def test_popularity_is_the_windows_positives_and_the_probability_that_of_the_rows_left(rich_build: RichBuild) -> None:
+    feed, places = rich_build.feed, range(len(rich_build.items))
     window = [c for c in feed.read if start_of(7) <= c.time < TEST_START and c.act and not feed.too_early(c)]
     positives = Counter(c.item for c in window)
-    assert [row[ITEM_POSITIVES] for row in built.items] == [positives[place] for place in places]
-    left = Counter(place_of(row) for row in built.train if row[LABEL] > 0)
+    assert [row[ITEM_POSITIVES] for row in rich_build.items] == [positives[place] for place in places]
+    left = Counter(place_of(row) for row in rich_build.train if row[LABEL] > 0)
     assert left.total() < positives.total()
     expected = [left[place] / left.total() for place in places]
-    assert [row[ITEM_PROBABILITY] for row in built.items] == pytest.approx(expected)
-    for row in built.train:
-        assert row[ITEM_PROBABILITY] == built.items[place_of(row)][ITEM_PROBABILITY]
+    assert [row[ITEM_PROBABILITY] for row in rich_build.items] == pytest.approx(expected)
+    for row in rich_build.train:
+        assert row[ITEM_PROBABILITY] == rich_build.items[place_of(row)][ITEM_PROBABILITY]
 
 
 # Negatives ----------------------------------------------------------------------------------------------------
@@ -291,8 +227,8 @@ def test_popularity_is_the_windows_positives_and_the_probability_that_of_the_row
 COLUMNS = ["any"] * 2 + ["popular", "damped", "near"] + ["shown"] * 2 + ["hard"] * 2
 
 
-def test_negatives(built: Built) -> None:
-    feed = built.feed
+def test_negatives(rich_build: RichBuild) -> None:
+    feed = rich_build.feed
     window = [c for c in feed.read if start_of(7) <= c.time < TEST_START and c.act and not feed.too_early(c)]
     clicked: dict[str, set[int]] = {}
     for click in window:
@@ -300,7 +236,7 @@ def test_negatives(built: Built) -> None:
     found: Counter[str] = Counter()
     spec = read_manifest(str(feed.samples / "train"), "").columns[NEGATIVES]
     assert (spec.dtype, spec.shape) == ("int32", (9,))
-    for row in built.train:
+    for row in rich_build.train:
         if row[LABEL] <= 0:
             assert row[NEGATIVES] == [-1] * 9
             continue
@@ -322,7 +258,7 @@ def test_negatives(built: Built) -> None:
                 there = [p for p in feed.posts if p["uploaded"] is None or p["uploaded"] <= time]
                 assert chance == pytest.approx(1 / len(there))
             elif name in ("popular", "damped"):
-                assert built.items[item][ITEM_POSITIVES] > 0
+                assert rich_build.items[item][ITEM_POSITIVES] > 0
             elif name == "near":
                 assert feed.posts[item]["city"] == feed.posts[place_of(row)]["city"] != ""
             elif name == "shown":
@@ -331,29 +267,29 @@ def test_negatives(built: Built) -> None:
                 ]
                 assert item in {c.item for c in shown}
             else:
-                assert built.items[item]["post_large"] > 0  # it has a published vector
-    positives = sum(row[LABEL] > 0 for row in built.train)
+                assert rich_build.items[item]["post_large"] > 0  # it has a published vector
+    positives = sum(row[LABEL] > 0 for row in rich_build.train)
     assert found["any"] == 2 * positives > 200
     assert all(found[name] > 20 for name in set(COLUMNS))
-    assert NEGATIVES not in built.test[0]
+    assert NEGATIVES not in rich_build.test[0]
 
 
 # Frozen on the training window --------------------------------------------------------------------------------
 
 
-def newest_seen(built: Built) -> dict[str, tuple[str | None, int | None]]:
+def newest_seen(rich_build: RichBuild) -> dict[str, tuple[str | None, int | None]]:
     """Returns the city and age of each user's newest snapshot that a training event sees."""
-    last = {row[USER_ID]: row[EVENT_TIME] for row in sorted(built.train, key=lambda row: row[EVENT_TIME])}
-    return {user: built.feed.client(user, time) for user, time in last.items()}
+    last = {row[USER_ID]: row[EVENT_TIME] for row in sorted(rich_build.train, key=lambda row: row[EVENT_TIME])}
+    return {user: rich_build.feed.client(user, time) for user, time in last.items()}
 
 
-def test_vocabularies_count_training_events(built: Built) -> None:
-    clients = newest_seen(built)
+def test_vocabularies_count_training_events(rich_build: RichBuild) -> None:
+    clients = newest_seen(rich_build)
     tokens = {
-        "client_id": [row[USER_ID] for row in built.train],
-        "post_id": [row[ITEM_ID] for row in built.train],
-        "topic": [built.feed.posts[place_of(row)]["topic"] for row in built.train],
-        "city": [clients[row[USER_ID]][0] for row in built.train],
+        "client_id": [row[USER_ID] for row in rich_build.train],
+        "post_id": [row[ITEM_ID] for row in rich_build.train],
+        "topic": [rich_build.feed.posts[place_of(row)]["topic"] for row in rich_build.train],
+        "city": [clients[row[USER_ID]][0] for row in rich_build.train],
     }
     for name, values in tokens.items():
         counts = Counter(value for value in values if value is not None)
@@ -361,20 +297,20 @@ def test_vocabularies_count_training_events(built: Built) -> None:
             counts = Counter({token: count for token, count in counts.items() if count >= 3})
         if name == "topic":
             counts = Counter(dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:3]))
-        assert built.counts(name) == counts
-        assert list(built.tokens(name)) == sorted(counts, key=lambda token: (-counts[token], token))
+        assert rich_build.counts(name) == counts
+        assert list(rich_build.tokens(name)) == sorted(counts, key=lambda token: (-counts[token], token))
 
 
-def test_statistics_are_those_of_training_events(built: Built) -> None:
-    clients = newest_seen(built)
-    prices = [p for row in built.train if (p := built.feed.posts[place_of(row)]["price"]) is not None]
-    ages = [a for row in built.train if (a := clients[row[USER_ID]][1]) is not None]
+def test_statistics_are_those_of_training_events(rich_build: RichBuild) -> None:
+    clients = newest_seen(rich_build)
+    prices = [p for row in rich_build.train if (p := rich_build.feed.posts[place_of(row)]["price"]) is not None]
+    ages = [a for row in rich_build.train if (a := clients[row[USER_ID]][1]) is not None]
     for name, values in (("price", prices), ("price_group", prices), ("age", ages), ("age_group", ages)):
-        found = built.manifest.statistics[name]
+        found = rich_build.manifest.statistics[name]
         assert (found.events, found.minimum, found.maximum) == (len(values), min(values), max(values))
         assert (found.mean, found.deviation) == pytest.approx((np.mean(values), np.std(values)))
     thirds, quarters = (np.linspace(0, 100, parts + 1)[1:-1] for parts in (3, 4))
-    statistics = built.manifest.statistics
+    statistics = rich_build.manifest.statistics
     assert statistics["price_group"].boundaries == pytest.approx(
         np.unique(np.percentile(prices, thirds, method="inverted_cdf"))
     )
@@ -383,17 +319,17 @@ def test_statistics_are_those_of_training_events(built: Built) -> None:
     )
 
 
-def test_the_manifest_says_what_the_ids_are(built: Built) -> None:
-    found = {name: (spec.rule, spec.size) for name, spec in built.manifest.vocabularies.items()}
-    statistics = built.manifest.statistics
+def test_the_manifest_says_what_the_ids_are(rich_build: RichBuild) -> None:
+    found = {name: (spec.rule, spec.size) for name, spec in rich_build.manifest.vocabularies.items()}
+    statistics = rich_build.manifest.statistics
     assert found == {
-        "client_id": ("tokens", 2 + len(built.tokens("client_id"))),
+        "client_id": ("tokens", 2 + len(rich_build.tokens("client_id"))),
         "city": ("tokens", 2 + 3),
         "age_group": ("buckets", 3 + len(statistics["age_group"].boundaries)),
         "tags": ("hash", 2 + 20),
         "hour": ("time", 2 + 24),
         "weekday": ("time", 2 + 7),
-        "post_id": ("tokens", 2 + len(built.tokens("post_id"))),
+        "post_id": ("tokens", 2 + len(rich_build.tokens("post_id"))),
         "topic": ("tokens", 2 + 3),
         "title": ("hash", 2 + 50),
         "price_range": ("buckets", 2 + 3),
@@ -401,7 +337,7 @@ def test_the_manifest_says_what_the_ids_are(built: Built) -> None:
     }
 
 
-# Other builds -------------------------------------------------------------------------------------------------
+# Another way to build ----------------------------------------------------------------------------------------
 
 
 def without_settings(folder: Path) -> dict[str, bytes]:
@@ -409,92 +345,20 @@ def without_settings(folder: Path) -> dict[str, bytes]:
 
 
 def test_however_the_work_is_parted_the_files_are_the_same(
-    built: Built, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    rich_build: RichBuild, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over what stood there; with more cores and tasks, mapped vectors, and the items joined by a shuffle."""
     from dssm.samples import build as module
 
-    before = without_settings(built.feed.samples)
-    again = dataclasses.replace(built.feed)
+    before = without_settings(rich_build.feed.samples)
+    again = dataclasses.replace(rich_build.feed)
     samples = again.config["samples"]
     again.config = {
         **again.config, "samples": {**samples, "shuffle_partitions": 3, "rows_per_task": 300, "broadcast_mb": 0},
     }  # fmt: skip
-    monkeypatch.setattr(module._Build, "_parallelism", 3)
+    monkeypatch.setattr(module, "parallelism", lambda spark: 3)
     build(spark, again)
-    after = without_settings(built.feed.samples)
+    after = without_settings(rich_build.feed.samples)
     assert after.keys() == before.keys()
     assert [path for path in before if after[path] != before[path]] == []
-    assert [path.name for path in built.feed.samples.parent.iterdir()] == ["samples"]
-
-
-@pytest.fixture(scope="module")
-def next_day(built: Built, spark: SparkSession) -> Built:
-    """The next day's leave-last-out build, with the vocabularies of the first one, which grow."""
-    feed = dataclasses.replace(built.feed)
-    samples = {name: feed.config["samples"][name] for name in ("rows_per_file", "max_quarantine_share")}
-    samples |= {
-        "shuffle_partitions": 2,
-        "split": {"kind": "leave_last_out", "rows": 2, "drop_cold": ["users", "items"]},
-        "vocabularies": {"run": f"rich/{feed.config['date']}", "grow": True},
-    }
-    feed.config = {
-        **feed.config, "name": "later", "date": feed.config["date"].replace(day=11), "samples": samples,
-        "train": {},
-    }  # fmt: skip
-    return Built(feed, build(spark, feed))
-
-
-def test_known_tokens_keep_their_ids(built: Built, next_day: Built) -> None:
-    grown = {}
-    for name in ("client_id", "post_id", "city", "topic"):
-        old, new = built.tokens(name), next_day.tokens(name)
-        assert {token: new[token] for token in old} == old
-        assert list(new)[: len(old)] == list(old)
-        grown[name] = len(new) - len(old)
-        assert next_day.manifest.vocabularies[name].size == 2 + len(new)
-    assert grown["client_id"] > 0
-    assert grown["post_id"] > 0
-    assert next_day.tokens("topic") == built.tokens("topic")  # max_size is reached
-    assert next_day.manifest.statistics == built.manifest.statistics
-
-
-def test_leave_last_out_end_to_end(next_day: Built) -> None:
-    feed, start, end = next_day.feed, start_of(8), start_of(11)
-    by_user: dict[str, list[Click]] = {}
-    for click in feed.clicks:
-        if start <= click.time < end and click.act and not feed.too_early(click):
-            by_user.setdefault(click.user, []).append(click)
-    tested: dict[str, list[tuple[int, int]]] = {}
-    for row in next_day.test:
-        tested.setdefault(row[USER_ID], []).append((row[EVENT_TIME], place_of(row)))
-    trained: dict[str, list[int]] = {}
-    for row in next_day.train:
-        assert row[LABEL] > 0
-        trained.setdefault(row[USER_ID], []).append(row[EVENT_TIME])
-    assert len(tested) > USERS / 2
-    warm = {place_of(row) for row in next_day.train}
-    cold = 0
-    for user, clicks in by_user.items():
-        first = min(c.time for c in clicks)
-        mine = sorted((c.time for c in clicks if c.source == "feed"), reverse=True)[:2]
-        expected = [time for time in mine if time > first]
-        found = tested.get(user, [])
-        cold += len(expected) - len(found)
-        assert trained[user], user
-        if expected:
-            # Also those test rows whose item is cold have split the user's past.
-            assert max(trained[user]) < min(expected)
-        assert all(item in warm for _, item in found)
-    assert cold == next_day.manifest.sources["sources.feed"].filtered.get("cold item", 0)
-    # A query is as of the user's first test row, and so is what was seen.
-    seen = {row[USER_ID]: set(row[SEEN]) for row in next_day.interactions}
-    assert {row[USER_ID] for row in next_day.users} == set(tested)
-    for row in next_day.users:
-        time = min(time for time, _ in tested[row[USER_ID]])
-        assert row[CLICKED] == sorted({item for _, item in tested[row[USER_ID]]})
-        before = feed.before(row[USER_ID], time, "feed likes")
-        assert seen[row[USER_ID]] == {c.item for c in before}
-        assert row["view_count"] == len(feed.before(row[USER_ID], time, "feed", days=1))
-    for row in next_day.test:
-        check_user(next_day, row, row[EVENT_TIME])
+    assert [path.name for path in rich_build.feed.samples.parent.iterdir()] == ["samples"]

@@ -125,7 +125,7 @@ def test_ids_of_vectors_that_are_no_text(reader: Reader) -> None:
 
 
 def test_groups_are_no_lists(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.rows import check_item_columns
+    from dssm.samples.raw_columns import check_item_columns
 
     tiny_feed.config["samples"]["negatives"] = {"near": {"kind": "group", "column": "tags"}}
     tiny_feed.config["train"] = {"loss": "weighted_bce"}
@@ -140,7 +140,7 @@ def test_groups_are_no_lists(spark: SparkSession, tiny_feed: TinyFeed) -> None:
 
 
 def test_items_uploaded_later_are_not_numbered(spark: SparkSession) -> None:
-    from dssm.samples.rows import with_item_index
+    from dssm.samples.items import with_item_index
     from dssm.samples.sources import ID
 
     rows = [("d", 5), ("a", 10), ("c", ALWAYS), ("b", 9)]

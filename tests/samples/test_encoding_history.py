@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 from dssm.manifest import encoded_columns
 from dssm.packing import unpack
-from dssm.samples import encoding
-from dssm.samples.encoding import ItemCodes, Lists, Tables, Vectors, encode_features, encode_history, item_codes
+from dssm.samples import ragged
+from dssm.samples.encoding import encode_features
 from dssm.samples.hashing import bucket_ids
+from dssm.samples.history_encoding import ItemCodes, encode_history, item_codes
+from dssm.samples.lookup_tables import Tables, Vectors
+from dssm.samples.ragged import Lists
 from dssm.sections import VectorTable
 
 ITEMS = 5
@@ -83,7 +86,7 @@ def test_a_history_lists_the_ids_of_its_items(
 ) -> None:
     feature = VarLenSparseFeat(name="f", side="user", of="tags", share_embedding="tags", maxlen=maxlen)
     codes, ids = codes_of_lists(of)
-    with mock.patch.object(encoding, "MAX_ENTRIES", at_once):
+    with mock.patch.object(ragged, "MAX_ENTRIES", at_once):
         found = encode(feature, rows, codes)
     assert found["f"].tolist() == [padded([i for item in row for i in ids[item]], maxlen) for row in rows]
 
@@ -92,7 +95,7 @@ def test_a_history_lists_the_ids_of_its_items(
 def test_favourites(rows: list[list[int]], of: list[list[int]], maxlen: int, at_once: int) -> None:
     feature = VarLenSparseFeat(name="f", side="user", of="tags", share_embedding="tags", maxlen=maxlen, weighted=True)
     codes, ids = codes_of_lists(of)
-    with mock.patch.object(encoding, "MAX_ENTRIES", at_once):
+    with mock.patch.object(ragged, "MAX_ENTRIES", at_once):
         found = encode(feature, rows, codes)
     counts = [Counter(i for item in row for i in ids[item]) for row in rows]
     ranked = [sorted(count.items(), key=lambda pair: (-pair[1], pair[0])) for count in counts]

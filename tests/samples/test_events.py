@@ -84,7 +84,7 @@ u,p2,{ms(8, 0)},1,0,
 
 def test_rows_that_where_leaves_out_are_filtered_whatever_they_hold(spark: SparkSession, tiny_feed: TinyFeed) -> None:
     from dssm.samples.events import FATE
-    from dssm.samples.user_pass import IN_LOG
+    from dssm.samples.pass_columns import IN_LOG
 
     tiny_feed.config["samples"]["max_quarantine_share"] = 0
     one_log(tiny_feed, LOG + LEFT_OUT)
@@ -101,7 +101,7 @@ UPLOADS = {"p1": ms(7, 1), "p2": ms(7, 0) - 1, "p3": -(2**62)}
 
 @pytest.mark.parametrize("check_upload", [True, False])
 def test_an_event_before_its_items_upload(spark: SparkSession, tiny_feed: TinyFeed, check_upload: bool) -> None:
-    from dssm.samples.user_pass import IN_LOG
+    from dssm.samples.pass_columns import IN_LOG
 
     one_log(tiny_feed, LOG + f"w,p1,{ms(7, 1)},1,0,home\nw,p2,{ms(7, 0) - 2},1,0,home\n", check_upload=check_upload)
     events, _, quarantine = read_all_events(spark, tiny_feed, UPLOADS)
@@ -186,7 +186,7 @@ class Generated:
     def rows(self, events: DataFrame) -> list[Row]:
         """Returns the readable rows in one order."""
         from dssm.samples.events import FATE
-        from dssm.samples.user_pass import HASH
+        from dssm.samples.pass_columns import HASH
 
         names = (USER_ID, ITEM_INDEX, EVENT_TIME, SOURCE, LABEL, WEIGHT, HASH, FATE)
         readable = events.filter(events["__reason"].isNull()).select(*names)

@@ -27,8 +27,8 @@ from dssm.samples.log import (
     count_users,
     item_sums,
 )
+from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
 from dssm.samples.sources import ID, REASON
-from dssm.samples.user_pass import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
 from tests.samples.feed import ZONE, ms
 
 KINDS = {

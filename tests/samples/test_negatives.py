@@ -12,16 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dssm.samples import negatives
-from dssm.samples.negatives import (
-    CatalogueForSampling,
-    Clicked,
-    ItemLists,
-    ItemSampler,
-    PositiveRows,
-    sample_negatives,
-    uniforms,
-)
+from dssm.samples import negatives, rejection
+from dssm.samples.candidates import ItemLists, ItemSampler
+from dssm.samples.negatives import CatalogueForSampling, Clicked, PositiveRows, sample_negatives
+from dssm.samples.splitmix import uniforms
 from dssm.sections import (
     GroupNegatives,
     HardNegatives,
@@ -141,7 +135,7 @@ def drawn(
 def blocks_of(draws: int, listed: int = 2_000_000) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(negatives, "DRAWS_AT_ONCE", draws)
-        patch.setattr(negatives, "LISTED_AT_ONCE", listed)
+        patch.setattr(rejection, "LISTED_AT_ONCE", listed)
         yield
 
 
@@ -370,3 +364,13 @@ def test_no_rows_and_no_kinds() -> None:
     none = CatalogueForSampling(np.zeros(1, np.int64), {}, {})
     items, probability = sample_negatives({}, rows, none, Clicked(rows.users, rows.items, 1), 0)
     assert items.shape == probability.shape == (3, 0)
+
+
+def test_clicked() -> None:
+    clicked = Clicked(np.array([2, 0, 2, 2]), np.array([1, 3, 0, -1]), catalogue_size=4)
+    found = clicked.contains(np.array([[0], [1], [2], [3]]), np.array([[-1, 0, 1, 2, 3]] * 4))
+    assert np.argwhere(found).tolist() == [[0, 4], [2, 1], [2, 2]]
+    nothing = Clicked(np.empty(0, np.int64), np.empty(0, np.int32), catalogue_size=4)
+    assert not nothing.contains(np.array([0, 5]), np.array([0, -1])).any()
+    with pytest.raises(ValueError, match="not hashes"):
+        Clicked(np.array([2**62]), np.array([0]), catalogue_size=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssm.errors import UserError
-from dssm.manifest import JoinCounts, SourceCounts
+from dssm.manifest import JoinCounts
 from dssm.published import VectorType
 from dssm.scoring.publish import publish as publish_version
 from dssm.scoring.publish import roll_back
@@ -38,7 +37,7 @@ def read(
     spark: SparkSession, folder: Path, place: str, name: str = ITEMS, width: int | None = None, key: str = "item_id"
 ) -> tuple[dict[str, list[float]], int]:
     """Reads the vectors as on the 10th of January 2024."""
-    from dssm.samples.tables import read_published
+    from dssm.samples.published import read_published
 
     rows, found = read_published(spark, TinyFeed(folder).settings(), name, place, key, "vector", width)
     return {row["id"]: row["values"] for row in rows.collect()}, found
@@ -192,8 +191,8 @@ def test_users_of_another_width(spark: SparkSession, tmp_path: Path) -> None:
 # The catalogue -----------------------------------------------------------------------------------------------
 
 
-def count_published(spark: SparkSession, folder: Path, ids: list[str]) -> list[JoinCounts]:
-    from dssm.samples.build import _Build
+def counted(spark: SparkSession, folder: Path, ids: list[str]) -> JoinCounts:
+    from dssm.samples.published import count_published
     from dssm.samples.sources import ID
 
     def frame(values: list[str]) -> DataFrame:
@@ -202,23 +201,17 @@ def count_published(spark: SparkSession, folder: Path, ids: list[str]) -> list[J
     feed = TinyFeed(folder)
     feed.config["samples"] |= {"negatives": {"near": {"kind": "hard", "items": "{data}/vectors"}}}
     feed.config["train"] = {"loss": "weighted_bce"}
-    build = _Build(spark, feed.settings(), str(folder))
-    build.catalogue = frame(["p1", "p2", "p3"])
-    build.quarantine = SimpleNamespace(  # type: ignore[assignment]
-        counts={"catalogue": SourceCounts(place="", rows_read=3, used={"read": 3})}
-    )
-    build._count_published("near", frame(ids))
-    return build.joins
+    return count_published(feed.settings(), "near", frame(["p1", "p2", "p3"]), 3, frame(ids))
 
 
 def test_ids_of_the_catalogue(spark: SparkSession, tmp_path: Path) -> None:
-    (join,) = count_published(spark, tmp_path, ["p3", "p1", "gone"])
+    join = counted(spark, tmp_path, ["p3", "p1", "gone"])
     assert join == JoinCounts(name="catalogue ⋈ samples.negatives.near", rows=3, matched=2)
 
 
 def test_ids_that_no_item_has(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        count_published(spark, tmp_path, ["1", "2"])
+        counted(spark, tmp_path, ["1", "2"])
     assert str(caught.value) == (
         f"{ITEMS}: none of the ids in 'item_id' of {{data}}/vectors is one of the catalogue's 3; "
         f"expected the ids of catalogue.key: check {KIND}.id"

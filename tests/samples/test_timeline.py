@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.samples.encoding import Lists
+from dssm.samples.ragged import Lists
 from dssm.samples.timeline import Clock, Entries, Moments, appended, group_runs, newest_first, sorted_places
 
 

@@ -22,7 +22,7 @@ from dssm.manifest import (
     USER_ID,
     WEIGHT,
 )
-from dssm.samples.negatives import item_weights
+from dssm.samples.candidates import item_weights
 from tests.samples.task import Event, TaskFeed, at, changed
 
 ITEMS = 24

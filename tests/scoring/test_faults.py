@@ -108,7 +108,7 @@ def test_a_publish_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.Monke
         found_there = folders(Path(table.location) / f"dt={DATE}")
         unfinished = [name for name in found_there if name.startswith((".version=v2.", "._current."))]
         assert [name for name in found_there if name not in unfinished] == ["_current", "version=v2"]
-        # What a killed run leaves goes once it is a day old; see test_publish.
+        # What a killed run leaves goes once it is a day old; see test_publish_retention.
         assert sum(name.startswith(".version=v2.") for name in unfinished) <= dead
     assert old > 30  # the faults are on both sides of the move
     assert new > 10

@@ -25,7 +25,7 @@ from dssm.model.raw.lists import counted, kept, padded, shares
 from dssm.model.raw.lookup import TokenTable
 from dssm.model.raw.strings import real_entries, split_lists, split_weights, trimmed
 from dssm.model.raw.text import trigram_ids
-from dssm.samples.encoding import Tables
+from dssm.samples.lookup_tables import Tables
 from dssm.sections import History, VectorTable
 
 Columns = dict[str, tf.Tensor]
@@ -174,7 +174,7 @@ class RawEncoder(tf.Module):
 
 
 def encode_numbers(feature: DenseFeat, values: tf.Tensor, statistics: Statistics | None) -> tf.Tensor:
-    """Transforms the numbers of a feature; see `dssm.samples.encoding.encode_numbers`.
+    """Transforms the numbers of a feature; see `dssm.samples.number_encoding.encode_numbers`.
 
     Args:
       values: (batch,) float64; one that is not finite is null.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
 from dssm.model.raw.lookup import any_token_holds
-from dssm.samples.encoding import Tables
+from dssm.samples.lookup_tables import Tables
 from dssm.sections import History
 
 HOURS, WEEKDAYS = 24, 7

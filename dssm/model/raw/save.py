@@ -25,7 +25,7 @@ from dssm.manifest import Manifest
 from dssm.model.export import named_outputs, raw_tensors, save_function
 from dssm.model.raw.encoder import RawEncoder
 from dssm.model.raw.inputs import RawInput
-from dssm.samples.encoding import Tables
+from dssm.samples.lookup_tables import Tables
 from dssm.samples.lookups import load_tokens, load_vectors
 from dssm.sections import History
 

@@ -1,28 +1,21 @@
-"""Where columns come from, and what the training window says of items and numbers."""
+"""Where columns come from."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from dssm.errors import UserError
-from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_POSITIVES, ITEM_PROBABILITY
-from dssm.samples.log import CANDIDATES, EVENTS
-from dssm.samples.rows import (
+from dssm.samples.raw_columns import (
     check_item_columns,
-    encoded_items,
     provided_features,
     raw_item_features,
     universe_features,
     user_columns,
-    with_item_index,
 )
 from tests.samples.feed import TinyFeed
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
 
 
 def profile(key: str, *columns: str) -> Any:
@@ -126,31 +119,3 @@ def test_only_features_of_items_may_meet_items_out_of_the_catalogue(tiny_feed: T
         "kind": "VarLenSparseFeat", "side": "user", "column": "clicks", "of": "topic_id", "share_embedding": "topic_id",
     }  # fmt: skip
     assert [f.name for f in universe_features(tiny_feed.settings())] == ["click_history", "click_embed"]
-
-
-# With Spark ----------------------------------------------------------------------------------------------
-
-
-def raw_catalogue(spark: SparkSession, ids: list[str]) -> DataFrame:
-    rows = [(item, -(2**62), item, "1", 1.0) for item in ids]
-    types = "row__id string, row__upload_time bigint, post_id string, topic_id string, length double"
-    return with_item_index(spark.createDataFrame(rows, types))
-
-
-@pytest.mark.spark
-def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(
-    spark: SparkSession, tiny_feed: TinyFeed, tmp_path: Any
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from dssm.samples.lookups import Lookups
-
-    # Rows that train, candidates, positives.
-    counts = spark.createDataFrame([(1, 3, 3, 3), (0, 2, 1, 3)], [ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES])
-    pq.write_table(pa.table({"token": ["a", "b", "c"]}), tmp_path / "ids.parquet")
-    tiny_feed.config["features"].pop("post_embed")
-    lookups = Lookups(vocabularies={name: str(tmp_path / "ids.parquet") for name in ("post_id", "topic_id")})
-    items = encoded_items(raw_catalogue(spark, ["c", "b", "a"]), counts, 4, lookups, tiny_feed.settings()).collect()
-    found = {row[ITEM_ID]: (row[ITEM_INDEX], row[ITEM_PROBABILITY], row[ITEM_POSITIVES]) for row in items}
-    assert found == {"a": (0, 0.25, 3), "b": (1, 0.75, 3), "c": (2, 0.0, 0)}
