@@ -95,7 +95,11 @@ class PublishedManifest(BaseModel):
     quarantined: dict[str, int] = Field(default_factory=dict, description="Rows that could not be read, by reason.")
     broken: int = Field(0, description="Vectors with a number that is not finite; their rows are quarantined.")
     norm: float | None = Field(None, description="That every vector should have; None where the model sets none.")
-    norm_off: float | None = Field(None, description="Largest distance of a norm from that, before rounding to dtype.")
+    norm_off: float | None = Field(
+        None,
+        description="Largest distance of a norm from that, before rounding to dtype; of an objective's own vectors, at "
+        "the scale of the combined ones.",
+    )
     drift: float | None = Field(None, description="Mean cosine to the vectors of `previous`.")
     drift_rows: int = Field(0, description="Rows that it was measured on: those found in the same file of `previous`.")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="Of the model, seen items kept.")

@@ -115,6 +115,7 @@ class _Run:
             threads=threads,
             dtype=table.section.dtype,
             norm=self.model.vector_norm,
+            own_norm=own_norm(self.model),
             digests=table.section.incremental,
             earlier=_earlier(last),
             copies=table.section.incremental and same_model,
@@ -188,6 +189,15 @@ def settings_digest(settings: Settings) -> str:
 def vector_columns(model: ModelManifest) -> list[str]:
     """Returns the names of a table's vector columns: the combined one, and of several objectives each one's own."""
     return [VECTOR, *(published.vector_column(name) for name in model.objectives if len(model.objectives) > 1)]
+
+
+def own_norm(model: ModelManifest) -> float | None:
+    """Returns the norm that each objective's own vectors should have; None where the model sets none.
+
+    The combined vector holds the own ones times the roots of their shares.
+    """
+    shares = sum(model.objectives.values())
+    return model.vector_norm / shares**0.5 if model.vector_norm is not None and shares else None
 
 
 def _evaluated(
