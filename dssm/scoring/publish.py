@@ -141,7 +141,10 @@ def publish(
         out.print(f"  version {version} is there already: {made.folder}")
     else:
         folder = table.folder(version)
-        with step(f"{table.side} vectors of {table.date}", "vectors") as remarks, _new_version(folder) as temporary:
+        with (
+            step(f"{table.side} vectors of {table.date}", "vectors") as remarks,
+            _new_version(table, folder) as temporary,
+        ):
             manifest = _decided(table, make(temporary, last), decisions, force)
             gates.check(manifest.gates, force)
             _write(temporary, manifest)
@@ -175,7 +178,7 @@ def _there(folder: str) -> Published | None:
 
 
 @contextlib.contextmanager
-def _new_version(folder: str) -> Iterator[str]:
+def _new_version(table: Table, folder: str) -> Iterator[str]:
     """Yields a folder of this run alone, which becomes the version's by one rename when the block ends without error.
 
     Where another run has committed the same version since, that one stays: a version's name says what it is made of.
@@ -186,7 +189,9 @@ def _new_version(folder: str) -> Iterator[str]:
         storage.make_folder(temporary)
         yield temporary
         if storage.exists(folder) and _there(folder) is None:
-            _remove_folder(folder)
+            with _alone(table):
+                if storage.exists(folder) and _there(folder) is None:  # another run may have mended it since
+                    _remove_folder(folder)
         if not storage.exists(folder):
             storage.rename(temporary, folder)
             return

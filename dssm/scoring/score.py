@@ -19,10 +19,20 @@ from dssm import published, storage
 from dssm.config import Settings
 from dssm.console import warn
 from dssm.errors import UserError
-from dssm.manifest import ITEM_ID, MANIFEST, USER_ID, Manifest, read_manifest
+from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, read_manifest
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
-from dssm.published import DATA, DIGESTS, QUARANTINE, SIDES, VECTOR, GateDecision, Published, PublishedManifest
+from dssm.published import (
+    DATA,
+    DIGESTS,
+    QUARANTINE,
+    SIDES,
+    VECTOR,
+    GateDecision,
+    Published,
+    PublishedManifest,
+    VectorType,
+)
 from dssm.scoring import gates
 from dssm.scoring.earlier import KEY, Earlier, content_of
 from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
@@ -43,7 +53,7 @@ KEPT, MODEL = "seen_kept", "model"  # of evaluation.json
 def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: bool = False) -> Published:
     """Publishes the partition dt = date of a table: a vector for every row of a dataset of the samples.
 
-    The version's name is a digest of what it is made of, so that a rerun makes nothing new.
+    A rerun makes nothing new; see `version_of`.
 
     Args:
       part: the dataset, `items` or `users`.
@@ -54,7 +64,7 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     run = _Run.read(settings, part)
     is_hive = section_of(settings, part).kind == "hive"
     table = table_of(settings, part, hive_of(spark, settings, part) if is_hive else None)
-    version = storage.digest(table.date, run.model.model_version, run.samples.build, table.section.dtype)
+    version = version_of(table.date, run.model.model_version, run.samples.build, table.section.dtype)
 
     def judge(last: PublishedManifest | None) -> list[GateDecision]:
         return gates.recall_gates(table.section.gate, table.setting, run.kept, last, run.paths.evaluation)
@@ -68,6 +78,14 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
     published.write_run_tables(settings.run_folder, {part: table.location})
     return done
+
+
+def version_of(date: str, model_version: str, samples_build: str, dtype: VectorType) -> str:
+    """Returns a version's name: a digest of what it is made of, and of how it is written.
+
+    A folder of that name with a manifest of another schema, which could not be read, would be taken for a damaged one.
+    """
+    return storage.digest(str(SCHEMA_VERSION), date, model_version, samples_build, dtype)
 
 
 @dataclass(frozen=True)
