@@ -268,7 +268,7 @@ def footer_rows(path: str) -> int:
 
 def write_run_tables(run_folder: str, tables: Mapping[str, str]) -> None:
     """Notes in a run's folder where its tables lie: `items` and `users`, each with its location."""
-    known = _run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
+    known = run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
     storage.write_text(RunPaths(run_folder).tables, json.dumps(known, indent=1) + "\n")
 
 
@@ -280,7 +280,7 @@ def run_table(run_folder: str, table: str) -> str:
       table: `items` or `users`.
     Raises: UserError where the run has published none.
     """
-    known = _run_tables(run_folder)
+    known = run_tables(run_folder)
     if table not in known:
         raise UserError(
             f"{storage.absolute(run_folder)}: no table of {table} was published from this run; "
@@ -289,7 +289,8 @@ def run_table(run_folder: str, table: str) -> str:
     return known[table]
 
 
-def _run_tables(run_folder: str) -> dict[str, str]:
+def run_tables(run_folder: str) -> dict[str, str]:
+    """Returns the locations of all tables that were published from a run, by `items` and `users`."""
     path = RunPaths(run_folder).tables
     if not storage.exists(path):
         return {}

@@ -21,8 +21,11 @@ from dssm import locks, published, storage
 from dssm.console import out, step, warn
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
+from dssm.model.kept import remove_spare
+from dssm.paths import RunPaths
 from dssm.published import VERSION_FOLDER, GateDecision, Pointer, Published, PublishedManifest, Side
 from dssm.scoring import gates
+from dssm.scoring.listing import remarks_of
 from dssm.scoring.metastore import Metastore, table_columns
 from dssm.sections.publishing import PublishedTable
 
@@ -40,6 +43,8 @@ class Table:
       section: its settings; `setting` is their name.
       name: of the table; `location`: its folder.
       metastore: None where readers go by the pointer alone.
+      runs: folder of the pipeline's dates; None where their models are no concern.
+      beside: locations of other tables of the same models.
     """
 
     side: Side
@@ -49,6 +54,8 @@ class Table:
     location: str
     date: str
     metastore: Metastore | None = None
+    runs: str | None = None
+    beside: Sequence[str] = ()
 
     def folder(self, version: str) -> str:
         return published.version_folder(self.location, self.date, version)
@@ -264,20 +271,6 @@ def _write(folder: str, manifest: PublishedManifest) -> None:
     storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
 
 
-def remarks_of(manifest: PublishedManifest) -> list[str]:
-    """Returns what a publish says of the rows."""
-    remarks = [f"{manifest.rows:,} {manifest.side}s"]
-    if manifest.previous is not None:
-        remarks.append(f"{manifest.scored:,} scored, {manifest.copied:,} taken from {manifest.previous}")
-    if manifest.drift is not None:
-        remarks.append(f"mean cosine to its vectors {manifest.drift:.4f}")
-    unread = sum(manifest.quarantined.values())
-    if unread:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.quarantined.items())
-        remarks.append(f"{unread:,} quarantined ({told})")
-    return remarks
-
-
 def move(table: Table, made: Published, lock: locks.Held, back: bool = False) -> None:
     """Lets readers see a version, once its files were read back.
 
@@ -331,7 +324,7 @@ def remove_old(table: Table, lock: locks.Held) -> list[str]:
     """Removes versions that are kept no longer, of all dates, and says so. Returns: their folders.
 
     The one that the pointer or the metastore names stays whatever its age is. What killed runs were writing goes too,
-    once nothing in it has changed for a day.
+    once nothing in it has changed for a day; and models that train has set aside, once no version is of them.
     """
     names = [name for name in storage.folder_names(table.location) if name.startswith(published.DATE_FOLDER)]
     removed = []
@@ -343,7 +336,10 @@ def remove_old(table: Table, lock: locks.Held) -> list[str]:
             if left.startswith(REMOVED) or (unfinished and _is_abandoned(f"{folder}/{left}")):
                 with contextlib.suppress(FileNotFoundError):  # another run removes it too
                     storage.remove(f"{folder}/{left}")
-        removed += _remove_versions(table, date, lock)
+        outdated = _remove_versions(table, date, lock)
+        if table.runs is not None and (outdated or date == table.date):
+            remove_spare(RunPaths(f"{table.runs}/{date}"), date, (table.location, *table.beside))
+        removed += outdated
     if removed:
         out.print(f"  {len(removed)} old version{'s' * (len(removed) > 1)} removed")
     return removed

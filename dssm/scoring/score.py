@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def hive_of(spark: SparkSession, settings: Settings, part: Part) -> HiveMetastor
 
 
 def table_of(settings: Settings, part: Part, metastore: Metastore | None = None) -> Table:
+    other: Part = "users" if part == "items" else "items"
     return Table(
         side=SIDES[part],
         section=section_of(settings, part),
@@ -196,6 +198,8 @@ def table_of(settings: Settings, part: Part, metastore: Metastore | None = None)
         location=location_of(settings, part),
         date=settings.date.isoformat(),
         metastore=metastore,
+        runs=posixpath.dirname(settings.run_folder),
+        beside=[location_of(settings, other)],
     )
 
 
