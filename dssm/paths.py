@@ -13,9 +13,13 @@ SPARK_LOG, SPARK_LEVEL = "dssm.sparkLog", "dssm.sparkLevel"  # of the JVM: what 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The folders and files of one run."""
+    """The folders and files of one run.
+
+    Attributes: model_version: of a model that train has set aside, which `model` then is; None: the newest.
+    """
 
     folder: str
+    model_version: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", storage.absolute(self.folder))
@@ -30,7 +34,12 @@ class RunPaths:
 
     @property
     def model(self) -> str:
-        return f"{self.folder}/model"
+        return f"{self.folder}/model" if self.model_version is None else f"{self.models}/{self.model_version}"
+
+    @property
+    def models(self) -> str:
+        """The models before the newest, by their versions; see `dssm.model.kept`."""
+        return f"{self.folder}/models"
 
     @property
     def checkpoints(self) -> str:

@@ -95,7 +95,11 @@ class PublishedManifest(BaseModel):
     quarantined: dict[str, int] = Field(default_factory=dict, description="Rows that could not be read, by reason.")
     broken: int = Field(0, description="Vectors with a number that is not finite; their rows are quarantined.")
     norm: float | None = Field(None, description="That every vector should have; None where the model sets none.")
-    norm_off: float | None = Field(None, description="Largest distance of a norm from that, before rounding to dtype.")
+    norm_off: float | None = Field(
+        None,
+        description="Largest distance of a norm from that, before rounding to dtype; of an objective's own vectors, at "
+        "the scale of the combined ones.",
+    )
     drift: float | None = Field(None, description="Mean cosine to the vectors of `previous`.")
     drift_rows: int = Field(0, description="Rows that it was measured on: those found in the files of `previous`.")
     incomparable: str | None = Field(None, description="Why there is no `drift`, where something was published.")
@@ -265,7 +269,7 @@ def footer_rows(path: str) -> int:
 
 def write_run_tables(run_folder: str, tables: Mapping[str, str]) -> None:
     """Notes in a run's folder where its tables lie: `items` and `users`, each with its location."""
-    known = _run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
+    known = run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
     storage.write_text(RunPaths(run_folder).tables, json.dumps(known, indent=1) + "\n")
 
 
@@ -277,7 +281,7 @@ def run_table(run_folder: str, table: str) -> str:
       table: `items` or `users`.
     Raises: UserError where the run has published none.
     """
-    known = _run_tables(run_folder)
+    known = run_tables(run_folder)
     if table not in known:
         raise UserError(
             f"{storage.absolute(run_folder)}: no table of {table} was published from this run; "
@@ -286,7 +290,8 @@ def run_table(run_folder: str, table: str) -> str:
     return known[table]
 
 
-def _run_tables(run_folder: str) -> dict[str, str]:
+def run_tables(run_folder: str) -> dict[str, str]:
+    """Returns the locations of all tables that were published from a run, by `items` and `users`."""
     path = RunPaths(run_folder).tables
     if not storage.exists(path):
         return {}

@@ -14,6 +14,7 @@ from dssm import locks, published, storage
 from dssm.config import Settings
 from dssm.console import out, step, table, warn
 from dssm.errors import GateError, UserError
+from dssm.model.kept import model_of
 from dssm.model.manifest import read_model_manifest
 from dssm.paths import RunPaths
 from dssm.published import Published
@@ -168,12 +169,8 @@ def version_of(items: Published, kind: SinkKind) -> str:
 def _filled_and_measured(
     settings: Settings, paths: RunPaths, items: Published, sinks: dict[str, Sink], before: IndexReport | None
 ) -> IndexReport:
+    paths = model_of(paths, items.manifest)
     model = read_model_manifest(paths.model)
-    if model.model_version != items.manifest.model_version:
-        raise UserError(
-            f"{paths.model}: model {model.model_version}, but the vectors published are of "
-            f"{items.manifest.model_version}; run score_items again"
-        )
     known = [*before.held, *before.sinks] if before is not None else []
     times = {sink.version: sink.build_seconds for sink in known}
     reports: dict[str, SinkReport] = {}

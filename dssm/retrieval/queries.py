@@ -28,11 +28,11 @@ class Users:
     """
 
     def __init__(self, paths: RunPaths, model: ModelManifest, objective: str | None = None) -> None:
-        """Looks for a published table of the model's user vectors first.
+        """Looks for a published version of the model's user vectors first: the current one, else the newest.
 
         Args:
           paths: of the run.
-          model: of the run.
+          model: of `paths`.
           objective: whose own vectors; None: the combined ones.
         Raises: UserError where the samples don't fit the model.
         """
@@ -83,8 +83,13 @@ def _published_users(paths: RunPaths, model: ModelManifest) -> Published | None:
         location = published.run_table(paths.folder, "users")
     except UserError:
         return None
-    table = published.current(location, model.date)
-    return table if table is not None and table.manifest.model_version == model.model_version else None
+    current = published.current(location, model.date)
+    if current is not None and current.manifest.model_version == model.model_version:
+        return current
+    # After a rollback of the items alone, what belongs to them is an earlier version of the users.
+    known = published.versions(location, model.date)
+    own = [version for version in known if version.manifest.model_version == model.model_version]
+    return own[-1] if own else None
 
 
 def draw(rows: int, count: int, seed: int) -> np.ndarray:

@@ -48,6 +48,7 @@ class Scoring:
       tower: folder of its SavedModel.
       threads: of TensorFlow, those of a task.
       norm: that every vector should have, None where the model sets none.
+      own_norm: that every vector of one objective should have, where the model has several.
       digests: whether digests of the features are kept.
       earlier: the version published last; None where there is none.
       copies: whether vectors of rows with the same digest are taken from it.
@@ -64,6 +65,7 @@ class Scoring:
     dtype: VectorType
     norm: float | None
     digests: bool
+    own_norm: float | None = None
     earlier: Earlier | None = None
     copies: bool = False
 
@@ -72,7 +74,8 @@ class Scoring:
 class FileResult:
     """What became of a file. The files lie below the version's folder under temporary names, folder by folder.
 
-    broken: vectors that are not finite; norm_off: largest distance from the norm, before rounding;
+    broken: vectors that are not finite; norm_off: largest distance from the norm, before rounding, of the combined
+    vectors and of each objective's own, these at the scale of the combined;
     drift: sum of the cosines to the version published last.
     """
 
@@ -144,7 +147,7 @@ class _FileMaker:
         self.result.broken += int((bad == len(reasons)).sum())
         self.result.scored += len(wanted)
         self.result.copied += int(copied.sum())
-        self._measure_norms(vectors[VECTOR][bad < 0], bool(copied.any()))
+        self._measure_norms({name: matrix[bad < 0] for name, matrix in vectors.items()}, bool(copied.any()))
         if copied.any() and self.earlier is not None:
             stored = _merged(self.earlier.stored, np.where(copied, places, 0), wanted, stored)
         if (bad >= 0).any():
@@ -215,16 +218,23 @@ class _FileMaker:
                 vectors[name][part] = matrix
         return vectors, [REFUSED], bad
 
-    def _measure_norms(self, vectors: np.ndarray, any_copied: bool) -> None:
+    def _measure_norms(self, vectors: Mapping[str, np.ndarray], any_copied: bool) -> None:
         """Notes the largest distance from the norm. A copied row's is in what its version found: here it is rounded.
 
-        Args: vectors: scored and finite, (rows, width), as the tower gave them.
+        Args: vectors: scored and finite, (rows, width) by column, as the tower gave them.
         """
-        if self.scoring.norm is None:
+        norm, own = self.scoring.norm, self.scoring.own_norm
+        if norm is None:
             return
-        off = np.abs(np.sqrt(_squares(vectors)) - self.scoring.norm).max(initial=0)
+        # Of two objectives one may be as much too long as the other is too short, and one may have no share.
+        expected = {name: norm if name == VECTOR else own for name in vectors}
+        offs = [
+            np.abs(np.sqrt(_squares(vectors[name])) / wanted - 1).max(initial=0) * norm
+            for name, wanted in expected.items()
+            if wanted is not None
+        ]
         before = self.scoring.earlier.norm_off if any_copied and self.scoring.earlier is not None else 0.0
-        self.result.norm_off = max(self.result.norm_off, float(off), before)
+        self.result.norm_off = max(self.result.norm_off, float(max(offs)), before)
 
     def _measure(self, stored: Stored, places: np.ndarray, copied: np.ndarray) -> None:
         """Adds up the drift, of the vectors as they are stored."""

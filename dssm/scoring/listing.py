@@ -1,4 +1,4 @@
-"""The versions of a run's table at its date, as a person sees them."""
+"""The versions of a run's table at its date, and what a publish made, as a person sees them."""
 
 from __future__ import annotations
 
@@ -58,6 +58,20 @@ def table_of_versions(known: Sequence[Published], current: str | None) -> Table:
             "yes" if made.forced else "",
         )
     return drawn
+
+
+def remarks_of(manifest: PublishedManifest) -> list[str]:
+    """Returns what a publish says of the rows."""
+    remarks = [f"{manifest.rows:,} {manifest.side}s"]
+    if manifest.previous is not None:
+        remarks.append(f"{manifest.scored:,} scored, {manifest.copied:,} taken from {manifest.previous}")
+    if manifest.drift is not None:
+        remarks.append(f"mean cosine to its vectors {manifest.drift:.4f}")
+    unread = sum(manifest.quarantined.values())
+    if unread:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.quarantined.items())
+        remarks.append(f"{unread:,} quarantined ({told})")
+    return remarks
 
 
 def _metric(made: PublishedManifest) -> str:

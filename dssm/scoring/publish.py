@@ -21,8 +21,11 @@ from dssm import locks, published, storage
 from dssm.console import out, step, warn
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
+from dssm.model.kept import remove_spare
+from dssm.paths import RunPaths
 from dssm.published import VERSION_FOLDER, GateDecision, Pointer, Published, PublishedManifest, Side
 from dssm.scoring import gates
+from dssm.scoring.listing import remarks_of
 from dssm.scoring.metastore import Metastore, table_columns
 from dssm.sections.publishing import PublishedTable
 
@@ -40,6 +43,8 @@ class Table:
       section: its settings; `setting` is their name.
       name: of the table; `location`: its folder.
       metastore: None where readers go by the pointer alone.
+      runs: folder of the pipeline's dates; None where their models are no concern.
+      beside: locations of other tables of the same models.
     """
 
     side: Side
@@ -49,6 +54,8 @@ class Table:
     location: str
     date: str
     metastore: Metastore | None = None
+    runs: str | None = None
+    beside: Sequence[str] = ()
 
     def folder(self, version: str) -> str:
         return published.version_folder(self.location, self.date, version)
@@ -141,7 +148,10 @@ def publish(
         out.print(f"  version {version} is there already: {made.folder}")
     else:
         folder = table.folder(version)
-        with step(f"{table.side} vectors of {table.date}", "vectors") as remarks, _new_version(folder) as temporary:
+        with (
+            step(f"{table.side} vectors of {table.date}", "vectors") as remarks,
+            _new_version(table, folder) as temporary,
+        ):
             manifest = _decided(table, make(temporary, last), decisions, force)
             gates.check(manifest.gates, force)
             _write(temporary, manifest)
@@ -175,7 +185,7 @@ def _there(folder: str) -> Published | None:
 
 
 @contextlib.contextmanager
-def _new_version(folder: str) -> Iterator[str]:
+def _new_version(table: Table, folder: str) -> Iterator[str]:
     """Yields a folder of this run alone, which becomes the version's by one rename when the block ends without error.
 
     Where another run has committed the same version since, that one stays: a version's name says what it is made of.
@@ -186,7 +196,9 @@ def _new_version(folder: str) -> Iterator[str]:
         storage.make_folder(temporary)
         yield temporary
         if storage.exists(folder) and _there(folder) is None:
-            _remove_folder(folder)
+            with _alone(table):
+                if storage.exists(folder) and _there(folder) is None:  # another run may have mended it since
+                    _remove_folder(folder)
         if not storage.exists(folder):
             storage.rename(temporary, folder)
             return
@@ -259,20 +271,6 @@ def _write(folder: str, manifest: PublishedManifest) -> None:
     storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
 
 
-def remarks_of(manifest: PublishedManifest) -> list[str]:
-    """Returns what a publish says of the rows."""
-    remarks = [f"{manifest.rows:,} {manifest.side}s"]
-    if manifest.previous is not None:
-        remarks.append(f"{manifest.scored:,} scored, {manifest.copied:,} taken from {manifest.previous}")
-    if manifest.drift is not None:
-        remarks.append(f"mean cosine to its vectors {manifest.drift:.4f}")
-    unread = sum(manifest.quarantined.values())
-    if unread:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.quarantined.items())
-        remarks.append(f"{unread:,} quarantined ({told})")
-    return remarks
-
-
 def move(table: Table, made: Published, lock: locks.Held, back: bool = False) -> None:
     """Lets readers see a version, once its files were read back.
 
@@ -326,7 +324,7 @@ def remove_old(table: Table, lock: locks.Held) -> list[str]:
     """Removes versions that are kept no longer, of all dates, and says so. Returns: their folders.
 
     The one that the pointer or the metastore names stays whatever its age is. What killed runs were writing goes too,
-    once nothing in it has changed for a day.
+    once nothing in it has changed for a day; and models that train has set aside, once no version is of them.
     """
     names = [name for name in storage.folder_names(table.location) if name.startswith(published.DATE_FOLDER)]
     removed = []
@@ -338,7 +336,10 @@ def remove_old(table: Table, lock: locks.Held) -> list[str]:
             if left.startswith(REMOVED) or (unfinished and _is_abandoned(f"{folder}/{left}")):
                 with contextlib.suppress(FileNotFoundError):  # another run removes it too
                     storage.remove(f"{folder}/{left}")
-        removed += _remove_versions(table, date, lock)
+        outdated = _remove_versions(table, date, lock)
+        if table.runs is not None and (outdated or date == table.date):
+            remove_spare(RunPaths(f"{table.runs}/{date}"), date, (table.location, *table.beside))
+        removed += outdated
     if removed:
         out.print(f"  {len(removed)} old version{'s' * (len(removed) > 1)} removed")
     return removed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,20 @@ from dssm import published, storage
 from dssm.config import Settings
 from dssm.console import warn
 from dssm.errors import UserError
-from dssm.manifest import ITEM_ID, MANIFEST, USER_ID, Manifest, read_manifest
+from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, read_manifest
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
-from dssm.published import DATA, DIGESTS, QUARANTINE, SIDES, VECTOR, GateDecision, Published, PublishedManifest
+from dssm.published import (
+    DATA,
+    DIGESTS,
+    QUARANTINE,
+    SIDES,
+    VECTOR,
+    GateDecision,
+    Published,
+    PublishedManifest,
+    VectorType,
+)
 from dssm.scoring import gates
 from dssm.scoring.earlier import KEY, Earlier, content_of, files_of_rows
 from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
@@ -43,7 +54,7 @@ KEPT, MODEL = "seen_kept", "model"  # of evaluation.json
 def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: bool = False) -> Published:
     """Publishes the partition dt = date of a table: a vector for every row of a dataset of the samples.
 
-    The version's name is a digest of what it is made of, so that a rerun makes nothing new.
+    A rerun makes nothing new; see `version_of`.
 
     Args:
       part: the dataset, `items` or `users`.
@@ -54,7 +65,7 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     run = _Run.read(settings, part)
     is_hive = section_of(settings, part).kind == "hive"
     table = table_of(settings, part, hive_of(spark, settings, part) if is_hive else None)
-    version = storage.digest(table.date, run.model.model_version, run.samples.build, table.section.dtype)
+    version = version_of(table.date, run.model.model_version, run.samples.build, table.section.dtype)
 
     def judge(last: PublishedManifest | None) -> list[GateDecision]:
         return gates.recall_gates(table.section.gate, table.setting, run.kept, last, run.paths.evaluation)
@@ -76,6 +87,14 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
         warn(f"  {told}")
     published.write_run_tables(settings.run_folder, {part: table.location})
     return done
+
+
+def version_of(date: str, model_version: str, samples_build: str, dtype: VectorType) -> str:
+    """Returns a version's name: a digest of what it is made of, and of how it is written.
+
+    A folder of that name with a manifest of another schema, which could not be read, would be taken for a damaged one.
+    """
+    return storage.digest(str(SCHEMA_VERSION), date, model_version, samples_build, dtype)
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,7 @@ class _Run:
             threads=threads,
             dtype=table.section.dtype,
             norm=self.model.vector_norm,
+            own_norm=own_norm(self.model),
             digests=table.section.incremental,
             earlier=_earlier(last, self.samples),
             copies=table.section.incremental and same_model,
@@ -177,6 +197,7 @@ def hive_of(spark: SparkSession, settings: Settings, part: Part) -> HiveMetastor
 
 
 def table_of(settings: Settings, part: Part, metastore: Metastore | None = None) -> Table:
+    other: Part = "users" if part == "items" else "items"
     return Table(
         side=SIDES[part],
         section=section_of(settings, part),
@@ -185,6 +206,8 @@ def table_of(settings: Settings, part: Part, metastore: Metastore | None = None)
         location=location_of(settings, part),
         date=settings.date.isoformat(),
         metastore=metastore,
+        runs=posixpath.dirname(settings.run_folder),
+        beside=[location_of(settings, other)],
     )
 
 
@@ -196,6 +219,15 @@ def settings_digest(settings: Settings) -> str:
 def vector_columns(model: ModelManifest) -> list[str]:
     """Returns the names of a table's vector columns: the combined one, and of several objectives each one's own."""
     return [VECTOR, *(published.vector_column(name) for name in model.objectives if len(model.objectives) > 1)]
+
+
+def own_norm(model: ModelManifest) -> float | None:
+    """Returns the norm that each objective's own vectors should have; None where the model sets none.
+
+    The combined vector holds the own ones times the roots of their shares.
+    """
+    shares = sum(model.objectives.values())
+    return model.vector_norm / shares**0.5 if model.vector_norm is not None and shares else None
 
 
 def _evaluated(

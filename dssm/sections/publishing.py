@@ -51,7 +51,8 @@ class PublishedTable(StrictModel):
     norm_tolerance: FiniteFloat = Field(
         1e-3,
         gt=0,
-        description="How far a vector's norm may be from the model's vector_norm, before it is rounded to `dtype`.",
+        description="How far a vector's norm may be from the model's vector_norm, before it is rounded to `dtype`; the "
+        "norms of an objective's own vectors are measured at the same scale.",
     )
     max_quarantine_share: FiniteFloat = Field(
         0.01,

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from dssm import published, storage
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, ITEM_INDEX, SEEN, USER_ID
+from dssm.model.kept import model_of
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
 from dssm.published import Published
@@ -28,7 +29,6 @@ from dssm.retrieval.sinks.folders import DESCRIPTION, IDS, read_description
 from dssm.sections.indexing import FaissFlat
 from dssm.serving.catalogue import titles
 from dssm.serving.lookup import Lookup, places_in
-from dssm.serving.recommend import check_table
 from dssm.serving.requests import request_model
 from dssm.serving.search import ExactIndex
 from dssm.serving.tower import UserTower
@@ -192,7 +192,7 @@ def _holds(folder: str, items: Published) -> bool:
 
 
 def load(target: Target, pipeline: str, kind: IndexKind) -> Loaded:
-    """Loads a published version with the model and the samples of its date.
+    """Loads a published version with its model and the samples of its date.
 
     Args:
       target: of `find_target`.
@@ -200,10 +200,18 @@ def load(target: Target, pipeline: str, kind: IndexKind) -> Loaded:
       kind: of an index that is made here, where there is none: all vectors in memory, compared by NumPy or by faiss.
     Raises: UserError where run and version do not belong together.
     """
+    made = target.items.manifest
+    run = RunPaths(posixpath.join(pipeline, made.date))
+    paths = model_of(run, made)
+    loaded = _loaded(target, paths, kind)
+    if model_of(run, made) != paths:  # train has put another in its place, maybe before all of it was read
+        return load(target, pipeline, kind)
+    return loaded
+
+
+def _loaded(target: Target, paths: RunPaths, kind: IndexKind) -> Loaded:
     items = target.items
-    paths = RunPaths(posixpath.join(pipeline, items.manifest.date))
     model, run = read_model_manifest(paths.model), open_run(paths)
-    check_table(items, model, paths)
     objectives: list[str | None] = [None, *(model.objectives if len(model.objectives) > 1 else ())]
     indexes = {objective: _index(target, objective, kind) for objective in objectives}
     ids = indexes[None].ids

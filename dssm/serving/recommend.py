@@ -13,6 +13,7 @@ import pyarrow as pa
 from dssm import published
 from dssm.errors import UserError
 from dssm.model.export import LoadedTower
+from dssm.model.kept import model_of
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.packing import unpack
 from dssm.paths import RunPaths
@@ -54,7 +55,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Recommender:
-    """A run, its model and the item vectors published for its date."""
+    """A run, the item vectors published for its date, and their model."""
 
     run: Run
     model: ModelManifest
@@ -141,24 +142,16 @@ class Recommender:
 def open_recommender(paths: RunPaths, objective: str | None = None) -> Recommender:
     """Opens a run whose item vectors are published.
 
-    Raises: UserError where they are not, or are of another model, or have no such objective.
+    Raises: UserError where they are not, or their model is gone, or has no such objective.
     """
-    model = read_model_manifest(paths.model)
-    items = published.current(published.run_table(paths.folder, "items"), model.date)
+    date = open_run(paths).manifest.date
+    items = published.current(published.run_table(paths.folder, "items"), date)
     if items is None:
-        raise UserError(f"{paths.folder}: no item vectors are published for {model.date}; run score_items first")
-    check_table(items, model, paths)
+        raise UserError(f"{paths.folder}: no item vectors are published for {date}; run score_items first")
+    paths = model_of(paths, items.manifest)
+    model = read_model_manifest(paths.model)
     check_objective(model, objective)
     return Recommender(open_run(paths), model, items, objective)
-
-
-def check_table(items: Published, model: ModelManifest, paths: RunPaths) -> None:
-    """Raises: UserError where the vectors are not of the run's model: users and items would not meet."""
-    if items.manifest.model_version != model.model_version:
-        raise UserError(
-            f"{paths.model}: model {model.model_version}, but the vectors published for {items.manifest.date} are of "
-            f"{items.manifest.model_version}; run score_items for this date again"
-        )
 
 
 def _told(value: Any) -> str:

@@ -14,6 +14,7 @@ from dssm.features import Side
 from dssm.manifest import MANIFEST
 from dssm.model.card import make_card, write_card
 from dssm.model.export import save_scorer, save_tower, weights_digest
+from dssm.model.kept import new_model
 from dssm.model.manifest import ModelManifest
 from dssm.model.raw.save import RawTower, save_raw_tower
 from dssm.model.towers import TwoTowers
@@ -72,7 +73,7 @@ def save_model(
     checkpoint: str,
     check_owner: Callable[[], None],
 ) -> None:
-    """Writes model/, committed by one rename.
+    """Writes model/, committed by one rename. Another model that stands there is set aside; see `dssm.model.kept`.
 
     Args:
       towers: with whole tables.
@@ -81,7 +82,7 @@ def save_model(
     """
     settings, paths = inputs.settings, inputs.paths
     check_owner()
-    with storage.committed_folder(paths.model) as folder, tempfile.TemporaryDirectory() as scratch:
+    with new_model(paths) as folder, tempfile.TemporaryDirectory() as scratch:
         raw: dict[Side, RawTower] = {}
         sides: tuple[tuple[Side, tf.keras.Model], ...] = (("user", towers.user), ("item", towers.item))
         for side, part in sides:

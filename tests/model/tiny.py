@@ -27,9 +27,9 @@ def make_towers(settings: Settings, seed: int = 1) -> TwoTowers:
     return build_towers(settings.model, settings.features, SIZES, settings.vectors, {"post": VECTORS})
 
 
-def write_model(settings: Settings, samples_build: str = "tiny") -> ModelManifest:
+def write_model(settings: Settings, samples_build: str = "tiny", seed: int = 1) -> ModelManifest:
     """Writes the run's model/ as `train` leaves it, with the weights of `make_towers`."""
-    towers, folder = make_towers(settings), RunPaths(settings.run_folder).model
+    towers, folder = make_towers(settings, seed), RunPaths(settings.run_folder).model
     for name, tower in (("user_tower", towers.user), ("item_tower", towers.item)):
         save_tower(tower, f"{folder}/{name}")
     user_columns, item_columns = (tower_columns(settings.features, side, settings.vectors) for side in ("user", "item"))

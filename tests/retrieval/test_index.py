@@ -285,7 +285,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         index_items(settings)
     publish(settings, "v0")
     write_model_manifest(RunPaths(settings.run_folder), DATE, DIM, version="m2")
-    with pytest.raises(UserError, match="model m2, but the vectors published are of m1; run score_items again"):
+    with pytest.raises(
+        UserError, match=r"model m2, but the vectors published for .* are of m1, and .*models/m1 is not"
+    ):
         index_items(settings)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +168,34 @@ def seen_in_hive(table: Table) -> str | None:
 def of_vectors(vectors: np.ndarray) -> str:
     (version,) = [name for name, known in VECTORS.items() if np.array_equal(known, vectors)]
     return version
+
+
+@contextlib.contextmanager
+def reading(read: Callable[[], Any], grace: float, readers: int = 1) -> Iterator[list[Any]]:
+    """Reads again and again in threads until the block ends. Yields: what was read.
+
+    Raises: AssertionError where a read failed, but for one that took longer than the grace of versions: this machine
+      stood still.
+    """
+    found, faults, done = [], [], threading.Event()
+
+    def repeat() -> None:
+        while not done.is_set():
+            began = time.monotonic()
+            try:
+                found.append(read())
+            except BaseException as error:
+                if time.monotonic() - began < grace:
+                    faults.append(error)
+                    return
+
+    running = [threading.Thread(target=repeat) for _ in range(readers)]
+    for reader in running:
+        reader.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        for reader in running:
+            reader.join()
+    assert [repr(fault) for fault in faults] == []

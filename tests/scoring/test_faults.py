@@ -1,22 +1,21 @@
-"""Publishing that dies at any step, and readers while it goes on."""
+"""Publishing that dies at any step, and readers while it goes on; with a real job in test_faults_of_jobs."""
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from dssm import published, storage
 from dssm.errors import UserError
 from dssm.published import Published, PublishedManifest
 from dssm.scoring.publish import Table, publish, roll_back
+from tests.scoring.steps import FAULTS, KilledError, Steps
 from tests.scoring.tables import (
     DATE,
     VECTORS,
@@ -25,60 +24,19 @@ from tests.scoring.tables import (
     judged,
     maker,
     publish_version,
+    reading,
     seen,
     seen_in_hive,
     table_at,
 )  # fmt: skip
 
 
-class Killed(BaseException):
-    """As KeyboardInterrupt: nothing that handles errors stops it."""
-
-
-class Steps:
-    """Everything that changes something outside the process, counted; one of the steps fails.
-
-    Args:
-      at: which one, from 0; −1: none.
-      when: before it has an effect, after it, or in the midst of it where it is a removal.
-      dead: whether the process is gone from then on, so that nothing it would clean up gets done.
-    """
-
-    def __init__(self, at: int = -1, when: str = "before", dead: bool = False) -> None:
-        self.at, self.when, self.dead, self.count, self.failed = at, when, dead, 0, False
-
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
-            if self.failed and self.dead:
-                raise Killed
-            number, self.count = self.count, self.count + 1
-            if number != self.at:
-                return function(*args, **kwargs)
-            self.failed = True
-            if self.when == "midway" and function.__name__ == "remove":
-                for path in sorted(Path(args[0]).rglob("*.json"))[:1]:
-                    path.unlink()
-            if self.when == "after":
-                function(*args, **kwargs)
-            raise Killed if self.dead else OSError(28, "No space left on device")
-
-        step.__name__ = function.__name__
-        return step
-
-    def publish(self, table: Table, version: str, patched: pytest.MonkeyPatch) -> None:
-        """Publishes with the fault. keep_versions is 1: the version from before is removed in the end."""
-        for name in ("_rename", "remove", "make_folder"):
-            patched.setattr(storage, name, self.wrap(getattr(storage, name)))
-        patched.setattr(LocalFileSystem, "pipe_file", self.wrap(LocalFileSystem.pipe_file))
-        for name in ("prepare", "move", "describe", "rows"):
-            patched.setattr(table.metastore, name, self.wrap(getattr(table.metastore, name)))
-        make = self.wrap(maker(VECTORS[version], version))
-        publish(table, version, judged(), ["vector"], make, force=False)
-
-
-def cases() -> Iterator[tuple[str, bool]]:
-    yield from itertools.product(("before", "after"), (True, False))
-    yield "midway", True
+def publish_with(steps: Steps, table: Table, version: str, patched: pytest.MonkeyPatch) -> None:
+    """Publishes with the fault. keep_versions is 1: the version from before is removed in the end."""
+    steps.in_storage(patched)
+    steps.in_metastore(patched, table.metastore)
+    make = steps.wrap(maker(VECTORS[version], version))
+    publish(table, version, judged(), ["vector"], make, force=False)
 
 
 @pytest.mark.usefixtures("no_grace", "quick_expiry")
@@ -92,14 +50,14 @@ def test_a_publish_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.Monke
 
     steps = Steps()
     with monkeypatch.context() as patched:
-        steps.publish(prepared("whole"), "v2", patched)
+        publish_with(steps, prepared("whole"), "v2", patched)
     assert steps.count > 13
     old, new = 0, 0
-    for at, (when, dead) in itertools.product(range(steps.count), cases()):
+    for at, (when, dead) in itertools.product(range(steps.count), FAULTS):
         table = prepared(f"{at}-{when}-{dead}")
         faulty = Steps(at, when, dead)
-        with monkeypatch.context() as patched, pytest.raises((Killed, OSError)):
-            faulty.publish(table, "v2", patched)
+        with monkeypatch.context() as patched, pytest.raises((KilledError, OSError)):
+            publish_with(faulty, table, "v2", patched)
         found = (seen(table), seen_in_hive(table))
         assert set(found) <= {"v1", "v2"}
         old, new = old + (found == ("v1", "v1")), new + (found == ("v2", "v2"))
@@ -114,19 +72,38 @@ def test_a_publish_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.Monke
     assert new > 10
 
 
+@pytest.mark.usefixtures("quick_expiry")
 def test_a_rollback_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = table_at(tmp_path, metastore=FakeMetastore())
-    for version in ("v1", "v2"):
-        publish_version(table, version)
-    for name in ("move", "describe", "rows"):
+    """The metastore's calls, the pointer, the lock: readers see v1 or v2, whole; a rerun ends with v1."""
+
+    def prepared(name: str) -> Table:
+        table = table_at(tmp_path / name, metastore=FakeMetastore())
+        for version in ("v1", "v2"):
+            publish_version(table, version)
+        return table
+
+    def back(steps: Steps, table: Table) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(table.metastore, name, Steps(0).wrap(getattr(table.metastore, name)))
-            with pytest.raises(OSError, match="No space left"):
-                roll_back(table, "v1")
+            steps.in_storage(patched)
+            steps.in_metastore(patched, table.metastore)
+            roll_back(table, "v1")
+
+    steps = Steps()
+    back(steps, prepared("whole"))
+    assert {"move", "describe", "rows", "pipe_file", "_rename"} <= set(steps.names)
+    pointers = set()
+    for at, (when, dead) in itertools.product(range(steps.count), FAULTS):
+        table = prepared(f"{at}-{when}-{dead}")
+        with pytest.raises((KilledError, OSError)):
+            back(Steps(at, when, dead), table)
         assert {seen(table), seen_in_hive(table)} <= {"v1", "v2"}
+        pointers.add(seen(table))
         roll_back(table, "v1")
         assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
-        publish_version(table, "v2", force=True)
+        pointer = published.read_pointer(table.location, DATE)
+        assert pointer is not None
+        assert pointer.rolled_back == ["v2"]
+    assert pointers == {"v1", "v2"}
 
 
 # Two processes --------------------------------------------------------------------------------------------
@@ -227,30 +204,20 @@ def test_files_are_read_back_before_readers_see_them(tmp_path: Path, fault: str)
 # Readers ----------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_sees_whole_versions_during_fifty_publishes(tmp_path: Path) -> None:
-    table = table_at(tmp_path, kind="path")
+def test_a_reader_sees_whole_versions_during_fifty_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each publish removes the versions that stopped being current longer ago than readers are given."""
+    grace = 1.0
+    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(seconds=grace))
+    table = table_at(tmp_path, kind="path", keep_versions=1, keep_days=0)
     publish_version(table, "v1")
-    found: list[str | None] = []
-    faults: list[BaseException] = []
-    done = threading.Event()
-
-    def read() -> None:
-        try:
-            while not done.is_set():
-                found.append(seen(table))
-        except BaseException as error:
-            faults.append(error)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for number in range(50):
-        name = f"v{number % 4 + 1}"
-        make = maker(VECTORS[name], f"{name}-{number}")
-        publish(table, f"{name}-{number}", judged(), ["vector"], make, force=False)
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert [str(fault) for fault in faults] == []
+    with reading(lambda: seen(table), grace, readers=2) as found:
+        for number in range(50):
+            name = f"v{number % 4 + 1}"
+            make = maker(VECTORS[name], f"{name}-{number}")
+            publish(table, f"{name}-{number}", judged(), ["vector"], make, force=False)
+            time.sleep(0.06)  # so that most are removed while the readers read
     assert len(found) > 20
     assert set(found) == set(VECTORS)
+    left = [name for name in folders(tmp_path / f"table/dt={DATE}") if name.startswith("version=")]
+    assert "version=v2-49" in left
+    assert len(left) < 30

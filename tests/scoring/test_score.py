@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
+import datetime as dt
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,53 +11,31 @@ import numpy as np
 import pytest
 
 from dssm import published
-from dssm.config import Settings
 from dssm.errors import GateError, UserError
-from dssm.manifest import USER_ID, ColumnSpec
 from dssm.paths import RunPaths
 from dssm.published import Published, VectorType
 from dssm.scoring.gates import DRIFT
 from dssm.sections import Gate
-from tests.datasets import ITEMS, draw_features, feature_columns, make_settings, write_dataset, write_items
-from tests.model.tiny import write_model
-from tests.scoring.tables import DATE, folders, manifest_of, unit_vectors, write_rows
+from tests.datasets import ITEMS
+from tests.scoring.runs import USERS, settings_at, write_run
+from tests.scoring.tables import (
+    DATE,
+    VECTORS,
+    folders,
+    judged,
+    maker,
+    manifest_of,
+    of_vectors,
+    reading,
+    table_at,
+    unit_vectors,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
-USERS = 9
-
-
-def settings_at(root: Path, name: str, **table: Any) -> Settings:
-    settings = make_settings(root, model={"similarity": "cosine"})
-    return settings.model_copy(
-        update={
-            "item_table": settings.item_table.model_copy(update={"name": f"{name}_items", **table}),
-            "user_table": settings.user_table.model_copy(update={"name": f"{name}_users", **table}),
-        }
-    )
-
-
-def write_run(settings: Settings, build: str = "tiny", recall: float = 0.4) -> str:
-    """Writes the items, the users, the model and its evaluation. Returns: the model's version."""
-    from dssm.features import of_side
-
-    paths = RunPaths(settings.run_folder)
-    write_items(settings, build)
-    features = of_side(settings.features, "user")
-    columns = {USER_ID: ColumnSpec(dtype="string", encoding="text"), **feature_columns(settings, features)}
-    drawn = draw_features(settings, features, USERS, np.random.default_rng(8))
-    users = {USER_ID: np.array([f"u{number}" for number in range(USERS)]), **drawn}
-    write_dataset(paths.part("users"), settings, [users], "users", columns, build)
-    model = write_model(settings)
-    evaluation = {
-        "model_version": model.model_version,
-        "samples_build": build,
-        "seen_kept": {"model": {"recall@50": recall}, "popularity": {"recall@50": 0.1}},
-    }
-    Path(paths.evaluation).write_text(json.dumps(evaluation))
-    return model.model_version
 
 
 def described(spark: SparkSession, table: str, partition: str = "") -> dict[str, str]:
@@ -175,35 +153,37 @@ def test_smaller_numbers_in_hive(spark: SparkSession, tmp_path: Path, dtype: Vec
         np.testing.assert_allclose(found, expected, atol=0.005)
 
 
-def test_a_reader_of_hive_sees_whole_versions_during_fifty_moves(spark: SparkSession, tmp_path: Path) -> None:
-    from dssm.scoring.metastore import HiveMetastore, table_columns
+def test_a_reader_of_hive_sees_whole_versions_during_a_dozen_publishes(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With retention. A dozen, not fifty: each is seven statements of Spark, most of a second; by path there are 50."""
+    from dssm.scoring.metastore import HiveMetastore
+    from dssm.scoring.publish import publish
 
-    metastore = HiveMetastore(spark, "moving", str(tmp_path), "item_table")
-    metastore.prepare(table_columns("item", ["vector"], "float32"), "float32")
-    versions = [version_at(tmp_path / f"v{number}", seed=number) for number in range(2)]
-    wanted = {tuple(map(tuple, published.load(version)[1].tolist())) for version in versions}
-    metastore.move(DATE, versions[0].data)
-    found: list[tuple[Any, ...]] = []
-    faults: list[BaseException] = []
-    done = threading.Event()
+    grace, count = 3.0, 12
+    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(seconds=grace))
+    metastore = HiveMetastore(spark, "moving", str(tmp_path / "table"), "item_table")
+    table = table_at(tmp_path, metastore=metastore, keep_versions=1, keep_days=0)
+    names = [list(VECTORS)[number % len(VECTORS)] for number in range(count)]
 
-    def read() -> None:
-        try:
-            while not done.is_set():
-                rows = spark.table("moving").filter(f"dt = '{DATE}'").orderBy("item_id").collect()
-                found.append(tuple(tuple(row["vector"]) for row in rows))
-        except BaseException as error:
-            faults.append(error)
+    def publish_next(number: int) -> None:
+        version = f"{names[number]}-{number}"
+        publish(table, version, judged(), ["vector"], maker(VECTORS[names[number]], version), force=False)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(50):
-        metastore.move(DATE, versions[(number + 1) % 2].data)
-    done.set()
-    reader.join()
-    assert [str(fault) for fault in faults] == []
-    assert set(found) <= wanted
+    def read() -> str:
+        rows = spark.table("moving").filter(f"dt = '{DATE}'").orderBy("item_id").collect()
+        return of_vectors(np.array([row["vector"] for row in rows], np.float32))
+
+    publish_next(0)
+    with reading(read, grace) as found:
+        for number in range(1, count):
+            publish_next(number)
+            time.sleep(0.3)
+    assert set(found) <= set(names)
     assert len(found) > 3
+    left = [name for name in folders(tmp_path / f"table/dt={DATE}") if name.startswith("version=")]
+    assert f"version={names[-1]}-{count - 1}" in left
+    assert len(left) < count
 
 
 def test_gates_that_saw_nothing_are_told(

@@ -30,6 +30,7 @@ from dssm.manifest import (
 )
 from dssm.model.card import make_card, write_card
 from dssm.model.export import LoadedTower, save_tower, weights_digest
+from dssm.model.kept import new_model
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.model.raw.save import save_raw_tower
 from dssm.model.towers import tower_columns
@@ -76,16 +77,15 @@ def write_served_run(root: Path, **model: Any) -> RunPaths:
         manifest = Manifest(kind=kind, date=date, build="tiny", seed=0, vocabularies=VOCABULARIES)
         write_manifest(folder, manifest)
     write_settings(paths.samples, settings)
-    _write_model(settings, paths)
-    _publish_first(settings, paths)
+    write_towers(settings, paths)
+    publish_all(settings, paths, "v1")
     return paths
 
 
-def _write_model(settings: Settings, paths: RunPaths) -> None:
-    towers = make_towers(settings)
+def write_towers(settings: Settings, paths: RunPaths, seed: int = 1) -> ModelManifest:
+    """Writes the run's model/ as train does: one that stands there is set aside."""
+    towers = make_towers(settings, seed)
     shares = {name: objective.share for name, objective in settings.model.all_objectives.items()}
-    for name, tower in (("user_tower", towers.user), ("item_tower", towers.item)):
-        save_tower(tower, f"{paths.model}/{name}", shares)
     user_columns, item_columns = (tower_columns(settings.features, side, settings.vectors) for side in ("user", "item"))
     manifest = ModelManifest(
         model_version=weights_digest(towers.variables), date=settings.date.isoformat(), samples_build="tiny",
@@ -93,21 +93,25 @@ def _write_model(settings: Settings, paths: RunPaths) -> None:
         vector_dim=len(shares) * settings.model.vector_dim, vector_norm=1.0, objectives=shares,
         ranks=1, epochs=1, steps=1, rows_per_epoch=1, rows_per_s=1.0, loss=[1.0], auc=[None],
     )  # fmt: skip
-    write_text(f"{paths.model}/{MANIFEST}", manifest.model_dump_json())
-    users, folder = read_manifest(paths.part("users"), ""), f"{paths.model}/user_tower_raw"
-    raw = save_raw_tower(towers.user, "user", settings, users, paths.samples, folder)
-    write_card(paths.model, make_card(settings, manifest, {"user": raw}))
+    users = read_manifest(paths.part("users"), "")
+    with new_model(paths) as folder:
+        for name, tower in (("user_tower", towers.user), ("item_tower", towers.item)):
+            save_tower(tower, f"{folder}/{name}", shares)
+        raw = save_raw_tower(towers.user, "user", settings, users, paths.samples, f"{folder}/user_tower_raw")
+        write_card(folder, make_card(settings, manifest, {"user": raw}))
+        write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json())
+    return manifest
 
 
-def _publish_first(settings: Settings, paths: RunPaths) -> None:
-    """Publishes the whole catalogue as v1."""
+def publish_all(settings: Settings, paths: RunPaths, version: str) -> None:
+    """Publishes the whole catalogue, by the run's newest model."""
     catalogue, model = make_catalogue(settings), read_model_manifest(paths.model)
     tower = LoadedTower(f"{paths.model}/item_tower")
     vectors = tower.all_vectors({name: catalogue[name] for name in tower.inputs})
     combined, date = vectors.pop("vector"), settings.date.isoformat()
     objectives = {name.removeprefix("vector_"): own for name, own in vectors.items()}
     ids = catalogue[ITEM_ID].tolist()
-    write_published(settings.table_location, date, "v1", "item", ids, combined, model.model_version, objectives)
+    write_published(settings.table_location, date, version, "item", ids, combined, model.model_version, objectives)
     published.write_run_tables(paths.folder, {"items": settings.table_location})
 
 

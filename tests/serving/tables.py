@@ -54,11 +54,15 @@ def _lists(matrix: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).ravel()))
 
 
-def write_model_manifest(paths: RunPaths, date: str, dim: int, version: str = "m1") -> ModelManifest:
-    """Writes what train says of a model, without towers."""
-    manifest = ModelManifest(
+def model_manifest(date: str, dim: int, version: str = "m1") -> ModelManifest:
+    return ModelManifest(
         model_version=version, date=date, samples_build="tiny", vocabularies={}, user_columns={}, item_columns={},
         vector_dim=dim, ranks=1, epochs=1, steps=1, rows_per_epoch=1, rows_per_s=1.0, loss=[1.0], auc=[None],
     )  # fmt: skip
+
+
+def write_model_manifest(paths: RunPaths, date: str, dim: int, version: str = "m1") -> ModelManifest:
+    """Writes what train says of a model, without towers."""
+    manifest = model_manifest(date, dim, version)
     storage.write_text(f"{paths.model}/{MANIFEST}", manifest.model_dump_json())
     return manifest
