@@ -65,15 +65,15 @@ test-unit: setup ## the tests without Spark, Horovod and whole trainings
 	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (slow or spark or horovod or cluster or hosts or airflow or kuairand or gpu)"
 
 .PHONY: cluster-test
-cluster-test: setup ## the tests on a standalone Spark cluster, started here
-	@$(with_java) $(PYTEST) -m cluster
+cluster-test: setup ## the tests on standalone Spark clusters, started here: on loopback, and over network hosts
+	@$(with_java) $(PYTEST) -m "cluster or hosts"
 
 .PHONY: gpu-test
 gpu-test: setup ## the tests of a machine with a GPU; of NCCL where Horovod was built with it
 	@.venv/bin/python -m pytest -m gpu -rs tests/gpu
 
 .PHONY: hosts-test
-hosts-test: setup ## jobs over two network hosts, one of which is cut off; needs root; trainings fail today (docs/cluster.md)
+hosts-test: setup ## of these, jobs over two network hosts, one of which is cut off; needs root
 	@$(with_java) $(PYTEST) -m hosts
 
 .PHONY: airflow-test
