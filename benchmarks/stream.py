@@ -3,12 +3,14 @@
 The same rows, 15 scalars and four lists of 5 to 50 ids, read in one run by: this project's reader (packed columns,
 rows shuffled, batches), Petastorm's own make_petastorm_dataset over list columns, TFRecord through tf.data, and
 PyArrow alone, which makes no tensors and so is the limit. The sides take turns; the best of a side's rounds counts.
-Then this reader alone, in processes of their own, over so many rows and over four times as many.
+Then this reader alone, in processes of their own, over so many rows and over four times as many; and the share of the
+steps' time that a training of bench-train's waits for its input.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,11 +26,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.report import report
+from benchmarks.train.__main__ import GLOBAL_BATCH, Bench
+from benchmarks.train.data import TEST_ROWS, draw_log, write_run
 from dssm.manifest import WEIGHT, ColumnSpec, FileSpec, Manifest, read_manifest, write_manifest
 from dssm.packing import pack
 
 ROWS, ROUNDS, BATCH = 400_000, 5, 2048
 FILE_ROWS = 16_000
+TRAINED_ROWS = 4096 * 64
 THREADS = 2
 WIDTHS = (5, 10, 20, 50)
 IDS = (2**14, 2**14 + 100_000)  # each takes three bytes as a varint: TFRecords can be made by the column
@@ -45,6 +50,7 @@ NOTES = (
     f"Two threads read for this reader and for Petastorm; TFRecord's parallelism is tf.data's own choice. Batches of "
     f"{BATCH:,}; files of {FILE_ROWS:,} rows.",
     "CPU s: of all threads of the process, a million rows.",
+    "input_wait: of all steps of two epochs, in the task of bench-train, batch 4,096, on all cores.",
     "memory: largest resident set of a process that only reads, and its growth since before the first file. "
     "memory_4x_rows: the growth over four times the rows / that over the rows.",
 )
@@ -268,6 +274,16 @@ def _status_bytes(field: str) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:"))) * 1024
 
 
+def input_wait(folder: Path) -> float:
+    """Returns the share of a training's steps that they wait for input, as it is told by the model's manifest."""
+    config = write_run(folder / "trained", draw_log(TRAINED_ROWS + TEST_ROWS), TRAINED_ROWS)
+    cores = sorted(os.sched_getaffinity(0))
+    trained = Bench(folder, cores, TRAINED_ROWS).ours(
+        "training", config, TRAINED_ROWS, GLOBAL_BATCH, "train.epochs=2", cores=len(cores)
+    )
+    return float(trained.told["input_wait"])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="bench-stream", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=ROWS)
@@ -282,11 +298,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         write(folders[1], 4 * given.rows, peers=False)
         found = costs(files, given.rounds)
         held = [memory(folder) for folder in folders]
-    show(found, held, given.rows, keep=given == argparse.Namespace(rows=ROWS, rounds=ROUNDS))
+        wait = input_wait(Path(scratch))
+    show(found, held, wait, given.rows, keep=given == argparse.Namespace(rows=ROWS, rounds=ROUNDS))
 
 
-def show(found: Mapping[str, Cost], held: Sequence[Memory], rows: int, keep: bool) -> None:
-    """Prints and keeps the figures. Args: held: over `rows` and over four times as many."""
+def show(found: Mapping[str, Cost], held: Sequence[Memory], wait: float, rows: int, keep: bool) -> None:
+    """Prints and keeps the figures. Args: held: over `rows` and over four times as many; wait: of `input_wait`."""
     ours = found[OURS].wall_s
     table = [
         [name, f"{rows / cost.wall_s:,.0f}", f"{cost.cpu_s / rows * 1e6:.2f}", f"{cost.wall_s / ours:.2f}", ""]
@@ -296,7 +313,7 @@ def show(found: Mapping[str, Cost], held: Sequence[Memory], rows: int, keep: boo
         label = f"this reader's memory, {times * rows:,} rows"
         table.append([label, "", "", "", f"{of_rows.peak / MIB:,.0f} MiB, +{of_rows.growth / MIB:,.0f}"])
     ratios = {RATIOS[name]: cost.wall_s / ours for name, cost in found.items() if name in RATIOS}
-    ratios["memory_4x_rows"] = held[1].growth / max(held[0].growth, 1)
+    ratios |= {"memory_4x_rows": held[1].growth / max(held[0].growth, 1), "input_wait": wait}
     title = f"{rows:,} rows of 15 scalars and lists of {WIDTHS}"
     report(
         "stream", title, ["", "rows/s", "CPU s / 1M rows", "this / it", "memory"], table, ratios, notes=NOTES, keep=keep

@@ -85,11 +85,12 @@ def test_the_best_of_each_side_makes_the_ratios(
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     found = dict(zip(bench.SIDES, map(bench.Cost, (2.0, 5.0, 6.0, 0.5), (1.0, 2.0, 3.0, 4.0)), strict=True))
     held = [bench.Memory(100 * bench.MIB, 140 * bench.MIB), bench.Memory(90 * bench.MIB, 140 * bench.MIB)]
-    bench.show(found, held, 1_000_000, keep=True)
+    bench.show(found, held, 0.004, 1_000_000, keep=True)
     kept = json.loads((tmp_path / "stream.json").read_text())
 
     assert kept["ratios"] == {
         "vs_petastorm_lists": 2.5, "vs_tfrecord": 3.0, "vs_pyarrow": 0.25, "memory_4x_rows": 1.25,
+        "input_wait": 0.004,
     }  # fmt: skip
     assert kept["rows"][0][1:] == ["500,000", "1.00", "1.00", ""]
     assert kept["rows"][-1] == ["this reader's memory, 4,000,000 rows", "", "", "", "140 MiB, +50"]
