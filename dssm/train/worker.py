@@ -347,13 +347,20 @@ class _Trainer:
         of_ranks = hvd.allgather_object(own, name="suspicious")
         shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
         faulthandler.cancel_dump_traceback_later()  # reading a checkpoint takes the time it takes
-        found = self.state.last_good if hvd.rank() == 0 else None
+        found = self._last_good() if hvd.rank() == 0 else None
         saved = hvd.broadcast_object(found, root_rank=0, name="last_good") or "none; see train.checkpoint"
         raise UserError(
             f"train: the loss is {loss} at step {step} of epoch {a_pass.number + 1}; expected a finite number: lower "
             f"train.learning_rate ({self.settings.train.learning_rate}), set train.clip, or mend the feature\n"
             + "\n".join(["in that step's batch:", *shown, f"last good checkpoint: {saved}"])
         )
+
+    def _last_good(self) -> str | None:
+        """Returns the checkpoint to go back to; why it is not known, where its store fails: the others wait for it."""
+        try:
+            return self.state.last_good
+        except OSError as error:
+            return f"unknown, {self.paths.checkpoints} can't be read ({error})"
 
 
 def _mean(values: list[float]) -> float:

@@ -22,6 +22,7 @@ from dssm.train.checkpoint import checkpoints_in
 from dssm.train.inputs import frozen_matrices
 from dssm.train.launch import train
 from dssm.train.progress import ProgressView
+from dssm.train.state import TrainingState
 from dssm.train.worker import _Trainer
 from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
 
@@ -90,6 +91,17 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate(tmp_path: Pat
     with pytest.raises(
         UserError, match=r"the loss is (nan|inf) at step \d+ of epoch 1; .* lower train.learning_rate \(0.25\)"
     ):
+        train(settings)
+
+
+def test_a_store_that_fails_hides_no_loss_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(_: object) -> str:
+        raise OSError("the store is gone")
+
+    monkeypatch.setattr(TrainingState, "last_good", property(broken))
+    settings = write_run(tmp_path, loss="weighted_bce", learning_rate=0.25, optimizer="adagrad")
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"temperature": 1e-39})})
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step (.|\n)*unknown, .* \(the store is gone\)"):
         train(settings)
 
 
