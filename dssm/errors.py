@@ -23,6 +23,13 @@ class LostRankError(UserError):
 
     exit_code = 1
 
+    def __init__(self, found: str) -> None:
+        """Args: found: how the launcher noticed."""
+        super().__init__(
+            f"train: a rank was lost: {found}; the same command goes on from the last checkpoint "
+            "(train.checkpoint says when one is written)"
+        )
+
 
 INTERRUPTED = 130
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,6 +12,16 @@ import tensorflow as tf
 from dssm.train.traffic import NUMBER_BYTES, allreduce_share
 
 Gradient = Any  # a dense tensor, tf.IndexedSlices, or None
+# What Horovod 0.28.1, Gloo and NCCL write in their errors; Gloo names its source file, and Horovod not always itself.
+OF_COLLECTIVES = re.compile(r"Horovod|/gloo/|[Nn]ccl|NCCL")
+
+
+def lost_rank_in(error: BaseException) -> str | None:
+    """Returns what a collective said that ended because another rank did, or can't be reached; None for other errors."""
+    if not isinstance(error, (tf.errors.UnknownError, tf.errors.AbortedError)):
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if OF_COLLECTIVES.search(line)]
+    return lines[-1] if lines else None
 
 
 def gather_candidates(vectors: tf.Tensor, name: str = "candidates") -> tf.Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import horovod.tensorflow as hvd
@@ -12,6 +13,7 @@ from horovod.common.elastic import State
 from horovod.common.exceptions import HorovodInternalError
 
 from dssm.train.checkpoint import Arrays
+from dssm.train.collectives import lost_rank_in
 from dssm.train.place import Place
 from dssm.train.state import TrainingState
 
@@ -44,8 +46,23 @@ class ElasticState(State):
             self._state.assign(arrays)
 
     def sync(self) -> None:
-        self.place = self._state.share(self.place)
+        with _lost_ranks_known():  # Horovod's wrapper has an eye on the training alone
+            self.place = self._state.share(self.place)
         self.save()
+
+
+@contextmanager
+def _lost_ranks_known() -> Iterator[None]:
+    """Has Horovod's elastic loop know a collective that another rank ended, and no other error.
+
+    Its own wrapper knows allreduce, allgather and broadcast alone, and swallows what else TensorFlow raises.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if lost_rank_in(error) is not None:
+            raise HorovodInternalError(str(error)) from error
+        raise RuntimeError(str(error)) from error
 
 
 def run_elastic(state: ElasticState, train: Callable[[Place], T]) -> T:
@@ -54,12 +71,8 @@ def run_elastic(state: ElasticState, train: Callable[[Place], T]) -> T:
     @hvd.elastic.run
     def run(synced: ElasticState) -> T:
         try:
-            return train(synced.place)
-        except tf.errors.OpError as error:
-            # Horovod's own wrapper knows allreduce, allgather and broadcast alone, and swallows other errors.
-            if "Horovod" in str(error):
-                raise HorovodInternalError(str(error)) from error
-            raise RuntimeError(str(error)) from error
+            with _lost_ranks_known():
+                return train(synced.place)
         finally:
             faulthandler.cancel_dump_traceback_later()  # to find each other again takes the time it takes
 

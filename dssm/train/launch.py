@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, warn
-from dssm.errors import UserError
+from dssm.errors import LostRankError, UserError
 from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
@@ -175,7 +174,7 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
     given, made = f"{folder}/settings.json", f"{folder}/result.json"
     storage.remove(folder)
     storage.write_text(given, settings.model_dump_json(exclude={"spark"}))
-    command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(settings.train.ranks), "--gloo"]
+    command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(settings.train.ranks), "--gloo"]
     command += ["--start-timeout", str(settings.train.start_timeout_s)]
     if settings.train.interfaces:
         command += ["--network-interfaces", settings.train.interfaces]
@@ -202,7 +201,7 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
     if process.returncode != 0:
         if storage.exists(made):  # a fault that rank 0 alone has found
             TrainResult.model_validate_json(storage.read_text(made)).unwrap()
-        raise RuntimeError(f"horovodrun ended with exit code {process.returncode}; its output is above")
+        raise LostRankError(f"horovodrun ended with exit code {process.returncode}, its output is above")
     result = TrainResult.model_validate_json(storage.read_text(made))
     storage.remove(folder)
     return result.unwrap()

@@ -164,10 +164,7 @@ def lost_hosts_noticed(context: SparkContext, stall_shutdown_s: int) -> Iterator
                 raise
             gone = [f"Spark has lost {host}" for host in sorted(began - executor_hosts(context))]
             found = next(iter([*noticed.executors, *gone, *noticed.connections, ended]))
-            raise LostRankError(
-                f"train: a rank was lost: {found}; the same command goes on from the last checkpoint "
-                "(train.checkpoint says when one is written)"
-            ) from error
+            raise LostRankError(found) from error
         for met in [*noticed.executors, *noticed.connections]:  # an elastic training has gone on without
             warn(f"  on the way a rank was lost: {met}")
 

@@ -25,6 +25,7 @@ from dssm.sections import Train
 from dssm.stream.batches import Batch
 from dssm.stream.plan import Leg
 from dssm.train.clock import Clock
+from dssm.train.collectives import lost_rank_in
 from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
@@ -62,6 +63,7 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
     Returns: a TrainResult as JSON. A fault of the user's is returned: an exception would reach the launcher as the
       death of a rank. Most are found by all ranks at the same place; a damaged file by the rank that reads it, which
       ends the others.
+    Raises: SystemExit where another rank was lost: the launcher says so, and a traceback of each would bury it.
     """
     settings = Settings.model_validate_json(settings_json)
     warn_of_own_name(os.environ)
@@ -84,6 +86,12 @@ def _result(settings: Settings) -> str:
         if hvd.size() > 1:  # where one rank alone finds it, the launch fails before its result is read
             print(f"rank {hvd.rank()}: {error}", file=sys.stderr, flush=True)
         return TrainResult(error=str(error)).model_dump_json()
+    except tf.errors.OpError as error:
+        told = lost_rank_in(error)
+        if told is None:
+            raise
+        print(f"a rank's collective ended, for another rank did or can't be reached: {told}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def train_here(settings: Settings, show: Show) -> ModelManifest:

@@ -22,7 +22,7 @@ class Launched:
 
 def launch(ranks: int, module: str, *arguments: str, limit_s: float = 240, **environment: str) -> Launched:
     """Runs `python -m module arguments` as ranks of horovodrun; fails where it does not end in time."""
-    command = [str(Path(sys.executable).with_name("horovodrun")), "-np", str(ranks), "--gloo", "--start-timeout", "60"]
+    command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(ranks), "--gloo", "--start-timeout", "60"]
     done = subprocess.run(
         [*command, sys.executable, "-m", module, *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "HOROVOD_GLOO_TIMEOUT_SECONDS": "60", **environment},

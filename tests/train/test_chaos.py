@@ -31,7 +31,7 @@ HOW = {
 
 def start(settings: Settings, folder: Path) -> subprocess.Popen[str]:
     (folder / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
-    command = [str(Path(sys.executable).with_name("horovodrun")), "-np", "2", "--gloo", "--start-timeout", "60"]
+    command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", "2", "--gloo", "--start-timeout", "60"]
     environment = {**os.environ, **_environment(settings, report_to=""), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with (folder / "output").open("a", encoding="utf-8") as output:  # a pipe would be read until the last orphan's end
         return subprocess.Popen(

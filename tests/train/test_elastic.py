@@ -31,9 +31,9 @@ def start(settings: Settings, folder: Path, *hosts: str) -> subprocess.Popen[str
     script.write_text(f"#!/bin/sh\ncat {folder}/hosts\n", encoding="utf-8")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     (folder / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
-    horovodrun = str(Path(sys.executable).with_name("horovodrun"))
     command = [
-        horovodrun, "-np", str(settings.train.ranks), "--gloo", "--network-interfaces", "lo", "--start-timeout", "60",
+        sys.executable, "-m", "dssm.train.horovodrun", "-np", str(settings.train.ranks), "--gloo",
+        "--network-interfaces", "lo", "--start-timeout", "60",
         *_elastic_options(settings.train, settings.train.elasticity),
         sys.executable, "-m", "tests.train.stepping", str(folder),
     ]  # fmt: skip

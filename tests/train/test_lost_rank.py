@@ -31,4 +31,6 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
     assert done.code != 0
     assert f"rank 1 is {how}" in done.output
     assert "the training went on" not in done.output
+    assert done.output.count("Traceback") == (how == "failed")  # of the rank whose fault it was, and of no other
+    assert "was the first to end, with exit code" in done.output
     assert not storage.exists(RunPaths(settings.run_folder).model)
