@@ -17,7 +17,7 @@ OF_COLLECTIVES = re.compile(r"Horovod|/gloo/|[Nn]ccl|NCCL")
 
 
 def lost_rank_in(error: BaseException) -> str | None:
-    """Returns what a collective said that ended because another rank did, or can't be reached; None for other errors."""
+    """Returns what a collective said that ended because another rank was lost; None for other errors."""
     if not isinstance(error, (tf.errors.UnknownError, tf.errors.AbortedError)):
         return None
     lines = [line.strip() for line in str(error).splitlines() if OF_COLLECTIVES.search(line)]
