@@ -291,6 +291,7 @@ def _every_row(count: int) -> Rows:
     return draw_features(WITH_TABLE, own, count, np.random.default_rng(5))
 
 
+@pytest.mark.slow
 def test_a_saved_tower_of_every_layer_gives_the_same_vectors(every: tf.keras.Model, tmp_path: Path):
     save_tower(every, f"{tmp_path}/tower", {"click": 1.0, "like": 1.0})
     loaded = LoadedTower(f"{tmp_path}/tower")

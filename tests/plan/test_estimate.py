@@ -169,6 +169,7 @@ def test_an_item_in_an_engine(sink: Any, size: float) -> None:
     assert index_bytes(sink, 64)[0] == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [FaissFlat(), FaissHnsw(), FaissHnsw(links=16), FaissIvf(), FaissPq()], ids=str)
 def test_files_of_faiss_are_as_large_as_planned(index: Any, tmp_path: Path) -> None:
     import faiss

@@ -14,6 +14,8 @@ from tests.browser import DESKTOP, PHONE, Browser, Page
 from tests.report.full_run import IDS, full_run
 from tests.report.test_page import measured
 
+pytestmark = pytest.mark.slow  # a browser: a process of its own
+
 SHOWN = '[...document.querySelectorAll("svg")].filter((svg) => getComputedStyle(svg).display !== "none")'
 # Of each drawing: its label, its size, and how many of its shapes have one.
 DRAWN = f"""{SHOWN}.map((svg) => {{

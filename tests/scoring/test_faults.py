@@ -39,6 +39,7 @@ def publish_with(steps: Steps, table: Table, version: str, patched: pytest.Monke
     publish(table, version, judged(), ["vector"], make, force=False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_grace", "quick_expiry")
 def test_a_publish_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full disk, killed driver, failed task, lost metastore: readers see v1 or v2, whole; a rerun ends with v2."""
@@ -72,6 +73,7 @@ def test_a_publish_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.Monke
     assert new > 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_expiry")
 def test_a_rollback_may_die_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The metastore's calls, the pointer, the lock: readers see v1 or v2, whole; a rerun ends with v1."""
@@ -156,6 +158,7 @@ publish_version(table_at(root, metastore=InFiles()), version)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_move_at_once_leave_one_version(tmp_path: Path) -> None:
     """Each would move the metastore before the other writes its pointer, were it not for the lock."""
     pairs = (("v1", "v2"), ("v2", "v1"))
@@ -204,6 +207,7 @@ def test_files_are_read_back_before_readers_see_them(tmp_path: Path, fault: str)
 # Readers ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_reader_sees_whole_versions_during_fifty_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each publish removes the versions that stopped being current longer ago than readers are given."""
     grace = 1.0
