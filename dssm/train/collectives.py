@@ -20,8 +20,10 @@ def lost_rank_in(error: BaseException) -> str | None:
     """Returns what a collective said that ended because another rank was lost; None for other errors."""
     if not isinstance(error, (tf.errors.UnknownError, tf.errors.AbortedError)):
         return None
-    lines = [line.strip() for line in str(error).splitlines() if OF_COLLECTIVES.search(line)]
-    return lines[-1] if lines else None
+    lines = [line.strip() for line in str(error).splitlines()]
+    # A node's traceback names files: a folder of theirs may be called after Gloo or NCCL.
+    found = [line for line in lines if OF_COLLECTIVES.search(line) and not line.startswith('File "')]
+    return found[-1] if found else None
 
 
 def gather_candidates(vectors: tf.Tensor, name: str = "candidates") -> tf.Tensor:

@@ -56,6 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed": {**SLOW, "loss": {"kind": "mixed_negative", "logq": "batch"}, "clip": {"limit": 0.5}},
     "bce": {"optimizer": "adam", "learning_rate": 0.01, "loss": {"kind": "weighted_bce", "positive_weight": 2.0}},
     "bpr": {"optimizer": "lazy_adam", "learning_rate": 0.01, "loss": {"kind": "bpr", "negatives": "batch"}},
+    "hinge": {**SLOW, "loss": {"kind": "hinge", "negatives": "batch"}},
     "negatives": WITH_NEGATIVES,
     "frozen_table": {**WITH_NEGATIVES, "storage": "table"},
     "sampled": {**WITH_NEGATIVES, "optimizer": "rowwise_adagrad", "loss": "sampled_softmax"},
@@ -94,12 +95,14 @@ CASES: dict[str, dict[str, Any]] = {
 
 GRADIENTS_OF = ("softmax", "mixed")  # whose gradients are looked at beside the weights and the optimizer's state
 
+OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  # the losses' candidates are
+
 # At 1 and 2 ranks all cases are run; at 3 those where ranks share more than sums, and the shards; at 4 one of each.
-AT_FOUR = ("softmax", "streaming", "mixed", "batch_norm", "dense_tables", "sharded_rowwise")
-AT_THREE = (*AT_FOUR, "batch_logq", "bpr", "objectives", "sharded_lazy_adam", "sharded_adagrad", "sharded_sgd")
+AT_FOUR = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")
+AT_THREE = (*AT_FOUR, "objectives", "sharded_lazy_adam", "sharded_adagrad", "sharded_sgd")
 
 # One of each kind: candidates of all ranks, sampled negatives, batch norm, dense and sparse gradients, shards.
-LONG_CASES = ("softmax", "mixed", "batch_norm", "dense_tables", "sharded_rowwise")
+LONG_CASES = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")
 MEASURED = ("softmax", "sharded_rowwise")  # whose vectors and towers for the export are looked at in the end
 
 # Rows of each joint batch that are padding: none, one, all of the later ranks, some of each.

@@ -12,6 +12,8 @@ AT = """Graph execution error:
 Detected at node gradients_rows defined at (most recent call last):
   File "/env/site-packages/horovod/spark/task/gloo_exec_fn.py", line 30, in <module>
 
+  File "/srv/gloo/train/step.py", line 12, in gradients
+
 """
 END = "\n\t [[{{node gradients_rows}}]] [Op:__inference_step_2687]"
 
