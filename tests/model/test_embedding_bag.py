@@ -53,6 +53,23 @@ def test_values_and_gradients_are_those_of_pooling(
     np.testing.assert_allclose(tf.convert_to_tensor(gradient), slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+@pytest.mark.parametrize("product", [True, False])
+@pytest.mark.parametrize(("rows", "entries"), [(1, 1), (1, 7), (5, 3)])
+def test_order_and_padding_change_nothing(
+    combiner: str, product: bool, rows: int, entries: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(embedding_bag, "has_sparse_product", lambda: product)
+    random, bag = np.random.default_rng(entries), _bag(combiner)
+    ids = random.integers(0, ROWS, (rows, entries)).astype(np.int32)
+    weights = random.uniform(0.1, 2, ids.shape).astype(np.float32)
+    order = random.permutation(entries + 2)
+    padded = np.pad(ids, ((0, 0), (0, 2)))[:, order]
+    weights_there = np.pad(weights, ((0, 0), (0, 2)), constant_values=7)[:, order]  # the padding's own are not read
+    found = bag(tf.constant(ids), weights=weights)
+    np.testing.assert_allclose(bag(tf.constant(padded), weights=weights_there), found, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("product", [True, False])
 def test_padding_alone_gives_zeros_and_no_gradient(product: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(embedding_bag, "has_sparse_product", lambda: product)

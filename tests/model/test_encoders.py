@@ -83,6 +83,41 @@ def test_values_and_gradients_against_numpy(kind: EncoderKind, weighted: bool):
 
 
 @each_kind
+@pytest.mark.parametrize("seed", [0, 2, 3])  # of 1 a maximum of the convolution changes place within the difference
+def test_values_and_gradients_of_any_shape_out_of_a_table_of_few_rows(kind: EncoderKind, seed: int):
+    """One row of one entry; then few rows, whose repeated ids share a row, with weights of zero and below."""
+    random = np.random.default_rng(seed)
+    rows, entries = (1, 1) if seed == 0 else (int(random.integers(1, 5)), int(random.integers(2, 8)))
+    dim = int(random.choice([4, 8]))
+    layer = kind.build(dim, "encoder")
+    layer(tf.zeros((1, entries, dim)), ids=tf.ones((1, entries), tf.int32))
+    redraw(layer.weights, seed)
+    ids = np.where(random.random((rows, entries)) < 0.4, 0, random.integers(1, 4, (rows, entries))).astype(np.int32)
+    weights = np.where(random.random((rows, entries)) < 0.2, 0, random.uniform(-1, 2, (rows, entries)))
+    values = {
+        "table": random.normal(size=(4, dim)).astype(np.float32),
+        "entry_weights": weights.astype(np.float32),
+        **values_by_name(layer.weights),
+    }
+    given = {name: tf.Variable(values[name]) for name in ("table", "entry_weights")}
+    factor = random.normal(size=(rows, kind.width(dim)))
+    with tf.GradientTape() as tape:
+        entry_weights = tf.convert_to_tensor(given["entry_weights"])
+        made = layer(tf.gather(given["table"], ids), ids=tf.constant(ids), weights=entry_weights)
+        total = tf.reduce_sum(made * factor)
+    moved = given | {v.name.removesuffix(":0"): v for v in layer.trainable_weights}
+    slopes = tape.gradient(total, moved, unconnected_gradients="zero")
+    gradients = {name: tf.convert_to_tensor(slope).numpy() for name, slope in slopes.items()}
+
+    def vectors(at: dict[str, np.ndarray]) -> np.ndarray:
+        return tower_reference.encoded(kind, "encoder", at, at["table"][ids], ids, at["entry_weights"])
+
+    place = {name: value.astype(np.float64) for name, value in values.items()}
+    np.testing.assert_allclose(made, vectors(place), rtol=1e-4, atol=1e-5)
+    assert_same_slopes(gradients, lambda at: float(np.sum(factor * vectors(at))), place)
+
+
+@each_kind
 def test_an_empty_list_gives_zeros_whatever_its_embeddings_are(kind: EncoderKind):
     embeddings, weights = _drawn((3, 6))
     made = _layer(kind)(tf.constant(embeddings), ids=tf.zeros((3, 6), tf.int32), weights=tf.constant(weights))
