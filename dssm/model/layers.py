@@ -79,10 +79,8 @@ class UnitNorm(tf.keras.layers.Layer):
     """Scales each vector to length 1, so that the inner product is the cosine."""
 
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
-        """Args: vectors (batch, dim). Returns: (batch, dim); zeros stay zeros, without a gradient."""
-        squares = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
-        # Near zeros the true slope is beyond all bounds: of zeros themselves it would be 1 / √1e-12.
-        return vectors * tf.where(squares > 0, tf.math.rsqrt(tf.maximum(squares, 1e-12)), 0.0)
+        """Args: vectors (batch, dim). Returns: (batch, dim)."""
+        return tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-12)
 
 
 @tf.keras.utils.register_keras_serializable("dssm")

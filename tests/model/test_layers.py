@@ -172,13 +172,6 @@ def test_the_gradient_of_the_unit_norm_is_across_the_vector():
     np.testing.assert_allclose(np.sum(gradient * vectors, axis=1), 0, atol=1e-5)
 
 
-def test_zeros_get_no_gradient_of_the_unit_norm():
-    vectors = tf.Variable([[0.0, 0.0], [3.0, 4.0]])
-    with tf.GradientTape() as tape:
-        total = tf.reduce_sum(UnitNorm()(tf.convert_to_tensor(vectors)) * [[1.0, 2.0], [1.0, 0.0]])
-    np.testing.assert_allclose(tape.gradient(total, vectors).numpy(), [[0, 0], [0.128, -0.096]], rtol=1e-5)
-
-
 def test_entry_dropout_leaves_its_share_out_in_training_alone():
     tf.keras.utils.set_random_seed(5)
     layer, ids = EntryDropout(0.3), tf.constant(np.random.default_rng(5).integers(1, 9, (200, 50)), tf.int32)
