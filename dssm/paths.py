@@ -47,6 +47,11 @@ class RunPaths:
         return f"{self.folder}/checkpoints"
 
     @property
+    def launches(self) -> str:
+        """What launchers and ranks of a training tell each other: hosts share this, not the driver's /tmp."""
+        return f"{self.folder}/.launch"
+
+    @property
     def timeline(self) -> str:
         """Horovod's timeline of a training with --profile, for chrome://tracing."""
         return f"{self.folder}/profile/timeline.json"

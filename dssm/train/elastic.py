@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,6 +13,7 @@ from horovod.common.exceptions import HorovodInternalError
 
 from dssm.train.checkpoint import Arrays
 from dssm.train.collectives import lost_rank_in
+from dssm.train.measures import expect_nothing
 from dssm.train.place import Place
 from dssm.train.state import TrainingState
 
@@ -74,6 +74,6 @@ def run_elastic(state: ElasticState, train: Callable[[Place], T]) -> T:
             with _lost_ranks_known():
                 return train(synced.place)
         finally:
-            faulthandler.cancel_dump_traceback_later()  # to find each other again takes the time it takes
+            expect_nothing()  # to find each other again takes the time it takes
 
     return run(state)

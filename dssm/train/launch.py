@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
 from dssm.sections import Elastic, Train
 from dssm.train.progress import REPORT_TO, ProgressView, ReportListener, ReportStream
-from dssm.train.result import TrainResult
+from dssm.train.result import FAULTS_TO, TrainResult, fault_left
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -47,11 +48,11 @@ def train(settings: Settings) -> None:
             f"  {len(samples.files)} sample files for {chosen.ranks} ranks: "
             "some ranks have nothing to read; lower samples.rows_per_file"
         )
-    with ProgressView() as view:
+    with ProgressView() as view, _launch_folder(paths) as folder:
         if chosen.launch in ("spark", "spark-elastic"):
-            model = _by_spark(settings, view)
+            model = _by_spark(settings, view, folder)
         elif chosen.launch == "horovodrun":
-            model = _by_horovodrun(settings, view)
+            model = _by_horovodrun(settings, view, folder)
         else:
             from dssm.train.worker import train_here
 
@@ -62,7 +63,25 @@ def train(settings: Settings) -> None:
         out.print(f"  [dim]profile: its Profile tab (tensorboard-plugin-profile), and {paths.timeline}[/dim]")
 
 
-def _environment(settings: Settings, report_to: str) -> dict[str, str]:
+@contextlib.contextmanager
+def _launch_folder(paths: RunPaths) -> Iterator[str]:
+    """Yields a folder for what this launch's ranks leave, which is removed in the end.
+
+    Raises: UserError with the fault of the user's that a rank has left, in the place of the rank's loss.
+    """
+    storage.remove(paths.launches)  # of launchers that were killed
+    folder = f"{paths.launches}/{uuid.uuid4().hex}"
+    try:
+        yield folder
+    except LostRankError as lost:
+        if (fault := fault_left(folder)) is not None:
+            raise UserError(fault) from lost
+        raise
+    finally:
+        storage.remove(folder)
+
+
+def _environment(settings: Settings, report_to: str, faults_to: str = "") -> dict[str, str]:
     """What the ranks' processes are told.
 
     Gloo's own limit of 30 s is too short for a slow start. Horovod's stall limits are told too, but under Gloo
@@ -83,10 +102,11 @@ def _environment(settings: Settings, report_to: str) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONHASHSEED": "0",
         REPORT_TO: report_to,
+        FAULTS_TO: faults_to,
     }
 
 
-def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
+def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManifest:
     import horovod.spark
     from pyspark import SparkContext
 
@@ -115,7 +135,7 @@ def _by_spark(settings: Settings, view: ProgressView) -> ModelManifest:
             "args": (settings.model_dump_json(exclude={"spark"}),),
             "num_proc": train.ranks,
             "start_timeout": train.start_timeout_s,
-            "env": {**passed_on(context), **_environment(settings, address)},
+            "env": {**passed_on(context), **_environment(settings, address, folder)},
             "stdout": stream,
             "stderr": stream,
             "verbose": 0,
@@ -169,10 +189,8 @@ def _listener(view: ProgressView, host: str) -> Iterator[str]:
         yield listener.address
 
 
-def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
-    folder = f"{RunPaths(settings.run_folder).folder}/.launch"  # hosts share the runs' folder, not the driver's /tmp
+def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> ModelManifest:
     given, made = f"{folder}/settings.json", f"{folder}/result.json"
-    storage.remove(folder)
     storage.write_text(given, settings.model_dump_json(exclude={"spark"}))
     command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(settings.train.ranks), "--gloo"]
     command += ["--start-timeout", str(settings.train.start_timeout_s)]
@@ -188,7 +206,7 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
         _listener(view, socket.getfqdn() if settings.train.hosts else LOOPBACK) as address,
         subprocess.Popen(
             command,
-            env={**os.environ, **_environment(settings, address)},
+            env={**os.environ, **_environment(settings, address, folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -198,13 +216,13 @@ def _by_horovodrun(settings: Settings, view: ProgressView) -> ModelManifest:
         assert process.stdout is not None
         for line in process.stdout:
             stream.write(line)
+    ended = f"horovodrun ended with exit code {process.returncode}, its output is above"
+    if not storage.exists(made):
+        raise LostRankError(ended)
+    model = TrainResult.model_validate_json(storage.read_text(made)).unwrap()
     if process.returncode != 0:
-        if storage.exists(made):  # a fault that rank 0 alone has found
-            TrainResult.model_validate_json(storage.read_text(made)).unwrap()
-        raise LostRankError(f"horovodrun ended with exit code {process.returncode}, its output is above")
-    result = TrainResult.model_validate_json(storage.read_text(made))
-    storage.remove(folder)
-    return result.unwrap()
+        warn(f"  a rank was lost when the model was saved already: {ended}")
+    return model
 
 
 def _elastic_options(train: Train, elastic: Elastic) -> list[str]:

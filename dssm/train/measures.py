@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,9 @@ from dssm.train.inputs import Inputs
 from dssm.train.measure import Predict, make_predict, measure, metric_names
 from dssm.train.passes import staging_of
 from dssm.train.validation import CatalogueRecall
+from dssm.train.watchdog import Watchdog
+
+_WATCHDOG = Watchdog()  # of this process, which is one rank
 
 
 def expect_progress(settings: Settings, more_s: int = 0) -> None:
@@ -29,7 +31,12 @@ def expect_progress(settings: Settings, more_s: int = 0) -> None:
     Horovod's stall inspector is there for this, but in 0.28.1 under Gloo it does not end the job (measured).
     """
     if hvd.size() > 1:
-        faulthandler.dump_traceback_later(settings.train.stall_shutdown_s + more_s, exit=True)
+        _WATCHDOG.expect(settings.train.stall_shutdown_s + more_s, hvd.rank())
+
+
+def expect_nothing() -> None:
+    """Lets this rank take its time until `expect_progress` is called again."""
+    _WATCHDOG.rest()
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def _catalogue_recall(inputs: Inputs, model: TwoTowerModel) -> CatalogueRecall |
     if validation is None:
         return None
     if validation.cutoff is None:
-        if validation.metric not in (names := ["loss", *metric_names(model.losses)]):
+        if validation.metric not in (names := ["loss", *metric_names(model)]):
             raise UserError(
                 f"train.validation.metric: {validation.metric} is none of this model's; "
                 f"expected recall@K or one of {', '.join(names)}"

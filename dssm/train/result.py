@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from pydantic import BaseModel, ConfigDict
 
+from dssm import storage
 from dssm.errors import UserError
 from dssm.model.manifest import ModelManifest
+
+FAULT = ".fault"
+FAULTS_TO = "DSSM_FAULTS_TO"  # the environment of ranks names the folder
 
 
 class TrainResult(BaseModel):
@@ -21,3 +27,26 @@ class TrainResult(BaseModel):
         if self.model is None:
             raise UserError(self.error or "train: no result")
         return self.model
+
+
+def leave_fault(folder: str | None, name: str, error: UserError) -> None:
+    """Leaves a process's fault for the job, which sees a lost rank where the others do not share the fault.
+
+    Args: folder: of this launch: ranks of an earlier one may live on. None: nobody asks, and it is printed.
+    """
+    try:
+        if folder:
+            storage.write_text(f"{folder}/{name}{FAULT}", str(error))
+            return
+        unheard = "nobody asks"
+    except (OSError, UserError) as unwritable:
+        unheard = str(unwritable)
+    print(f"{name}: {error} [not told to the job: {unheard}]", file=sys.stderr, flush=True)
+
+
+def fault_left(folder: str) -> str | None:
+    """Returns what a process of this launch has left; where several have, of one."""
+    if not storage.exists(folder):
+        return None
+    left = storage.file_names(folder, FAULT, fresh=True)
+    return storage.read_text(f"{folder}/{left[0]}") if left else None

@@ -25,6 +25,7 @@ from pyspark import SparkContext
 from dssm.config import Settings
 from dssm.console import warn
 from dssm.errors import LostRankError
+from dssm.train.watchdog import how_it_ended
 
 # Horovod tries a broken connection three times, and all of it is to end well within the limit of a silent rank.
 OF_STALL = 6
@@ -159,7 +160,7 @@ def lost_hosts_noticed(context: SparkContext, stall_shutdown_s: int) -> Iterator
                 ended = "it did not start within train.start_timeout_s"
             elif "Horovod detected" in str(error):
                 code = re.search(r"Exit code: (-?\d+)", str(error))
-                ended = f"it ended with exit code {code[1] if code else 'unknown'}, its output is above"
+                ended = how_it_ended(int(code[1])) if code else "its output is above"
             else:
                 raise
             gone = [f"Spark has lost {host}" for host in sorted(began - executor_hosts(context))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import faulthandler
 import os
 import sys
 from collections.abc import Iterator
@@ -30,13 +29,13 @@ from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
 from dssm.train.inputs import frozen_matrices, read_inputs
-from dssm.train.measures import Measures, expect_progress
+from dssm.train.measures import Measures, expect_nothing, expect_progress
 from dssm.train.own_name import warn_of_own_name
 from dssm.train.passes import Pass
 from dssm.train.place import Best, Place
 from dssm.train.profiling import StepProfile
 from dssm.train.progress import REPORT_TO, Note, Report, Show, as_text, reporter
-from dssm.train.result import TrainResult
+from dssm.train.result import FAULTS_TO, TrainResult, leave_fault
 from dssm.train.saving import model_manifest, save_model
 from dssm.train.sharding import whole_towers
 from dssm.train.shares import with_shares
@@ -62,7 +61,7 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
 
     Returns: a TrainResult as JSON. A fault of the user's is returned: an exception would reach the launcher as the
       death of a rank. Most are found by all ranks at the same place; a damaged file by the rank that reads it, which
-      ends the others.
+      ends the others, so that the launcher reads what that rank left (`result.leave_fault`).
     Raises: SystemExit where another rank was lost: the launcher says so, and a traceback of each would bury it.
     """
     settings = Settings.model_validate_json(settings_json)
@@ -74,7 +73,7 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
             storage.write_text(result_to, result)
         return result
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        expect_nothing()
         hvd.shutdown()
 
 
@@ -84,7 +83,7 @@ def _result(settings: Settings) -> str:
         return TrainResult(model=_Trainer(settings).run(_Reports(os.environ.get(REPORT_TO)))).model_dump_json()
     except UserError as error:
         if hvd.size() > 1:  # where one rank alone finds it, the launch fails before its result is read
-            print(f"rank {hvd.rank()}: {error}", file=sys.stderr, flush=True)
+            leave_fault(os.environ.get(FAULTS_TO), f"rank {hvd.rank()}", error)
         return TrainResult(error=str(error)).model_dump_json()
     except tf.errors.OpError as error:
         told = lost_rank_in(error)
@@ -202,7 +201,7 @@ class _Trainer:
                 if place.epoch == len(self.passes.all):
                     break
                 place = self._train_pass(place, clock, show)
-        faulthandler.cancel_dump_traceback_later()
+        expect_nothing()
         self.profile.stop()
         if (broken := self.state.not_finite()) is not None:  # equal on all ranks: all stop here, or none
             raise UserError(
@@ -246,7 +245,7 @@ class _Trainer:
             norms = tf.norm(table.embeddings, axis=1)
             tf.summary.scalar(f"embedding_norm/{name}", tf.reduce_mean(norms), step=place.steps)
         tf.summary.scalar("temperature", self.settings.model.tau, step=place.steps)
-        faulthandler.cancel_dump_traceback_later()  # saving takes the time it takes
+        expect_nothing()  # saving takes the time it takes
         place = place.after_pass(_known_of(metrics), None if validation is None else _known_of(validation))
         if validation is not None:
             place = self._judge(place, validation)
@@ -354,7 +353,8 @@ class _Trainer:
         own = suspicious_columns({name: values.numpy() for name, values in batch.items()})
         of_ranks = hvd.allgather_object(own, name="suspicious")
         shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
-        faulthandler.cancel_dump_traceback_later()  # reading a checkpoint takes the time it takes
+        expect_nothing()  # reading a checkpoint takes the time it takes
+        self.state.end()
         found = self._last_good() if hvd.rank() == 0 else None
         saved = hvd.broadcast_object(found, root_rank=0, name="last_good") or "none; see train.checkpoint"
         raise UserError(

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import re
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dssm import storage
+from dssm.errors import LostRankError, UserError
+from dssm.manifest import read_manifest
 from dssm.paths import RunPaths
-from dssm.train.launch import _environment
+from dssm.stream.plan import plan_epoch
+from dssm.train.launch import _environment, train
 from tests.datasets import write_run
 from tests.train.conftest import launch
 
@@ -28,9 +34,60 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
         **_environment(settings, report_to=""),
     )
     assert time.monotonic() - started < 75
-    assert done.code != 0
+    assert done.code == 1
     assert f"rank 1 is {how}" in done.output
     assert "the training went on" not in done.output
     assert done.output.count("Traceback") == (how == "failed")  # of the rank whose fault it was, and of no other
-    assert "was the first to end, with exit code" in done.output
+    assert "most recent call first" not in done.output
+    if how == "silent":
+        stood = dict(re.findall(r"rank (\d): no step for 4 s \(train.stall_shutdown_s\); it stands at (.*)", done.output))
+        assert stood.keys() == {"0", "1"}
+        assert stood["1"].endswith("losing_step")
+        assert not stood["0"].endswith("losing_step")
+        assert "no step was taken for train.stall_shutdown_s; where each rank stood is above" in done.output
+    else:
+        assert re.search(r"rank \d was the first to end: it ended with exit code -?\d+, its output is above", done.output)
     assert not storage.exists(RunPaths(settings.run_folder).model)
+
+
+def test_a_rank_that_is_killed_is_a_lost_rank_of_the_job(tmp_path: Path):
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=1000)
+    killer = threading.Thread(target=_kill_a_rank)
+    killer.start()
+    with pytest.raises(LostRankError, match="horovodrun ended with exit code 1, its output is above; the same command"):
+        train(settings)
+    killer.join()
+    assert not storage.exists(RunPaths(settings.run_folder).model)
+
+
+def _kill_a_rank() -> None:
+    while True:
+        for process in psutil.Process().children(recursive=True):
+            command = process.cmdline()
+            if "dssm.train.worker" in command and "dssm.train.horovodrun" not in command and "-c" not in command:
+                process.kill()
+                return
+        time.sleep(0.1)
+
+
+@pytest.mark.spark
+@pytest.mark.usefixtures("spark")
+@pytest.mark.parametrize("launched_by", ["horovodrun", "spark"])
+def test_a_file_that_one_rank_alone_finds_damaged_is_the_users_to_mend(tmp_path: Path, launched_by: str):
+    settings = write_run(tmp_path, launch=launched_by, ranks=2, epochs=1)
+    paths = RunPaths(settings.run_folder)
+    files = read_manifest(paths.part("train"), "build_samples").files
+    plan = plan_epoch([file.rows for file in files], settings.seed, 0, 2, settings.train.batch_size)
+    damaged = Path(paths.part("train")) / files[plan.files[1][0]].name
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(UserError, match=damaged.name) as caught:
+        train(settings)
+    assert caught.value.exit_code == 2
+    assert not storage.folder_names(paths.launches)
+
+
+def test_hosts_with_too_few_slots_are_the_users_to_mend(tmp_path: Path):
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, hosts="127.0.0.1:1")
+    with pytest.raises(UserError, match=r"horovodrun has started no rank: Requested more processes \(2\)") as caught:
+        train(settings)
+    assert caught.value.exit_code == 2
