@@ -107,6 +107,10 @@ bench-train: setup ## samples a second of a training, against DeepMatch and betw
 	@scripts/setup_env.sh deepmatch
 	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.train
 
+.PHONY: bench-quality
+bench-quality: | has-data setup ## recall of the recipe on KuaiRand and of all baselines, three seeds, of DATA=folder
+	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.quality --set data='$(DATA)' --keep
+
 bench-%: setup ## runs benchmarks/NAME.py: make bench-NAME
 	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.$(subst -,_,$*)
 

@@ -292,12 +292,10 @@ def _shown(one: Recalls) -> str:
 
 
 def _columns(found: Sequence[Recalls]) -> list[str]:
-    return [
-        _mean_and_deviation([one[f"{view}@{k}"] for one in found]) for view in ("kept", "filtered") for k in CUTOFFS
-    ]
+    return [mean_and_deviation([one[f"{view}@{k}"] for one in found]) for view in ("kept", "filtered") for k in CUTOFFS]
 
 
-def _mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float]) -> str:
     """The deviation is the sample's: a few seeds stand for all. One alone has none."""
     mean = f"{np.mean(values):.4f}"
     return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean

@@ -11,13 +11,13 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.jobs import PROJECT, run_job
 from benchmarks.report import markdown_table, replace_table, report
 from dssm import storage
 from dssm.config import Settings, load_settings
@@ -27,7 +27,6 @@ from dssm.model.manifest import read_model_manifest
 from dssm.paths import RunPaths
 from dssm.samples.earlier import content_of
 
-PROJECT = Path(__file__).resolve().parents[1]
 RECIPES = PROJECT / "conf" / "recipes"
 DEMO = "conf/demo.yaml"
 README = PROJECT / "README.md"
@@ -36,8 +35,9 @@ METRIC = "recall@50"
 
 COLUMNS = ("recipe", "loss", "AUC", METRIC, "of the best reachable", "training s")
 NOTES = (
-    "AUC: of the test day's impressions, by the score of retrieval; of rating_regression: whether more than half was",
-    "watched. recall: seen items kept. training s: steps and the test metrics' rows read, without start-up and saving.",
+    "AUC: of the test day's impressions, by the score of retrieval, and by a scorer's own probability; of",
+    "rating_regression: whether more than half was watched. recall: seen items kept. training s: steps and the test",
+    "metrics' rows read, without start-up and saving.",
     "Recipes have a learning rate that trains and are tuned no further: the table does not say which is best.",
 )
 
@@ -50,6 +50,7 @@ class Outcome:
     title: str
     loss: str
     auc: float | None
+    scorer_auc: float | None
     recalls: dict[str, float]
     train_s: float
     published: bool
@@ -64,6 +65,8 @@ class Outcome:
 
     def figures(self) -> list[str]:
         auc = "–" if self.auc is None else f"{self.auc:.3f}"
+        if self.scorer_auc is not None:
+            auc += f", scorer {self.scorer_auc:.3f}"
         return [self.loss, auc, f"{self.recall:.3f}", f"{self.share_of_best:.0%}", f"{self.train_s:.0f}"]
 
 
@@ -141,24 +144,14 @@ class Runner:
             title=title(recipe),
             loss=loss_names(settings),
             auc=model.auc[-1],
+            scorer_auc=model.metrics[-1].get("scorer_auc"),
             recalls={row: metrics[METRIC] for row, metrics in kept.items()},
             train_s=model.rows_per_epoch * model.epochs / model.rows_per_s,
             published=published,
         )
 
     def _job(self, job: str, recipe: Path, expected: Iterable[int] = (0,)) -> int:
-        options = [option for value in self._overrides for option in ("--set", value)]
-        ended = subprocess.run(
-            ["./spark-submit.sh", job, "--config", str(recipe), *options],
-            cwd=PROJECT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if ended.returncode not in expected:
-            raise RuntimeError(f"{job} of {recipe} ended with exit code {ended.returncode}:\n{ended.stdout}")
-        return ended.returncode
+        return run_job(job, str(recipe), self._overrides, expected)
 
 
 # The table -------------------------------------------------------------------------------------------

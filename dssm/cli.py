@@ -201,6 +201,9 @@ def _recommend_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows at most (default: %(default)s)")
     made.add_argument("--objective", metavar="NAME", help="score by this objective's vectors, not the combined ones")
     made.add_argument("--seen", action="store_true", help="also items that the user has seen")
+    made.add_argument(
+        "--rescore", type=int, metavar="N", help="order the first N by the probability of the model's scorer"
+    )
 
 
 def _serve_options(made: argparse.ArgumentParser) -> None:
@@ -221,13 +224,18 @@ VIEW_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 def parse_view(argv: Sequence[str] | None, view: str) -> argparse.Namespace:
     """Returns the arguments of a view.
 
-    Raises: UserError at rows below 1; SystemExit(2) at unknown arguments.
+    Raises: UserError at rows below 1, or options that do not go together; SystemExit(2) at unknown arguments.
     """
     arguments = view_parser(view).parse_args(argv)
     if getattr(arguments, "rows", 1) < 1:
         raise UserError(f"--rows {arguments.rows}: expected at least 1")
     if view == "recommend" and (arguments.item is not None) != arguments.users:
         raise UserError("--item X and --users go together; expected both, or --like X for similar items")
+    if getattr(arguments, "rescore", None) is not None:
+        if arguments.user is None and arguments.request is None:
+            raise UserError("--rescore goes with --user or --request; expected one of them, or no --rescore")
+        if arguments.rescore < arguments.rows:
+            raise UserError(f"--rescore {arguments.rescore}: expected at least --rows, {arguments.rows}")
     return arguments
 
 

@@ -49,6 +49,15 @@ def test_columns_are_means_and_deviations_over_seeds():
     assert _columns(found[:1]) == ["0.1000", "0.2000", "0.3000", "0.4000"]
 
 
+def test_the_pages_table_has_the_kept_results():
+    """And rows of earlier runs that these do not replace."""
+    kept = json.loads((report.RESULTS / "ablation.json").read_text(encoding="utf-8"))["figures"]
+    rows = [[*name.split(": "), *_columns(recalls)] for name, recalls in kept.items()]
+    shown = bench.rows_of(bench.PAGE)
+    assert len(rows) > 1
+    assert bench.merged(shown, rows) == shown
+
+
 # Going on where it was broken off ------------------------------------------------------------------------
 
 RECALLS = {"kept@50": 0.1, "kept@100": 0.2, "filtered@50": 0.3, "filtered@100": 0.4}

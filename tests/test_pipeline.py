@@ -228,6 +228,28 @@ def test_past_dates_run_in_turn_and_are_built_once(demo: Pipeline) -> None:
     assert files_of(demo.run_folder(dates[0]) / "samples") != before[dates[0]]
 
 
+def test_a_days_increment_trains_the_day_before_further_with_grown_vocabularies(demo: Pipeline) -> None:
+    dates = ("2024-01-13", "2024-01-14")
+    single = ["train.launch=single", "train.ranks=1", "train.epochs=1", "window.train_days=5"]
+    daily = Pipeline(demo.config, "daily", demo.root, [*demo.sets, "name=daily", *single])
+    for job in ("build_samples", "train"):
+        daily.succeed(job, "--date", dates[0])
+    earlier = ("--vocabularies", f"daily/{dates[0]}", "--grow")
+    daily.succeed("build_samples", "--date", dates[1], *earlier, "--set", "window.train_days=1")
+    day = ("--date", dates[1], "--set", "window.train_days=1")
+    models = []
+    for options in ((), ("--warm-start", f"daily/{dates[0]}")):
+        daily.succeed("train", *day, *options)
+        models.append(read_model_manifest(str(daily.run_folder(dates[1]) / "model")))
+    cold, warm = models
+    before = read_model_manifest(str(daily.run_folder(dates[0]) / "model"))
+    grown = {name: warm.vocabularies[name].size - spec.size for name, spec in before.vocabularies.items()}
+    assert min(grown.values()) >= 0
+    assert max(grown.values()) > 0
+    assert warm.rows_per_epoch == cold.rows_per_epoch < before.rows_per_epoch / 3
+    assert warm.loss[0] < cold.loss[0]
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.recipes import (
+    README,
     Outcome,
     loss_names,
     markdown,
@@ -21,9 +22,11 @@ from benchmarks.recipes import (
     share_samples,
     title,
 )
+from benchmarks.report import RESULTS, with_table
 from dssm.config import Settings, load_settings
 from dssm.encoders import EncoderKind
 from dssm.features import VarLenSparseFeat
+from dssm.metrics import auc
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import MultiObjective, Parallel
 from dssm.strict import Kind
@@ -31,6 +34,7 @@ from tests.demo_rows import DemoRows
 from tests.pipeline import write_small_demo
 
 if TYPE_CHECKING:
+    import tensorflow as tf
     from pyspark.sql import SparkSession
 
 RECIPES = recipes()
@@ -113,20 +117,31 @@ def test_shared_samples_replace_those_that_were_there(tmp_path: Path) -> None:
     assert (shared.name, shared.read_text()) == ("new.parquet", "new")
 
 
-def _outcome(name: str, recall: float, auc: float | None = 0.7) -> Outcome:
+def _outcome(name: str, recall: float, auc: float | None = 0.7, scorer_auc: float | None = None) -> Outcome:
     recalls = {"model": recall, "popularity": 0.2, "best_reachable": 0.5}
-    return Outcome(name, f"What {name} is", "bpr", auc, recalls, 12.34, published=True)
+    return Outcome(name, f"What {name} is", "bpr", auc, scorer_auc, recalls, 12.34, published=True)
 
 
 def test_table_is_ordered_by_recall_with_the_bounds_below() -> None:
-    lines = markdown([_outcome("a", 0.25), _outcome("b", 0.4, auc=None)]).splitlines()
+    outcomes = [_outcome("a", 0.25), _outcome("b", 0.4, auc=None), _outcome("c", 0.3, 0.7, 0.8)]
+    lines = markdown(outcomes).splitlines()
     assert lines[0] == "| recipe | what it is | loss | AUC | recall@50 | of the best reachable | training s |"
     assert lines[1] == "| --- | --- | --- | ---: | ---: | ---: | ---: |"
     assert lines[2] == "| [`b`](conf/recipes/b.yaml) | What b is | bpr | – | 0.400 | 80% | 12 |"
-    assert lines[3] == "| [`a`](conf/recipes/a.yaml) | What a is | bpr | 0.700 | 0.250 | 50% | 12 |"
-    assert lines[4] == "| *best reachable* |  |  |  | 0.500 |  |  |"
-    assert lines[5] == "| *popularity* |  |  |  | 0.200 |  |  |"
+    assert lines[3] == "| [`c`](conf/recipes/c.yaml) | What c is | bpr | 0.700, scorer 0.800 | 0.300 | 60% | 12 |"
+    assert lines[4] == "| [`a`](conf/recipes/a.yaml) | What a is | bpr | 0.700 | 0.250 | 50% | 12 |"
+    assert lines[5] == "| *best reachable* |  |  |  | 0.500 |  |  |"
+    assert lines[6] == "| *popularity* |  |  |  | 0.200 |  |  |"
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_readmes_table_is_that_of_the_kept_results() -> None:
+    kept = json.loads((RESULTS / "recipes.json").read_text(encoding="utf-8"))["figures"]["recipes"]
+    assert kept.keys() == RECIPES.keys()
+    # A run before scorers had an AUC of their own has none of it.
+    made = markdown([Outcome(**{"scorer_auc": None, **of_recipe}) for of_recipe in kept.values()])
+    page = README.read_text(encoding="utf-8")
+    assert with_table(page, "recipes", made) == page
 
 
 def test_losses_of_all_objectives_and_the_scorer_are_named(all_settings: dict[str, Settings]) -> None:
@@ -182,8 +197,13 @@ def build(spark: SparkSession, small_runs: SmallRuns) -> Callable[[Settings], No
 @pytest.mark.spark
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_learns_and_is_published(
-    spark: SparkSession, small_runs: SmallRuns, build: Callable[[Settings], None], name: str
+    spark: SparkSession,
+    small_runs: SmallRuns,
+    build: Callable[[Settings], None],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from dssm.model.export import save_scorer
     from dssm.model.manifest import read_model_manifest
     from dssm.retrieval.evaluate import evaluate
     from dssm.scoring.items import score_items
@@ -192,6 +212,8 @@ def test_a_recipe_learns_and_is_published(
     settings = small_runs.settings(name)
     run = Path(settings.run_folder)
     build(settings)
+    scorers: list[tf.keras.Model] = []
+    monkeypatch.setattr("dssm.train.saving.save_scorer", lambda *of: (scorers.append(of[0]), save_scorer(*of)))
     train(settings)
     evaluate(spark, settings)
     score_items(spark, settings)
@@ -211,6 +233,28 @@ def test_a_recipe_learns_and_is_published(
     if model.vector_norm is not None:
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), model.vector_norm, rtol=1e-3)
     assert_raw_towers_agree(settings)
+    assert len(scorers) == ("scorer" in name) == (run / "model" / "scorer").exists()
+    for scorer in scorers:
+        assert_saved_scorer_agrees(settings, scorer, model.metrics[-1]["scorer_auc"])
+
+
+def assert_saved_scorer_agrees(settings: Settings, scorer: tf.keras.Model, measured: float | None) -> None:
+    """On each test row the saved scorer gives the trained one's probability, and by these the AUC that was measured."""
+    from dssm.model.card import CARD, ModelCard
+    from dssm.model.export import LoadedScorer, LoadedTower
+
+    rows, model = DemoRows(settings), Path(settings.run_folder) / "model"
+    towers = {side: LoadedTower(f"{model}/{side}_tower") for side in ("user", "item")}
+    users, items = (tower.vectors(rows.encoded(side)) for side, tower in towers.items())
+    found = LoadedScorer(f"{model}/scorer").probabilities(users, items)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-scorer([users, items]).numpy())), rtol=1e-5)
+    assert found.std() > 0.001
+    assert measured == pytest.approx(auc(rows.labels(), found), abs=1e-4)
+    card = ModelCard.model_validate_json((model / CARD).read_bytes())
+    assert card.scorer is not None
+    for side, tower in towers.items():
+        example = {name: np.array([value]) for name, value in card.towers[f"{side}_tower"].example.items()}
+        np.testing.assert_allclose(card.scorer.example[f"{side}_vector"], tower.vectors(example)[0], atol=1e-4)
 
 
 def assert_raw_towers_agree(settings: Settings) -> None:
@@ -229,7 +273,7 @@ def assert_raw_towers_agree(settings: Settings) -> None:
             expected, found = tower.all_vectors(columns), raw_tower.all_vectors(sent)
             assert found.keys() == expected.keys()
             for output, vectors in expected.items():
-                np.testing.assert_allclose(found[output], vectors, rtol=1e-6, atol=1e-6, err_msg=f"{side} {output}")
+                np.testing.assert_allclose(found[output], vectors, rtol=0, atol=1e-6, err_msg=f"{side} {output}")
     ids = [column for column in rows.encoded("user").values() if column.dtype.kind == "i"]
     assert any((column == 0).all(axis=1).any() for column in ids if column.ndim == 2)  # empty lists are among them
     if "client_id" in settings.features:

@@ -3,7 +3,8 @@
     python -m benchmarks.train.rank bench.yaml --cores 0,1 --set train.batch_size=4096
 
 One process is one rank; under horovodrun each takes, of the cores named, the one of its place on the machine. Rank 0
-prints a JSON line at the end: the seconds of each epoch, and what the model's manifest says of the steps.
+prints a JSON line at the end: the seconds of each epoch, the share of them that went into the ranks' exchange, and
+what the model's manifest says of the steps.
 """
 
 from __future__ import annotations
@@ -32,15 +33,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     seconds: dict[int, float] = {}
     steps: dict[int, int] = {}
+    exchange: dict[int, list[float]] = {}
 
     def show(told: object) -> None:
         if isinstance(told, Report):  # else it is text
             seconds[told.epoch], steps[told.epoch] = told.seconds, told.steps
+            if told.exchange is not None:  # with several ranks: of the steps since the report before
+                exchange.setdefault(told.epoch, []).append(told.exchange)
 
     manifest = train_here(load_settings(given.config, given.set), show)
     if int(os.environ.get("HOROVOD_RANK", "0")) == 0:
         found = {name: getattr(manifest, name, None) for name in NAMES}
-        print("\n" + json.dumps({"seconds": [*seconds.values()], "steps": [*steps.values()], **found}), flush=True)
+        of_epochs = {"seconds": [*seconds.values()], "steps": [*steps.values()]}
+        of_epochs["exchange"] = [sum(shares) / len(shares) for shares in exchange.values()]
+        print("\n" + json.dumps({**of_epochs, **found}), flush=True)
 
 
 if __name__ == "__main__":

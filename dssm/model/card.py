@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,7 @@ from dssm.config import Settings
 from dssm.features import AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
 from dssm.manifest import MANIFEST, ColumnSpec, Manifest, Statistics, VocabularySpec, encoded_columns
 from dssm.model.card_page import card_html
-from dssm.model.export import OUTPUT, output_name
+from dssm.model.export import OUTPUT, SCORE, output_name
 from dssm.model.manifest import ModelManifest
 from dssm.model.raw.save import RawTower
 from dssm.paths import RunPaths
@@ -47,15 +47,22 @@ class ModelCard(_Card):
     vector_dim: int
     objectives: dict[str, float] = Field(description="Share of each in the combined vector.")
     towers: dict[str, SignatureCard] = Field(description="By folder.")
+    scorer: SignatureCard | None = Field(None, description="Where the model has one.")
 
 
-def make_card(settings: Settings, model: ModelManifest, raw: Mapping[Side, RawTower]) -> ModelCard:
+def make_card(
+    settings: Settings,
+    model: ModelManifest,
+    raw: Mapping[Side, RawTower],
+    pair: Mapping[Side, Sequence[float]] | None = None,
+) -> ModelCard:
     """Returns the card of a model.
 
     Args:
       settings: of the run, whose samples lie in its folder.
       model: its manifest.
       raw: what `save_raw_tower` returned of each side.
+      pair: vectors that a scorer takes, of each side, as its example; None where there is no scorer.
     """
     paths = RunPaths(settings.run_folder)
     train = Manifest.model_validate_json(storage.read_bytes(f"{paths.part('train')}/{MANIFEST}"))
@@ -82,6 +89,7 @@ def make_card(settings: Settings, model: ModelManifest, raw: Mapping[Side, RawTo
         vector_dim=model.vector_dim,
         objectives=model.objectives,
         towers=towers,
+        scorer=None if pair is None else _scorer_signature(model, pair),
     )
 
 
@@ -138,6 +146,21 @@ def _encoded_signature(settings: Settings, side: Side, made: RawTower, model: Mo
         for name, spec in encoded_columns(feature, settings.vectors).items()
     }
     return SignatureCard(inputs=inputs, outputs=_outputs(model), example=made.encoded)
+
+
+def _scorer_signature(model: ModelManifest, pair: Mapping[Side, Sequence[float]]) -> SignatureCard:
+    objective, divisor = model.scorer_takes
+    output = OUTPUT if objective is None else output_name(objective)
+    scaled = "" if divisor == 1 else f" / {divisor:g}"
+    inputs = {
+        f"{side}_vector": InputCard(
+            dtype="float32", shape=(None, len(vector)), says=f"{output} of {side}_tower{scaled}"
+        )
+        for side, vector in pair.items()
+    }
+    says = "the logit s: the probability that the user acts on the item is 1 / (1 + exp(−s))"
+    example = {f"{side}_vector": list(vector) for side, vector in pair.items()}
+    return SignatureCard(inputs=inputs, outputs={SCORE: says}, example=example)
 
 
 def _told(feature: AnyFeature, name: str, spec: ColumnSpec) -> str:

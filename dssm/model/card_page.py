@@ -18,12 +18,13 @@ VIEWS = ("seen_kept", "seen_filtered")  # of evaluation.json: the metrics of eac
 
 def card_html(card: ModelCard) -> str:
     """Returns the whole page."""
+    parts = card.towers | ({} if card.scorer is None else {"scorer": card.scorer})
     sections: list[tuple[str, str, Html]] = [
         ("metrics", "Metrics", _metrics(card)),
         ("evaluation", "Evaluation", _evaluation(card)),
         ("samples", "Samples", samples(card)),
         ("vocabularies", "Vocabularies", vocabularies(card)),
-        *[(name, name.replace("_", " "), signature(name, called)) for name, called in card.towers.items()],
+        *[(name, name.replace("_", " "), signature(name, called)) for name, called in parts.items()],
         ("settings", "Settings", _json("All but Spark's own", card.settings)),
     ]
     title = f"{card.name} · {card.date}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import expit
 
 from dssm import storage
 from dssm.errors import UserError, did_you_mean
@@ -137,6 +138,20 @@ class LoadedRawTower(_Loaded):
     def all_vectors(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Returns every output, (rows, dim) float32 each: of several objectives also their own vectors."""
         return self._call(raw_tensors(self.inputs, rows))
+
+
+class LoadedScorer(_Loaded):
+    """A scorer: vectors of users and items in, probabilities out. TensorFlow and SciPy are needed."""
+
+    def probabilities(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Returns how probable it is that each user acts on the item of the same row, (rows,) float64.
+
+        Args: users, items: vectors of the first objective, (rows, width) each.
+        """
+        pair = {"user_vector": tf.constant(users, tf.float32), "item_vector": tf.constant(items, tf.float32)}
+        logits = self._call(pair)[SCORE].astype(np.float64)  # in float32 all above 17 would be 1
+        probabilities: np.ndarray = expit(logits)
+        return probabilities
 
 
 def raw_tensors(inputs: Mapping[str, tf.TensorSpec], rows: Sequence[Mapping[str, Any]]) -> Tensors:

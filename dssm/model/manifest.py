@@ -53,6 +53,16 @@ class ModelManifest(BaseModel):
         default_factory=list, description="Of the rows that train.validation kept back, after each epoch."
     )
 
+    @property
+    def scorer_takes(self) -> tuple[str | None, float]:
+        """Whose vectors a scorer takes, and what these are divided by before.
+
+        The first objective's own. An only one has none beside the combined ones (None), which are its own times √share.
+        """
+        if len(self.objectives) > 1:
+            return next(iter(self.objectives)), 1.0
+        return None, sum(self.objectives.values()) ** 0.5 or 1.0
+
 
 def read_model_manifest(folder: str) -> ModelManifest:
     """Raises: UserError where no finished model is there, or one of another schema."""

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import tensorflow as tf
 
 _OBSERVED: ContextVar[dict[str, tf.Tensor] | None] = ContextVar("observed", default=None)
+_PART: ContextVar[str] = ContextVar("part", default="")
 
 
 @contextmanager
@@ -22,8 +23,18 @@ def observing() -> Iterator[dict[str, tf.Tensor]]:
         _OBSERVED.reset(token)
 
 
+@contextmanager
+def observing_part(name: str) -> Iterator[None]:
+    """Adds `/name` to what is observed inside, where each of several parts observes the same."""
+    token = _PART.set(f"/{name}")
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
 def observe(name: str, value: Callable[[], tf.Tensor]) -> None:
     """Notes a number. Args: value: makes it, and is called where somebody observes."""
     found = _OBSERVED.get()
     if found is not None:
-        found[name] = value()
+        found[f"{name}{_PART.get()}"] = value()

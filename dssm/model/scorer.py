@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from dssm.sections.model import Scorer
 
+SCORER = "scorer"  # its folder in a model's, and its name among losses and metrics
+
 
 @tf.keras.utils.register_keras_serializable("dssm")
 class VectorPair(tf.keras.layers.Layer):

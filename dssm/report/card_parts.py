@@ -96,7 +96,7 @@ def vocabularies(card: CardParts) -> Html:
 
 
 def signature(name: str, called: SignatureCard) -> Html:
-    """Draws how a tower is called, with an example request. Args: name: of its folder."""
+    """Draws how a tower or a scorer is called, with an example request. Args: name: of its folder."""
     rows = [
         (key, [text_cell(given.dtype), text_cell(_shape(given.shape)), words_cell(given.says)])
         for key, given in called.inputs.items()

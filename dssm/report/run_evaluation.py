@@ -62,10 +62,18 @@ def _facts_of(model: TrainedModel) -> Html:
         ("ranks", f"{model.ranks}"),
         ("rows/s", f"{model.rows_per_s:,.0f}"),
         ("waiting for input", percent(model.input_wait) if model.input_wait is not None else None),
-        ("received a step", None if model.bytes_per_step is None else f"{short_count(model.bytes_per_step)}B"),
+        ("received a step", _received(model)),
         ("model", model.model_version),
     ]
     return facts_list([(what, value) for what, value in given if value is not None])
+
+
+def _received(model: TrainedModel) -> str | None:
+    """Returns what rank 0 received a step, beside the bound by the plan of the exchange."""
+    if model.bytes_per_step is None:
+        return None
+    told, expected = f"{short_count(model.bytes_per_step)}B", model.expected_bytes_per_step
+    return told if expected is None else f"{told}; planned: {short_count(expected)}B at most"
 
 
 def facts_list(given: Sequence[tuple[str, str]]) -> Html:

@@ -48,6 +48,7 @@ class TrainedModel(_Read):
     rows_per_s: float
     input_wait: float | None = None
     bytes_per_step: float | None = None
+    expected_bytes_per_step: float | None = None
     loss: list[float]
     metrics: list[dict[str, float | None]] = []
     validation: list[dict[str, float | None]] = []
@@ -63,6 +64,7 @@ class CardFacts(_Read):
     vocabularies: dict[str, VocabularySpec]
     statistics: dict[str, Statistics] = {}
     towers: dict[str, SignatureCard]
+    scorer: SignatureCard | None = None
 
 
 class SinkFacts(_Read):

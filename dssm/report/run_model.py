@@ -11,7 +11,7 @@ RAW = "_raw"  # ends the names of towers that take what a service has
 
 
 def model(facts: RunFacts) -> Html | None:
-    """Draws what the model was made of and how to call it, the towers that a service calls first."""
+    """Draws what the model was made of and how to call it, what a service calls first."""
     card = facts.card
     if card is None:
         return None
@@ -27,6 +27,7 @@ def model(facts: RunFacts) -> Html | None:
             _folded("Samples that it was trained on", samples(card)),
             _folded("Vocabularies and statistics", vocabularies(card)),
             *[_folded(f"{title(name)}: how to call it", signature(name, card.towers[name])) for name in towers],
+            *([] if card.scorer is None else [_folded("scorer: how to call it", signature("scorer", card.scorer))]),
         ]
     )
 

@@ -146,9 +146,10 @@ def _has_heads(tower: TowerKind) -> bool:
 
 
 class Scorer(StrictModel):
-    """A head over both vectors, for re-scoring what was retrieved; it is trained beside the retrieval's loss.
+    """A head over both vectors, for re-scoring what was retrieved, which `recommend` and `serve` do on request.
 
-    Its inputs are u, v, u∘v and |u − v|, its loss is weighted_bce on the batch's rows and their sampled negatives.
+    It is trained beside the retrieval's loss. Its inputs are u, v, u∘v and |u − v|, its loss is weighted_bce on the
+    batch's rows and their sampled negatives.
     """
 
     kind: Literal["logistic", "shallow"] = Field("logistic", description="Logistic regression, or one with layers.")

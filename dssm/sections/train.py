@@ -29,8 +29,8 @@ class Validation(StrictModel):
         "recall@100",
         pattern=r"^(loss|recall@[1-9][0-9]*|([a-z]\w*_)?(auc|log_loss|accuracy|precision|recall|mse))$",
         description="loss (that of the epoch's own rows); auc, log_loss, accuracy, precision, recall or mse of the "
-        "validation rows, NAME_auc of a further objective; or recall@K: the share of their positives that stand among "
-        "the first K of the whole catalogue.",
+        "validation rows, NAME_auc of a further objective, scorer_auc of a scorer; or recall@K: the share of their "
+        "positives that stand among the first K of the whole catalogue.",
     )
     patience: int | None = Field(
         None,

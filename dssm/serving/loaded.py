@@ -30,6 +30,7 @@ from dssm.sections.indexing import FaissFlat
 from dssm.serving.catalogue import titles
 from dssm.serving.lookup import Lookup, places_in
 from dssm.serving.requests import request_model
+from dssm.serving.rescoring import Rescorer, rescorer_of
 from dssm.serving.search import ExactIndex
 from dssm.serving.tower import UserTower
 
@@ -66,10 +67,14 @@ class SeenItems:
 
 @dataclass(frozen=True)
 class Found:
-    """Items, best first: places among the ids, and scores."""
+    """Items, best first: places among the ids, and scores.
+
+    Attributes: probabilities: by the scorer, whose order this is then; None where it was not asked.
+    """
 
     places: np.ndarray
     scores: np.ndarray
+    probabilities: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Loaded:
       manifest: of the published item vectors.
       norm: of every combined vector; None where they differ.
       tower: takes raw features.
+      rescorer: None where the model has no scorer.
       indexes: by objective; None: of the combined vectors.
       items: ids, in the order of all indexes.
       users: ids of the users with vectors.
@@ -94,6 +100,7 @@ class Loaded:
     manifest: published.PublishedManifest
     norm: float | None
     tower: UserTower
+    rescorer: Rescorer | None
     indexes: Mapping[str | None, ItemIndex]
     items: Lookup
     users: Lookup
@@ -119,17 +126,19 @@ class Loaded:
             "index": self.index_says,
         }
 
-    def user_vector(self, user: str, objective: str | None) -> np.ndarray | None:
-        """Returns the vector of a user of the samples, (dim,); None for another."""
-        row = self.users.place(user)
-        return None if row is None else self.user_vectors[objective][row]
-
     def top(self, vector: np.ndarray, count: int, objective: str | None, without: np.ndarray) -> Found:
         """Returns the items with the largest inner products with a vector, those at `without` left out."""
         asked = min(count + len(without), len(self.items))
         places, scores = self.indexes[objective].places(vector[None], asked)
         kept = (places[0] >= 0) & ~np.isin(places[0], without)
         return Found(places[0][kept][:count], scores[0][kept][:count])
+
+    def rescored(self, rescorer: Rescorer, user: np.ndarray, found: Found, count: int) -> Found:
+        """Returns the most probable of some items by the scorer. Args: user: its vector of `rescorer.objective`."""
+        index = self.indexes[rescorer.objective]
+        vectors = [index.vector(place) for place in found.places.tolist()]
+        order, probabilities = rescorer.ranked(user, vectors, count)
+        return Found(found.places[order], found.scores[order], probabilities)
 
     def similar(self, place: int, count: int, objective: str | None) -> Found:
         """Returns the items with the largest cosines to one, itself left out."""
@@ -147,6 +156,9 @@ class Loaded:
         """Returns items as an answer has them."""
         rows = zip(found.places.tolist(), found.scores.tolist(), strict=True)
         named = [{"item": self.items[place], "score": score} for place, score in rows]
+        if found.probabilities is not None:
+            for row, probability in zip(named, found.probabilities.tolist(), strict=True):
+                row["probability"] = probability
         if self.titles is not None:
             for row, place in zip(named, found.places.tolist(), strict=True):
                 row["title"] = self.titles[place].as_py()
@@ -221,10 +233,10 @@ def _loaded(target: Target, paths: RunPaths, kind: IndexKind) -> Loaded:
     tower = UserTower(paths, model)
     tower.vector({})  # the first call makes TensorFlow's plan, which takes most of a second
     return Loaded(
-        manifest=items.manifest, norm=model.vector_norm, tower=tower, indexes=indexes, items=Lookup(ids),
-        users=Lookup(users), user_vectors=vectors, seen=_seen(run, ids), titles=titles(run, ids),
+        manifest=items.manifest, norm=model.vector_norm, tower=tower, rescorer=rescorer_of(paths, model),
+        indexes=indexes, items=Lookup(ids), users=Lookup(users), user_vectors=vectors, seen=_seen(run, ids),
+        titles=titles(run, ids), index_says=target.index_of(None) or MADE_HERE[kind],
         request=request_model(tower.signature, [name for name in objectives if name is not None]),
-        index_says=target.index_of(None) or MADE_HERE[kind],
     )  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,13 @@ from dssm.scoring.vectors import check_model_fits
 from dssm.serving.catalogue import item_names
 from dssm.serving.lookup import Lookup
 from dssm.serving.people import NO_HISTORY, History, histories_of, row_of
-from dssm.serving.search import Best, best_of, vector_of
+from dssm.serving.rescoring import Rescorer, rescorer_of
+from dssm.serving.search import Best, best_of, vectors_of
 from dssm.serving.tower import FeaturesError, UserTower, check_objective, output, read_request
 
 ENTRIES = 10  # of a list among the features
+
+UserVector = Callable[[str | None], np.ndarray]  # of an objective; None: the combined one
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Recommender:
-    """A run, the item vectors published for its date, and their model."""
+    """A run, the item vectors published for its date, and their model.
+
+    Attributes:
+      objective: whose vectors retrieve; None: the combined ones.
+      rescore: how many items the scorer orders; None: similarity alone does.
+    """
 
     run: Run
     model: ModelManifest
     items: Published
     objective: str | None = None
+    rescore: int | None = None
 
     @property
     def vectors(self) -> Batches:
@@ -74,6 +83,16 @@ class Recommender:
     def _tower(self) -> LoadedTower:
         return LoadedTower(f"{self.run.paths.model}/user_tower")
 
+    @cached_property
+    def _rescorer(self) -> Rescorer:
+        found = rescorer_of(self.run.paths, self.model)
+        if found is None:
+            raise UserError(
+                f"--rescore: {self.run.paths.model} has no scorer; expected a model trained with the setting "
+                "model.scorer, or no --rescore"
+            )
+        return found
+
     # Items for a user ----------------------------------------------------------------------------------
 
     def for_user(self, user: str, count: int, seen: bool = False) -> Answer:
@@ -81,13 +100,13 @@ class Recommender:
         (history,), found = histories_of(self.run, [user]), row_of(self.run, user)
         remark, features = "", {}
         if found is None:
-            vector = self._raw_tower.vector({}, self.objective)
+            vector: UserVector = partial(self._raw_tower.vector, {})
             remark = "not a user of the samples: a cold answer, what the tower gives where nothing is known"
             if history.items:
                 remark = "no encoded features: a cold answer, what the tower gives where nothing is known"
         else:
             part, row = found
-            vector = self._vector_of_row(part, row)
+            vector = partial(self._vector_of_row, part, row)
             features = decode(self.run, part, row, ENTRIES)[0].features["user"]
             if part == "train":
                 remark = "not in the test window: features as of its newest training sample"
@@ -97,26 +116,37 @@ class Recommender:
         """Returns top items for the raw features in a file."""
         inputs = self._raw_tower.signature
         features = read_request(path, inputs)
+        told = {name: _told(features.get(name)) for name in inputs.inputs}
+        vector = partial(self._raw_tower.vector, features)
         try:
-            vector = self._raw_tower.vector(features, self.objective)
+            return self._answer(f"request {path}", "", vector, count, NO_HISTORY, True, told)
         except FeaturesError as error:
             raise UserError(f"--request {path}: {error}") from error
-        told = {name: _told(features.get(name)) for name in inputs.inputs}
-        return self._answer(f"request {path}", "", vector, count, NO_HISTORY, True, told)
 
     def _answer(
-        self, asked: str, remark: str, vector: np.ndarray, count: int, history: History, seen: bool,
+        self, asked: str, remark: str, vector: UserVector, count: int, history: History, seen: bool,
         features: Mapping[str, str],
     ) -> Answer:  # fmt: skip
-        best = best_of(self.vectors, vector, count, () if seen else history.items)
+        best = self._best(vector, count, () if seen else history.items)
         names = item_names(self.run, {*best.ids, *history.items[:count]})
         return Answer(asked, remark, best, names, history, features)
 
-    def _vector_of_row(self, part: str, row: pa.Table) -> np.ndarray:
+    def _best(self, vector: UserVector, count: int, without: Sequence[str]) -> Best:
+        if self.rescore is None:
+            return best_of(self.vectors, vector(self.objective), count, without)
+        rescorer = self._rescorer
+        best = best_of(self.vectors, vector(self.objective), self.rescore, without)
+        vectors = vectors_of(published.batches(self.items, rescorer.objective), best.ids)
+        order, probabilities = rescorer.ranked(
+            vector(rescorer.objective), [vectors[item] for item in best.ids], count
+        )  # fmt: skip
+        return Best([best.ids[place] for place in order], best.scores[order], probabilities)
+
+    def _vector_of_row(self, part: str, row: pa.Table, objective: str | None) -> np.ndarray:
         manifest = self.run.part(part).manifest
         check_model_fits(self.model, manifest, self.model.user_columns, self.run.paths.part(part))
         columns = {n: unpack(row[n].combine_chunks(), spec) for n, spec in self.model.user_columns.items()}
-        vector: np.ndarray = self._tower.all_vectors(columns)[output(self.objective)][0]
+        vector: np.ndarray = self._tower.all_vectors(columns)[output(objective)][0]
         return vector
 
     # Users for an item, items like an item ---------------------------------------------------------------
@@ -132,15 +162,15 @@ class Recommender:
         return best_of(self.vectors, self._vector_of_item(item), count, [item], cosine=True)
 
     def _vector_of_item(self, item: str) -> np.ndarray:
-        vector = vector_of(self.vectors, item)
+        vector = vectors_of(self.vectors, [item]).get(item)
         if vector is None:
             ids = pa.concat_arrays([ids for ids, _ in self.vectors])
             raise UserError(f"item {item}: not among the {len(ids):,} items published{Lookup(ids).hint(item)}")
         return vector
 
 
-def open_recommender(paths: RunPaths, objective: str | None = None) -> Recommender:
-    """Opens a run whose item vectors are published.
+def open_recommender(paths: RunPaths, objective: str | None = None, rescore: int | None = None) -> Recommender:
+    """Opens a run whose item vectors are published. Args: objective, rescore: as of `Recommender`.
 
     Raises: UserError where they are not, or their model is gone, or has no such objective.
     """
@@ -151,7 +181,7 @@ def open_recommender(paths: RunPaths, objective: str | None = None) -> Recommend
     paths = model_of(paths, items.manifest)
     model = read_model_manifest(paths.model)
     check_objective(model, objective)
-    return Recommender(open_run(paths), model, items, objective)
+    return Recommender(open_run(paths), model, items, objective, rescore)
 
 
 def _told(value: Any) -> str:

@@ -22,6 +22,7 @@ from dssm.report.card_parts import InputCard, SignatureCard
 
 MOST_ITEMS = 1000  # of an answer
 LONGEST_TEXT, LONGEST_LIST = 65_536, 10_000
+RESCORE = "So many items are retrieved; the answer is the most probable of them by the model's scorer."
 
 
 def _text(value: Any) -> str:
@@ -131,6 +132,7 @@ def request_model(signature: SignatureCard, objectives: Sequence[str]) -> type[B
         ),
         "count": (Count, Field(10, description="Items of the answer at most.")),
         "seen": (bool, Field(False, strict=True, description="Also items that the user has seen.")),
+        "rescore": (Count | None, Field(None, description=RESCORE)),
     }
     if len(objectives) > 1:
         named = Literal[tuple(objectives)]  # type: ignore[valid-type]

@@ -15,10 +15,14 @@ from dssm.retrieval.sinks import Batches, Hits, Opened, ids_at
 
 @dataclass(frozen=True)
 class Best:
-    """The best rows first: their ids, and scores (n,) float32."""
+    """The best rows first: their ids, and scores (n,) float32.
+
+    Attributes: probabilities: (n,) by the scorer, whose order this is then; None where it was not asked.
+    """
 
     ids: list[str]
     scores: np.ndarray
+    probabilities: np.ndarray | None = None
 
 
 def best_of(batches: Batches, query: np.ndarray, count: int, without: Sequence[str] = (), cosine: bool = False) -> Best:
@@ -49,14 +53,15 @@ def best_of(batches: Batches, query: np.ndarray, count: int, without: Sequence[s
     return Best(ids.to_pylist(), best.scores[0][found])
 
 
-def vector_of(batches: Batches, wanted: str) -> np.ndarray | None:
-    """Returns the vector of an id, (dim,) float32; None where it is not among them."""
+def vectors_of(batches: Batches, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the vectors of ids, (dim,) float32 each; of those alone that are among the rows."""
+    names, found = pa.array(wanted, pa.string()), dict[str, np.ndarray]()
     for ids, matrix in batches:
-        place = pc.index(ids, wanted).as_py()
-        if place >= 0:
-            vector: np.ndarray = matrix[place]
-            return vector
-    return None
+        places = np.flatnonzero(pc.is_in(ids, value_set=names).to_numpy(zero_copy_only=False))
+        found |= zip(ids.take(pa.array(places)).to_pylist(), matrix[places], strict=True)
+        if len(found) == len(names):
+            break
+    return found
 
 
 def _unit(matrix: np.ndarray) -> np.ndarray:

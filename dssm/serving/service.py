@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from dssm.errors import did_you_mean
 from dssm.serving.loaded import Loaded
 from dssm.serving.metrics import CONTENT_TYPE, Metrics
 from dssm.serving.reload import Current
-from dssm.serving.requests import LONGEST_TEXT, MOST_ITEMS, faults
+from dssm.serving.requests import LONGEST_TEXT, MOST_ITEMS, RESCORE, faults
 from dssm.serving.tower import FeaturesError, sent
 
 LARGEST_BODY = 2**20
@@ -28,6 +29,7 @@ TITLE, DESCRIPTION = "dssm", "Recommendations from a two-tower model: its export
 
 Count = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="Items of the answer at most.")]
 Objective = Annotated[str | None, Query(max_length=LONGEST_TEXT, description="Score by this objective's vectors.")]
+Rescore = Annotated[int | None, Query(ge=1, le=MOST_ITEMS, description=RESCORE)]
 Id = Annotated[str, Query(min_length=1, max_length=LONGEST_TEXT)]
 
 
@@ -77,18 +79,22 @@ def _add_answers(app: FastAPI, current: Current) -> None:
     checked = [Depends(known_parameters)]
 
     @app.get("/recommend", summary="Top items for a user of the samples, or a cold answer.", dependencies=checked)
-    def recommend(user: Id, count: Count = 10, seen: bool = False, objective: Objective = None) -> dict[str, Any]:
+    def recommend(
+        user: Id, count: Count = 10, seen: bool = False, objective: Objective = None, rescore: Rescore = None
+    ) -> dict[str, Any]:
         loaded = current.loaded
-        return recommended(loaded, user, None, count, seen, checked_objective(loaded, objective))
+        check_rescore(loaded, rescore, count, "query")
+        return recommended(loaded, user, None, count, seen, checked_objective(loaded, objective), rescore)
 
     @app.post("/recommend", summary="Top items for raw features, or for a user of the samples.")
     async def recommend_for(request: Request) -> dict[str, Any]:
         loaded = current.loaded  # before the body: a swap in between must not part its check from its tower
         asked = parsed(loaded, await request.body())
+        check_rescore(loaded, asked.rescore, asked.count, "body")
         features = None if asked.features is None else sent(asked.features)
         objective = getattr(asked, "objective", None)
         return await run_in_threadpool(
-            recommended, loaded, asked.user, features, asked.count, asked.seen, objective
+            recommended, loaded, asked.user, features, asked.count, asked.seen, objective, asked.rescore
         )  # fmt: skip
 
     @app.get("/similar", summary="Items whose vectors have the largest cosines to an item's.", dependencies=checked)
@@ -134,24 +140,42 @@ def checked_objective(loaded: Loaded, objective: str | None) -> str | None:
     raise RequestValidationError([fault])
 
 
+def check_rescore(loaded: Loaded, rescore: int | None, count: int, part: str) -> None:
+    """Raises: RequestValidationError where the model has no scorer, or fewer items are retrieved than asked for."""
+    if rescore is None:
+        return
+    fault = {"type": "value_error", "loc": [part, "rescore"]}
+    if loaded.rescorer is None:
+        raise RequestValidationError([{**fault, "msg": "the model has no scorer; leave rescore out"}])
+    if rescore < count:
+        raise RequestValidationError([{**fault, "msg": f"Input should be greater than or equal to count, {count}"}])
+
+
 def recommended(
-    loaded: Loaded, user: str | None, features: dict[str, Any] | None, count: int, seen: bool, objective: str | None
-) -> dict[str, Any]:
+    loaded: Loaded, user: str | None, features: dict[str, Any] | None, count: int, seen: bool, objective: str | None,
+    rescore: int | None,
+) -> dict[str, Any]:  # fmt: skip
     """Returns top items: by the raw features where they are given, else by the user's vector of the samples.
 
     A user that is not known gets the tower's answer for one of whom nothing is known.
+
+    Args: rescore: how many are retrieved for the scorer; None: similarity alone orders them.
     """
-    vector = None if user is None or features is not None else loaded.user_vector(user, objective)
-    by = "samples"
-    if vector is None:
-        by = "cold" if not features else "features"
-        try:
-            vector = loaded.tower.vector(features or {}, objective)
-        except FeaturesError as error:
-            fault = {"type": "value_error", "loc": ["body", "features"], "msg": str(error)}
-            raise RequestValidationError([fault]) from error
+    row = None if user is None or features is not None else loaded.users.place(user)
+    by = "features" if features else "cold" if row is None else "samples"
+
+    @functools.cache  # the scorer mostly takes the vector that was searched with
+    def vector(objective: str | None) -> np.ndarray:
+        return loaded.tower.vector(features or {}, objective) if row is None else loaded.user_vectors[objective][row]
+
     without = np.zeros(0, np.int32) if seen or user is None else loaded.seen.of(user)
-    found = loaded.top(vector, count, objective, without)
+    try:
+        found = loaded.top(vector(objective), rescore or count, objective, without)
+        if rescore is not None and loaded.rescorer is not None:
+            found = loaded.rescored(loaded.rescorer, vector(loaded.rescorer.objective), found, count)
+    except FeaturesError as error:
+        fault = {"type": "value_error", "loc": ["body", "features"], "msg": str(error)}
+        raise RequestValidationError([fault]) from error
     return {"version": loaded.manifest.version, "user": user, "by": by, "items": loaded.told(found)}
 
 

@@ -27,7 +27,7 @@ def recommend(paths: RunPaths, asked: argparse.Namespace, console: Console) -> N
 
     Raises: UserError where nothing is published, the item is unknown or the request does not fit the tower.
     """
-    recommender = open_recommender(paths, asked.objective)
+    recommender = open_recommender(paths, asked.objective, asked.rescore)
     if asked.user is not None or asked.request is not None:
         if asked.user is not None:
             answer = recommender.for_user(asked.user, asked.rows, asked.seen)
@@ -52,7 +52,9 @@ def _head(recommender: Recommender, console: Console, title: str, remark: str) -
     made = recommender.items.manifest
     objective = f", objective {recommender.objective}" if recommender.objective is not None else ""
     console.print(Text(printable(title), style="bold"))
-    where = f"{recommender.run.title} · {made.rows:,} items of version {made.version}{objective}"
+    rescore = recommender.rescore
+    rescored = f", the first {rescore:,} by score ordered by the scorer's probability" if rescore is not None else ""
+    where = f"{recommender.run.title} · {made.rows:,} items of version {made.version}{objective}{rescored}"
     console.print(Text(where, style="dim"))
     if remark:
         console.print(Text(printable(remark), style="yellow"))
@@ -84,13 +86,14 @@ def _answer(recommender: Recommender, answer: Answer, rows: int, width: int) -> 
 
 
 def _items(best: Best, names: Mapping[str, str], score: str, history: History | None = None) -> Table:
-    drawn = _table("", "item", "name", score)
+    columns = [best.scores] if best.probabilities is None else [best.scores, best.probabilities]
+    drawn = _table("", "item", "name", *(score, "probability")[: len(columns)])
     if history is not None and history.items:
         drawn.title = "recommended"
     seen = set(history.items) if history is not None else set()
-    for place, (item, value) in enumerate(zip(best.ids, best.scores.tolist(), strict=True), 1):
+    for place, (item, *values) in enumerate(zip(best.ids, *columns, strict=True), 1):
         name = Text(names.get(item, "")) + Text(" seen" if item in seen else "", style="dim")
-        drawn.add_row(str(place), Text(printable(item)), name, f"{value:.4f}")
+        drawn.add_row(str(place), Text(printable(item)), name, *(f"{value:.4f}" for value in values))
     return drawn
 
 
@@ -128,6 +131,6 @@ def _features(features: Mapping[str, str]) -> Table:
 def _table(*columns: str) -> Table:
     drawn = Table(box=box.SIMPLE, pad_edge=False, title_justify="left", title_style="bold")
     for column in columns:
-        number = column in ("", "score", "cosine")
+        number = column in ("", "score", "cosine", "probability")
         drawn.add_column(column, justify="right" if number else "left", overflow="fold")
     return drawn

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dssm import storage
 from dssm.config import Settings
+from dssm.errors import UserError
 from dssm.manifest import MANIFEST, SCHEMA_VERSION
 from dssm.model.shards import Shard, resliced
 from dssm.train.place import Place
@@ -80,7 +81,7 @@ def write_checkpoint(
     Rank 0 waits for the others' files, writes the manifest and renames the folder. The names of the manifest's files
     are taken; their sizes and digests are found here.
 
-    Raises: TimeoutError on rank 0, where a file is not there in time.
+    Raises: UserError on rank 0, where a file is not there in time.
     """
     parent, name = folder.rsplit("/", 1)
     temporary = f"{parent}/.{name}.tmp"
@@ -92,7 +93,7 @@ def write_checkpoint(
     storage.write_text(f"{temporary}/{made.name}.json", made.model_dump_json())
     if rank:
         return
-    files = [_file_when_there(f"{temporary}/{file.name}.json", limit_s) for file in manifest.files]
+    files = [_file_when_there(f"{temporary}/{file.name}", limit_s) for file in manifest.files]
     storage.write_text(f"{temporary}/{MANIFEST}", manifest.model_copy(update={"files": files}).model_dump_json())
     aside = f"{parent}/.{name}.old.tmp"
     storage.remove(aside)
@@ -103,12 +104,15 @@ def write_checkpoint(
 
 
 def _file_when_there(path: str, limit_s: float) -> CheckpointFile:
-    until = time.monotonic() + limit_s
-    while not storage.exists(path):
+    until, told = time.monotonic() + limit_s, f"{path}.json"
+    while not storage.exists(told):
         if time.monotonic() > until:
-            raise TimeoutError(f"{path}: not there after {limit_s:.0f} s")
+            raise UserError(
+                f"{path}: not there after {limit_s:.0f} s; expected the part of a sharded model that another rank "
+                "writes: name a root that all hosts share, and see that rank's output"
+            )
         time.sleep(0.05)
-    return CheckpointFile.model_validate_json(storage.read_text(path))
+    return CheckpointFile.model_validate_json(storage.read_text(told))
 
 
 def _sha256(path: Path) -> str:
@@ -193,6 +197,10 @@ class DamagedCheckpointError(Exception):
     """A checkpoint that can't be used; the message says why."""
 
 
+class TakenOverError(Exception):
+    """Another process has become the one that writes a training's checkpoints."""
+
+
 def step_folder(folder: str, place: Place) -> str:
     """Returns a name of the place alone, in the order of the places: the end of a pass is no step of its own."""
     return f"{folder}/step-{place.steps:010d}-{place.epoch:06d}{'-best' if place.took_best else ''}"
@@ -232,49 +240,116 @@ def latest(folder: str, samples_build: str, settings: str) -> tuple[str | None, 
     return None, passed
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """What one rank writes of a checkpoint. Attributes: rank: of those that write; rank 0 commits and removes."""
+
+    arrays: Arrays
+    manifest: CheckpointManifest
+    rank: int
+
+
 class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time, and keeps the newest.
+
+    Nobody waits for a slow store: while one checkpoint is written the next is pending, and takes the place of an older
+    one that is. So at most two copies are in memory, and a store that can't keep up gets the newest of them.
 
     Args:
       folder: of the training's checkpoints.
       keep: how many stay.
       limit_s: rank 0's wait for the others' files.
+      alone: whether no other rank writes. A pending one is then begun as soon as the one before is written. Ranks that
+        write together are done at different times: they `begin` it together, or some would have replaced it.
+      check_owner: raises TakenOverError; rank 0's thread calls it before each.
     """
 
-    def __init__(self, folder: str, keep: int, limit_s: float = FILES_LIMIT_S) -> None:
-        self._folder, self._keep, self._limit_s = folder, keep, limit_s
+    def __init__(
+        self,
+        folder: str,
+        keep: int,
+        limit_s: float = FILES_LIMIT_S,
+        alone: bool = True,
+        check_owner: Callable[[], None] | None = None,
+    ) -> None:
+        self._folder, self._keep, self._limit_s, self._alone = folder, keep, limit_s, alone
+        self._check_owner = check_owner
+        self._taken_over: TakenOverError | None = None
+        self._lock = threading.Lock()
+        self._written: _Copy | None = None  # at the moment
+        self._pending: _Copy | None = None
         self._thread: threading.Thread | None = None
 
     @property
-    def busy(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+    def is_writing(self) -> bool:
+        return self._written is not None
 
-    def write(self, arrays: Callable[[], Arrays], manifest: CheckpointManifest, rank: int = 0) -> None:
-        """Copies the arrays now, and writes them while the training goes on. Waits for the one before.
+    @property
+    def has_pending(self) -> bool:
+        return self._pending is not None
 
-        Args: rank: of those that write, at the moment; rank 0 commits and removes.
+    @property
+    def unfinished(self) -> list[CheckpointManifest]:
+        """Of what is not known to be whole: what is being written, and what is pending."""
+        with self._lock:
+            return [copy.manifest for copy in (self._written, self._pending) if copy is not None]
+
+    def copy(self, arrays: Callable[[], Arrays], manifest: CheckpointManifest, rank: int = 0) -> None:
+        """Copies the arrays now; they are pending until `begin`."""
+        self.drop_pending()  # before the copy: three would be in memory
+        copied = _Copy(arrays(), manifest, rank)
+        with self._lock:
+            self._pending = copied
+
+    def drop_pending(self) -> None:
+        with self._lock:
+            self._pending = None
+
+    def begin(self) -> None:
+        """Begins to write what is pending, unless another is being written.
+
+        Raises: TakenOverError where the thread has found that.
         """
-        self.wait()
-        copied = arrays()
-        self._thread = threading.Thread(
-            target=self._write, args=(copied, manifest, rank), name="checkpoint", daemon=True
-        )
-        self._thread.start()
+        if self._taken_over is not None:
+            raise self._taken_over
+        with self._lock:
+            if self._written is None and self._pending is not None:
+                self._written, self._pending = self._pending, None
+                self._thread = threading.Thread(target=self._write_all, name="checkpoint", daemon=True)
+                self._thread.start()
 
-    def wait(self) -> None:
+    def finish(self) -> None:
+        """Waits until all is written, what is pending too."""
+        self._join()
+        self.begin()
+        self._join()
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
 
-    def _write(self, arrays: Arrays, manifest: CheckpointManifest, rank: int) -> None:
-        folder = step_folder(self._folder, manifest.place)
+    def _write_all(self) -> None:
+        while (copy := self._written) is not None:
+            self._write(copy)
+            with self._lock:
+                self._written = self._pending if self._alone else None
+                if self._alone:
+                    self._pending = None
+
+    def _write(self, copy: _Copy) -> None:
+        place = copy.manifest.place
         try:
-            write_checkpoint(folder, arrays, manifest, rank, self._limit_s)
-            if rank == 0:
+            if copy.rank == 0 and self._check_owner is not None:
+                self._check_owner()
+            folder = step_folder(self._folder, place)
+            write_checkpoint(folder, copy.arrays, copy.manifest, copy.rank, self._limit_s)
+            if copy.rank == 0:
                 for old in checkpoints_in(self._folder)[self._keep :]:
                     storage.remove(old)
+        except TakenOverError as error:
+            self._taken_over = error
         except Exception as error:  # a training does not end for a store that fails now and then
-            print(f"train: no checkpoint at step {manifest.place.steps}: {error}", file=sys.stderr, flush=True)
+            print(f"train: no checkpoint at step {place.steps}: {error}", file=sys.stderr, flush=True)
 
 
 def arrays_of(variables: Mapping[str, object]) -> Arrays:

@@ -17,6 +17,21 @@ class Shares:
     exchange: float | None
 
 
+@dataclass(frozen=True)
+class OwnTime:
+    """One rank's steps.
+
+    Attributes:
+      rows: of this rank, padding not counted.
+      seconds: that they took.
+      exchange_s: of those, in the exchange, waiting for other ranks included; NaN where that is not timed.
+    """
+
+    rows: float = 0.0
+    seconds: float = 0.0
+    exchange_s: float = 0.0
+
+
 class Clock:
     """Measures steps: all of this process, and those since the last look at it."""
 
@@ -25,6 +40,7 @@ class Clock:
         self._seconds = self._steps = 0.0
         self._wait = self._span = 0.0
         self._rows_per_step = 0.0
+        self._own = OwnTime()
         self._last = time.monotonic()
 
     def start(self, rows_per_step: float) -> None:
@@ -32,6 +48,7 @@ class Clock:
         self._rows_per_step = rows_per_step
         self._seconds = self._steps = 0.0
         self._wait = self._span = 0.0
+        self._own = OwnTime()
         self._last = time.monotonic()
 
     def waited_for(self, batches: Iterator[Batch]) -> Batch:
@@ -59,18 +76,29 @@ class Clock:
         """Of all ranks, over this process's training."""
         return self._rows / self._trained_s if self._trained_s else 0.0
 
-    def look(self, exchange_s: float | None, received_bytes: float | None, steps: int) -> Shares:
+    def look(self, exchange_s: float | None, received_bytes: float | None, steps: int, rows: int) -> Shares:
         """Returns where the time since the last look went.
 
-        Args: exchange_s, received_bytes: of a step, on the mean; None with one rank; steps: since the last look.
+        Args:
+          exchange_s, received_bytes: of a step, on the mean; None with one rank.
+          steps, rows: since the last look, the rows of this rank.
         """
-        shares = Shares(self._wait / self._span, None if exchange_s is None else exchange_s * steps / self._span)
+        exchanged_s = None if exchange_s is None else exchange_s * steps
+        shares = Shares(self._wait / self._span, None if exchanged_s is None else exchanged_s / self._span)
+        waited_s = float("nan") if exchanged_s is None else exchanged_s
+        own = self._own
+        self._own = OwnTime(own.rows + rows, own.seconds + self._span, own.exchange_s + waited_s)
         self._waited_s += self._wait
         self._wait = self._span = 0.0
         if received_bytes is not None:
             self._bytes += received_bytes * steps
             self._counted += steps
         return shares
+
+    def take_own(self) -> OwnTime:
+        """Returns this rank's steps since it was last asked in this pass, as far as they were looked at."""
+        own, self._own = self._own, OwnTime()
+        return own
 
     @property
     def waited(self) -> float:

@@ -10,6 +10,7 @@ import horovod.tensorflow as hvd
 import tensorflow as tf
 
 from dssm.train.traffic import NUMBER_BYTES, allreduce_share
+from dssm.train.waits import note_wait
 
 Gradient = Any  # a dense tensor, tf.IndexedSlices, or None
 # What Horovod 0.28.1, Gloo and NCCL write in their errors; Gloo names its source file, and Horovod not always itself.
@@ -57,7 +58,9 @@ def sum_over_ranks(value: tf.Tensor, name: str) -> tf.Tensor:
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             return hvd.allreduce(upstream, op=hvd.Sum, name=f"{name}_gradient")
 
-        return hvd.allreduce(own, op=hvd.Sum, name=name), gradient
+        of_all = hvd.allreduce(own, op=hvd.Sum, name=name)
+        note_wait(own, of_all)
+        return of_all, gradient
 
     return summed(value)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
 
 from dssm.metrics import BINARY_METRICS, auc, binary_metrics
+from dssm.model.scorer import SCORER
 from dssm.model.two_tower import TwoTowerModel
-from dssm.sections.losses import LossKind, Regression
+from dssm.sections.losses import Regression
 from dssm.stream.batches import Batch
 from dssm.train.scores import label_and_weight, tower_vectors
 
@@ -31,48 +33,57 @@ def measure(
       predict: of `make_predict`.
       threshold: chance from which accuracy, precision and recall take a row as predicted to be positive.
     Returns: `auc` of the first objective and `NAME_auc` of each further one; in the same way `mse` of those with the
-      loss regression, and `log_loss`, `accuracy`, `precision` and `recall` of others whose score is a log-odds. A
-      label that is a share counts as positive above one half.
+      loss regression, and `log_loss`, `accuracy`, `precision` and `recall` of others whose score is a log-odds; of a
+      model with a scorer `scorer_auc`, by its probability for the first objective. A label that is a share counts as
+      positive above one half.
     """
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in model.losses}
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
     for batch in batches:
         for name, (score, label, weight) in predict(batch).items():
             rows = np.stack([score.numpy(), label.numpy()], axis=1)
             parts[name].append(rows[weight.numpy() > 0])
     found: dict[str, float] = {}
     for number, (name, loss) in enumerate(model.losses.items()):
-        joined = np.concatenate(parts[name]) if parts[name] else np.zeros((0, 2), np.float32)
-        if hvd.size() > 1:
-            joined = hvd.allgather(tf.constant(joined, tf.float32), name=f"measured_{name}").numpy()
-        score, label = joined.T
-        prefix = f"{name}_" if number else ""
-        positive = label > 0.5 if _has_shares(label) else label > 0
+        score, label = _of_all_ranks(parts[name], name)
+        prefix, positive = f"{name}_" if number else "", _are_positive(label)
         if isinstance(loss, Regression):
-            found[f"{prefix}mse"] = float(np.mean((score - label) ** 2)) if len(joined) else np.nan
+            found[f"{prefix}mse"] = float(np.mean((score - label) ** 2)) if len(label) else np.nan
         elif loss.is_pointwise:
             measured = binary_metrics(label.astype(np.float64), score.astype(np.float64), positive, threshold)
             found |= {f"{prefix}{metric}": value for metric, value in measured.items()}
         found[f"{prefix}auc"] = auc(positive, score)
+    if model.scorer is not None:
+        logit, label = _of_all_ranks(parts[SCORER], SCORER)
+        found[f"{SCORER}_auc"] = auc(_are_positive(label), logit)
     return found
 
 
-def metric_names(losses: Mapping[str, LossKind]) -> list[str]:
-    """Returns the names of what `measure` finds. Args: losses: of the objectives, by name."""
+def metric_names(model: TwoTowerModel) -> list[str]:
+    """Returns the names of what `measure` finds."""
     names = []
-    for number, (name, loss) in enumerate(losses.items()):
+    for number, (name, loss) in enumerate(model.losses.items()):
         own = ["mse"] if isinstance(loss, Regression) else BINARY_METRICS if loss.is_pointwise else []
         names += [f"{name}_{metric}" if number else metric for metric in (*own, "auc")]
-    return names
+    return names if model.scorer is None else [*names, f"{SCORER}_auc"]
 
 
-def _has_shares(labels: np.ndarray) -> bool:
-    return bool(((labels > 0) & (labels < 1)).any())
+def _of_all_ranks(parts: list[np.ndarray], name: str) -> np.ndarray:
+    """Returns the scores and the labels of all ranks' rows, (2, rows). Args: parts: of this rank, (n, 2) each."""
+    joined = np.concatenate([np.zeros((0, 2), np.float32), *parts])
+    if hvd.size() > 1:
+        joined = hvd.allgather(tf.constant(joined, tf.float32), name=f"measured_{name}").numpy()
+    return joined.T
+
+
+def _are_positive(labels: np.ndarray) -> np.ndarray:
+    are_shares = ((labels > 0) & (labels < 1)).any()
+    return labels > (0.5 if are_shares else 0)
 
 
 def predictions(model: TwoTowerModel, batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """Returns, for each objective, what the model predicts, the labels and the weights of the rows: (batch,) each.
 
-    The prediction is the score, or the rating for the loss regression.
+    The prediction is the score, or the rating for the loss regression. Beside the objectives, a scorer's logits.
     """
     users, items = tower_vectors(model.towers, batch, training=False)
     found = {}
@@ -84,4 +95,7 @@ def predictions(model: TwoTowerModel, batch: Batch) -> dict[str, tuple[tf.Tensor
         if isinstance(loss, Regression) and loss.prediction == "sigmoid":
             score = tf.sigmoid(score)
         found[name] = (score, label, weight)
+    if model.scorer is not None:
+        first = next(iter(model.losses))
+        found[SCORER] = (model.scorer([users[first], items[first]], training=False), *found[first][1:])
     return found

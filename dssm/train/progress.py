@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import IO
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from dssm.console import log, measured, out
 
@@ -32,7 +33,8 @@ class Report:
       loss: mean over the steps since the last report.
       seconds: since the epoch's start.
       input_wait: share of the time since the last report that was spent waiting for batches.
-      exchange: share of the last steps' time that went into the ranks' sums of gradients; None of one rank.
+      exchange: share of the time since the last report that went into the ranks' exchange, waiting for a slower rank
+        included; None of one rank, and where it is not timed.
       learning_rate: of the last step.
       auc: on the test samples; given with the epoch's last report.
       validation: the metric that chooses the best epoch, and its value; likewise.
@@ -83,9 +85,10 @@ class ProgressView:
     def __init__(self) -> None:
         self._bar = Progress(
             TextColumn("{task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}  ETA"),
-            TimeRemainingColumn(),
+            BarColumn(20, table_column=Column(no_wrap=True)),
+            TextColumn("ETA"),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[state]}", table_column=Column(overflow="fold")),  # the one to wrap if it's narrow
             console=out,
             transient=True,
             disable=not out.is_terminal,

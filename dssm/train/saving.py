@@ -17,6 +17,7 @@ from dssm.model.export import save_scorer, save_tower, weights_digest
 from dssm.model.kept import new_model
 from dssm.model.manifest import ModelManifest
 from dssm.model.raw.save import RawTower, save_raw_tower
+from dssm.model.scorer import SCORER
 from dssm.model.towers import TwoTowers
 from dssm.train.clock import Clock
 from dssm.train.inputs import Inputs
@@ -88,11 +89,20 @@ def save_model(
         for side, part in sides:
             save_tower(part, f"{scratch}/{side}_tower", manifest.objectives)
             raw[side] = save_raw_tower(part, side, settings, inputs.train, paths.samples, f"{scratch}/{side}_tower_raw")
+        pair: dict[Side, list[float]] | None = None
         if scorer is not None:
-            save_scorer(scorer, f"{scratch}/scorer")
+            save_scorer(scorer, f"{scratch}/{SCORER}")
+            first = next(iter(manifest.objectives))
+            pair = {side: _example_vector(part, raw[side], first) for side, part in sides}
         for made in Path(scratch).iterdir():
             storage.put_folder(str(made), f"{folder}/{made.name}")
         storage.rename(checkpoint, f"{folder}/checkpoint")
-        write_card(folder, make_card(settings, manifest, raw))
+        write_card(folder, make_card(settings, manifest, raw, pair))
         storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
     storage.remove(paths.checkpoints)
+
+
+def _example_vector(tower: tf.keras.Model, made: RawTower, objective: str) -> list[float]:
+    """Returns the vector of a tower's own example for an objective, rounded for reading."""
+    columns = {name: tf.constant([made.encoded[name]], given.dtype) for name, given in tower.input.items()}
+    return [round(number, 4) for number in tower(columns, training=False)[objective][0].numpy().tolist()]

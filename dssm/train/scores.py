@@ -21,6 +21,7 @@ from dssm.train.collectives import gather, gather_candidates, sum_over_ranks
 from dssm.train.negatives import DrawnRows
 from dssm.train.sharding import fetch_rows, held_of
 from dssm.train.shares import ITEM_ROW_PROBABILITY
+from dssm.train.waits import note_wait
 
 NO_KEY = tf.int64.min  # of a row that is no target
 MAIN = "label"  # the sources' own label, among the objectives' labels
@@ -140,7 +141,8 @@ class StepScores:
         keys, share = joint(keys, "keys"), joint(batch[chance], "share")
         vectors = self._encoded.items[objective]
         if joined:
-            vectors = gather_candidates(vectors, f"{objective}_candidates")
+            own, vectors = vectors, gather_candidates(vectors, f"{objective}_candidates")
+            note_wait([users, own], vectors)
         user_keys, item_keys, positive, real = tf.unstack(keys, axis=1)
         uniform = tf.zeros_like(real)
         if count := loss.catalogue_items:  # the rank drew as many as the objective that asks for most

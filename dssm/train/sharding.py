@@ -24,6 +24,7 @@ from dssm.sections.optimizers import Clip
 from dssm.stream.batches import Batch
 from dssm.train.collectives import Gradient, marked, sum_gradients, total
 from dssm.train.traffic import NUMBER_BYTES, ExchangePlan
+from dssm.train.waits import note_wait
 
 EXPORT_ROWS = 65_536  # of a table that travel to rank 0 at once
 
@@ -75,6 +76,7 @@ def _fetched(table: ShardedEmbedding, ids: tf.Tensor, name: str) -> Fetched:
     given, given_to = hvd.alltoall(keys % capacity, splits=asked_for, name=f"{name}_{table.name}_ids")
     rows, _ = hvd.alltoall(tf.gather(table.embeddings, given), splits=given_to, name=f"{name}_{table.name}_rows")
     rows = tf.stop_gradient(tf.ensure_shape(rows, [None, table.dim]))
+    note_wait(keys, rows)
     from_others = tf.cast(tf.size(keys) - asked_for[rank], tf.int64)
     to_others = tf.cast(tf.size(given) - given_to[rank], tf.int64)
     received = NUMBER_BYTES * (to_others + from_others * table.dim)

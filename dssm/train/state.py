@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 import time
@@ -20,6 +21,7 @@ from dssm.train.checkpoint import (
     CheckpointManifest,
     CheckpointWriter,
     DamagedCheckpointError,
+    TakenOverError,
     arrays_of,
     checkpoints_in,
     file_name,
@@ -37,15 +39,11 @@ from dssm.train.sharding import shard_states, shared_variables
 BEST = "best-"
 
 
-class TakenOverError(Exception):
-    """Another process has become the one that writes a training's checkpoints."""
-
-
 class TrainingState:
     """The variables of a training, and its checkpoints. Every rank has one.
 
     Rank 0 writes what all ranks share; where tables are spread over the ranks each writes its shard, and `write`,
-    `write_best`, `take_best` and `write_final` are called by all ranks at the same step.
+    `begin_pending`, `write_best`, `take_best`, `end` and `write_final` are called by all ranks at the same step.
 
     Args:
       settings: of the run.
@@ -72,19 +70,17 @@ class TrainingState:
         self._shared = {name: v for name, v in zip(names, shared, strict=True) if id(v) not in own}
         self._is_spread = any(state.shard.ranks > 1 for state in self._shards.values())
         self._found: str | None = None
-        # A rank that waits for another's file is silent: it must give up before the watchdog does.
-        self._writer = CheckpointWriter(folder, self._chosen.keep, settings.train.stall_shutdown_s / 2)
+        limit_s = settings.train.stall_shutdown_s / 2  # for a file that another rank's store may have refused
+        self._writer = CheckpointWriter(folder, self._chosen.keep, limit_s, not self._is_spread, self._check_token)
         self._written = time.monotonic()
-        self._named: list[int] = []  # epochs of the bests that the newest checkpoints name
         self._owner_file, self._token = f"{folder}/owner", secrets.token_hex(8)
 
     @property
     def last_good(self) -> str | None:
-        """The newest checkpoint without NaN and infinity; None where there is none.
+        """The newest whole checkpoint without NaN and infinity, after `end`; None where there is none.
 
         An update may spoil the weights though its loss was finite: a checkpoint of them is there before the next loss.
         """
-        self._writer.wait()
         return next((found for found in checkpoints_in(self.folder) if _holds_finite(found)), None)
 
     @property
@@ -119,7 +115,6 @@ class TrainingState:
         remove_unfinished(self.folder)
         self._found = found
         place = manifest_of(found).place  # its files were checked just now
-        self._named = [place.best.epoch] if place.best is not None else []
         print(f"train: resumed from {found}, {place.steps:,} steps done", file=sys.stderr, flush=True)
         return place
 
@@ -133,6 +128,7 @@ class TrainingState:
 
     def claim(self) -> None:
         """Makes this start of the training the one that writes its checkpoints."""
+        self._writer.drop_pending()  # of before ranks were lost; this one's number may be another now
         if hvd.rank() == 0:
             storage.write_text(self._owner_file, self._token)
 
@@ -186,40 +182,68 @@ class TrainingState:
         """Whether the last write is so long ago: of the ranks that write, all know the same."""
         if not self._writes:
             return False
-        due = minutes == 0 or (time.monotonic() - self._written > 60 * minutes and not self._writer.busy)
+        due = minutes == 0 or (time.monotonic() - self._written > 60 * minutes and not self._writer.unfinished)
         if not self._is_spread:
             return due
         return bool(hvd.broadcast(tf.constant(due), root_rank=0, name="checkpoint_is_due").numpy())
 
     def write(self, place: Place) -> None:
-        """Copies the state, and writes it while the training goes on. Raises: as `check_owner`."""
+        """Copies the state, and writes it while the training goes on. Raises: as `begin_pending`."""
         if not self._writes:
             return
-        self.check_owner()
-        self._writer.write(self._written_here, self._manifest(place), hvd.rank())
+        self._writer.copy(self._written_here, self._manifest(place), hvd.rank())
         self._written = time.monotonic()
-        if place.best is not None:  # this one may not be whole yet, and the one before is read where it never is
-            self._named = [*self._named, place.best.epoch][-2:]
+        self.begin_pending()
+
+    def begin_pending(self) -> None:
+        """Begins to write the newest copy, where no rank is writing any more.
+
+        Ranks that write together decide it together: which copies are pending, and which are begun, is the same on
+        all of them, and a checkpoint that one of them writes is written by each.
+
+        Raises: TakenOverError where another start of the training owns the folder, as the last write has found.
+        """
+        if self._is_spread and (not self._writer.has_pending or self._is_any_writing()):
+            return
+        self._writer.begin()
+
+    def _is_any_writing(self) -> bool:
+        writing = tf.constant(int(self._writer.is_writing))
+        return bool(hvd.allreduce(writing, op=hvd.Sum, name="is_checkpoint_being_written").numpy())
 
     def check_owner(self) -> None:
         """Raises: TakenOverError where the training was started again: two would spoil each other's files.
 
         It happens when a launcher is killed, and its ranks live on for a while.
         """
-        if hvd.rank():
-            return
+        if hvd.rank() == 0:
+            self._check_token()
+
+    def _check_token(self) -> None:
         if not storage.exists(self._owner_file) or storage.read_text(self._owner_file) != self._token:
             raise TakenOverError(f"{self.folder}: another start of this training has taken over; this one ends")
 
     def write_best(self, place: Place) -> None:
-        """Writes the state of the best epoch so far. Those that a checkpoint names stay."""
+        """Writes the state of the best epoch so far. Those that a checkpoint names stay.
+
+        The training waits for it, once an epoch at most, between two passes: each checkpoint from here on names it, and
+        one that is whole while the best is not could not be resumed from.
+        """
         assert place.best is not None
         self._write_now(self._best(place.best), place)
         if hvd.rank() == 0:
-            kept = {self._best(Best(epoch=epoch, value=0.0)) for epoch in [*self._named, place.best.epoch]}
+            kept = {self._best(best) for best in [*self._named(), place.best]}
             bests = [f"{self.folder}/{name}" for name in storage.folder_names(self.folder) if name.startswith(BEST)]
             for folder in set(bests) - kept:
                 storage.remove(folder)
+
+    def _named(self) -> list[Best]:
+        """Returns the bests that checkpoints name: those being written, and then those that are whole."""
+        found = [manifest.place.best for manifest in self._writer.unfinished]
+        for folder in checkpoints_in(self.folder):
+            with contextlib.suppress(DamagedCheckpointError):  # it was just removed
+                found.append(manifest_of(folder).place.best)
+        return [best for best in found if best is not None]
 
     def take_best(self, best: Best) -> None:
         """Gives all ranks the weights of the best epoch, with its optimizer."""
@@ -241,8 +265,8 @@ class TrainingState:
             hvd.broadcast_object(None, root_rank=0, name="checkpoint_is_written")
 
     def end(self) -> None:
-        """Waits for what is being written."""
-        self._writer.wait()
+        """Waits until all copies are written."""
+        self._writer.finish()
 
     def _manifest(self, place: Place) -> CheckpointManifest:
         ranks = hvd.size() if self._is_spread else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import horovod.tensorflow as hvd
@@ -10,7 +11,7 @@ import tensorflow as tf
 from dssm.config import Settings
 from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, ColumnSpec, target_column
 from dssm.model.losses.parts import weighted_bce
-from dssm.model.observed import observing
+from dssm.model.observed import observing, observing_part
 from dssm.model.optimizers import build_optimizer
 from dssm.model.optimizers.gradients import add_l2
 from dssm.model.optimizers.schedules import Later, LearningRate
@@ -25,6 +26,7 @@ from dssm.train.negatives import SampledNegatives
 from dssm.train.scores import MAIN, Encoded, StepScores, encode, scorer_rows
 from dssm.train.sharding import Sources, fetch_rows, held_of
 from dssm.train.traffic import ExchangePlan
+from dssm.train.waits import note_wait, timing_waits
 
 DAY_MS = 86_400_000
 
@@ -41,7 +43,7 @@ CATALOGUE_COLUMNS = {name: STEP_COLUMNS[name] for name in (ITEM_KEY, ITEM_PROBAB
 
 RECEIVED_BYTES = "received_bytes"  # by this rank for gradients and rows of sharded tables, int64
 
-EXCHANGE_S = "exchange_s"  # from the rank's own gradients to the sums of all ranks', waiting for others included
+EXCHANGE_S = "exchange_s"  # of the ranks' exchange, waiting for others included, while this rank can't go on
 NORM_EVERY = 10  # steps
 
 Losses = dict[str, tf.Tensor]  # scalars: "loss" is the whole, others are its parts, but for RECEIVED_BYTES
@@ -69,7 +71,9 @@ def loss_shares(
     scores = StepScores(model, batch, catalogue, encoded, catalogue_size)
     shares = {}
     for name, loss in model.losses.items():
-        losses, weights = loss.build(scores.of(name))
+        scored = scores.of(name)
+        with observing_part(name) if len(model.losses) > 1 else contextlib.nullcontext():
+            losses, weights = loss.build(scored)
         shares[name] = _share(losses, weights, name)
     if model.scorer is not None:
         logits, labels, weights = scorer_rows(model, batch, encoded)
@@ -78,7 +82,9 @@ def loss_shares(
 
 
 def _share(losses: tf.Tensor, weights: tf.Tensor, name: str) -> tf.Tensor:
-    return tf.reduce_sum(losses * weights) / tf.maximum(total(tf.reduce_sum(weights), f"{name}_weight"), 1e-12)
+    own, weight = tf.reduce_sum(losses * weights), total(tf.reduce_sum(weights), f"{name}_weight")
+    note_wait(own, weight)
+    return own / tf.maximum(weight, 1e-12)
 
 
 def total_loss(model: TwoTowerModel, shares: Losses) -> tf.Tensor:
@@ -127,25 +133,23 @@ def make_step(
     def step(batch: Batch, catalogue: Batch) -> Losses:
         batch = weighted_by_age(batch, now, settings.train.half_life_days)
         drawn = None if negatives is None else negatives.drawn(batch)
-        fetched = fetch_rows(sharded, [batch, {} if drawn is None else drawn.columns, catalogue], "step")
-        sources = Sources.of(variables, sharded, fetched)
-        with (
-            tf.GradientTape() as tape,
-            randomness_of_step(settings.seed, hvd.rank(), optimizer.iterations),
-            held_rows(held_of(fetched)),
-            observing() as observed,
-        ):
-            tape.watch([of_table.held.rows for of_table in fetched.values()])
-            encoded = encode(model.towers, batch, drawn, catalogue)
-            shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
-            share = total_loss(model, shares)
-        gradients = tape.gradient(share, sources.tensors)
-        exchange: Losses = {}
-        # Clocks are read in the order in which they stand here: a graph keeps that of what has no inputs.
-        own_s = _time_of(gradients) if is_timed else None
-        gradients, received = sources.sum_over_ranks(gradients, plan)
-        if own_s is not None:
-            exchange[EXCHANGE_S] = _time_of(gradients) - own_s
+        with timing_waits(is_timed) as waits:
+            fetched = fetch_rows(sharded, [batch, {} if drawn is None else drawn.columns, catalogue], "step")
+            sources = Sources.of(variables, sharded, fetched)
+            with (
+                tf.GradientTape() as tape,
+                randomness_of_step(settings.seed, hvd.rank(), optimizer.iterations),
+                held_rows(held_of(fetched)),
+                observing() as observed,
+            ):
+                tape.watch([of_table.held.rows for of_table in fetched.values()])
+                encoded = encode(model.towers, batch, drawn, catalogue)
+                shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
+                share = total_loss(model, shares)
+            own = tape.gradient(share, sources.tensors)
+            gradients, received = sources.sum_over_ranks(own, plan)
+            note_wait(own, gradients)
+        exchange: Losses = {EXCHANGE_S: tf.add_n(waits)} if is_timed else {}
         if hvd.size() > 1:
             exchange[RECEIVED_BYTES] = received
         gradients = add_l2(gradients, variables, penalties, settings.model.embedding_l2, model.towers.embeddings)
@@ -156,13 +160,6 @@ def make_step(
         return _losses(share, shares) | norms | observed | exchange
 
     return step
-
-
-def _time_of(gradients: list[Gradient]) -> tf.Tensor:
-    """Returns the time when all gradients are there, in seconds; none of them waits for another."""
-    known = [gradient for gradient in gradients if gradient is not None]
-    with tf.control_dependencies(tf.nest.flatten(known, expand_composites=True)):
-        return tf.timestamp()
 
 
 def _norms(gradients: list[Gradient], variables: list[tf.Variable], step: tf.Variable) -> Losses:

@@ -119,6 +119,11 @@ class ExchangePlan:
         lines.append(("together", "", "", "", "", "", shown_bytes(self.expected_bytes)))
         return lines
 
+    def beside(self, received: float) -> str:
+        """Returns a line for a reader. Args: received: bytes a step, as the steps have counted them."""
+        planned = shown_bytes(self.expected_bytes)
+        return f"  gradients and rows: {shown_bytes(received)} a step received, {planned} planned at most"
+
 
 def shown_bytes(count: float) -> str:
     """Returns bytes in the unit that leaves one to three digits before the point."""

@@ -6,6 +6,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
+NOT_FINITE = "not finite"
+
+
+def told_of_batches(before: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> list[str]:
+    """Describes the batch whose loss is no number, and what is none in the batch before.
+
+    A row that is no target spoils no loss, but the weights, by a gradient of 0 × NaN: the next batch's loss tells it.
+    """
+    earlier = [f"{column} (the step before)" for column in suspicious_columns(before) if NOT_FINITE in column]
+    return [*earlier, *suspicious_columns(batch)]
+
 
 def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 5) -> list[str]:
     """Describes the columns of a batch that may have spoilt a loss.
@@ -24,7 +35,7 @@ def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 5) -> list[s
         numbers = values[finite].astype(np.float64)
         shown = f"{name}: {numbers.min():.3g}…{numbers.max():.3g}, mean {numbers.mean():.3g}" if numbers.size else name
         if broken:
-            shown += f", {broken} of {values.size} not finite"
+            shown += f", {broken} of {values.size} {NOT_FINITE}"
         largest = float(np.abs(numbers).max()) if numbers.size else 0.0
         found.append((np.inf if broken else largest, shown))
     return [shown for _, shown in sorted(found, key=lambda pair: -pair[0])[:most]]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -15,6 +15,7 @@ import tensorflow as tf
 from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.manifest import WEIGHT
 from dssm.model.manifest import ModelManifest
 from dssm.model.shards import Shard
 from dssm.model.towers import TwoTowers, build_towers
@@ -25,6 +26,7 @@ from dssm.stream.batches import Batch
 from dssm.stream.plan import Leg
 from dssm.train.clock import Clock
 from dssm.train.collectives import lost_rank_in
+from dssm.train.curves import Curves, draw, embedding_norms, speeds_of_ranks
 from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
@@ -49,7 +51,7 @@ from dssm.train.step import (
     planned_rate,
 )
 from dssm.train.warm_start import iterations_before, warm_arrays
-from dssm.train.watch import suspicious_columns
+from dssm.train.watch import told_of_batches
 
 LOOK_EVERY = 10  # steps between looks at the loss: the same on all ranks, so that all stop at the same step
 
@@ -180,7 +182,8 @@ class _Trainer:
         if self.settings.train.elasticity is None:
             return self._run_from(self.state.share(place), show)
         self.elastic = ElasticState(self.state, place)
-        return run_elastic(self.elastic, lambda synced: self._run_from(synced, show))
+        limit_s = self.settings.train.start_timeout_s
+        return run_elastic(self.elastic, lambda synced: self._run_from(synced, show), limit_s)
 
     def _run_from(self, place: Place, show: Show) -> ModelManifest:
         train, is_first = self.settings.train, hvd.rank() == 0
@@ -203,6 +206,8 @@ class _Trainer:
                 place = self._train_pass(place, clock, show)
         expect_nothing()
         self.profile.stop()
+        if is_first and clock.bytes_per_step is not None:
+            show(Note(self.exchange.beside(clock.bytes_per_step)))
         if (broken := self.state.not_finite()) is not None:  # equal on all ranks: all stop here, or none
             raise UserError(
                 f"train: {broken} holds NaN or infinity after the last step; "
@@ -230,21 +235,14 @@ class _Trainer:
         start = place.on_leg(hvd.size(), self.settings.train.batch_size)
         for last, reached, scalars in self._steps_of(a_pass, start, clock):
             place = reached
-            for name, value in scalars.items():
-                if not np.isnan(value):
-                    tf.summary.scalar(name, value, step=place.steps)
+            draw(scalars, place.steps)
             if hvd.rank() == 0 and last.step < last.steps:
                 show(last)
         metrics = self.measures.test()
         validation = self.measures.validation() if a_pass in self.passes.epochs else None
-        for name, value in metrics.items():
-            tf.summary.scalar(f"test_{name}", value, step=place.steps)
-        for name, value in (validation or {}).items():
-            tf.summary.scalar(f"validation_{name}", value, step=place.steps)
-        for name, table in self.towers.tables.items():  # of this rank's rows, where they are spread
-            norms = tf.norm(table.embeddings, axis=1)
-            tf.summary.scalar(f"embedding_norm/{name}", tf.reduce_mean(norms), step=place.steps)
-        tf.summary.scalar("temperature", self.settings.model.tau, step=place.steps)
+        draw(metrics, place.steps, "test_")
+        draw(validation or {}, place.steps, "validation_")
+        draw({**embedding_norms(self.towers), "temperature": self.settings.model.tau}, place.steps)
         expect_nothing()  # saving takes the time it takes
         place = place.after_pass(_known_of(metrics), None if validation is None else _known_of(validation))
         if validation is not None:
@@ -296,10 +294,10 @@ class _Trainer:
         save_model(self.inputs, whole, self.model.scorer, manifest, final, self.state.check_owner)
         return manifest.model_dump_json()
 
-    def _steps_of(self, a_pass: Pass, place: Place, clock: Clock) -> Iterator[tuple[Report, Place, dict[str, float]]]:
+    def _steps_of(self, a_pass: Pass, place: Place, clock: Clock) -> Iterator[tuple[Report, Place, Curves]]:
         """Steps through what is left of a pass, and writes checkpoints when they are due.
 
-        Yields: now and then, and after the last step, a report, the place, and means since the yield before.
+        Yields: now and then, and after the last step, a report, the place, and what is drawn of the time since.
         """
         reading = a_pass.reading(self.settings.seed, place.legs)
         earlier = place.steps_of_pass - place.legs[-1].steps
@@ -309,6 +307,7 @@ class _Trainer:
             contextlib.closing(self.inputs.drawn_items(place, self.items, self.model.catalogue_rows)) as drawn,
         ):
             pending: list[tuple[Batch, Losses]] = []
+            before: Batch = {}  # of the step before the pending ones
             clock.start(a_pass.rows / max(steps, 1))
             # The first step traces, and waits for the first file.
             expect_progress(self.settings, self.settings.train.start_timeout_s)
@@ -326,13 +325,18 @@ class _Trainer:
                 fresh = [float(made["loss"]) for _, made in pending]
                 if not np.isfinite(fresh).all():
                     at = int(np.argmin(np.isfinite(fresh)))
-                    self._stop(fresh[at], a_pass, number - len(fresh) + 1 + at, pending[at][0])
+                    batches_of_steps = [before, *(one for one, _ in pending)]
+                    self._stop(fresh[at], a_pass, number - len(fresh) + 1 + at, batches_of_steps[at : at + 2])
                 scalars = {name: _mean([float(made[name]) for _, made in pending]) for name in pending[0][1]}
-                shares = clock.look(scalars.pop(EXCHANGE_S, None), scalars.get(RECEIVED_BYTES), len(pending))
+                rows = sum(int(np.count_nonzero(stepped[WEIGHT])) for stepped, _ in pending)
+                shares = clock.look(scalars.pop(EXCHANGE_S, None), scalars.get(RECEIVED_BYTES), len(pending), rows)
                 place = place.after_steps(len(pending), float(np.sum(fresh)))
+                before = pending[-1][0]
                 pending.clear()
                 if due:
                     self.state.write(place)
+                elif is_look:
+                    self.state.begin_pending()
                 if commits:
                     assert self.elastic is not None
                     self.elastic.commit_at(place)
@@ -341,16 +345,23 @@ class _Trainer:
                     clock.seconds, input_wait=shares.input_wait, exchange=shares.exchange,
                     learning_rate=float(self.optimizer.learning_rate),
                 )  # fmt: skip
-                shown = {"samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate}
-                yield report, place, {**scalars, **shown, "input_wait": report.input_wait}
+                curves: Curves = {
+                    **scalars, "samples_per_s": report.rows_per_s, "learning_rate": report.learning_rate,
+                    "input_wait": report.input_wait, "exchange": report.exchange,
+                    **(speeds_of_ranks(clock.take_own()) if is_look else {}),
+                }  # fmt: skip
+                yield report, place, curves
 
     def _commits(self, step: int) -> bool:
         elastic = self.settings.train.elasticity
         return elastic is not None and step % elastic.commit_every_steps == 0
 
-    def _stop(self, loss: float, a_pass: Pass, step: int, batch: Batch) -> None:
-        """Raises: UserError with the step, what stood in its batches, and where the last good state is."""
-        own = suspicious_columns({name: values.numpy() for name, values in batch.items()})
+    def _stop(self, loss: float, a_pass: Pass, step: int, batches: Sequence[Batch]) -> None:
+        """Args: batches: of the step before, and of the step.
+
+        Raises: UserError with the step, what stood in its batches, and where the last good state is.
+        """
+        own = told_of_batches(*({name: values.numpy() for name, values in batch.items()} for batch in batches))
         of_ranks = hvd.allgather_object(own, name="suspicious")
         shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
         expect_nothing()  # reading a checkpoint takes the time it takes

@@ -25,9 +25,9 @@ def _alone(value: tf.Tensor, _: str) -> tf.Tensor:
     return value
 
 
-def _layer() -> BatchNorm:
+def _layer(units: int = 3) -> BatchNorm:
     layer = BatchNorm(momentum=0.9, name="n")
-    layer.build(tf.TensorShape([None, 3]))
+    layer.build(tf.TensorShape([None, units]))
     redraw(layer.weights)
     return layer
 
@@ -46,17 +46,22 @@ def _expected(x: np.ndarray, real: np.ndarray, gamma: np.ndarray, beta: np.ndarr
     return tower_reference.batch_norm(x, *tower_reference.statistics(x, real), gamma, beta)
 
 
-def test_training_against_numpy():
-    layer = _layer()
+@pytest.mark.parametrize(("rows", "units"), [(1, 1), (2, 4), (7, 3), (12, 6)])
+def test_training_against_numpy(rows: int, units: int):
+    """The second row is padding, the last the first once more."""
+    random, real = np.random.default_rng(rows), np.arange(rows) != 1
+    x, factor = random.normal(loc=[[[2]], [[0]]], size=(2, rows, units)).astype(np.float32)
+    x[-1] = x[0]
+    layer = _layer(units)
     w = values_by_name(layer.weights)
-    found = _step(layer, X, REAL, FACTOR, _alone)
-    np.testing.assert_allclose(found["value"], _expected(X, REAL, w["gamma"], w["beta"]), rtol=1e-5, atol=1e-5)
+    found = _step(layer, x, real, factor, _alone)
+    np.testing.assert_allclose(found["value"], _expected(x, real, w["gamma"], w["beta"]), rtol=1e-5, atol=1e-5)
     assert_same_slopes(
         {name: found[name] for name in NAMES},
-        lambda w: float(np.sum((FACTOR * _expected(w["x"], REAL, w["gamma"], w["beta"]))[REAL])),
-        {**w, "x": X.astype(float)},
+        lambda w: float(np.sum((factor * _expected(w["x"], real, w["gamma"], w["beta"]))[real])),
+        {**w, "x": x.astype(float)},
     )
-    mean, variance = tower_reference.statistics(X, REAL)
+    mean, variance = tower_reference.statistics(x, real)
     np.testing.assert_allclose(layer.moving_mean, 0.9 * w["moving_mean"] + 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(layer.moving_variance, 0.9 * w["moving_variance"] + 0.1 * variance, rtol=1e-5)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 from dssm import storage
 from dssm.config import Settings
@@ -18,10 +19,12 @@ from dssm.features import Side
 from dssm.manifest import read_manifest
 from dssm.model.card import CARD, PAGE, ModelCard, add_evaluation, make_card, write_card
 from dssm.model.card_page import card_html
-from dssm.model.export import LoadedRawTower, LoadedTower
+from dssm.model.export import LoadedRawTower, LoadedTower, save_scorer
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.model.raw.save import RawTower, save_raw_tower
+from dssm.model.scorer import build_scorer
 from dssm.paths import RunPaths
+from dssm.sections import Scorer
 from tests.datasets import SIZES, write_run
 from tests.model.tiny import make_towers, write_model
 
@@ -130,6 +133,35 @@ def test_several_objectives_have_an_output_each(settings: Settings) -> None:
     for signature in card.towers.values():
         assert list(signature.outputs) == ["vector", "vector_click", "vector_like"]
         assert "share 0.5" in signature.outputs["vector_like"]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "says"),
+    [
+        ({"label": 1.0}, "vector of user_tower"),
+        ({"label": 0.25}, "vector of user_tower / 0.5"),
+        ({"click": 0.25, "like": 1.0}, "vector_click of user_tower"),
+    ],
+)
+def test_a_scorers_signature_is_that_of_its_saved_model(
+    settings: Settings, objectives: dict[str, float], says: str, tmp_path: Path
+) -> None:
+    model = read_model_manifest(RunPaths(settings.run_folder).model).model_copy(update={"objectives": objectives})
+    pair: dict[Side, list[float]] = {"user": [0.5, -1.0, 2.0], "item": [1.5, 0.0, -0.25]}
+    card = make_card(settings, model, raw_of(settings), pair)
+    called = ModelCard.model_validate_json(card.model_dump_json()).scorer
+    assert called is not None
+    scorer = build_scorer(Scorer(), 3)
+    save_scorer(scorer, f"{tmp_path}/scorer")
+    serve = tf.saved_model.load(f"{tmp_path}/scorer").signatures["serving_default"]
+    specs = serve.structured_input_signature[1]
+    given = {name: (found.dtype, list(found.shape)) for name, found in called.inputs.items()}
+    assert given == {name: (spec.dtype.name, spec.shape) for name, spec in specs.items()}
+    assert called.inputs["user_vector"].says == says
+    found = serve(**{name: tf.constant([value], tf.float32) for name, value in called.example.items()})
+    assert set(called.outputs) == set(found)
+    np.testing.assert_allclose(found["score"], scorer([np.array([pair["user"]]), np.array([pair["item"]])]), rtol=1e-6)
+    assert {"instances": [called.example]} in [json.loads(text) for text in texts_of(card_html(card), "pre")[:5]]
 
 
 def test_an_evaluation_of_the_model_is_added(settings: Settings) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from dssm.errors import UserError
-from dssm.model.export import LoadedTower, raw_tensors, save_scorer, save_tower, weights_digest
+from dssm.model.export import LoadedScorer, LoadedTower, raw_tensors, save_scorer, save_tower, weights_digest
 from dssm.model.scorer import build_scorer
 from dssm.model.towers import TwoTowers
 from dssm.sections.model import Scorer
@@ -140,6 +140,18 @@ def test_a_saved_scorer(tmp_path: Path):
     found = served(user_vector=tf.constant(user), item_vector=tf.constant(item))["score"]
     assert found.shape == (6,)
     np.testing.assert_allclose(found, scorer([user, item]), atol=1e-6)
+
+
+def test_probabilities_of_a_loaded_scorer_keep_large_logits_apart(tmp_path: Path):
+    scorer = build_scorer(Scorer(), 1)
+    kernel, bias = scorer.variables
+    kernel.assign([[10.0], [-10.0], [0.0], [0.0]])
+    bias.assign([0.5])
+    save_scorer(scorer, f"{tmp_path}/scorer")
+    user, item = np.array([[0.0], [1.0], [3.0], [3.1]]), np.array([[1.0], [1.0], [0.5], [0.5]])
+    found = LoadedScorer(f"{tmp_path}/scorer").probabilities(user, item)
+    np.testing.assert_allclose(found, [1 / (1 + np.exp(-s)) for s in (-9.5, 0.5, 25.5, 26.5)], rtol=1e-5)
+    assert found[2] < found[3] < 1
 
 
 def test_rows_become_tensors_and_what_is_missing_counts_as_nothing():

@@ -12,7 +12,7 @@ from dssm.model.inputs import FeatureBlock, Lookups, feature_blocks, tower_colum
 from dssm.model.layers import FrozenVectors
 from dssm.sections import VectorTable
 from tests.model import reference, tower_reference
-from tests.model.tiny import make_features, precision, values_by_name
+from tests.model.tiny import assert_same_slopes, draw_lists, make_features, precision, values_by_name
 
 VECTORS = {name: VectorTable(path="v.json", width=2, storage=name) for name in ("inline", "table")}
 MATRIX = np.array([[1, 2], [30, 40], [500, 600]], np.float32)
@@ -35,15 +35,17 @@ IDS = np.array([[3, 0, 4, 0], [0, 0, 0, 0], [5, 5, 2, 6]], np.int32)
 WEIGHTS = np.array([[0.5, 9, 2, 9], [9, 9, 9, 9], [1, 0.25, 3, 1]], np.float32)
 
 
-def _blocks(features: dict[str, AnyFeature]) -> tuple[dict[str, tf.Tensor], dict[str, FeatureBlock]]:
+def _blocks(
+    features: dict[str, AnyFeature], vectors: dict[str, VectorTable] = VECTORS, matrix: np.ndarray = MATRIX
+) -> tuple[dict[str, tf.Tensor], dict[str, FeatureBlock]]:
     tables = {
         name: tf.keras.layers.Embedding(
             9, 3, name=f"embedding_{name}", embeddings_initializer="normal", dtype="float32"
         )
         for name in ("user_id", "liked", "read", "seen")
     }
-    inputs = tower_inputs(tower_columns(features, "user", VECTORS))
-    blocks = feature_blocks(list(features.values()), inputs, Lookups(tables, {"table": FrozenVectors.of(MATRIX)}))
+    inputs = tower_inputs(tower_columns(features, "user", vectors))
+    blocks = feature_blocks(list(features.values()), inputs, Lookups(tables, {"table": FrozenVectors.of(matrix)}))
     return inputs, {block.name: block for block in blocks}
 
 
@@ -119,12 +121,37 @@ def test_pretrained_vectors_are_taken_or_looked_up():
     np.testing.assert_array_equal(_model("cover")({"cover": tf.constant([3, 0])}), [[500, 600], [0, 0]])
     codes = tf.constant([[1, 0, 2], [0, 0, 0]])
     np.testing.assert_allclose(_model("images")({"images": codes}), [[15.5, 21], [0, 0]], rtol=1e-6)
-    model = _model("thumb")
-    layer = model.get_layer("thumb.projection")
-    assert not layer.use_bias
-    np.testing.assert_allclose(
-        model({"thumb": tf.constant([2, 0])}), [MATRIX[1] @ layer.kernel.numpy(), [0] * 4], rtol=1e-5
-    )
+
+
+@pytest.mark.parametrize("storage", ["inline", "table"])
+@pytest.mark.parametrize("reduce_type", ["none", "sum", "mean"])
+@pytest.mark.parametrize("seed", range(3))
+def test_projections_of_pretrained_vectors_and_their_gradients_against_numpy(storage: str, reduce_type: str, seed: int):
+    """Of inline vectors by the column itself, too. Code 0 has no vector, and there is no bias."""
+    random, codes = draw_lists(seed)
+    codes, width = codes if reduce_type != "none" else codes[:, 0], int(random.integers(1, 6))
+    matrix = random.normal(size=(3, width)).astype(np.float32)
+    (feature,) = make_features(
+        f={"kind": "DenseFeat", "side": "user", "pre_embed": storage, "projection": int(random.integers(1, 6))}
+        | ({} if reduce_type == "none" else {"reduce_type": reduce_type, "maxlen": codes.shape[1]})
+    ).values()
+    vectors = {storage: VectorTable(path="v.json", width=width, storage=storage)}
+    inputs, blocks = _blocks({"f": feature}, vectors, matrix)
+    model = tf.keras.Model(inputs, blocks["f"].vector)
+    looked_up = np.concatenate([np.zeros((1, width)), matrix])[codes]
+    if reduce_type != "none":
+        looked_up = reference.pooled(looked_up, codes, None, reduce_type)
+    column = tf.Variable(looked_up if storage == "inline" else codes, dtype=model.input["f"].dtype)
+    (kernel,) = model.trainable_variables
+    moved = {"kernel": kernel} | ({"column": column} if storage == "inline" else {})
+    factor = random.normal(size=(len(codes), feature.projection))
+    with tf.GradientTape() as tape:
+        made = model({"f": tf.convert_to_tensor(column)})
+        total = tf.reduce_sum(made * factor)
+    gradients = {name: gradient.numpy() for name, gradient in tape.gradient(total, moved).items()}
+    place = {"kernel": kernel.numpy().astype(float), "column": looked_up}
+    np.testing.assert_allclose(made, looked_up @ place["kernel"], rtol=1e-5, atol=1e-6)
+    assert_same_slopes(gradients, lambda w: float(np.sum(factor * (w["column"] @ w["kernel"]))), place)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dssm.model.layers import EntryDropout, FrozenVectors, Pooling, SqueezeExcitation, UnitNorm
 from tests.model import reference
-from tests.model.tiny import assert_same_slopes, precision
+from tests.model.tiny import assert_same_slopes, draw_lists, precision
 
 IDS = np.array([[2, 3, 4, 5], [2, 2, 0, 0], [0, 0, 0, 0], [0, 4, 0, 3], [1, 0, 0, 0]], np.int32)
 COMBINERS = ["sum", "mean", "sqrtn", "max"]
@@ -23,11 +23,25 @@ def _drawn() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("combiner", COMBINERS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_pooling_against_numpy(combiner: str, weighted: bool):
-    embeddings, weights = _drawn()
-    used = weights if weighted else None
-    found = Pooling(combiner)(tf.constant(embeddings), ids=tf.constant(IDS), weights=used)
-    np.testing.assert_allclose(found, reference.pooled(embeddings, IDS, used, combiner), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("seed", range(4))
+def test_pooling_and_its_gradients_against_numpy(combiner: str, weighted: bool, seed: int):
+    random, ids = draw_lists(seed)
+    values = {"table": random.normal(size=(4, random.integers(1, 6))), "weights": random.uniform(0.1, 2, ids.shape)}
+    variables = {name: tf.Variable(drawn, dtype=tf.float32) for name, drawn in values.items()}
+    factor = random.normal(size=(len(ids), values["table"].shape[1]))
+    with tf.GradientTape() as tape:
+        weights = tf.convert_to_tensor(variables["weights"]) if weighted else None
+        found = Pooling(combiner)(tf.gather(variables["table"], ids), ids=tf.constant(ids), weights=weights)
+        total = tf.reduce_sum(found * factor)
+    moved = variables if weighted else {"table": variables["table"]}
+    gradients = {name: tf.convert_to_tensor(g).numpy() for name, g in tape.gradient(total, moved).items()}
+    place = {name: variable.numpy().astype(float) for name, variable in variables.items()}
+
+    def pooled(w: dict[str, np.ndarray]) -> np.ndarray:
+        return reference.pooled(w["table"][ids], ids, w["weights"] if weighted else None, combiner)
+
+    np.testing.assert_allclose(found, pooled(place), rtol=1e-5, atol=1e-6)
+    assert_same_slopes(gradients, lambda w: float(np.sum(factor * pooled(w))), place)
 
 
 @pytest.mark.parametrize(
@@ -39,23 +53,6 @@ def test_pooling_at_literal_values(combiner: str, expected: list[float]):
     embeddings = tf.constant([[[5.0, -5.0], [2.5, 1.25], [50.0, 50.0]]])
     found = Pooling(combiner)(embeddings, ids=tf.constant([[3, 4, 0]]), weights=tf.constant([[0.6, 0.8, 9.0]]))
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
-
-
-@pytest.mark.parametrize("combiner", COMBINERS)
-def test_gradients_of_pooling_against_numpy(combiner: str):
-    values = dict(zip(("embeddings", "weights"), _drawn(), strict=True))
-    variables = {name: tf.Variable(drawn) for name, drawn in values.items()}
-    factor = np.random.default_rng(6).normal(size=(len(IDS), 3))
-    with tf.GradientTape() as tape:
-        embeddings, weights = (tf.convert_to_tensor(variables[name]) for name in ("embeddings", "weights"))
-        total = tf.reduce_sum(Pooling(combiner)(embeddings, ids=tf.constant(IDS), weights=weights) * factor)
-    gradients = {name: gradient.numpy() for name, gradient in tape.gradient(total, variables).items()}
-    place = {name: drawn.astype(float) for name, drawn in values.items()}
-
-    def function(w: dict[str, np.ndarray]) -> float:
-        return float(np.sum(factor * reference.pooled(w["embeddings"], IDS, w["weights"], combiner)))
-
-    assert_same_slopes(gradients, function, place)
 
 
 @settings(max_examples=25, deadline=None)
@@ -161,15 +158,32 @@ def test_unit_norm():
     np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0], [-1.0, 0.0]], rtol=1e-6)
 
 
-def test_the_gradient_of_the_unit_norm_is_across_the_vector():
-    vectors = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
-    factor, variable = np.random.default_rng(4).normal(size=(4, 3)), tf.Variable(vectors)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.sqrt(np.sum(vectors**2, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 3), (7, 2)])
+def test_the_gradient_of_the_unit_norm_is_across_the_vector(shape: tuple[int, int]):
+    random = np.random.default_rng(shape[0])
+    vectors, factor = random.normal(size=shape).astype(np.float32), random.normal(size=shape)
+    variable = tf.Variable(vectors)
     with tf.GradientTape() as tape:
-        total = tf.reduce_sum(UnitNorm()(tf.convert_to_tensor(variable)) * factor)
+        made = UnitNorm()(tf.convert_to_tensor(variable))
+        total = tf.reduce_sum(made * factor)
+    np.testing.assert_allclose(made, _unit(vectors.astype(float)), rtol=1e-6)
     gradient = tape.gradient(total, variable).numpy()
-    slope = reference.slope(lambda v: float(np.sum(factor * v / np.sqrt(np.sum(v**2, axis=1, keepdims=True)))), vectors)
+    slope = reference.slope(lambda v: float(np.sum(factor * _unit(v))), vectors)
     np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.sum(gradient * vectors, axis=1), 0, atol=1e-5)
+
+
+def test_zeros_get_no_gradient_of_the_unit_norm():
+    vectors = tf.Variable([[0.0, 0.0], [3.0, 4.0], [3e-7, 4e-7]])
+    with tf.GradientTape() as tape:
+        unit = UnitNorm()(tf.convert_to_tensor(vectors))
+        total = tf.reduce_sum(unit * [[1.0, 2.0], [1.0, 0.0], [1.0, 2.0]])
+    np.testing.assert_allclose(unit.numpy(), [[0, 0], [0.6, 0.8], [0.3, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(total, vectors).numpy(), [[0, 0], [0.128, -0.096], [0, 0]], rtol=1e-5)
 
 
 def test_entry_dropout_leaves_its_share_out_in_training_alone():

@@ -7,11 +7,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dssm.model.losses import parts
+from dssm.model.observed import observing
+from dssm.sections.losses import Bpr, Hinge, InBatchSoftmax, MixedNegative
 from tests.model import reference
+from tests.model.loss_batches import draw_scored
 
 USER_KEYS = np.array([1, 2, 3, 1, 4], np.int64)
 ITEM_KEYS = np.array([7, 8, 7, 9, 6], np.int64)
 PROBABILITY = np.array([0.4, 0.1, 0.4, 0.0, 0.02], np.float32)  # the fourth item was never counted
+
+
+IN_BATCH = {
+    "softmax": (InBatchSoftmax(logq="off"), 0),
+    "softmax of all rows": (InBatchSoftmax(logq="off", impression_weight=0.5), 0),
+    "mixed": (MixedNegative(logq="off"), 4),
+    "hinge": (Hinge(negatives="batch"), 0),
+    "bpr": (Bpr(negatives="batch"), 0),
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 8))
+@pytest.mark.parametrize("kind", IN_BATCH)
+def test_every_loss_of_the_batchs_items_shows_the_share_of_its_accidental_hits(kind: str, seed: int, rows: int):
+    loss, uniform = IN_BATCH[kind]
+    scored = draw_scored(seed, rows, uniform=uniform)
+    candidates = scored.candidates
+    assert candidates is not None
+    all_rows = getattr(loss, "impression_weight", 0) > 0
+    in_batch = candidates.real & ~candidates.uniform if all_rows else candidates.positive
+    target, valid = in_batch[candidates.own], in_batch | candidates.uniform
+    keys = (scored.users, scored.items, candidates.users, candidates.items, candidates.own)
+    hits = parts.accidental_hits(*keys, in_batch).numpy() & target[:, None] & valid[None, :]
+    with observing() as observed:
+        loss.build(scored)
+    assert list(observed) == ["accidental_hits"]
+    expected = hits.sum() / max(target.sum() * valid.sum(), 1)
+    assert float(observed["accidental_hits"]) == pytest.approx(expected, abs=1e-6)
 
 
 def _vectors(seed: int, rows: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +141,7 @@ def test_pairs_found_by_joins_are_those_of_comparing_all_with_all(rows, data):
     found = parts.accidental_pairs(*given_keys, wanted, valid, targets).numpy()
     made = np.zeros(expected.shape, bool)
     made[found[:, 0], found[:, 1]] = True
+    assert len(found) == made.sum()  # each pair once
     np.testing.assert_array_equal(made, expected)
 
 

@@ -105,7 +105,7 @@ def assert_same(found: tf.Tensor, expected: np.ndarray, name: str) -> None:
     if expected.dtype.kind == "i":
         np.testing.assert_array_equal(found, expected, err_msg=name)
     else:
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_the_vectors_of_raw_and_encoded_rows_agree(built: Built, similarity: str
         save_raw_tower(tower, side, settings, built.manifest, built.samples, f"{tmp_path}/{side}_tower_raw")
         expected = LoadedTower(f"{tmp_path}/{side}_tower").vectors(built.columns(side))
         found = LoadedRawTower(f"{tmp_path}/{side}_tower_raw").vectors(built.raw[side])
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
         assert np.ptp(expected, axis=0).min() > 0
 
 

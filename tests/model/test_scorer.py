@@ -14,14 +14,14 @@ SETTINGS = [Scorer(), Scorer(kind="shallow", layers=(5,)), Scorer(kind="shallow"
 WIDTH = 3
 
 
-def _vectors(rows: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    users, items = np.random.default_rng(7).normal(size=(2, rows, WIDTH)).astype(np.float32)
+def _vectors(rows: int = 4, width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
+    users, items = np.random.default_rng(7).normal(size=(2, rows, width)).astype(np.float32)
     return users, items
 
 
-def _built(settings: Scorer) -> tf.keras.Model:
+def _built(settings: Scorer, width: int = WIDTH) -> tf.keras.Model:
     """Returns a scorer none of whose variables is 0."""
-    random, model = np.random.default_rng(8), build_scorer(settings, WIDTH)
+    random, model = np.random.default_rng(8), build_scorer(settings, width)
     for variable in model.variables:
         variable.assign(random.normal(size=variable.shape))
     return model
@@ -45,8 +45,9 @@ def _expected(parameters: list[np.ndarray], users: np.ndarray, items: np.ndarray
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_logit_and_its_gradients(settings: Scorer):
-    model, (users, items) = _built(settings), (tf.Variable(v) for v in _vectors())
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (4, WIDTH), (6, 5)])
+def test_the_logit_and_its_gradients(settings: Scorer, rows: int, width: int):
+    model, (users, items) = _built(settings, width), (tf.Variable(v) for v in _vectors(rows, width))
     assert len(model.variables) == 2 + 2 * len(settings.layers) * (settings.kind == "shallow")
     with tf.GradientTape() as tape:
         logits = model([users, items])
@@ -54,7 +55,7 @@ def test_the_logit_and_its_gradients(settings: Scorer):
     by_user, by_item, by_parameter = tape.gradient(total, [users, items, model.trainable_variables])
 
     u, v, parameters = users.numpy(), items.numpy(), [variable.numpy() for variable in model.trainable_variables]
-    assert logits.shape == (4,)
+    assert logits.shape == (rows,)
     np.testing.assert_allclose(logits, _expected(parameters, u, v), rtol=1e-4, atol=1e-5)
     close = {"rtol": 1e-3, "atol": 1e-4}
     np.testing.assert_allclose(by_user, slope(lambda x: _expected(parameters, x, v).sum(), u), **close)

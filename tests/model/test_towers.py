@@ -142,6 +142,20 @@ def test_dropout_acts_in_training_alone():
     assert np.abs(vectors_of(user, rows, training=True) - vectors_of(user, rows, training=True)).max() > 1e-3
 
 
+@pytest.mark.parametrize("embedding", [{}, {"placement": "sharded", "min_rows": 1}], ids=["replicated", "sharded"])
+@pytest.mark.parametrize("deviation", [None, 0.01, 2.0])
+def test_embeddings_begin_with_the_asked_deviation(embedding: dict[str, Any], deviation: float | None):
+    """Without it, with 1/√dim."""
+    model = _with_model(embedding=embedding, embedding_deviation=deviation).model
+    tf.keras.utils.set_random_seed(1)
+    towers = build_towers(model, SETTINGS.features, dict.fromkeys(SIZES, 5000), SETTINGS.vectors)
+    assert len(towers.sharded) == (len(SIZES) if embedding else 0)
+    for table in towers.embeddings:
+        expected = deviation or table.shape[1] ** -0.5
+        np.testing.assert_allclose(np.std(table), expected, rtol=0.05)  # 8 deviations of 15,000 draws
+        assert abs(np.mean(table)) < 0.05 * expected
+
+
 def test_without_objectives_there_is_the_label(towers: TwoTowers):
     assert list(towers.user.output) == list(towers.item.output) == ["label"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,8 @@ from dssm.sections import Tower, TowerKind
 from tests.model import tower_reference
 from tests.model.tiny import assert_same_slopes, redraw, values_by_name
 
-ROWS, VECTOR_DIM = 6, 4
+VECTOR_DIM = 4
 WIDTHS = {"user_id": 4, "age": 1, "clicked": 3}
-REAL = [True, True, False, True, True, True]
-DRAWN = np.random.default_rng(12)
-FEATURES = {name: DRAWN.normal(0.3, 1, (ROWS, width)).astype(np.float32) for name, width in WIDTHS.items()}
 
 HEADS = {
     "kind": "parallel",
@@ -76,8 +74,40 @@ def _settings(described: dict[str, Any]) -> TowerKind:
     return TypeAdapter(Tower).validate_python(described)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Features of any widths; `real`: which rows are no padding."""
+
+    features: dict[str, np.ndarray]
+    real: list[bool]
+
+    @property
+    def vector_dim(self) -> int:
+        return self.features["user_id"].shape[1]  # which a residual adds
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {name: values.shape[1] for name, values in self.features.items()}
+
+
+def _drawn(seed: int) -> Batch:
+    """One row of seed 0; of others several, of which the last is the first once more and the second is padding."""
+    random = np.random.default_rng(seed)
+    rows = 1 if seed == 0 else int(random.integers(5, 9))
+    names = ["user_id", *(f"other{number}" for number in range(random.integers(1, 5)))]
+    features = {name: random.normal(0.5, 1, (rows, random.integers(2, 7))).astype(np.float32) for name in names}
+    features["other0"] = features["other0"][:, :1]
+    for values in features.values():
+        values[-1] = values[0]
+    return Batch(features, [row != 1 for row in range(rows)])
+
+
 def _built(
-    settings: TowerKind, objectives: Sequence[str], unit_norm: bool = True, widths: dict[str, int] = WIDTHS
+    settings: TowerKind,
+    objectives: Sequence[str],
+    unit_norm: bool = True,
+    widths: Mapping[str, int] = WIDTHS,
+    vector_dim: int = VECTOR_DIM,
 ) -> tf.keras.Model:
     inputs = {name: tf.keras.Input((width,), name=name) for name, width in widths.items()}
     blocks = [FeatureBlock(name, tensor) for name, tensor in inputs.items()]
@@ -85,7 +115,7 @@ def _built(
         name="user",
         setting="model.user_tower",
         objectives=tuple(objectives),
-        vector_dim=VECTOR_DIM,
+        vector_dim=vector_dim,
         unit_norm=unit_norm,
         features={block.name: block for block in blocks},
         penalties=[],
@@ -97,41 +127,43 @@ def _built(
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_vectors_and_gradients_against_numpy(kind: str, training: bool):
-    settings = _settings(KINDS[kind])
+@pytest.mark.parametrize("seed", range(4))
+def test_vectors_and_gradients_against_numpy(kind: str, training: bool, seed: int):
+    settings, batch = _settings(KINDS[kind]), _drawn(seed)
     objectives = ["click", "like"] if "multi_objective" in kind else ["label"]
-    model = _built(settings, objectives, unit_norm=kind != "senet")
-    features = {name: tf.Variable(values, name=name) for name, values in FEATURES.items()}
-    width = settings.width(VECTOR_DIM)
+    model = _built(settings, objectives, kind != "senet", batch.widths, batch.vector_dim)
+    features = {name: tf.Variable(values, name=name) for name, values in batch.features.items()}
+    rows, width = len(batch.real), settings.width(batch.vector_dim)
     # Rows of padding get vectors too, in training of no meaning: nothing may depend on them.
-    factors = {o: np.random.default_rng(ord(o[0])).normal(size=(ROWS, width)) for o in objectives}
-    factors = {o: np.where(np.array(REAL)[:, None], f, 0) for o, f in factors.items()}
-    place = {**values_by_name(model.variables), **{name: values.astype(float) for name, values in FEATURES.items()}}
+    factors = {o: np.random.default_rng(ord(o[0])).normal(size=(rows, width)) for o in objectives}
+    factors = {o: np.where(np.array(batch.real)[:, None], f, 0) for o, f in factors.items()}
+    place = values_by_name(model.variables) | {name: values.astype(float) for name, values in batch.features.items()}
 
     def vectors(w: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return tower_reference.tower(
             settings,
-            {name: w[name] for name in WIDTHS},
+            {name: w[name] for name in features},
             w,
             name="user",
             objectives=objectives,
-            vector_dim=VECTOR_DIM,
+            vector_dim=batch.vector_dim,
             unit_norm=kind != "senet",
-            real=REAL if training else None,
+            real=batch.real if training else None,
         )
 
-    with rows_of_batch(tf.constant(REAL), lambda value, _: value), tf.GradientTape() as tape:
+    with rows_of_batch(tf.constant(batch.real), lambda value, _: value), tf.GradientTape() as tape:
         made = model({name: tf.convert_to_tensor(v) for name, v in features.items()}, training=training)
         total = tf.add_n([tf.reduce_sum(made[o] * factors[o]) for o in objectives])
     moved = features | {v.name.removesuffix(":0"): v for v in model.trainable_variables}
     gradients = {name: gradient.numpy() for name, gradient in tape.gradient(total, moved).items()}
     assert list(made) == objectives
     for objective, expected in vectors(place).items():
-        assert expected.shape == (ROWS, width)
+        assert expected.shape == (rows, width)
         np.testing.assert_allclose(made[objective], expected, rtol=1e-4, atol=1e-4)
     assert_same_slopes(gradients, lambda w: float(sum(np.sum(factors[o] * v) for o, v in vectors(w).items())), place)
     silent = [name for name, gradient in gradients.items() if np.abs(gradient).max() < 1e-5]
-    assert silent == (_before_norm(kind) if training else [])  # else zeros would be compared with zeros
+    if rows > 1:  # a row alone is its own mean
+        assert silent == (_before_norm(kind) if training else [])  # else zeros would be compared with zeros
 
 
 def _before_norm(kind: str) -> list[str]:
@@ -143,11 +175,14 @@ def _before_norm(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("cosine", [True, False])
-def test_the_product_of_parallel_vectors_is_the_sum_of_the_channels_similarities(cosine: bool):
+@pytest.mark.parametrize("seed", range(3))
+def test_the_product_of_parallel_vectors_is_the_sum_of_the_channels_similarities(cosine: bool, seed: int):
     settings = _settings(KINDS["parallel"])
     assert (settings.width(VECTOR_DIM), settings.unit_vectors()) == (3 * VECTOR_DIM, 3)
-    user, item = (_built(settings, ["label"], cosine, widths) for widths in (WIDTHS, {"item_id": 4, "days": 1}))
-    rows = [{name: DRAWN.normal(size=(5, tensor.shape[1])) for name, tensor in m.input.items()} for m in (user, item)]
+    drawn = [_drawn(seed), _drawn(seed + 10)]
+    user, item = (_built(settings, ["label"], cosine, batch.widths) for batch in drawn)
+    count = min(len(batch.real) for batch in drawn)
+    rows = [{name: values[:count] for name, values in batch.features.items()} for batch in drawn]
     users, items = (model(columns)["label"].numpy() for model, columns in zip((user, item), rows, strict=True))
     channels = [
         tf.keras.Model(model.input, [model.get_layer(f"user.{name}.vector").output for name in ("deep", "x", "wide")])
@@ -161,16 +196,18 @@ def test_the_product_of_parallel_vectors_is_the_sum_of_the_channels_similarities
     np.testing.assert_allclose(np.sum(users * items, axis=1), sum(similarities), rtol=1e-4, atol=1e-4)
 
 
-def test_the_product_of_fm_vectors_is_that_of_all_pairs_of_features():
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 6), (5, 4)])
+def test_the_product_of_fm_vectors_is_that_of_all_pairs_of_features(rows: int, width: int):
     """Rendle, ICDM 2010: Σᵢ Σⱼ ⟨eᵢ, eⱼ⟩ over the user's features i and the item's j."""
     user, item = (
-        _built(_settings({"kind": "fm"}), ["label"], unit_norm=False, widths=dict.fromkeys(names, VECTOR_DIM))
+        _built(_settings({"kind": "fm"}), ["label"], False, dict.fromkeys(names, width), width)
         for names in (("a", "b", "c"), ("d", "e"))
     )
     assert user.variables == item.variables == []
-    rows = {name: DRAWN.normal(size=(5, VECTOR_DIM)).astype(np.float32) for name in "abcde"}
-    users, items = (model({n: rows[n] for n in model.input})["label"].numpy() for model in (user, item))
-    pairs = sum(np.sum(rows[i] * rows[j], axis=1) for i in "abc" for j in "de")
+    random = np.random.default_rng(width)
+    features = {name: random.normal(size=(rows, width)).astype(np.float32) for name in "abcde"}
+    users, items = (model({n: features[n] for n in model.input})["label"].numpy() for model in (user, item))
+    pairs = sum(np.sum(features[i] * features[j], axis=1) for i in "abc" for j in "de")
     np.testing.assert_allclose(np.sum(users * items, axis=1), pairs, rtol=1e-4, atol=1e-5)
 
 

@@ -67,6 +67,21 @@ def precision(policy: str) -> Iterator[None]:
         tf.keras.mixed_precision.set_global_policy(before)
 
 
+def draw_lists(seed: int, tokens: int = 4) -> tuple[np.random.Generator, np.ndarray]:
+    """Draws lists of ids below `tokens`, so few that they repeat, with padding anywhere among them.
+
+    Returns: what may draw the rest; ids (rows, entries) int32, of seed 0 one list of one entry, of others several
+      lists, the first of which is empty.
+    """
+    random = np.random.default_rng(seed)
+    if seed == 0:
+        return random, random.integers(1, tokens, (1, 1)).astype(np.int32)
+    shape = random.integers(2, 6), random.integers(2, 8)
+    ids = np.where(random.random(shape) < 0.4, 0, random.integers(1, tokens, shape)).astype(np.int32)
+    ids[0] = 0
+    return random, ids
+
+
 def redraw(variables: Iterable[tf.Variable], seed: int = 3) -> None:
     """Gives variables values of which none is 0 or 1: the initial biases and moving averages would hide errors."""
     random = np.random.default_rng(seed)

@@ -89,7 +89,7 @@ def write_model(paths: RunPaths, **over: Any) -> None:
         {
             "model_version": MODEL, "samples_build": BUILD, "vector_dim": DIM, "vector_norm": 1.0, "ranks": 2,
             "epochs": 3, "best_epoch": 2, "steps": 30, "rows_per_epoch": 40, "rows_per_s": 12345.6, "input_wait": 0.01,
-            "bytes_per_step": 2.5e6, "loss": [3.0, 2.5, 2.25],
+            "bytes_per_step": 2.5e6, "expected_bytes_per_step": 3.1e6, "loss": [3.0, 2.5, 2.25],
             "metrics": [{"auc": 0.6}, {"auc": 0.7}, {"auc": None}],
             "validation": [{"recall@50": 0.3}, {"recall@50": 0.4}, {"recall@50": 0.39}], **over,
         },
@@ -104,6 +104,10 @@ def write_model(paths: RunPaths, **over: Any) -> None:
             "towers": {
                 name: {"inputs": inputs, "outputs": {"vector": "4 numbers"}, "example": {"topic": ["<rock>"]}}
                 for name in ("item_tower", "item_tower_raw")
+            },
+            "scorer": {
+                "inputs": {"user_vector": {"dtype": "float32", "shape": [None, 1], "says": "vector of user_tower"}},
+                "outputs": {"score": "the logit"}, "example": {"user_vector": [0.5]},
             },
         },
     )  # fmt: skip

@@ -110,6 +110,9 @@ def test_the_model_is_shown_with_its_data_and_how_to_call_it(shown: str) -> None
     request = html.unescape(called.split("<pre>")[1].split("</pre>")[0])
     assert json.loads(request) == {"instances": [{"topic": ["<rock>"]}]}
     assert section.index("item tower, raw inputs") < section.index("item tower, encoded inputs")
+    called = section.split("scorer: how to call it")[1].split("</details>")[0]
+    assert "POST /v1/models/scorer:predict" in called
+    assert "vector of user_tower" in called
 
 
 def test_names_of_the_data_can_not_become_part_of_the_page(shown: str, text: str) -> None:
@@ -129,6 +132,7 @@ def test_every_section_has_its_figures(text: str) -> None:
         "0.5000least recall of the indexes",
         "25 min 0 sall jobs together",
         "The weights are those of epoch 2 (dashed), the best by validation.",
+        "received a step2.5 MB; planned: 3.1 MB at most",
         "The whole catalogue of 60 items ranked for 1,234 users",
         "Whiskers are 95 % intervals of a bootstrap over the users, 500 replicates.",
         "82 to 90 in the first tenth, 10 to 18 in the last",

@@ -29,10 +29,11 @@ from dssm.manifest import (
     write_settings,
 )
 from dssm.model.card import make_card, write_card
-from dssm.model.export import LoadedTower, save_tower, weights_digest
+from dssm.model.export import LoadedTower, save_scorer, save_tower, weights_digest
 from dssm.model.kept import new_model
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.model.raw.save import save_raw_tower
+from dssm.model.scorer import SCORER, build_scorer
 from dssm.model.towers import tower_columns
 from dssm.paths import RunPaths
 from dssm.storage import write_text
@@ -49,7 +50,7 @@ from tests.datasets import (
     write_tokens,
     write_vectors,
 )
-from tests.model.tiny import make_towers
+from tests.model.tiny import make_towers, redraw
 from tests.serving.tables import write_published
 
 USERS = [f"user{number}" for number in range(6)]
@@ -98,6 +99,10 @@ def write_towers(settings: Settings, paths: RunPaths, seed: int = 1) -> ModelMan
         for name, tower in (("user_tower", towers.user), ("item_tower", towers.item)):
             save_tower(tower, f"{folder}/{name}", shares)
         raw = save_raw_tower(towers.user, "user", settings, users, paths.samples, f"{folder}/user_tower_raw")
+        if settings.model.scorer is not None:
+            scorer = build_scorer(settings.model.scorer, settings.model.vector_dim)
+            redraw(scorer.variables)
+            save_scorer(scorer, f"{folder}/{SCORER}")
         write_card(folder, make_card(settings, manifest, {"user": raw}))
         write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json())
     return manifest

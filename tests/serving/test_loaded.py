@@ -26,9 +26,9 @@ def loaded(matrix: np.ndarray = MATRIX, norm: float | None = None) -> Loaded:
     nothing: Any = None
     seen = SeenItems(Lookup(pa.array(["b", "a"])), np.array([0, 2, 5]), np.array([7, 8, 1, 2, 3]))
     return Loaded(
-        manifest=nothing, norm=norm, tower=nothing, indexes={None: ExactIndex(IDS, matrix)}, items=Lookup(IDS),
-        users=Lookup(pa.array(["u"])), user_vectors={None: QUERY[None]}, seen=seen, titles=nothing, request=nothing,
-        index_says="",
+        manifest=nothing, norm=norm, tower=nothing, rescorer=None, indexes={None: ExactIndex(IDS, matrix)},
+        items=Lookup(IDS), users=Lookup(pa.array(["u"])), user_vectors={None: QUERY[None]}, seen=seen, titles=nothing,
+        request=nothing, index_says="",
     )  # fmt: skip
 
 
@@ -44,11 +44,6 @@ def test_what_is_left_out_makes_no_answer_shorter(count: int, without: set[int])
 def test_what_a_user_has_seen() -> None:
     seen = loaded().seen
     assert [seen.of(user).tolist() for user in ("a", "b", "c")] == [[1, 2, 3], [7, 8], []]
-
-
-def test_a_users_vector() -> None:
-    np.testing.assert_array_equal(loaded().user_vector("u", None), QUERY)
-    assert loaded().user_vector("v", None) is None
 
 
 @pytest.mark.parametrize(("matrix", "norm"), [(UNIT, 1.0), (3 * UNIT, 3.0), (MATRIX, None)])

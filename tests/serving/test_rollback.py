@@ -139,7 +139,7 @@ def test_the_users_vectors_are_of_the_version_that_fits(run: TwoModels) -> None:
     run.back()
     loaded = current_of(run.paths).loaded
     for number, user in enumerate(USERS):
-        np.testing.assert_array_equal(loaded.user_vector(user, None), vectors["v1"][number])
+        np.testing.assert_array_equal(loaded.user_vectors[None][loaded.users.place(user)], vectors["v1"][number])
 
 
 def test_a_model_that_moves_while_it_is_loaded_is_loaded_again(run: TwoModels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.serving.search import ExactIndex, best_of, vector_of
+from dssm.serving.search import ExactIndex, best_of, vectors_of
 from tests.serving.tables import unit_rows
 
 IDS = pa.array([f"i{place}" for place in range(40)])
@@ -27,9 +27,10 @@ def test_the_best_rows_are_numpys(parts: int, count: int, without: set[int], cos
     np.testing.assert_allclose(found.scores, scores[expected], atol=1e-6)
 
 
-def test_a_vector_by_its_id() -> None:
-    np.testing.assert_array_equal(vector_of(batches(), "i31"), MATRIX[31])
-    assert vector_of(batches(), "i40") is None
+def test_vectors_by_their_ids() -> None:
+    found = vectors_of(batches(), ["i31", "i40", "i2"])
+    assert found.keys() == {"i2", "i31"}
+    np.testing.assert_array_equal([found["i2"], found["i31"]], MATRIX[[2, 31]])
 
 
 def test_the_exact_index() -> None:

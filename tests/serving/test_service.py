@@ -202,6 +202,7 @@ BODIES = st.fixed_dictionaries(
     {},
     optional={
         "user": JSON | st.sampled_from(USERS), "count": JSON | st.integers(1, 20), "seen": JSON, "objective": JSON,
+        "rescore": JSON | st.integers(1, 20),
         "features": st.dictionaries(st.sampled_from(NAMES), JSON | WEIGHTS | WEIGHTS.map(",".join), max_size=5) | JSON,
     },
 )  # fmt: skip
@@ -228,7 +229,7 @@ QUERY = st.text(max_size=12).filter(str.isprintable) | st.sampled_from([*USERS, 
 
 @FUZZ
 @given(path=st.sampled_from(["/recommend", "/similar"]), values=st.dictionaries(
-    st.sampled_from(["user", "item", "count", "seen", "objective", "x"]), QUERY, max_size=4))  # fmt: skip
+    st.sampled_from(["user", "item", "count", "seen", "objective", "rescore", "x"]), QUERY, max_size=4))  # fmt: skip
 def test_no_query_is_an_error_of_the_service(client: TestClient, path: str, values: dict[str, str]) -> None:
     refused_or_answered(client.get(path, params=values))
 

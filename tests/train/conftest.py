@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,16 @@ class Launched:
     output: str
 
 
-def launch(ranks: int, module: str, *arguments: str, limit_s: float = 240, **environment: str) -> Launched:
-    """Runs `python -m module arguments` as ranks of horovodrun; fails where it does not end in time."""
+def launch(
+    ranks: int, module: str, *arguments: str, limit_s: float = 240, within: Sequence[str] = (), **environment: str
+) -> Launched:
+    """Runs `python -m module arguments` as ranks of horovodrun; fails where it does not end in time.
+
+    Args: within: the command that runs the launch's own.
+    """
     command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(ranks), "--gloo", "--start-timeout", "60"]
     done = subprocess.run(
-        [*command, sys.executable, "-m", module, *arguments],
+        [*within, *command, sys.executable, "-m", module, *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "HOROVOD_GLOO_TIMEOUT_SECONDS": "60", **environment},
         cwd=ROOT,
         stdout=subprocess.PIPE,

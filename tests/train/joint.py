@@ -1,12 +1,14 @@
 """Training on joint batches: what N ranks must do as one process does (`python -m tests.train.joint FOLDER`).
 
-Each rank takes its share of the rows of each batch, and leaves what it saw in FOLDER/rankR.npz.
+Each rank takes its share of the rows of each batch, and leaves what it saw in FOLDER/rankR.npz. FOLDER/measured.json
+holds the settings of a written run, whose test samples all ranks measure.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,16 @@ from dssm.model.shards import Shard
 from dssm.model.towers import build_towers
 from dssm.model.two_tower import TwoTowerModel
 from dssm.stream.batches import Batch
-from dssm.train import scores
-from dssm.train.collectives import sum_gradients
+from dssm.train import scores, worker
+from dssm.train.collectives import Gradient, sum_gradients
 from dssm.train.exchange import exchange_of
-from dssm.train.scores import encode, tower_vectors
-from dssm.train.sharding import gathered_blocks, shard_states, shared_variables, whole_towers
+from dssm.train.measures import expect_nothing
+from dssm.train.scores import tower_vectors
+from dssm.train.sharding import Sources, gathered_blocks, shard_states, shared_variables, whole_towers
 from dssm.train.shares import ITEM_ROW_PROBABILITY
-from dssm.train.step import EXCHANGE_S, RECEIVED_BYTES, loss_shares, make_optimizer, make_step, total_loss
+from dssm.train.step import EXCHANGE_S, RECEIVED_BYTES, make_optimizer, make_step
 from tests.datasets import ITEMS, NEGATIVE_KINDS, SIZES, VECTORS, Rows, make_catalogue, make_rows, make_settings
+from tests.train.resident import tables_in_memory
 from tests.train.tiny import make_model, make_negatives
 
 JOINT_ROWS = 12  # of the batch of all ranks: a multiple of 1, 2, 3 and 4 ranks
@@ -93,13 +97,10 @@ CASES: dict[str, dict[str, Any]] = {
     "sharded_sgd": {"optimizer": {"kind": "sgd", "momentum": 0.5}, "learning_rate": 0.02},
 }  # fmt: skip
 
-GRADIENTS_OF = ("softmax", "mixed")  # whose gradients are looked at beside the weights and the optimizer's state
-
 OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  # the losses' candidates are
 
-# At 1 and 2 ranks all cases are run; at 3 those where ranks share more than sums, and the shards; at 4 one of each.
-AT_FOUR = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")
-AT_THREE = (*AT_FOUR, "objectives", "sharded_lazy_adam", "sharded_adagrad", "sharded_sgd")
+# At four ranks, of the sharded cases, one: two cores run its launch.
+ONE_SHARDED = tuple(case for case in CASES if not case.startswith("sharded") or case == "sharded_rowwise")
 
 # One of each kind: candidates of all ranks, sampled negatives, batch norm, dense and sparse gradients, shards.
 LONG_CASES = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")
@@ -110,7 +111,7 @@ PADDED_ROWS = [(), (1,), (6, 7, 8, 9, 10, 11), (0, 4, 5, 11)]
 
 
 def cases_at(ranks: int) -> tuple[str, ...]:
-    return {3: AT_THREE, 4: AT_FOUR}.get(ranks, tuple(CASES))
+    return ONE_SHARDED if ranks == 4 else tuple(CASES)
 
 
 def joint_batches(settings: Settings) -> list[Rows]:
@@ -136,21 +137,27 @@ def joint_catalogue(settings: Settings, number: int) -> Rows:
     }
 
 
-def gradient_function(
-    settings: Settings, model: TwoTowerModel
-) -> Callable[[Batch, Batch], list[tf.Tensor | tf.IndexedSlices]]:
-    """Returns a function from a rank's batch to the gradient over all ranks of each trainable variable."""
-    negatives = make_negatives(settings)
+@contextmanager
+def recording_gradients(variables: Sequence[tf.Variable]) -> Iterator[list[tf.Variable]]:
+    """A step that is traced inside notes its gradients over all ranks, before they are clipped.
 
-    @tf.function(autograph=False)
-    def gradients(batch: Batch, catalogue: Batch) -> list[tf.Tensor | tf.IndexedSlices]:
-        with tf.GradientTape() as tape:
-            drawn = None if negatives is None else negatives.drawn(batch)
-            encoded = encode(model.towers, batch, drawn, catalogue)
-            share = total_loss(model, loss_shares(model, batch, catalogue, encoded, ITEMS))
-        return sum_gradients(tape.gradient(share, model.trainable_variables))[0]
+    Yields: the gradients of the last step, as of `variables`; those of shards are of this rank's rows.
+    """
+    recorded = [tf.Variable(tf.zeros_like(variable)) for variable in variables]
+    unrecorded = Sources.sum_over_ranks
 
-    return gradients
+    def sum_over_ranks(sources: Sources, *arguments: Any) -> tuple[list[Gradient], tf.Tensor]:
+        summed, received = unrecorded(sources, *arguments)
+        for kept, gradient in zip(recorded, summed, strict=True):
+            if gradient is not None:
+                kept.assign(tf.convert_to_tensor(gradient))
+        return summed, received
+
+    Sources.sum_over_ranks = sum_over_ranks
+    try:
+        yield recorded
+    finally:
+        Sources.sum_over_ranks = unrecorded
 
 
 def sharded_model(settings: Settings, whole: TwoTowerModel) -> TwoTowerModel:
@@ -185,22 +192,23 @@ def train_on_joint_batches(name: str) -> Rows:
         (of_rank(rows), of_rank(joint_catalogue(settings, number)))
         for number, rows in enumerate(joint_batches(settings))
     ]
-    found: Rows = {}
-    if name in GRADIENTS_OF:
-        found |= found_gradients(name, settings, model, parts)
+    found = gradients_by_plain_allgather(settings, parts[0]) if name == "softmax" else {}
     optimizer = make_optimizer(settings.train, 8, model)
     plan = exchange_of(settings, model, hvd.size())
     if name == "dense_tables":
         plan = plan.forced({table.use.name: "dense" for table in plan.tables})
     step = make_step(settings, model, optimizer, make_negatives(settings), ITEMS, plan)
     losses, received, exchange_s = [], [], []
-    for batch, catalogue in parts * (LONG if name in LONG_CASES else PASSES):
-        made = step(batch, catalogue)
-        losses.append(made["loss"].numpy())
-        received.append(made.get(RECEIVED_BYTES, tf.constant(0)).numpy())
-        exchange_s.append(made.get(EXCHANGE_S, tf.constant(np.nan, tf.float64)).numpy())
-        if len(losses) == 1 and model.towers.sharded == ():
-            found |= state_of(f"{name}/first", settings, model, optimizer)
+    with recording_gradients(model.trainable_variables) as recorded:
+        for batch, catalogue in parts * (LONG if name in LONG_CASES else PASSES):
+            made = step(batch, catalogue)
+            if len(losses) < len(parts):
+                found |= whole_gradients(f"{name}/gradient/{len(losses)}", model, recorded)
+            losses.append(made["loss"].numpy())
+            received.append(made.get(RECEIVED_BYTES, tf.constant(0)).numpy())
+            exchange_s.append(made.get(EXCHANGE_S, tf.constant(np.nan, tf.float64)).numpy())
+            if len(losses) == 1 and model.towers.sharded == ():
+                found |= state_of(f"{name}/first", settings, model, optimizer)
     found[f"{name}/losses"] = np.array(losses)
     found[f"{name}/received"] = np.array(received)
     found[f"{name}/exchange_s"] = np.array(exchange_s)
@@ -228,10 +236,27 @@ def state_of(key: str, settings: Settings, model: TwoTowerModel, optimizer: tf.k
     if not any(table.is_spread for table in model.towers.sharded):
         return found
     for state in shard_states(model, optimizer):
-        blocks = [block for _, block in gathered_blocks(state.variable, state.rows, state.shard, block_rows=8)]
-        if hvd.rank() == 0:
-            found[place(state.variable)] = np.concatenate(blocks)
+        found |= of_first_rank(place(state.variable), state.variable, state.rows, state.shard)
     return found
+
+
+def whole_gradients(key: str, model: TwoTowerModel, recorded: Sequence[tf.Variable]) -> Rows:
+    """Returns the recorded gradients; those of tables that are spread over ranks are made whole on rank 0."""
+    spread = {table.embeddings.ref(): table for table in model.towers.sharded if table.is_spread}
+    found: Rows = {}
+    for variable, gradient in zip(model.trainable_variables, recorded, strict=True):
+        place = f"{key}/{variable.name}"
+        if table := spread.get(variable.ref()):
+            found |= of_first_rank(place, gradient, table.rows, table.shard)
+        else:
+            found[place] = gradient.numpy()
+    return found
+
+
+def of_first_rank(place: str, variable: tf.Variable, rows: int, shard: Shard) -> Rows:
+    """Returns on rank 0 the whole of what is spread over ranks, in its place; on others nothing."""
+    blocks = [block for _, block in gathered_blocks(variable, rows, shard, block_rows=8)]
+    return {place: np.concatenate(blocks)} if hvd.rank() == 0 else {}
 
 
 def whole_of(settings: Settings, model: TwoTowerModel) -> Rows:
@@ -241,24 +266,15 @@ def whole_of(settings: Settings, model: TwoTowerModel) -> Rows:
     return {variable.name: variable.numpy() for variable in towers.variables} if towers else {}
 
 
-def found_gradients(name: str, settings: Settings, model: TwoTowerModel, parts: list[tuple[Batch, Batch]]) -> Rows:
-    """Returns the gradients over all ranks of each part; with plain collectives as well for the first case."""
-    found: Rows = {}
-    variables, gradients = model.trainable_variables, gradient_function(settings, model)
-    for number, part in enumerate(parts):
-        of_part = list(zip(variables, gradients(*part), strict=True))
-        for variable, gradient in of_part:
-            found[f"{name}/gradient/{number}/{variable.name}"] = tf.convert_to_tensor(gradient).numpy()
-        found[f"{name}/sparse"] = np.array(
-            [v.name for v, gradient in of_part if isinstance(gradient, tf.IndexedSlices)]
-        )
-    if name == "softmax":
-        with_reduce_scatter = scores.gather_candidates
-        scores.gather_candidates = lambda vectors, _: hvd.allgather(vectors, name="plain_candidates")
-        for variable, gradient in zip(variables, gradient_function(settings, model)(*parts[0]), strict=True):
-            found[f"{name}/plain_allgather/{variable.name}"] = tf.convert_to_tensor(gradient).numpy()
-        scores.gather_candidates = with_reduce_scatter
-    return found
+def gradients_by_plain_allgather(settings: Settings, part: tuple[Batch, Batch]) -> Rows:
+    """Returns the gradients of the first step where the candidates are gathered as Horovod does it."""
+    model = make_model(settings, seed=3)
+    with_reduce_scatter = scores.gather_candidates
+    scores.gather_candidates = lambda vectors, _: hvd.allgather(vectors, name="plain_candidates")
+    with recording_gradients(model.trainable_variables) as recorded:
+        make_step(settings, model, make_optimizer(settings.train, 1, model), catalogue_size=ITEMS)(*part)
+    scores.gather_candidates = with_reduce_scatter
+    return whole_gradients("softmax/plain_allgather", model, recorded)
 
 
 def exchanged_by_hand() -> Rows:
@@ -278,9 +294,17 @@ def exchanged_by_hand() -> Rows:
     return found
 
 
-def all_found() -> Rows:
-    """Returns what this rank sees in all cases, under the case's name."""
-    found = exchanged_by_hand()
+def metrics_of_test(settings: Settings) -> Rows:
+    """Returns what a training of a written run, before its first step, measures of all ranks' test samples."""
+    measured = worker._Trainer(settings).measures.test()
+    expect_nothing()  # as a training does in the end
+    return {f"metrics/{name}": np.array(value) for name, value in measured.items()}
+
+
+def all_found(folder: Path) -> Rows:
+    """Returns what this rank sees in all cases, under the case's name. Args: folder: with measured.json."""
+    found = tables_in_memory() | exchanged_by_hand()
+    found |= metrics_of_test(Settings.model_validate_json((folder / "measured.json").read_text(encoding="utf-8")))
     for name in cases_at(hvd.size()):
         found |= train_on_joint_batches(name)
     return found
@@ -288,4 +312,5 @@ def all_found() -> Rows:
 
 if __name__ == "__main__":
     hvd.init()
-    np.savez(Path(sys.argv[1]) / f"rank{hvd.rank()}.npz", **all_found())
+    here = Path(sys.argv[1])
+    np.savez(here / f"rank{hvd.rank()}.npz", **all_found(here))

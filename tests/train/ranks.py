@@ -1,8 +1,8 @@
 """Runs in every rank of a launch (`python -m tests.train.ranks FOLDER`) and leaves what it saw in FOLDER/rankR.npz.
 
-That is what `tests.train.joint` finds, and two trainings by the worker: FOLDER/run.json and FOLDER/few.json hold the
-settings of two written runs, the second with fewer files than ranks. The tests compare the ranks, and their launches
-with those of other numbers of ranks.
+That is what `tests.train.joint` finds, and two trainings by the worker: beside what that reads, FOLDER/run.json and
+FOLDER/few.json hold the settings of two written runs, the second with fewer files than ranks. The tests compare the
+ranks, and their launches with those of other numbers of ranks.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def main(folder: Path) -> None:
     hvd.init()
     rank = hvd.rank()
     run, few = (Settings.model_validate_json((folder / f"{name}.json").read_text()) for name in ("run", "few"))
-    found = all_found()
-    found["auc"] = np.array(worker._Trainer(run).measures.test()["auc"])
+    found = all_found(folder)
 
     seen: list[Batch] = []
     trained: list[TwoTowers] = []

@@ -1,8 +1,10 @@
 """Runs in every rank of a launch (`python -m tests.train.stepping FOLDER`): a training that can be watched and hurt.
 
 FOLDER/settings.json holds the settings. Each process notes "RANKS RANK" a step in FOLDER/steps-PID. FOLDER/slow has
-seconds to sleep before a step. FOLDER/kill, "rank R at step S", makes that rank kill itself there, once: the file goes;
-"rank R at step S after C" lets the checkpoint of step C, which a thread writes, become whole first.
+seconds to sleep before a step, by rank; the last number is of the ranks after it too. FOLDER/kill, "rank R at step S",
+makes that rank kill itself there, once: the file goes; "rank R at step S after C" lets the checkpoint of step C, which
+a thread writes, become whole first.
+FOLDER/slow_store has seconds that a rank other than 0 needs to put a file into the store.
 The result comes into FOLDER/result.json.
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 
 import horovod.tensorflow as hvd
 
+from dssm import storage
 from dssm.config import Settings
 from dssm.paths import RunPaths
 from dssm.train import worker
@@ -57,7 +60,8 @@ def watched_make_step(*arguments: Any) -> Any:
             (FOLDER / "kill").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         if (FOLDER / "slow").exists():
-            time.sleep(float((FOLDER / "slow").read_text(encoding="utf-8")))
+            seconds = (FOLDER / "slow").read_text(encoding="utf-8").split()
+            time.sleep(float(seconds[min(hvd.rank(), len(seconds) - 1)]))
         losses = step(*batches)
         with (FOLDER / f"steps-{os.getpid()}").open("a", encoding="utf-8") as steps:
             steps.write(f"{hvd.size()} {hvd.rank()}\n")
@@ -65,6 +69,14 @@ def watched_make_step(*arguments: Any) -> Any:
 
     return watched
 
+
+def slow_put_file(*given: str) -> None:
+    if (FOLDER / "slow_store").exists() and hvd.rank():
+        time.sleep(float((FOLDER / "slow_store").read_text(encoding="utf-8")))
+    put_file(*given)
+
+
+put_file, storage.put_file = storage.put_file, slow_put_file
 
 if __name__ == "__main__":
     worker.make_step = watched_make_step

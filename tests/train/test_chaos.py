@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dssm.config import Settings
@@ -44,14 +45,21 @@ def steps_in(folder: Path) -> int:
     return sum(path.read_text(encoding="utf-8").count("\n") for path in folder.glob("steps-*"))
 
 
-def ranks_in(folder: Path) -> list[int]:
-    """Process ids of ranks that have stepped and live."""
-    found = [int(path.name.removeprefix("steps-")) for path in folder.glob("steps-*")]
-    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
+def ranks_of(process: subprocess.Popen[str], folder: Path) -> list[psutil.Process]:
+    """Returns this launch's ranks that have stepped and live; those of an earlier one may live on for a moment."""
+    stepped = {int(path.name.removeprefix("steps-")) for path in folder.glob("steps-*")}
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in below if child.pid in stepped]
 
 
-def kill_one(process: subprocess.Popen[str], folder: Path, choice: random.Random) -> None:
-    """Kills a rank, the launcher or all, after so many more steps or while the ranks start."""
+def kill_one(process: subprocess.Popen[str], folder: Path, choice: random.Random) -> bool:
+    """Kills a rank, the launcher or all, after so many more steps or while the ranks start.
+
+    Returns: whether the launch was still running, and ended by this.
+    """
     before, wanted = steps_in(folder), choice.choice([0, 1, 3, 8, 21, 40])
     until = time.monotonic() + 60
     while steps_in(folder) < before + wanted and process.poll() is None and time.monotonic() < until:
@@ -59,16 +67,17 @@ def kill_one(process: subprocess.Popen[str], folder: Path, choice: random.Random
     if not wanted:
         time.sleep(choice.random() * 4)
     victim = choice.choice(["rank", "rank", "launcher", "all"])
-    ranks = ranks_in(folder)
+    ranks = ranks_of(process, folder)
+    if process.poll() is not None:
+        return False
     if victim == "rank" and ranks:
-        os.kill(choice.choice(ranks), signal.SIGKILL)
-    elif victim == "launcher":
-        process.kill()
+        hurt = [choice.choice(ranks)]
     else:
-        for pid in ranks:
-            os.kill(pid, signal.SIGKILL)
-        process.kill()
-    process.wait(timeout=60)
+        hurt = [*(ranks if victim != "launcher" else []), psutil.Process(process.pid)]
+    for one in hurt:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended: the exit code tells
+            one.kill()
+    return process.wait(timeout=60) != 0
 
 
 def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupted(tmp_path: Path):
@@ -83,9 +92,7 @@ def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupte
     (hurt / "slow").write_text("0.02", encoding="utf-8")
     killed = 0
     while killed < KILLS and not (hurt / "result.json").exists():
-        process = start(settings, hurt)
-        kill_one(process, hurt, choice)
-        killed += 1
+        killed += kill_one(start(settings, hurt), hurt, choice)
     assert killed == KILLS, "the training ended before it had been hurt enough"
     (hurt / "slow").unlink()
     process = start(settings, hurt)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dssm import storage
+from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 from dssm.model.shards import Shard
 from dssm.stream.plan import Leg
 from dssm.train.checkpoint import (
+    Arrays,
     CheckpointFile,
     CheckpointManifest,
     CheckpointWriter,
     DamagedCheckpointError,
+    TakenOverError,
     checkpoints_in,
     latest,
     opened_checkpoint,
@@ -128,34 +135,102 @@ def test_ranks_write_a_file_each_and_rank_0_commits(tmp_path: Path):
 
 
 def test_without_a_ranks_file_there_is_no_checkpoint(tmp_path: Path):
-    with pytest.raises(TimeoutError, match=r"1\.npz"):
+    with pytest.raises(UserError, match=r"/1\.npz: not there after 0 s; expected .* name a root that all hosts share"):
         write_checkpoint(step_folder(str(tmp_path), manifest(3).place), ARRAYS, manifest(3, files=2), limit_s=0.2)
     assert latest(str(tmp_path), "b", "s") == (None, {})
     remove_unfinished(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
+def steps_in(folder: str) -> list[int]:
+    """Returns the steps of the checkpoints that are whole, newest first."""
+    return [read_checkpoint(found)[0].place.steps for found in checkpoints_in(folder)]
+
+
+def begin(writer: CheckpointWriter, steps: int, arrays: Callable[[], Arrays] = lambda: ARRAYS) -> None:
+    writer.copy(arrays, manifest(steps))
+    writer.begin()
+
+
 def test_the_newest_are_kept(tmp_path: Path):
     writer = CheckpointWriter(str(tmp_path), keep=2)
     for steps in (1, 2, 3, 11):
-        writer.write(lambda: ARRAYS, manifest(steps))
-    writer.wait()
-    assert checkpoints_in(str(tmp_path)) == [step_folder(str(tmp_path), manifest(steps).place) for steps in (11, 3)]
+        begin(writer, steps)
+        writer.finish()
+    assert steps_in(str(tmp_path)) == [11, 3]
 
 
-def test_arrays_are_copied_before_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    values, may_write = np.zeros(3), threading.Event()
-    monkeypatch.setattr(
-        "dssm.train.checkpoint.write_checkpoint",
-        lambda *given: (may_write.wait(10), write_checkpoint(*given)),
-    )
+@pytest.fixture
+def store_answers(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A store that takes nothing before this is set."""
+    answers, put_file = threading.Event(), storage.put_file
+
+    def slow(*given: str) -> None:
+        assert answers.wait(20)
+        put_file(*given)
+
+    monkeypatch.setattr(storage, "put_file", slow)
+    return answers
+
+
+def test_arrays_are_copied_before_the_next_step(tmp_path: Path, store_answers: threading.Event):
+    values = np.zeros(3)
     writer = CheckpointWriter(str(tmp_path), keep=2)
-    writer.write(lambda: {"values": np.array(values)}, manifest(1))
+    begin(writer, 1, lambda: {"values": np.array(values)})
     values += 5
-    assert writer.busy
-    may_write.set()
-    writer.wait()
+    assert writer.is_writing
+    store_answers.set()
+    writer.finish()
     assert read_checkpoint(step_folder(str(tmp_path), manifest(1).place))[1]["values"].tolist() == [0, 0, 0]
+
+
+def test_a_slow_store_gets_the_newest_and_nobody_waits_for_it(tmp_path: Path, store_answers: threading.Event):
+    folder, copies = f"memory://{tmp_path.name}/checkpoints", []
+
+    def copied() -> Arrays:
+        assert sum(copy() is not None for copy in copies) <= 1  # beside the one that is made now
+        values = np.zeros(3)
+        copies.append(weakref.ref(values))
+        return {"values": values}
+
+    writer = CheckpointWriter(folder, keep=9)
+    for steps in (1, 2, 3, 4):
+        begin(writer, steps, copied)
+    assert [unfinished.place.steps for unfinished in writer.unfinished] == [1, 4]
+    assert steps_in(folder) == []
+    store_answers.set()
+    writer.finish()
+    assert steps_in(folder) == [4, 1]
+    assert (writer.unfinished, writer.is_writing, writer.has_pending) == ([], False, False)
+
+
+def test_ranks_that_write_together_begin_together(tmp_path: Path):
+    """Rank 1 is done with its file of step 1 long before rank 0 has committed that, and must not go on alone."""
+    writers = [CheckpointWriter(str(tmp_path), keep=9, alone=False) for _ in range(2)]
+    for steps in (1, 2, 3):
+        for rank in (1, 0) if steps == 1 else (0, 1):
+            writers[rank].copy(lambda: ARRAYS, manifest(steps, files=2), rank)
+            if steps == 1:
+                writers[rank].begin()
+    until = time.monotonic() + 20
+    while any(writer.is_writing for writer in writers) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert steps_in(str(tmp_path)) == [1]
+    assert [w.has_pending for w in writers] == [True, True]
+    for writer in reversed(writers):
+        writer.finish()
+    assert steps_in(str(tmp_path)) == [3, 1]
+
+
+def test_a_training_that_was_taken_over_writes_no_more(tmp_path: Path):
+    def taken_over() -> None:
+        raise TakenOverError("another start")
+
+    writer = CheckpointWriter(str(tmp_path), keep=2, check_owner=taken_over)
+    begin(writer, 1)
+    with pytest.raises(TakenOverError, match="another start"):
+        writer.finish()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_that_fails_costs_a_checkpoint_and_not_the_training(
@@ -166,8 +241,8 @@ def test_a_store_that_fails_costs_a_checkpoint_and_not_the_training(
 
     monkeypatch.setattr("dssm.train.checkpoint.write_checkpoint", fail)
     writer = CheckpointWriter(str(tmp_path), keep=2)
-    writer.write(lambda: ARRAYS, manifest(4))
-    writer.wait()
+    begin(writer, 4)
+    writer.finish()
     assert "no checkpoint at step 4: no space left" in capsys.readouterr().err
 
 

@@ -18,6 +18,7 @@ from dssm.train.launch import _elastic_options, _environment
 from dssm.train.result import TrainResult
 from tests.datasets import write_run
 from tests.train.conftest import ROOT
+from tests.train.events import curves_of
 
 pytestmark = pytest.mark.horovod
 
@@ -44,9 +45,14 @@ def start(settings: Settings, folder: Path, *hosts: str) -> subprocess.Popen[str
 
 
 def write_hosts(folder: Path, *hosts: str) -> None:
-    made = folder / "hosts.tmp"
-    made.write_text("".join(f"{host}:1\n" for host in hosts), encoding="utf-8")
-    made.replace(folder / "hosts")
+    replace_text(folder / "hosts", "".join(f"{host}:1\n" for host in hosts))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file that the ranks read meanwhile."""
+    made = path.with_suffix(".tmp")
+    made.write_text(text, encoding="utf-8")
+    made.replace(path)
 
 
 def elastic_run(folder: Path, ranks: int) -> Settings:
@@ -104,6 +110,9 @@ def test_a_new_rank_joins_at_a_commit(tmp_path: Path):
     while steps_by_rank(tmp_path).get((1, 0), 0) < 3 and time.monotonic() < until:
         time.sleep(0.1)
     write_hosts(tmp_path, "localhost", "127.0.0.1")
+    while (2, 1) not in steps_by_rank(tmp_path) and process.poll() is None:
+        time.sleep(0.1)
+    replace_text(tmp_path / "slow", "0.02 0.1")
     output = ended(process)
     model = TrainResult.model_validate_json((tmp_path / "result.json").read_text(encoding="utf-8")).unwrap()
     taken = steps_by_rank(tmp_path)
@@ -113,3 +122,11 @@ def test_a_new_rank_joins_at_a_commit(tmp_path: Path):
     assert alone % 5 == 0
     assert model.steps == alone + taken[2, 0]
     assert alone * 4 + taken[2, 0] * 8 >= 2 * sum(ROWS)
+
+    # Both go at the pace of the slower one, which its own speed tells.
+    curves = curves_of(settings)
+    own = [curves[f"own_samples_per_s/rank_{rank}"] for rank in range(2)]
+    looks = sorted(own[1])
+    assert looks[0] > alone
+    assert looks == sorted(step for step in curves["samples_per_s/rank_0"] if step > alone)
+    assert own[1][looks[-1]] < 0.8 * own[0][looks[-1]]

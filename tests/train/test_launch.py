@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from dssm.train.progress import ProgressView
 from dssm.train.state import TrainingState
 from dssm.train.worker import _Trainer
 from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
+from tests.train.events import Curves, curves_of
 
 pytestmark = pytest.mark.slow
 
@@ -52,16 +54,34 @@ def test_the_same_settings_give_the_same_bits_twice_in_one_process(tmp_path: Pat
 
 @pytest.mark.horovod
 def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=2)
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=2, profile=True)
     model = _trained(settings)
     shown = capsys.readouterr().out
     assert (model.ranks, model.steps, len(model.loss)) == (2, 10, 2)
     assert "36 rows in 4 files, 2 rank(s) by horovodrun" in shown
+    assert re.search(r"gradients and rows: [\d.]+ kB a step received, [\d.]+ kB planned at most", shown)
     for epoch, (loss, auc) in enumerate(zip(model.loss, model.auc, strict=True), start=1):
         assert re.search(rf"epoch {epoch}/2  loss {loss:.4f}  .* samples/s  AUC {auc:.4f}", shown)
     tower = LoadedTower(f"{RunPaths(settings.run_folder).model}/item_tower")
     vectors = tower.vectors(make_rows(settings, 5))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    _assert_speeds_of_two_ranks(curves_of(settings), [5, 10])
+    timeline = json.loads(Path(RunPaths(settings.run_folder).timeline).read_text(encoding="utf-8"))
+    seen = {event["name"] for event in timeline if "name" in event}
+    assert {"NEGOTIATE_ALLREDUCE", "ALLREDUCE", "ALLGATHER", "REDUCESCATTER", "BROADCAST"} <= seen
+    named = {event["args"]["name"] for event in timeline if event.get("ph") == "M" and "name" in event["args"]}
+    assert any("gradients_dense" in name for name in named), named
+
+
+def _assert_speeds_of_two_ranks(curves: Curves, looks: list[int]) -> None:
+    for rank in range(2):
+        plain, own = (curves[f"{name}/rank_{rank}"] for name in ("samples_per_s", "own_samples_per_s"))
+        assert list(plain) == list(own) == looks
+        for step in looks:
+            assert 0.1 < plain[step] < own[step] < 1e6
+    assert "samples_per_s/rank_2" not in curves
+    assert list(curves["exchange"]) == looks
+    assert all(0 < share < 1 for share in curves["exchange"].values())
 
 
 def test_fewer_files_than_ranks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
@@ -241,17 +261,39 @@ def test_negatives_of_other_samples_are_refused(tmp_path: Path):
         train(asking)
 
 
-def test_the_curves_are_written_for_tensorboard(tmp_path: Path):
-    settings = write_run(tmp_path, epochs=2)
+OBJECTIVES: dict[str, Any] = {
+    "user_tower": {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}},
+    "item_tower": {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}},
+    "objectives": {"click": {}, "like": {"loss": {"kind": "hinge", "negatives": "batch"}}},
+}
+
+
+def test_what_the_curves_and_the_profile_show(tmp_path: Path):
+    settings = write_run(tmp_path, train_rows=(60, 60), batch_size=8, epochs=2, profile=True, model=OBJECTIVES)
     model = _trained(settings)
-    curves: dict[str, list[float]] = {}
-    (events,) = Path(RunPaths(settings.run_folder).logs).glob("events.*")
-    for event in tf.compat.v1.train.summary_iterator(str(events)):
-        for value in event.summary.value:
-            curves.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
-    np.testing.assert_allclose(curves["test_auc"], model.auc, rtol=1e-6)
-    assert curves["loss"][-1] == pytest.approx(model.loss[-1], rel=1e-6)
-    assert min(curves["samples_per_s"]) > 0
+    curves = curves_of(settings)
+    last = {name: points[max(points)] for name, points in curves.items()}
+    assert model.steps == 30
+    for name in ("loss", "loss/click", "loss/like", "accidental_hits/click", "accidental_hits/like", "input_wait"):
+        assert list(curves[name]) == [10, 15, 25, 30], name
+    assert last["loss"] == pytest.approx(last["loss/click"] + last["loss/like"], rel=1e-5)
+    assert {name: last[f"test_{name}"] for name in model.metrics[-1]} == pytest.approx(model.metrics[-1], rel=1e-6)
+    for tower in ("user", "item", "tables"):
+        assert list(curves[f"gradient_norm/{tower}"]) == [10, 25, 30]  # of steps 10, 20 and 30
+        assert 0.01 < last[f"gradient_norm/{tower}"] < 100
+    for name in ("user_id", "item_id", "topic_id"):
+        assert 0.1 < last[f"embedding_norm/{name}"] < 10
+    hits = curves["accidental_hits/click"]
+    assert curves["accidental_hits/like"] == pytest.approx(hits)  # of the same rows
+    assert 0 < max(hits.values()) < 0.5
+    assert 0 <= last["input_wait"] < 1
+    assert last["temperature"] == pytest.approx(settings.model.tau)
+    assert last["learning_rate"] == pytest.approx(settings.train.learning_rate)
+    assert last["samples_per_s"] == pytest.approx(model.rows_per_s, rel=1e-3)
+    assert 1 < last["samples_per_s/rank_0"] < 1e7
+    assert not {"exchange", "own_samples_per_s/rank_0"} & last.keys()  # nobody to wait for
+    (profile,) = Path(RunPaths(settings.run_folder).logs, "plugins", "profile").glob("*/*.xplane.pb")
+    assert profile.stat().st_size > 0
 
 
 class _Context:

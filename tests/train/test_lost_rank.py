@@ -40,13 +40,15 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
     assert done.output.count("Traceback") == (how == "failed")  # of the rank whose fault it was, and of no other
     assert "most recent call first" not in done.output
     if how == "silent":
-        stood = dict(re.findall(r"rank (\d): no step for 4 s \(train.stall_shutdown_s\); it stands at (.*)", done.output))
+        told = r"rank (\d): no step for 4 s \(train.stall_shutdown_s\); it stands at (.*)"
+        stood = dict(re.findall(told, done.output))
         assert stood.keys() == {"0", "1"}
         assert stood["1"].endswith("losing_step")
         assert not stood["0"].endswith("losing_step")
         assert "no step was taken for train.stall_shutdown_s; where each rank stood is above" in done.output
     else:
-        assert re.search(r"rank \d was the first to end: it ended with exit code -?\d+, its output is above", done.output)
+        told = r"rank \d was the first to end: it ended with exit code -?\d+, its output is above"
+        assert re.search(told, done.output)
     assert not storage.exists(RunPaths(settings.run_folder).model)
 
 

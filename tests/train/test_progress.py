@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dssm.train.progress import MARK, Report, ReportListener, ReportStream, as_line, reporter
+from dssm.console import LoggedConsole
+from dssm.train import progress
+from dssm.train.progress import MARK, ProgressView, Report, ReportListener, ReportStream, as_line, reporter
 
 FIRST = Report(epoch=1, epochs=2, step=3, steps=9, rows_per_s=1234.5, loss=0.25, seconds=1.5)
 LAST = Report(epoch=2, epochs=2, step=9, steps=9, rows_per_s=1e6, loss=1e-7, seconds=60.0, auc=0.75)
@@ -53,6 +57,33 @@ def test_reports_survive_any_cutting_and_other_lines_are_passed_on(cuts):
 )
 def test_a_report_that_other_output_ran_into_is_passed_on_as_text(garbled: str):
     assert _shown(f"{garbled}\n", as_line(LAST) + "\n") == ([LAST], f"{garbled}\n")
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_bar_shows_what_a_training_is_at(monkeypatch: pytest.MonkeyPatch, width: int):
+    drawn = io.StringIO()
+    console = LoggedConsole(file=drawn, force_terminal=True, color_system=None, width=width)
+    monkeypatch.setattr(progress, "out", console)
+    with ProgressView() as view:
+        view.show(replace(FIRST, input_wait=0.125, exchange=0.5, learning_rate=0.002))
+    *_, last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.getvalue()).rpartition("epoch 1/2")
+    _, eta, *state = last.replace("━", "").split(maxsplit=2)
+    assert re.fullmatch(r"\d+:\d\d:\d\d|-:--:--", eta)
+    shown = "step 3/9 loss 0.2500 1,234 samples/s input wait 12% exchange 50% learning rate 0.002"
+    assert " ".join(state[0].split()) == shown
+
+
+def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    """Six of 18 steps took 3 s: the other twelve take 6 s."""
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "out", LoggedConsole(file=written, width=120, soft_wrap=True))
+    with ProgressView() as view:
+        view.show(replace(FIRST, step=6, seconds=3.0, learning_rate=0.002))
+        assert written.getvalue() == ""
+        view._shown -= 11
+        view.show(replace(FIRST, step=6, seconds=3.0, learning_rate=0.002))
+    line = "  epoch 1/2  step 6/9  loss 0.2500  1,234 samples/s  input wait 0%  learning rate 0.002  ETA 6 s\n"
+    assert written.getvalue() == line
 
 
 def _wait_for(shown: list[Report]) -> None:

@@ -18,7 +18,7 @@ from dssm.paths import RunPaths
 from dssm.train.result import TrainResult
 from tests.datasets import NEGATIVE_KINDS, write_run
 from tests.train.conftest import launch
-from tests.train.joint import CASES, GRADIENTS_OF, JOINT_ROWS, LONG, LONG_CASES, MEASURED, PASSES, cases_at
+from tests.train.joint import CASES, JOINT_ROWS, LONG, LONG_CASES, MEASURED, PADDED_ROWS, PASSES, cases_at
 
 pytestmark = pytest.mark.horovod
 
@@ -40,7 +40,8 @@ def found_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Found]
         module = "tests.train.ranks" if ranks <= 3 else "tests.train.joint"
         how = {"launch": "horovodrun", "ranks": ranks, "batch_size": BATCH, "epochs": EPOCHS}
         drawn = {"negatives": NEGATIVE_KINDS, "loss": "weighted_bce", "storage": "table"}
-        for name, rows, more in (("run", ROWS, {}), ("few", FEW_ROWS, drawn)):
+        runs = (("run", ROWS, {}), ("few", FEW_ROWS, drawn), ("measured", ROWS, CASES["objectives"]))
+        for name, rows, more in runs:
             settings = write_run(folder / name, train_rows=rows, **how, **more)
             (folder / f"{name}.json").write_text(settings.model_dump_json())
         done = launch(ranks, module, str(folder), limit_s=600)
@@ -52,6 +53,7 @@ def found_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Found]
 
 every_size = pytest.mark.parametrize("ranks", [1, 2, 3])
 several = pytest.mark.parametrize("ranks", [2, 3, 4])
+NORMED_CASES = ("batch_norm", "objectives")  # differences of sums: a bias' gradient before it is 0 but for rounding
 SHARDED = tuple(case for case in CASES if case.startswith("sharded"))
 
 
@@ -83,7 +85,7 @@ def test_every_row_is_seen_once_an_epoch_in_equally_many_steps(found_by, ranks: 
 @several
 def test_all_ranks_end_with_the_same_bits(found_by, ranks: int):
     found = found_by(ranks)
-    names = [name for name in found[0] if "/weights/" in name or name.endswith("/losses") or name == "auc"]
+    names = [name for name in found[0] if "/weights/" in name or name.endswith("/losses") or "metrics/" in name]
     assert len(names) > 150
     for rank in found[1:]:
         for name in names:
@@ -121,7 +123,9 @@ def test_ranks_step_like_one_process_with_the_joint_batch(found_by, ranks: int, 
         for name in names:
             if case in SHARDED and ("/first/" in name or (number and name not in rank)):
                 continue  # tables are made whole in the end, on rank 0
-            tolerance = 1e-3 if "/slots/" in name else 1e-5  # sums of squared gradients have twice their error
+            tolerance = 3e-5 if case in NORMED_CASES else 1e-5
+            if "/slots/" in name:
+                tolerance = 1e-3  # sums of squared gradients have twice their error
             np.testing.assert_allclose(rank[name], one[name], rtol=tolerance, atol=1e-5, err_msg=name)
 
 
@@ -191,22 +195,23 @@ def test_bytes_received_are_those_that_were_planned_at_most(found_by, ranks: int
     assert 0.6 * all_bytes < received.mean() < 1.05 * all_bytes
 
 
-@several
-@pytest.mark.parametrize("case", GRADIENTS_OF)
+@of_cases(*CASES)
 def test_gradients_are_those_of_the_joint_batch(found_by, ranks: int, case: str):
+    """Of the steps over each of the joint batches, whose padding differs."""
     (one,), found = found_by(1), found_by(ranks)
     names = [name for name in one if name.startswith(f"{case}/gradient/")]
-    assert len(names) == 4 * 11
-    sparse = [f"embedding_{table}/embeddings:0" for table in ("item_id", "topic_id", "user_id")]
-    for rank in found:
-        assert sorted(rank[f"{case}/sparse"]) == sparse
+    assert len(names) >= 11 * len(PADDED_ROWS)
+    tolerance = {"rtol": 5e-4, "atol": 2e-5} if case in NORMED_CASES else {"rtol": 1e-4, "atol": 2e-6}
+    for number, rank in enumerate(found):
         for name in names:
-            np.testing.assert_allclose(rank[name], one[name], rtol=1e-4, atol=2e-6, err_msg=name)
-    for tower in ("user", "item"):
-        assert max(np.abs(one[name]).max() for name in names if f"/{tower}.projection/kernel" in name) > 0.01
+            if case in SHARDED and number and name not in rank:
+                continue  # tables' are made whole on rank 0
+            np.testing.assert_allclose(rank[name], one[name], err_msg=name, **tolerance)
+    moved = [name for name in names if "/gradient/0/" in name and np.abs(one[name]).max() > 1e-3]
+    assert len(moved) >= 11
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_a_frozen_table_trains_to_the_weights_that_inline_vectors_train_to(found_by, ranks: int):
     for rank in found_by(ranks):
         names = [
@@ -232,11 +237,27 @@ def test_a_plain_allgather_would_lose_most_of_the_item_towers_gradient(found_by,
             )
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_auc_over_all_ranks_is_that_of_one_process(found_by, ranks: int):
+@several
+def test_metrics_over_all_ranks_are_those_of_one_process(found_by, ranks: int):
+    """Of three objectives: log-odds, a rating, and a softmax; 19 rows, of which ranks have unequal parts."""
     (one,), found = found_by(1), found_by(ranks)
-    assert 0 < float(one["auc"]) < 1
-    assert {float(rank["auc"]) for rank in found} == {float(one["auc"])}
+    names = [name for name in one if name.startswith("metrics/")]
+    told = {"auc", "log_loss", "accuracy", "precision", "recall", "like_mse", "like_auc", "choice_auc"}
+    assert told <= {name.removeprefix("metrics/") for name in names}
+    for name in names:
+        assert 0 < float(one[name]) < 2, name
+        for rank in found:
+            np.testing.assert_allclose(rank[name], one[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_a_ranks_process_grows_by_its_share_of_the_tables(found_by, ranks: int):
+    """Of 384 MB in all, as the operating system counts the process's memory."""
+    for rank in found_by(ranks):
+        grown, held, whole = (float(rank[f"resident/{name}"]) for name in ("grown", "held", "whole"))
+        assert whole == 2 * 3 * 4_000_000 * 4 * 4
+        assert held == pytest.approx(whole / ranks, rel=1e-5)  # three ranks' shares differ by a row
+        assert held < grown < 1.05 * held + 16e6  # rows are drawn in blocks, whose memory the process keeps
 
 
 def test_the_reported_auc_is_that_of_the_saved_towers(found_by):

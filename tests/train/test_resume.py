@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,10 +17,12 @@ import pytest
 from dssm.model.export import LoadedTower
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
-from dssm.train import worker
-from dssm.train.checkpoint import checkpoints_in, read_checkpoint
+from dssm.train import checkpoint, worker
+from dssm.train.checkpoint import checkpoints_in, read_checkpoint, write_checkpoint
+from dssm.train.result import TrainResult
 from dssm.train.step import make_step
 from tests.datasets import make_catalogue, make_settings, write_run
+from tests.train.conftest import ROOT
 
 pytestmark = [pytest.mark.usefixtures("single_rank"), pytest.mark.slow]
 
@@ -91,6 +98,55 @@ def test_broken_off_again_and_again_the_weights_are_the_same_bits(
     assert one.keys() == other.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def test_a_slow_store_stops_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The checkpoint of step 3 is being written until step 19 is reached; that of step 18 is the newest then."""
+    reached, written = threading.Event(), []
+
+    def slow(folder: str, arrays: Any, manifest: Any, *more: Any) -> None:
+        written.append(manifest.place.steps)
+        assert reached.wait(60)
+        write_checkpoint(folder, arrays, manifest, *more)
+
+    def make(*arguments: Any) -> Any:
+        step, taken = make_step(*arguments), itertools.count(1)
+
+        def counted(*batches: Any) -> Any:
+            if next(taken) == 19:
+                reached.set()
+            return step(*batches)
+
+        return counted
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", slow)
+    monkeypatch.setattr(worker, "make_step", make)
+    made = worker.train_here(write_run(tmp_path, ROWS, checkpoint={"every_steps": 3}), lambda report: None)
+    assert (made.steps, written) == (20, [3, 18])
+
+
+def test_a_process_that_is_killed_again_and_again_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By SIGKILL: after a checkpoint was written, and while one may be."""
+    how = {"checkpoint": {"every_steps": 5}, "epochs": 2, "deterministic": True, **CASES["streaming"]}
+    whole = train(write_run(tmp_path / "whole", ROWS, **how), monkeypatch)
+
+    settings, folder = write_run(tmp_path / "killed", ROWS, **how), tmp_path / "killed"
+    (folder / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
+    for order, said in (("12 after 10", ""), ("6", "10 steps done"), (None, "steps done")):
+        if order is not None:
+            (folder / "kill").write_text(f"rank 0 at step {order}", encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.train.stepping", str(folder)],
+            cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == (0 if order is None else -signal.SIGKILL), done.stdout + done.stderr
+        assert said in done.stdout + done.stderr
+    end = TrainResult.model_validate_json((folder / "result.json").read_text(encoding="utf-8")).unwrap()
+
+    assert end.model_version == whole.model_version
+    assert (end.loss, end.metrics, end.steps) == (whole.loss, whole.metrics, whole.steps)
 
 
 def test_a_rerun_after_the_end_trains_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

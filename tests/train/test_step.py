@@ -163,6 +163,26 @@ def test_mean_loss_and_its_gradients(how: dict[str, Any], label: str):
         assert np.abs(slope).max() > 0.01
 
 
+@pytest.mark.parametrize("initial_gap", [5.0, 1e300])
+def test_items_never_seen_in_training_have_a_finite_loss_under_the_streaming_estimate(initial_gap: float):
+    """First met as items of the batch and as uniform ones, after steps over others; q is then 1 over the first gap."""
+    streaming = {**STREAMING, "frequency": {"buckets": 5000, "initial_gap": initial_gap}}
+    settings = make_settings("unused", loss={**MIXED, **streaming})
+    model, rows, (users, items), uniform = make_model(settings), _rows(), _vectors(), _vectors(4, seed=10)[1]
+    catalogue = _catalogue(settings, 4)
+    for _ in range(3):
+        mean_loss(settings, _batch(rows), users, items, model, _batch(catalogue), uniform)
+    rows[ITEM_KEY] += 100
+    catalogue[ITEM_KEY] += 200
+    unseen = tf.constant(np.concatenate([rows[ITEM_KEY], catalogue[ITEM_KEY]]))
+    np.testing.assert_allclose(model.frequencies["label"].appearances(unseen), max(1 / initial_gap, 1e-9), rtol=1e-6)
+    variables = [tf.Variable(vectors) for vectors in (users, items, uniform)]
+    with tf.GradientTape() as tape:
+        found = mean_loss(settings, _batch(rows), *variables[:2], model, _batch(catalogue), variables[2])
+    assert 0 < float(found) < 100
+    assert all(np.isfinite(gradient).all() for gradient in tape.gradient(found, variables))
+
+
 def test_log_q_is_subtracted_after_the_temperature():
     """Two rows of one vector, for which ⟨u, v⟩ / τ is 10 with the first item and 5 with the second."""
     rows = {USER_KEY: np.array([1, 2]), ITEM_KEY: np.array([1, 2]), ITEM_PROBABILITY: np.float32([0.5, 0.125])}

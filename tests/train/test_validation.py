@@ -73,6 +73,7 @@ OBJECTIVES = {
         "like": {"label": "like", "loss": "regression"},
         "choice": {"loss": "in_batch_softmax"},
     },
+    "scorer": {"kind": "logistic"},
 }
 
 
@@ -81,5 +82,5 @@ def test_the_names_of_metrics_are_those_that_are_measured():
     model = make_model(settings)
     rows = make_rows(settings, 12)
     found = measure(model, make_predict(model), Prefetched(iter([rows]), 1))
-    assert list(found) == metric_names(model.losses)
-    assert {"log_loss", "accuracy", "like_mse", "like_auc", "choice_auc"} <= found.keys()
+    assert list(found) == metric_names(model)
+    assert {"log_loss", "accuracy", "like_mse", "like_auc", "choice_auc", "scorer_auc"} <= found.keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dssm.train.watch import suspicious_columns
+from dssm.train.watch import suspicious_columns, told_of_batches
 
 
 def test_what_is_not_finite_comes_first_then_what_is_largest():
@@ -25,3 +25,13 @@ def test_what_is_not_finite_comes_first_then_what_is_largest():
 
 def test_a_column_without_a_number_is_its_count():
     assert suspicious_columns({"age": np.full((2, 2), np.nan, np.float32)}) == ["age, 4 of 4 not finite"]
+
+
+def test_what_is_not_finite_in_the_batch_before_is_told_as_well():
+    before = {"age": np.float32([np.nan, 2]), "days": np.float32([9, 9])}
+    batch = {"age": np.float32([1, 2]), "days": np.float32([3, 4])}
+    assert told_of_batches(before, batch) == [
+        "age: 2…2, mean 2, 1 of 2 not finite (the step before)",
+        "days: 3…4, mean 3.5",
+        "age: 1…2, mean 1.5",
+    ]

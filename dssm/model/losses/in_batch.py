@@ -11,10 +11,10 @@ from dssm.model.losses.parts import (
     batch_probability,
     in_batch_loss,
     known_labels,
+    observe_hits,
     positives,
     sampling_bias,
 )
-from dssm.model.observed import observe
 from dssm.sections.losses import InBatchSoftmax
 
 
@@ -41,18 +41,10 @@ def in_batch_softmax_rows(settings: InBatchSoftmax, scored: Scored) -> Rows:
         hits = accidental_pairs(
             scored.users, scored.items, candidates.users, candidates.items, candidates.own, target, valid, targets
         )
-        observe("accidental_hits", lambda: _share(hits, target, valid))
+        observe_hits(lambda: tf.shape(hits)[0], target, valid)
     loss = in_batch_loss(candidates.user_vectors, candidates.vectors, bias, candidates.own, hits)
     # A row that is no target has its own candidate masked: its loss means nothing, and must not be NaN either.
     return tf.where(target, loss, 0.0), tf.where(target, weight, 0.0)
-
-
-def _share(hits: tf.Tensor, target: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Returns the share of the targets' candidates that are accidental hits, a scalar."""
-    count, rows, columns = (
-        tf.cast(n, tf.float32) for n in (tf.shape(hits)[0], tf.math.count_nonzero(target), tf.math.count_nonzero(valid))
-    )
-    return tf.math.divide_no_nan(count, rows * columns)
 
 
 def drawing_probability(settings: InBatchSoftmax, candidates: Candidates, valid: tf.Tensor) -> tf.Tensor:

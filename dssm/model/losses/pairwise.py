@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dssm.model.losses import Candidates, Rows, Scored
-from dssm.model.losses.parts import accidental_hits, known_labels, own_columns, positives
+from dssm.model.losses.parts import accidental_hits, known_labels, observe_hits, own_columns, positives
 from dssm.sections.losses import Bpr, Hinge
 
 
@@ -34,10 +34,10 @@ def _mean_over_negatives(settings: Hinge | Bpr, scored: Scored, loss_of: Callabl
     """
     label, weight = known_labels(scored.label, scored.weight)
     target = positives(label, weight)
-    if settings.negatives == "batch":
-        assert scored.candidates is not None
-        logits = scored.candidates.logits
-        factors = tf.cast(in_batch_negatives(settings, scored, scored.candidates), tf.float32)
+    candidates = scored.candidates if settings.negatives == "batch" else None
+    if candidates is not None:
+        logits = candidates.logits
+        factors = tf.cast(in_batch_negatives(settings, scored, candidates), tf.float32)
     else:
         assert scored.sampled is not None
         logits = scored.sampled.logits
@@ -45,8 +45,20 @@ def _mean_over_negatives(settings: Hinge | Bpr, scored: Scored, loss_of: Callabl
     factors = tf.where(target[:, None], factors, 0.0)
     difference = tf.where(factors > 0, logits - scored.score[:, None], 0.0)
     total = tf.reduce_sum(factors, axis=1)
+    if candidates is not None and settings.mask_accidental_hits:
+        _observe_masked(total, target, candidates.positive)
     loss = tf.math.divide_no_nan(tf.reduce_sum(factors * loss_of(difference), axis=1), total)
     return loss, tf.where(total > 0, weight, 0.0)
+
+
+def _observe_masked(negatives: tf.Tensor, target: tf.Tensor, positive: tf.Tensor) -> None:
+    """Notes the accidental hits: the other rows' positives that are no negatives. Args: negatives: (batch,) counts."""
+
+    def count() -> tf.Tensor:
+        others = tf.cast(tf.math.count_nonzero(positive), negatives.dtype) - 1.0  # a target is a positive itself
+        return tf.reduce_sum(tf.where(target, others - negatives, 0.0))
+
+    observe_hits(count, target, positive)
 
 
 def in_batch_negatives(settings: Hinge | Bpr, scored: Scored, candidates: Candidates) -> tf.Tensor:

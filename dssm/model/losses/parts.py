@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+from dssm.model.observed import observe
 
 # Far below any logit, yet finite: exp gives 0, and a row of masked candidates alone gives no NaN.
 MASKED = -1e9
@@ -99,7 +103,7 @@ def accidental_pairs(
       users, items, candidate_users, candidate_items, own, targets: as of `accidental_hits`.
       rows: (batch,) bool, whose hits are wanted.
       valid: (candidates,) bool, which candidates can be hits; targets are among them.
-    Returns: (pairs, 2) int32, row and column; a pair that a row has for two reasons may stand there twice.
+    Returns: (pairs, 2) int32, row and column, each pair once.
     """
     rows, valid, targets = (tf.cast(tf.where(wanted)[:, 0], tf.int32) for wanted in (rows, valid, targets))
     own, items = tf.cast(own, tf.int32), tf.gather(items, rows)
@@ -107,8 +111,9 @@ def accidental_pairs(
     row, target = _equal_keys(tf.gather(users, rows), tf.gather(candidate_users, targets))
     liked, row_item = tf.gather(candidate_items, tf.gather(targets, target)), tf.gather(items, row)
     others = tf.where(tf.not_equal(liked, row_item))[:, 0]
-    keys = tf.concat([items, tf.gather(liked, others)], axis=0)
-    of_row = tf.concat([rows, tf.gather(rows, tf.gather(row, others))], axis=0)
+    row, liked = _distinct(tf.gather(row, others), tf.gather(liked, others))
+    keys = tf.concat([items, liked], axis=0)
+    of_row = tf.concat([rows, tf.gather(rows, row)], axis=0)
     pair, column = _equal_keys(keys, tf.gather(candidate_items, valid))
     row, column = tf.gather(of_row, pair), tf.gather(valid, column)
     return tf.boolean_mask(tf.stack([row, column], axis=1), tf.not_equal(tf.gather(own, row), column))
@@ -124,6 +129,30 @@ def _equal_keys(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     before = tf.cumsum(count, exclusive=True)
     place = tf.range(tf.size(pair)) - tf.gather(before, pair) + tf.gather(first, pair)
     return pair, tf.gather(order, place)
+
+
+def _distinct(numbers: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns each pair once. Args: (n,) int32, at least 0, and (n,) int64. Returns: as given, (distinct,) each."""
+    values, place = tf.unique(keys)
+    size = tf.maximum(tf.size(values, tf.int64), 1)
+    codes, _ = tf.unique(tf.cast(numbers, tf.int64) * size + tf.cast(place, tf.int64))
+    return tf.cast(codes // size, numbers.dtype), tf.gather(values, codes % size)
+
+
+def observe_hits(count: Callable[[], tf.Tensor], target: tf.Tensor, valid: tf.Tensor) -> None:
+    """Lets the share of accidental hits be seen among the candidates of the rows with a loss.
+
+    Args:
+      count: makes the number of those hits, a scalar; it is called where somebody observes.
+      target: (batch,) bool, rows with a loss.
+      valid: (candidates,) bool, those that can be hits.
+    """
+
+    def share() -> tf.Tensor:
+        rows, columns = (tf.cast(tf.math.count_nonzero(of), tf.float32) for of in (target, valid))
+        return tf.math.divide_no_nan(tf.cast(count(), tf.float32), rows * columns)
+
+    observe("accidental_hits", share)
 
 
 def in_batch_loss(

@@ -1,0 +1,102 @@
+"""Metrics of scores over all rows, against NumPy over all pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dssm.manifest import LABEL, WEIGHT, target_column
+from dssm.stream.batches import Batch
+from dssm.train.measure import make_predict, measure, predictions
+from tests.datasets import Rows, make_rows, make_settings
+from tests.model.tiny import redraw, vectors_of
+from tests.train.conftest import launch
+from tests.train.measuring import SCORED, measured
+from tests.train.tiny import make_model
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+
+OBJECTIVES = {
+    "user_tower": {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}},
+    "item_tower": {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}},
+    "objectives": {"like": {"label": "like", "loss": "weighted_bce"}, "click": {}},
+}
+
+
+def share_in_order(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Of all pairs of a positive and a negative, ties counting half."""
+    pairs = [(p > n) + (p == n) / 2 for p in scores[positive] for n in scores[~positive]]
+    return sum(pairs) / len(pairs) if pairs else np.nan
+
+
+def logistic(parameters: list[np.ndarray], users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """wᵀ [u, v, u∘v, |u − v|] + b of each row, in float64."""
+    (kernel, bias), (u, v) = parameters, (users.astype(float), items.astype(float))
+    return np.concatenate([u, v, u * v, np.abs(u - v)], axis=1) @ kernel[:, 0].astype(float) + float(bias[0])
+
+
+@pytest.mark.parametrize("more", [{}, OBJECTIVES])
+def test_a_scorer_is_measured_on_the_first_objectives_vectors_and_label(more: dict[str, object]) -> None:
+    settings = make_settings("unused", model={"scorer": {"kind": "logistic"}, **more})
+    model, rows = make_model(settings), make_rows(settings, 40, seed=3)
+    rows[WEIGHT][[5, 6, 30]] = 0
+    assert model.scorer is not None
+    redraw(model.scorer.variables)
+    first, objective = next(iter(settings.model.all_objectives.items()))
+    users, items = (vectors_of(tower, rows, first) for tower in (model.user, model.item))
+    expected = logistic([variable.numpy() for variable in model.scorer.variables], users, items)
+    found, label, _ = (tensor.numpy() for tensor in predictions(model, rows)["scorer"])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    given_label = rows[LABEL if objective.label == "label" else target_column(objective.label)]
+    counts = (rows[WEIGHT] > 0) & ~np.isnan(given_label)
+    np.testing.assert_array_equal(label[counts], given_label[counts])
+    metrics = measure(model, make_predict(model), iter([rows]))
+    assert metrics["scorer_auc"] == pytest.approx(share_in_order(found[counts], given_label[counts] > 0), abs=1e-12)
+    assert metrics["scorer_auc"] != metrics["auc"]
+
+
+SIGNS = {"scorer": 1.0, "label": -1.0}  # of a row's score
+ROW = st.tuples(st.integers(0, 3), st.sampled_from([0, 1]), st.sampled_from([0.0, 0.5, 2.0]))
+
+
+@given(batches=st.lists(st.lists(ROW, min_size=1, max_size=6), max_size=5), are_shares=st.booleans())
+def test_a_scorers_auc_counts_ties_half_and_no_row_without_weight(
+    batches: list[list[tuple[int, int, float]]], are_shares: bool
+) -> None:
+    """Other weights change nothing; of labels that are shares those above one half are positive."""
+    model = make_model(make_settings("unused", model={"scorer": {}}))
+
+    def predict(batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        score, label, weight = tf.unstack(batch["rows"], axis=1)
+        label = 0.25 + label / 2 if are_shares else label
+        return {name: (sign * score, label, weight) for name, sign in SIGNS.items()}
+
+    found = measure(model, predict, iter({"rows": tf.constant(rows, tf.float32)} for rows in batches))
+    score, label, weight = np.array([row for rows in batches for row in rows]).reshape(-1, 3).T
+    expected = share_in_order(score[weight > 0], label[weight > 0] == 1)
+    assert found["scorer_auc"] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert found["auc"] == pytest.approx(1 - expected, abs=1e-12, nan_ok=True)
+
+
+def test_without_a_scorer_there_is_no_such_metric() -> None:
+    settings = make_settings("unused")
+    rows: Rows = make_rows(settings, 8)
+    model = make_model(settings)
+    assert "scorer_auc" not in measure(model, make_predict(model), iter([rows]))
+
+
+@pytest.mark.horovod
+def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
+    launched = launch(2, "tests.train.measuring", str(tmp_path))
+    assert launched.code == 0, launched.output
+    expected = measured()
+    assert set(SCORED) <= expected.keys()
+    assert 0 < expected["scorer_auc"] < 1
+    for rank in range(2):
+        assert dict(np.load(tmp_path / f"rank{rank}.npz")) == expected
