@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import horovod.tensorflow as hvd
 import tensorflow as tf
-from horovod.common.elastic import State, run_fn
+from horovod.common.elastic import State
 from horovod.common.exceptions import HorovodInternalError
 
 from dssm.train.checkpoint import Arrays
@@ -47,14 +46,17 @@ class ElasticState(State):
             self._state.assign(arrays)
 
     def sync(self) -> None:
-        with _lost_ranks_known():
+        with _lost_ranks_known():  # Horovod's wrapper has an eye on the training alone
             self.place = self._state.share(self.place)
         self.save()
 
 
 @contextmanager
 def _lost_ranks_known() -> Iterator[None]:
-    """Has Horovod's elastic loop know a collective that another rank ended, and no other error."""
+    """Has Horovod's elastic loop know a collective that another rank ended, and no other error.
+
+    Its own wrapper knows allreduce, allgather and broadcast alone, and swallows what else TensorFlow raises.
+    """
     try:
         yield
     except tf.errors.OpError as error:
@@ -63,12 +65,10 @@ def _lost_ranks_known() -> Iterator[None]:
         raise RuntimeError(str(error)) from error
 
 
-def run_elastic(state: ElasticState, train: Callable[[Place], T], limit_s: float) -> T:
-    """Trains from the state's place to the end, again from the last commit whenever the ranks change.
+def run_elastic(state: ElasticState, train: Callable[[Place], T]) -> T:
+    """Trains from the state's place to the end, again from the last commit whenever the ranks change."""
 
-    Args: limit_s: in which ranks must have found each other after a change.
-    """
-
+    @hvd.elastic.run
     def run(synced: ElasticState) -> T:
         try:
             with _lost_ranks_known():
@@ -76,22 +76,4 @@ def run_elastic(state: ElasticState, train: Callable[[Place], T], limit_s: float
         finally:
             expect_nothing()  # to find each other again takes the time it takes
 
-    found: T = run_fn(run, lambda: meet_again(limit_s))(state)
-    return found
-
-
-def meet_again(limit_s: float) -> None:
-    """Has the ranks that are left, and those that have come, find each other.
-
-    Horovod's own loop tries it once, and where another rank is lost meanwhile those that are left end with it.
-    """
-    until = time.monotonic() + limit_s
-    while True:
-        hvd.shutdown()
-        try:
-            hvd.init()
-        except ValueError as error:  # how Horovod 0.28.1 says that an init has failed
-            if time.monotonic() > until:
-                raise SystemExit(f"the ranks did not find each other in {limit_s:g} s: {error}") from None
-        else:
-            return
+    return run(state)

@@ -182,8 +182,7 @@ class _Trainer:
         if self.settings.train.elasticity is None:
             return self._run_from(self.state.share(place), show)
         self.elastic = ElasticState(self.state, place)
-        limit_s = self.settings.train.start_timeout_s
-        return run_elastic(self.elastic, lambda synced: self._run_from(synced, show), limit_s)
+        return run_elastic(self.elastic, lambda synced: self._run_from(synced, show))
 
     def _run_from(self, place: Place, show: Show) -> ModelManifest:
         train, is_first = self.settings.train, hvd.rank() == 0

@@ -4,6 +4,7 @@ FOLDER/settings.json holds the settings. Each process notes "RANKS RANK" a step 
 seconds to sleep before a step, by rank; the last number is of the ranks after it too. FOLDER/kill, "rank R at step S",
 makes that rank kill itself there, once: the file goes; "rank R at step S after C" lets the checkpoint of step C, which
 a thread writes, become whole first.
+FOLDER/kill_meeting, "rank R", makes that rank kill itself, once, when the ranks that are left meet again.
 FOLDER/slow_store has seconds that a rank other than 0 needs to put a file into the store.
 The result comes into FOLDER/result.json.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import horovod.tensorflow as hvd
+import horovod.tensorflow.elastic as horovods_elastic
 
 from dssm import storage
 from dssm.config import Settings
@@ -70,6 +72,15 @@ def watched_make_step(*arguments: Any) -> Any:
     return watched
 
 
+def watched_shutdown() -> None:
+    """Horovod's elastic loop begins with it after a loss."""
+    order = FOLDER / "kill_meeting"
+    if order.exists() and order.read_text(encoding="utf-8") == f"rank {hvd.rank()}":
+        order.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    hvd.shutdown()
+
+
 def slow_put_file(*given: str) -> None:
     if (FOLDER / "slow_store").exists() and hvd.rank():
         time.sleep(float((FOLDER / "slow_store").read_text(encoding="utf-8")))
@@ -77,6 +88,7 @@ def slow_put_file(*given: str) -> None:
 
 
 put_file, storage.put_file = storage.put_file, slow_put_file
+horovods_elastic.shutdown = watched_shutdown
 
 if __name__ == "__main__":
     worker.make_step = watched_make_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def elastic_run(folder: Path, ranks: int) -> Settings:
-    elastic = {"min_ranks": 1, "max_ranks": 2, "commit_every_steps": 5, "hosts_script": str(folder / "hosts.sh")}
+    script = str(folder / "hosts.sh")
+    elastic = {"min_ranks": 1, "max_ranks": max(ranks, 2), "commit_every_steps": 5, "hosts_script": script}
     return write_run(
         folder, ROWS, launch="horovodrun", ranks=ranks, epochs=2, elastic=elastic, start_timeout_s=60,
         checkpoint={"every_steps": 1000}, interfaces="lo",
@@ -100,6 +102,21 @@ def test_a_lost_rank_costs_the_steps_since_the_last_commit(tmp_path: Path, lost:
     assert taken[1, 0] == 40 + 60
     state, _ = read_checkpoint(f"{RunPaths(settings.run_folder).model}/checkpoint")
     assert state.place.steps == model.steps
+
+
+def test_a_rank_that_is_lost_while_the_others_meet_again_is_one_more_lost_rank(tmp_path: Path):
+    settings = elastic_run(tmp_path, ranks=3)
+    (tmp_path / "kill").write_text("rank 2 at step 8", encoding="utf-8")
+    (tmp_path / "kill_meeting").write_text("rank 1", encoding="utf-8")
+    output = ended(start(settings, tmp_path, "localhost", "127.0.0.1", socket.gethostname()))
+    model = TrainResult.model_validate_json((tmp_path / "result.json").read_text(encoding="utf-8")).unwrap()
+    assert not (tmp_path / "kill_meeting").exists()
+    assert model.ranks == 1, output
+    taken = steps_by_rank(tmp_path)
+    assert taken[3, 2] == 7
+    assert not any(ranks == 2 for ranks, _ in taken)
+    assert model.steps == 5 + taken[1, 0]  # 5 steps by three ranks were committed
+    assert 5 * 3 * 4 + taken[1, 0] * 4 >= 2 * sum(ROWS)
 
 
 def test_a_new_rank_joins_at_a_commit(tmp_path: Path):
