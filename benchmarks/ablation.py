@@ -171,21 +171,22 @@ class Runs:
 def show(name: str, seeds: int, found: Mapping[Variant, Sequence[Recalls]], keep: bool) -> None:
     """Prints the table. Args: keep: whether it goes into docs/performance.md and results/ as well."""
     heads = ["", "variant", *(f"{view} recall@{k}" for view in ("kept", "filtered") for k in CUTOFFS)]
-    rows, before = [], None
-    for variant, recalls in found.items():
-        rows.append([variant.group if variant.group != before else "", variant.name, *_columns(recalls)])
-        before = variant.group
-    recipe = next((recalls for variant, recalls in found.items() if variant.group == "recipe"), None)
-    ratios = {
-        f"{variant.group}: {variant.name}": _mean(recalls, "kept", 50) / _mean(recipe, "kept", 50)
-        for variant, recalls in found.items()
-        if recipe is not None and recalls is not recipe
-    }
+    rows = merged(rows_of(PAGE) if keep else [], [[of.group, of.name, *_columns(found[of])] for of in found])
     figures = {f"{variant.group}: {variant.name}": list(recalls) for variant, recalls in found.items()}
-    report("ablation", f"{name}: mean ± deviation of {seeds} seeds", heads, rows, ratios, figures=figures, keep=keep)
+    title = f"{name}: mean ± deviation over seeds, {seeds} for rows made now"
+    report("ablation", title, heads, rows, ratios_of(rows), figures=figures, keep=keep)
     if keep:
-        whole = merged(rows_of(PAGE), [[variant.group, *row[1:]] for variant, row in zip(found, rows, strict=True)])
-        replace_table(PAGE, "ablation", markdown_table(heads, whole, ["---"] * len(heads)))
+        replace_table(PAGE, "ablation", markdown_table(heads, rows, ["---"] * len(heads)))
+
+
+def ratios_of(rows: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Returns each variant's mean recall@50, seen items kept, by the recipe's. Args: rows: as in the table."""
+    means, group = dict[str, float](), ""
+    for row in rows:
+        group = row[0] or group
+        means[f"{group}: {row[1]}"] = float(row[2].split()[0])
+    recipe = means.pop("recipe: as it is", None)
+    return {} if recipe is None else {name: mean / recipe for name, mean in means.items()}
 
 
 def merged(before: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -281,10 +282,6 @@ def _read(folder: str) -> dict[str, np.ndarray]:
         else:
             read[name] = unpack(column, spec)
     return read
-
-
-def _mean(found: Sequence[Recalls], view: str, k: int) -> float:
-    return float(np.mean([one[f"{view}@{k}"] for one in found]))
 
 
 def _shown(one: Recalls) -> str:

@@ -78,17 +78,15 @@ class FrozenVectors(tf.keras.layers.Layer):
 class UnitNorm(tf.keras.layers.Layer):
     """Scales each vector to length 1, so that the inner product is the cosine.
 
-    Zeros stay zeros, without a gradient: that of a vector shorter than √ε would be 1/√ε times its upstream's, and one
-    row whose features are all empty would outweigh the batch.
+    Zeros stay zeros, without a gradient: it would be 10⁶ times its upstream's, and one row whose features are all empty
+    would outweigh the batch.
     """
-
-    SQUARES = 1e-12  # ε, of the squared length
 
     def call(self, vectors: tf.Tensor) -> tf.Tensor:
         """Args: vectors (batch, dim). Returns: (batch, dim)."""
-        unit = tf.math.l2_normalize(vectors, axis=-1, epsilon=self.SQUARES)
-        has_length = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True) > self.SQUARES
-        return tf.where(has_length, unit, tf.stop_gradient(unit))
+        unit = tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-12)
+        is_zero = tf.reduce_all(tf.equal(vectors, 0), axis=-1, keepdims=True)
+        return tf.where(is_zero, tf.stop_gradient(unit), unit)
 
 
 @tf.keras.utils.register_keras_serializable("dssm")

@@ -73,7 +73,7 @@ def _received(model: TrainedModel) -> str | None:
     if model.bytes_per_step is None:
         return None
     told, expected = f"{short_count(model.bytes_per_step)}B", model.expected_bytes_per_step
-    return told if expected is None else f"{told}; planned: {short_count(expected)}B at most"
+    return told if expected is None else f"{told}; planned: {short_count(expected)}B at most on average"
 
 
 def facts_list(given: Sequence[tuple[str, str]]) -> Html:

@@ -34,8 +34,9 @@ class Rescorer:
           items: (dim,) each, as published.
           count: how many at most.
         """
-        pairs = np.array([(user, item) for item in items], np.float32).reshape(len(items), 2, len(user))
-        probabilities = self._scorer.probabilities(*(pairs / np.float32(self._divisor)).swapaxes(0, 1))
+        of_items = np.reshape(np.asarray(items, np.float32), (len(items), len(user))) / np.float32(self._divisor)
+        of_user = np.broadcast_to(np.float32(user) / np.float32(self._divisor), of_items.shape)
+        probabilities = self._scorer.probabilities(of_user, of_items)
         order = np.argsort(-probabilities, kind="stable")[:count]
         return order, probabilities[order]
 

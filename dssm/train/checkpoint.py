@@ -296,14 +296,16 @@ class CheckpointWriter:
 
     def copy(self, arrays: Callable[[], Arrays], manifest: CheckpointManifest, rank: int = 0) -> None:
         """Copies the arrays now; they are pending until `begin`."""
-        self.drop_pending()  # before the copy: three would be in memory
+        with self._lock:
+            self._pending = None  # before the copy: three would be in memory
         copied = _Copy(arrays(), manifest, rank)
         with self._lock:
             self._pending = copied
 
-    def drop_pending(self) -> None:
+    def forget(self) -> None:
+        """Drops what is pending, and that another process had taken over."""
         with self._lock:
-            self._pending = None
+            self._pending = self._taken_over = None
 
     def begin(self) -> None:
         """Begins to write what is pending, unless another is being written.

@@ -22,7 +22,7 @@ class OwnTime:
     """One rank's steps.
 
     Attributes:
-      rows: of this rank, padding not counted.
+      rows: of this rank, those with a weight.
       seconds: that they took.
       exchange_s: of those, in the exchange, waiting for other ranks included; NaN where that is not timed.
     """

@@ -11,28 +11,29 @@ from dssm.model.towers import TwoTowers
 from dssm.train.clock import OwnTime
 from dssm.train.collectives import gather
 
-Curves = Mapping[str, float | None]  # a number of each by its name; None or NaN where it is not known
+Curves = Mapping[str, float | None]  # a number of each by its name; None or no finite one where it is not known
 
 
 def draw(values: Curves, step: int, prefix: str = "") -> None:
     """Writes a point of each curve whose number is known."""
     for name, value in values.items():
-        if value is not None and not np.isnan(value):
+        if value is not None and np.isfinite(value):
             tf.summary.scalar(f"{prefix}{name}", value, step=step)
 
 
 def speeds_of_ranks(own: OwnTime) -> dict[str, float]:
     """Gathers how fast each rank is. All ranks call it at the same step.
 
-    Returns: by rank `samples_per_s/rank_K`, which add up to the training's; and `own_samples_per_s/rank_K`, of the time
-      outside of the exchange: the lowest is of the rank that the others wait for. The latter is NaN where no rank
-      waits for another, or the exchange is not timed.
+    Returns: by rank `samples_per_s/rank_K`, of rows with a weight, since the ranks were last asked; and
+      `own_samples_per_s/rank_K`, of the time outside of the exchange: the lowest is of the rank that the others wait
+      for. The latter is NaN where no rank waits for another, or the exchange is not timed.
     """
     speeds = {}
     of_ranks = gather(tf.constant([[own.rows, own.seconds, own.exchange_s]], tf.float64), "own_time").numpy()
     for rank, (rows, seconds, exchange_s) in enumerate(of_ranks):
         speeds[f"samples_per_s/rank_{rank}"] = rows / seconds
-        speeds[f"own_samples_per_s/rank_{rank}"] = rows / (seconds - exchange_s)
+        own_s = seconds - exchange_s  # of two clocks
+        speeds[f"own_samples_per_s/rank_{rank}"] = rows / own_s if own_s > 0 else float("nan")
     return speeds
 
 

@@ -69,7 +69,6 @@ def _launch_folder(paths: RunPaths) -> Iterator[str]:
 
     Raises: UserError with the fault of the user's that a rank has left, in the place of the rank's loss.
     """
-    storage.remove(paths.launches)  # of launchers that were killed
     folder = f"{paths.launches}/{uuid.uuid4().hex}"
     try:
         yield folder
@@ -79,6 +78,7 @@ def _launch_folder(paths: RunPaths) -> Iterator[str]:
         raise
     finally:
         storage.remove(folder)
+    storage.remove(paths.launches)  # of launchers that were killed, too: the model is this one's
 
 
 def _environment(settings: Settings, report_to: str, faults_to: str = "") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from pydantic import BaseModel, ConfigDict
@@ -32,21 +33,18 @@ class TrainResult(BaseModel):
 def leave_fault(folder: str | None, name: str, error: UserError) -> None:
     """Leaves a process's fault for the job, which sees a lost rank where the others do not share the fault.
 
-    Args: folder: of this launch: ranks of an earlier one may live on. None: nobody asks, and it is printed.
+    Args: folder: of this launch: ranks of an earlier one may live on. None: nobody asks.
     """
-    try:
-        if folder:
+    print(f"{name}: {error}", file=sys.stderr, flush=True)  # the host may not share the folder
+    if folder:
+        with contextlib.suppress(OSError, UserError):
             storage.write_text(f"{folder}/{name}{FAULT}", str(error))
-            return
-        unheard = "nobody asks"
-    except (OSError, UserError) as unwritable:
-        unheard = str(unwritable)
-    print(f"{name}: {error} [not told to the job: {unheard}]", file=sys.stderr, flush=True)
 
 
 def fault_left(folder: str) -> str | None:
-    """Returns what a process of this launch has left; where several have, of one."""
-    if not storage.exists(folder):
-        return None
-    left = storage.file_names(folder, FAULT, fresh=True)
-    return storage.read_text(f"{folder}/{left[0]}") if left else None
+    """Returns what a process of this launch has left; where several have, of one. None where that can't be read."""
+    with contextlib.suppress(OSError):
+        if storage.exists(folder):
+            left = storage.file_names(folder, FAULT, fresh=True)
+            return storage.read_text(f"{folder}/{left[0]}") if left else None
+    return None

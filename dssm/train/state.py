@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import sys
 import time
@@ -128,7 +127,7 @@ class TrainingState:
 
     def claim(self) -> None:
         """Makes this start of the training the one that writes its checkpoints."""
-        self._writer.drop_pending()  # of before ranks were lost; this one's number may be another now
+        self._writer.forget()  # of before ranks were lost; this one's number may be another now
         if hvd.rank() == 0:
             storage.write_text(self._owner_file, self._token)
 
@@ -203,7 +202,7 @@ class TrainingState:
 
         Raises: TakenOverError where another start of the training owns the folder, as the last write has found.
         """
-        if self._is_spread and (not self._writer.has_pending or self._is_any_writing()):
+        if not self._writes or (self._is_spread and (not self._writer.has_pending or self._is_any_writing())):
             return
         self._writer.begin()
 
@@ -231,18 +230,24 @@ class TrainingState:
         """
         assert place.best is not None
         self._write_now(self._best(place.best), place)
-        if hvd.rank() == 0:
-            kept = {self._best(best) for best in [*self._named(), place.best]}
+        if hvd.rank() == 0 and (named := self._named()) is not None:
+            kept = {self._best(best) for best in [*named, place.best]}
             bests = [f"{self.folder}/{name}" for name in storage.folder_names(self.folder) if name.startswith(BEST)]
             for folder in set(bests) - kept:
                 storage.remove(folder)
 
-    def _named(self) -> list[Best]:
-        """Returns the bests that checkpoints name: those being written, and then those that are whole."""
+    def _named(self) -> list[Best] | None:
+        """Returns the bests that checkpoints name: those being written, and then those that are whole.
+
+        None where one can't be read, which may be its store's fault: what it names is not known.
+        """
         found = [manifest.place.best for manifest in self._writer.unfinished]
         for folder in checkpoints_in(self.folder):
-            with contextlib.suppress(DamagedCheckpointError):  # it was just removed
+            try:
                 found.append(manifest_of(folder).place.best)
+            except DamagedCheckpointError:
+                if storage.exists(folder):  # it was not just removed
+                    return None
         return [best for best in found if best is not None]
 
     def take_best(self, best: Best) -> None:
@@ -266,7 +271,8 @@ class TrainingState:
 
     def end(self) -> None:
         """Waits until all copies are written."""
-        self._writer.finish()
+        if self._writes:
+            self._writer.finish()
 
     def _manifest(self, place: Place) -> CheckpointManifest:
         ranks = hvd.size() if self._is_spread else 1

@@ -16,6 +16,7 @@ from dssm.model.optimizers import build_optimizer
 from dssm.model.optimizers.gradients import add_l2
 from dssm.model.optimizers.schedules import Later, LearningRate
 from dssm.model.randomness import randomness_of_step
+from dssm.model.scorer import SCORER
 from dssm.model.sharded import held_rows
 from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import Train
@@ -77,7 +78,7 @@ def loss_shares(
         shares[name] = _share(losses, weights, name)
     if model.scorer is not None:
         logits, labels, weights = scorer_rows(model, batch, encoded)
-        shares["scorer"] = _share(weighted_bce(logits, labels, 1.0), weights, "scorer")
+        shares[SCORER] = _share(weighted_bce(logits, labels, 1.0), weights, SCORER)
     return shares
 
 
@@ -93,7 +94,7 @@ def total_loss(model: TwoTowerModel, shares: Losses) -> tf.Tensor:
     loss = model.weights.combine(objectives, 1.0 / hvd.size())
     if model.scorer is not None:
         assert model.settings.scorer is not None
-        loss += model.settings.scorer.weight * shares["scorer"]
+        loss += model.settings.scorer.weight * shares[SCORER]
     return loss
 
 

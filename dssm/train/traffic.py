@@ -122,7 +122,7 @@ class ExchangePlan:
     def beside(self, received: float) -> str:
         """Returns a line for a reader. Args: received: bytes a step, as the steps have counted them."""
         planned = shown_bytes(self.expected_bytes)
-        return f"  gradients and rows: {shown_bytes(received)} a step received, {planned} planned at most"
+        return f"  gradients and rows: {shown_bytes(received)} a step received, {planned} planned at most on average"
 
 
 def shown_bytes(count: float) -> str:

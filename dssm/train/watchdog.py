@@ -28,7 +28,7 @@ class Watchdog:
         self._ends_at: float | None = None
 
     def expect(self, limit_s: float, rank: int) -> None:
-        """Ends the process unless this or `rest` is called within `limit_s`. Costs two assignments: call it at will."""
+        """Ends the process unless this or `rest` is called within `limit_s`. Costs next to nothing: call it at will."""
         self._rank, self._limit_s, self._watched = rank, limit_s, threading.get_ident()
         self._ends_at = time.monotonic() + limit_s
         if self._thread is None:
@@ -48,7 +48,7 @@ class Watchdog:
                 faulthandler.cancel_dump_traceback_later()  # `rest` may have come between the look and what follows it
                 continue
             left = ends_at - time.monotonic()
-            if left <= 0:
+            if left <= 0 and ends_at == self._ends_at:
                 self._end()
             faulthandler.dump_traceback_later(left + GRACE_S, exit=True)
 

@@ -59,7 +59,7 @@ def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert (model.ranks, model.steps, len(model.loss)) == (2, 10, 2)
     assert "36 rows in 4 files, 2 rank(s) by horovodrun" in shown
-    assert re.search(r"gradients and rows: [\d.]+ kB a step received, [\d.]+ kB planned at most", shown)
+    assert re.search(r"gradients and rows: [\d.]+ kB a step received, [\d.]+ kB planned at most on average", shown)
     for epoch, (loss, auc) in enumerate(zip(model.loss, model.auc, strict=True), start=1):
         assert re.search(rf"epoch {epoch}/2  loss {loss:.4f}  .* samples/s  AUC {auc:.4f}", shown)
     tower = LoadedTower(f"{RunPaths(settings.run_folder).model}/item_tower")

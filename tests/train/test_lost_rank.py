@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -54,22 +55,27 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
 
 def test_a_rank_that_is_killed_is_a_lost_rank_of_the_job(tmp_path: Path):
     settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=1000)
-    killer = threading.Thread(target=_kill_a_rank)
+    is_over = threading.Event()
+    killer = threading.Thread(target=_kill_a_rank, args=(is_over,), daemon=True)
     killer.start()
-    with pytest.raises(LostRankError, match="horovodrun ended with exit code 1, its output is above; the same command"):
-        train(settings)
-    killer.join()
+    try:
+        told = "horovodrun ended with exit code 1, its output is above; the same command"
+        with pytest.raises(LostRankError, match=told):
+            train(settings)
+    finally:
+        is_over.set()
+        killer.join()
     assert not storage.exists(RunPaths(settings.run_folder).model)
 
 
-def _kill_a_rank() -> None:
-    while True:
+def _kill_a_rank(is_over: threading.Event) -> None:
+    while not is_over.wait(0.1):
         for process in psutil.Process().children(recursive=True):
-            command = process.cmdline()
-            if "dssm.train.worker" in command and "dssm.train.horovodrun" not in command and "-c" not in command:
-                process.kill()
-                return
-        time.sleep(0.1)
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                command = process.cmdline()
+                if "dssm.train.worker" in command and "dssm.train.horovodrun" not in command and "-c" not in command:
+                    process.kill()
+                    return
 
 
 @pytest.mark.spark
