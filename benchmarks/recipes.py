@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.jobs import PROJECT, run_job
-from benchmarks.report import markdown_table, replace_table, report
+from benchmarks.report import RESULTS, markdown_table, replace_table, report
 from dssm import storage
 from dssm.config import Settings, load_settings
 from dssm.demo.__main__ import main as write_demo
@@ -179,6 +179,12 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
     return markdown_table(head, rows, rule)
 
 
+def kept_outcomes() -> list[Outcome]:
+    """Returns what stands in results/, whenever each recipe was run."""
+    kept = json.loads((RESULTS / "recipes.json").read_text(encoding="utf-8"))["figures"]["recipes"]
+    return [Outcome(**of_recipe) for of_recipe in kept.values()]
+
+
 def show(outcomes: Sequence[Outcome], keep: bool) -> None:
     ordered = ranked(outcomes)
     rows = [[outcome.name, *outcome.figures()] for outcome in ordered]
@@ -198,6 +204,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.recipes", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--only", choices=recipes(), action="append", help="a recipe; may be repeated")
+    parser.add_argument(
+        "--keep", action="store_true",
+        help="with --only: put the rows into README.md and results/, beside those of the recipes that stand there",
+    )  # fmt: skip
     parser.add_argument("--root", default=ROOT, help="folder of the runs (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="goes over every recipe")
     return parser.parse_args(argv)
@@ -218,9 +228,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             file=sys.stderr,
             flush=True,
         )
-    whole = given.only is None and not given.set
-    show(outcomes, keep=whole)
-    if whole:
+    kept = (given.only is None or given.keep) and not given.set
+    if kept and given.only is not None:
+        outcomes = [*(before for before in kept_outcomes() if before.name not in chosen), *outcomes]
+    show(outcomes, kept)
+    if kept:
         replace_table(README, "recipes", markdown(outcomes))
 
 
