@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from benchmarks import report as results
 from benchmarks.report import markdown_table, marks, replace_table, report
 from dssm import storage
 from dssm.config import Settings, load_settings
@@ -172,11 +173,19 @@ def show(name: str, seeds: int, found: Mapping[Variant, Sequence[Recalls]], keep
     """Prints the table. Args: keep: whether it goes into docs/performance.md and results/ as well."""
     heads = ["", "variant", *(f"{view} recall@{k}" for view in ("kept", "filtered") for k in CUTOFFS)]
     rows = merged(rows_of(PAGE) if keep else [], [[of.group, of.name, *_columns(found[of])] for of in found])
-    figures = {f"{variant.group}: {variant.name}": list(recalls) for variant, recalls in found.items()}
+    made = {f"{variant.group}: {variant.name}": list(recalls) for variant, recalls in found.items()}
+    figures = {**(kept_figures() if keep else {}), **made}
     title = f"{name}: mean ± deviation over seeds, {seeds} for rows made now"
     report("ablation", title, heads, rows, ratios_of(rows), figures=figures, keep=keep)
     if keep:
         replace_table(PAGE, "ablation", markdown_table(heads, rows, ["---"] * len(heads)))
+
+
+def kept_figures() -> dict[str, list[Recalls]]:
+    """Returns the seeds' recalls of each variant that stand in results/, as far as they do."""
+    place = results.RESULTS / "ablation.json"
+    kept: dict[str, list[Recalls]] = json.loads(place.read_text(encoding="utf-8"))["figures"] if place.exists() else {}
+    return kept
 
 
 def ratios_of(rows: Sequence[Sequence[str]]) -> dict[str, float]:
