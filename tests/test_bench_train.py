@@ -111,9 +111,9 @@ def test_ratios_are_of_the_runs_that_were_made() -> None:
 
 
 def test_a_row_leaves_out_what_a_side_does_not_tell() -> None:
-    assert a_run([1, 0.5], peak=2**30).row() == ["a side", "2,000", "50.00", "", "", "1.00"]
-    told = a_run([1, 0.5], peak=2**30, input_wait=0.02, bytes_per_step=4096.0)
-    assert told.row()[3:5] == ["2.0 %", "4,096"]
+    assert a_run([1, 0.5], peak=2**30).row() == ["a side", "2,000", "50.00", "", "", "", "1.00"]
+    told = a_run([1, 0.5], peak=2**30, input_wait=0.02, exchange=[0.5, 0.25], bytes_per_step=4096.0)
+    assert told.row()[3:6] == ["2.0 %", "25 %", "4,096"]
 
 
 def test_the_last_json_line_is_found_behind_a_launchers_prefix() -> None:

@@ -38,13 +38,14 @@ MEMORY_FACTOR = 4
 EPOCHS, ROUNDS, CORES = 2, 3, 2
 GIB = 2**30
 
-COLUMNS = ("", "samples/s", "ms a step", "input wait", "bytes a step", "peak GiB")
+COLUMNS = ("", "samples/s", "ms a step", "input wait", "exchange", "bytes a step", "peak GiB")
 NOTES = (
     "samples/s: of the fastest epoch but the first, from its begin to its end; reading and shuffling are part of it.",
     "DeepMatch: 0.3.2 on TensorFlow 2.15, Keras' fit on arrays in memory, no L2, the same maths; both sides: Adagrad,",
     "softmax over the batch less log q, six user and two item features and a history of 50, all 64 wide. This project",
     "takes batches of 256 with train.threads: 1. Ranks: the same joint batch; one core each. Tables: of user ids,",
     "row-wise Adagrad, no checkpoint in the time. Peak: PSS of the side's processes, saving the model included.",
+    "exchange: of the last epoch's steps, in the ranks' collectives, waits for the slower rank included.",
     "cores_together: products of matrices by both cores at once over those of one, which bounds two_ranks.",
 )
 
@@ -83,11 +84,13 @@ class Run:
 
     def row(self) -> list[str]:
         wait, sent = self.told.get("input_wait"), self.told.get("bytes_per_step")
+        exchange = self.told.get("exchange") or [None]  # by epoch
         return [
             self.name,
             f"{self.rows_per_s:,.0f}",
             f"{1000 * self.step_s:.2f}",
             "" if wait is None else f"{100 * wait:.1f} %",
+            "" if exchange[-1] is None else f"{100 * exchange[-1]:.0f} %",
             "" if sent is None else f"{sent:,.0f}",
             f"{self.peak_bytes / GIB:.2f}",
         ]
