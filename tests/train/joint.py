@@ -99,8 +99,11 @@ CASES: dict[str, dict[str, Any]] = {
 
 OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  # the losses' candidates are
 
-# At four ranks, of the sharded cases, one: two cores run its launch.
-ONE_SHARDED = tuple(case for case in CASES if not case.startswith("sharded") or case == "sharded_rowwise")
+# Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four.
+LEFT_OUT = {
+    3: ("negatives", "frozen_table"),
+    4: ("negatives", "frozen_table", "sampled", "sharded_lazy_adam", "sharded_adagrad", "sharded_sgd"),
+}
 
 # One of each kind: candidates of all ranks, sampled negatives, batch norm, dense and sparse gradients, shards.
 LONG_CASES = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")
@@ -111,7 +114,7 @@ PADDED_ROWS = [(), (1,), (6, 7, 8, 9, 10, 11), (0, 4, 5, 11)]
 
 
 def cases_at(ranks: int) -> tuple[str, ...]:
-    return ONE_SHARDED if ranks == 4 else tuple(CASES)
+    return tuple(case for case in CASES if case not in LEFT_OUT.get(ranks, ()))
 
 
 def joint_batches(settings: Settings) -> list[Rows]:

@@ -204,7 +204,7 @@ def test_a_slow_store_gets_the_newest_and_nobody_waits_for_it(tmp_path: Path, st
     assert (writer.unfinished, writer.is_writing, writer.has_pending) == ([], False, False)
 
 
-def test_ranks_that_write_together_begin_together(tmp_path: Path):
+def test_ranks_that_write_together_begin_together(tmp_path: Path, store_answers: threading.Event):
     """Rank 1 is done with its file of step 1 long before rank 0 has committed that, and must not go on alone."""
     writers = [CheckpointWriter(str(tmp_path), keep=9, alone=False) for _ in range(2)]
     for steps in (1, 2, 3):
@@ -212,6 +212,7 @@ def test_ranks_that_write_together_begin_together(tmp_path: Path):
             writers[rank].copy(lambda: ARRAYS, manifest(steps, files=2), rank)
             if steps == 1:
                 writers[rank].begin()
+    store_answers.set()
     until = time.monotonic() + 20
     while any(writer.is_writing for writer in writers) and time.monotonic() < until:
         time.sleep(0.01)

@@ -211,15 +211,15 @@ def test_gradients_are_those_of_the_joint_batch(found_by, ranks: int, case: str)
     assert len(moved) >= 11
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_a_frozen_table_trains_to_the_weights_that_inline_vectors_train_to(found_by, ranks: int):
+@of_cases("frozen_table")
+def test_a_frozen_table_trains_to_the_weights_that_inline_vectors_train_to(found_by, ranks: int, case: str):
     for rank in found_by(ranks):
         names = [
             name for name in rank if name.startswith(("negatives/first/", "negatives/weights/", "negatives/losses"))
         ]
         assert len(names) > 40
         for name in names:
-            of_table = rank[f"frozen_table/{name.removeprefix('negatives/')}"]
+            of_table = rank[f"{case}/{name.removeprefix('negatives/')}"]
             np.testing.assert_allclose(of_table, rank[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 

@@ -17,8 +17,9 @@ import pytest
 from dssm.model.export import LoadedTower
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
-from dssm.train import checkpoint, worker
-from dssm.train.checkpoint import checkpoints_in, read_checkpoint, write_checkpoint
+from dssm.train import checkpoint, state, worker
+from dssm.train.checkpoint import DamagedCheckpointError, checkpoints_in, read_checkpoint, write_checkpoint
+from dssm.train.place import Best, Place
 from dssm.train.result import TrainResult
 from dssm.train.step import make_step
 from tests.datasets import make_catalogue, make_settings, write_run
@@ -265,3 +266,27 @@ def test_a_schedule_ends_with_the_last_pass_where_the_epochs_end_early(tmp_path:
     with pytest.raises(BrokenOffError):
         train(broken, monkeypatch, whole.steps - 2)  # in the last pass
     assert train(broken, monkeypatch).model_version == whole.model_version
+
+
+def test_the_best_weights_stay_where_a_checkpoint_can_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It may name them."""
+    run = worker._Trainer(write_run(tmp_path)).state
+    run.claim()
+
+    def bests(epoch: int) -> list[str]:
+        place = Place(best=Best(epoch=epoch, value=0.5), steps=epoch + 1)
+        run.write_best(place)
+        if epoch == 0:
+            run.write(place)
+            run.end()
+        return sorted(path.name for path in Path(run.folder).glob("best-*"))
+
+    def no_answer(_: str) -> None:
+        raise DamagedCheckpointError("the store does not answer")
+
+    (first,) = bests(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(state, "manifest_of", no_answer)
+        _, second = bests(1)
+    assert bests(2)[0] == first
+    assert second not in bests(2)
