@@ -99,11 +99,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  # the losses' candidates are
 
-# Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four.
-LEFT_OUT = {
-    3: ("negatives", "frozen_table"),
-    4: ("negatives", "frozen_table", "sampled", "sharded_lazy_adam", "sharded_adagrad", "sharded_sgd"),
-}
+# Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four. Losses with
+# candidates of all ranks, batch norm, dense and sparse gradients are never.
+OF_OWN_ROWS = ("negatives", "frozen_table", "sampled", "bce")
+LEFT_OUT = {3: OF_OWN_ROWS, 4: (*OF_OWN_ROWS, "objectives", "sharded_lazy_adam", "sharded_adagrad", "sharded_sgd")}
 
 # One of each kind: candidates of all ranks, sampled negatives, batch norm, dense and sparse gradients, shards.
 LONG_CASES = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")
