@@ -42,7 +42,8 @@ class TrainingState:
     """The variables of a training, and its checkpoints. Every rank has one.
 
     Rank 0 writes what all ranks share; where tables are spread over the ranks each writes its shard, and `write`,
-    `begin_pending`, `write_best`, `take_best`, `end` and `write_final` are called by all ranks at the same step.
+    `begin_pending`, `write_best`, `take_best`, `end` and `write_final` are called by all ranks at the same step; so are
+    `is_due`, `is_due_at_end` and `not_finite`, which ask the other ranks.
 
     Args:
       settings: of the run.
