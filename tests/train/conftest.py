@@ -3,12 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import horovod.tensorflow as hvd
 import pytest
+from tensorflow.python.framework.config import disable_op_determinism
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,3 +48,10 @@ def single_rank() -> None:
     """Makes this process Horovod's only rank."""
     hvd.init()
     assert hvd.size() == 1
+
+
+@pytest.fixture
+def deterministic_training() -> Iterator[None]:
+    """Ends what a training with `train.deterministic` leaves behind: operations such as clocks refuse to run then."""
+    yield
+    disable_op_determinism()

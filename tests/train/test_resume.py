@@ -126,6 +126,7 @@ def test_a_slow_store_stops_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (made.steps, written) == (20, [3, 18])
 
 
+@pytest.mark.usefixtures("deterministic_training")
 def test_a_process_that_is_killed_again_and_again_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
