@@ -57,11 +57,20 @@ class _Embedded(_Feature):
         ge=1,
         description="Tokens are hashed into so many ids instead: nothing is unknown, and some tokens share an id.",
     )
+    l2: FiniteFloat | None = Field(
+        None, ge=0, description="λ of λ‖e‖² on the rows of its table that a step looks up; null: model.embedding_l2."
+    )
 
     @property
     def vocabulary(self) -> str:
         """Name of the vocabulary, and of the embedding table, that the feature's ids refer to."""
         return self.share_embedding or self.name
+
+    @model_validator(mode="after")
+    def _penalty_is_of_its_own_table(self) -> _Embedded:
+        if self.l2 is not None and self.share_embedding is not None:
+            raise ValueError(f"l2: {self.l2:g}: the table is of '{self.share_embedding}'; expected there, not here")
+        return self
 
     @model_validator(mode="after")
     def _limits_are_of_counted_tokens(self) -> _Embedded:

@@ -63,6 +63,10 @@ SINGLE_KEYS = {
         {"features__hour": {**FEATURE, "time": "hour", "share_embedding": "client_id"}},
         ["features.hour: time and share_embedding: give one of them; each says by itself what the ids are"],
     ),
+    "a penalty of another's table": (
+        {"features__all_topic_fav_7__l2": 0.5},
+        ["features.all_topic_fav_7: l2: 0.5: the table is of 'topic_id'; expected there, not here"],
+    ),
     "limits of another's vocabulary": (
         {"features__all_topic_fav_7__min_count": 2, "features__all_topic_fav_7__max_size": 9},
         [

@@ -55,7 +55,7 @@ class Earlier:
             data = content_of(f"{self.folder}/{DATA}/{name}")
         except FileNotFoundError:
             return None
-        table = pq.read_table(pa.BufferReader(kept), use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(kept)).read(use_threads=False)  # half the cost of read_table
         if not table.num_rows:
             return None
         digests = table.column(DIGEST).to_numpy() if DIGEST in table.column_names else None

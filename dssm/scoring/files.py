@@ -149,7 +149,7 @@ class _FileMaker:
         self.result.copied += int(copied.sum())
         self._measure_norms({name: matrix[bad < 0] for name, matrix in vectors.items()}, bool(copied.any()))
         if copied.any() and self.earlier is not None:
-            stored = _merged(self.earlier.stored, np.where(copied, places, 0), wanted, stored)
+            stored = _merged(self.earlier.stored, np.maximum(places, 0), wanted, stored)
         if (bad >= 0).any():
             codes = np.full(len(keys), -1)
             codes[wanted] = bad
@@ -283,8 +283,10 @@ def _squares(matrix: np.ndarray) -> np.ndarray:
 def _merged(earlier: Stored, places: np.ndarray, wanted: np.ndarray, scored: Stored) -> Stored:
     """Returns the earlier rows at `places`, those at `wanted` replaced by the ones scored now."""
     merged: Stored = {}
+    begin = int(places[0])
+    in_order = bool((places == np.arange(begin, begin + len(places))).all())
     for name, values in earlier.items():
-        merged[name] = values[places]
+        merged[name] = values[begin : begin + len(places)].copy() if in_order else values[places]
         merged[name][wanted] = scored[name]
     return merged
 

@@ -10,6 +10,7 @@ A page ends with its values, which are of fixed width: `read_matrices` takes the
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Literal, TypeAlias
@@ -121,6 +122,7 @@ def _page(kind: int, size: int, values: int, encoding: int) -> bytes:
 Buffer: TypeAlias = "bytes | np.ndarray"
 
 
+@functools.lru_cache(maxsize=4)  # all batches of a file but the last have the same rows
 def list_levels(rows: int, width: int) -> bytes:
     """Returns the repetition and definition levels of lists that all have `width` values, none of them null.
 

@@ -222,8 +222,8 @@ class Model(StrictModel):
     embedding_l2: FiniteFloat = Field(
         0.0,
         ge=0,
-        description="λ of λ‖e‖², on the embeddings that a step's rows look up, each once. No other weight of a feature "
-        "has a penalty: neither its encoder nor its projection.",
+        description="λ of λ‖e‖², on the embeddings that a step's rows look up, each once, where a feature has no `l2` "
+        "of its own. No other weight of a feature has a penalty: neither its encoder nor its projection.",
     )
 
     @property

@@ -153,7 +153,7 @@ def make_step(
         exchange: Losses = {EXCHANGE_S: tf.add_n(waits)} if is_timed else {}
         if hvd.size() > 1:
             exchange[RECEIVED_BYTES] = received
-        gradients = add_l2(gradients, variables, penalties, settings.model.embedding_l2, model.towers.embeddings)
+        gradients = add_l2(gradients, variables, penalties, model.towers.embeddings)
         if settings.train.clip is not None:
             gradients = sources.clip(settings.train.clip, gradients)
         norms = _norms(gradients, variables, optimizer.iterations)

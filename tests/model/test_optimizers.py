@@ -320,7 +320,7 @@ def _outputs_as_long_as_the_table(settings: sections.OptimizerKind) -> set[str]:
     @tf.function(input_signature=[tf.TensorSpec((None, DIM)), tf.TensorSpec((None,), tf.int64)])
     def step(values: tf.Tensor, indices: tf.Tensor) -> None:
         gradients = [tf.IndexedSlices(values, indices, tf.constant((rows, DIM)))]
-        gradients = add_l2(gradients, [table], {}, 0.1, [table])
+        gradients = add_l2(gradients, [table], {table.ref(): 0.1}, [table])
         gradients = clip_gradients(sections.Clip(limit=1.0), gradients)
         optimizer.apply_gradients(zip(gradients, [table], strict=True))
 

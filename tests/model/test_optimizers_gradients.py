@@ -116,7 +116,7 @@ def test_l2_adds_the_gradient_of_the_penalty(graph: bool):
         plain = gradients(penalised=False)
         rows, place = tf.unique(plain[0].indices)
         plain[0] = tf.IndexedSlices(tf.math.unsorted_segment_sum(plain[0].values, place, 2), rows, plain[0].dense_shape)
-        return add_l2(plain, [table, kernel, bias], {kernel.ref(): 0.3}, 0.7, [table])
+        return add_l2(plain, [table, kernel, bias], {kernel.ref(): 0.3, table.ref(): 0.7}, [table])
 
     found = (tf.function(added) if graph else added)()
     assert isinstance(found[0], tf.IndexedSlices)
@@ -128,13 +128,13 @@ def test_l2_adds_the_gradient_of_the_penalty(graph: bool):
 def test_l2_leaves_alone_what_has_no_penalty():
     table, kernel, bias = _variables()
     gradients = [_slices([1], np.ones((1, DIM))), tf.ones((3, 4)), None]
-    for own, same in zip(add_l2(gradients, [table, kernel, bias], {}, 0.0, [table]), gradients, strict=True):
+    for own, same in zip(add_l2(gradients, [table, kernel, bias], {}, [table]), gradients, strict=True):
         assert own is same
 
 
 def test_l2_on_what_the_loss_does_not_depend_on():
     table, kernel, bias = _variables()
-    found = add_l2([None, None, None], [table, kernel, bias], {kernel.ref(): 0.5}, 0.5, [table])
+    found = add_l2([None, None, None], [table, kernel, bias], {kernel.ref(): 0.5, table.ref(): 0.5}, [table])
     assert found[0] is None  # no row was looked up
     np.testing.assert_allclose(found[1], kernel.numpy())
     assert found[2] is None
@@ -145,7 +145,7 @@ def test_l2_on_a_tables_dense_gradient_counts_the_rows_that_have_one():
     slope = np.zeros((ROWS, DIM), np.float32)
     slope[[1, 4]] = [[1.0, 0.0], [2.0, 3.0]]
     dense, sparse = (
-        add_l2([gradient], [table], {}, 0.7, [table])[0]
+        add_l2([gradient], [table], {table.ref(): 0.7}, [table])[0]
         for gradient in (tf.constant(slope), _slices([1, 4], slope[[1, 4]]))
     )
     np.testing.assert_allclose(dense, _dense(sparse), rtol=1e-6)
@@ -154,5 +154,5 @@ def test_l2_on_a_tables_dense_gradient_counts_the_rows_that_have_one():
 
 def test_l2_on_the_rows_of_a_variable_that_is_no_table():
     table, _, _ = _variables()
-    found = add_l2([_slices([3], np.ones((1, DIM)))], [table], {table.ref(): 0.5}, 9.0, [])[0]
+    found = add_l2([_slices([3], np.ones((1, DIM)))], [table], {table.ref(): 0.5}, [])[0]
     np.testing.assert_allclose(found.values, 1.0 + table.numpy()[[3]], rtol=1e-6)

@@ -212,6 +212,21 @@ def test_penalties_are_of_each_kernel_once_with_the_towers_strength():
     assert make_towers(SETTINGS).penalties == ()
 
 
+def test_penalties_of_tables_are_the_models_or_their_features_own():
+    own = {"user_id": 0.0, "topic_id": 2.0}
+    features = {
+        name: f.model_copy(update={"l2": own.get(name)}) for name, f in SETTINGS.features.items() if hasattr(f, "l2")
+    }
+    towers = make_towers(
+        _with_model(embedding_l2=0.5).model_copy(update={"features": {**SETTINGS.features, **features}})
+    )
+    found = {variable.ref(): strength for variable, strength in towers.penalties}
+    strengths = {name: found.pop(table.embeddings.ref(), None) for name, table in towers.tables.items()}
+    assert not found
+    assert strengths == dict.fromkeys(towers.tables, 0.5) | {"user_id": None, "topic_id": 2.0}
+    assert len(strengths) > 2
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

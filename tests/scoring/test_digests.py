@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.scoring.digests import ROWS_AT_ONCE, id_keys, row_digests
+from dssm.scoring.digests import WORDS_AT_ONCE, id_keys, row_digests
 
 
 def draw(rows: int = 50, seed: int = 0) -> dict[str, np.ndarray]:
@@ -40,10 +40,10 @@ def test_no_two_patterns_of_signs_have_the_same_digest() -> None:
 
 
 def test_a_digest_is_of_the_row_alone() -> None:
-    columns = draw(ROWS_AT_ONCE + 100)
+    columns = draw(WORDS_AT_ONCE + 100)
     whole = row_digests(columns)
-    assert len(set(whole.tolist())) == ROWS_AT_ONCE + 100
-    some = np.array([ROWS_AT_ONCE + 7, 3, ROWS_AT_ONCE])
+    assert len(set(whole.tolist())) == WORDS_AT_ONCE + 100
+    some = np.array([WORDS_AT_ONCE + 7, 3, WORDS_AT_ONCE])
     reversed_names = {name: columns[name][some] for name in reversed(columns)}
     np.testing.assert_array_equal(row_digests(reversed_names), whole[some])
     np.testing.assert_array_equal(

@@ -32,7 +32,6 @@ def add_l2(
     gradients: Sequence[Gradient],
     variables: Sequence[tf.Variable],
     penalties: Mapping[Any, float],
-    embedding_l2: float,
     tables: Iterable[tf.Variable],
 ) -> list[Gradient]:
     """Adds the gradient of Σ λ‖W‖², which is 2λW; of a table only the rows count that the step looked up, each once.
@@ -42,8 +41,7 @@ def add_l2(
     Args:
       gradients: as many as variables; None where the loss does not depend on the variable.
       variables: all that are trained.
-      penalties: λ by `variable.ref()`, of those that are no tables.
-      embedding_l2: λ of the tables.
+      penalties: λ by `variable.ref()`; a variable that is not there has none.
       tables: variables of shape (rows, dim). Where a table's gradient is dense, the rows looked up are those in which
         it is not 0.
     Returns: the gradients; one that is sparse stays sparse, in the same rows.
@@ -51,10 +49,8 @@ def add_l2(
     table_refs = {table.ref() for table in tables}
     added = []
     for gradient, variable in zip(gradients, variables, strict=True):
-        if variable.ref() in table_refs:
-            added.append(_with_table_penalty(gradient, variable, embedding_l2))
-        else:
-            added.append(_with_penalty(gradient, variable, penalties.get(variable.ref(), 0.0)))
+        penalised = _with_table_penalty if variable.ref() in table_refs else _with_penalty
+        added.append(penalised(gradient, variable, penalties.get(variable.ref(), 0.0)))
     return added
 
 

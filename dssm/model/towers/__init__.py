@@ -58,7 +58,7 @@ class TwoTowers:
     """`user` and `item`: Keras models from a dict of encoded columns to {objective: (batch, width)}.
 
     `frozen` holds the tables of pretrained vectors that the towers look row numbers up in, by name; `penalties`
-    each kernel that has an L2 penalty with its λ; `tables` the embeddings that the towers use, by vocabulary.
+    each kernel and table that has an L2 penalty with its λ; `tables` the embeddings that the towers use, by vocabulary.
     """
 
     user: tf.keras.Model
@@ -135,6 +135,10 @@ def build_towers(
         )
     used = {id(variable) for tower in (user, item) for variable in tower.variables}
     tables = {name: table for name, table in tables.items() if table.built and id(table.embeddings) in used}
+    for feature in embedded(features):
+        strength = model.embedding_l2 if feature.l2 is None else feature.l2
+        if strength and feature.name in tables:
+            penalties.append((tables[feature.name].embeddings, strength))
     return TwoTowers(user, item, frozen, tuple(penalties), tables)
 
 
