@@ -297,21 +297,36 @@ def _add_table(facts: RunFacts, table: str) -> None:
         if table == "items":
             facts.missing.append(Missing(what, job, "nothing is published from this run"))
         return
+    location, date = published.run_table(facts.paths.folder, table), facts.run.manifest.date
     try:
-        found = published.current(published.run_table(facts.paths.folder, table), facts.run.manifest.date)
+        found = published.current(location, date)
     except UserError as error:
         facts.missing.append(Missing(what, job, str(error)))
         return
     if found is None:
         if table == "items":
-            facts.missing.append(Missing(what, job, f"nothing is published for {facts.run.manifest.date}"))
+            facts.missing.append(Missing(what, job, f"nothing is published for {date}"))
         return
     facts.tables[table] = found
     if facts.model is not None and found.manifest.model_version != facts.model.model_version:
+        left = _rolled_back(location, date, facts.model.model_version)
+        told = f"run {job} again" if left is None else f"version {left} was rolled back"
         facts.warnings.append(
             f"The {table} published are of model {found.manifest.model_version}, not of the run's "
-            f"{facts.model.model_version}: run {job} again."
+            f"{facts.model.model_version}: {told}."
         )
+
+
+def _rolled_back(location: str, date: str, model_version: str) -> str | None:
+    """Returns the version of a model that a rollback has left; None where there is none."""
+    pointer = published.read_pointer(location, date)
+    left = pointer.rolled_back if pointer is not None else []
+    of_model = (
+        made.manifest.version
+        for made in reversed(published.versions(location, date))
+        if made.manifest.version in left and made.manifest.model_version == model_version
+    )
+    return next(of_model, None)
 
 
 def _table_names(paths: RunPaths) -> list[str]:

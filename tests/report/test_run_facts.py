@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dssm import storage
+from dssm import published, storage
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
@@ -84,6 +84,23 @@ def test_an_evaluation_of_another_model_is_not_shown(tmp_path: Path) -> None:
     assert facts.warnings == [
         "The model was trained on other samples than now lie here: run train again.",
         "The items published are of model m1, not of the run's m2: run score_items again.",
+    ]
+
+
+def test_a_rollback_is_told_as_one(tmp_path: Path) -> None:
+    paths = full_run(tmp_path)
+    write_model(paths, model_version="m2")
+    location, date = published.run_table(paths.folder, "items"), "2024-01-08"
+    before = published.current(location, date)
+    assert before is not None
+    newer = before.manifest.model_copy(update={"version": "v2", "model_version": "m2"})
+    folder = published.version_folder(location, date, "v2")
+    storage.make_folder(folder)
+    write(f"{folder}/{MANIFEST}", newer.model_dump(mode="json"))
+    published.write_pointer(location, date, "v2", BEGAN)
+    published.write_pointer(location, date, "v1", BEGAN, back=True)
+    assert read_facts(paths).warnings == [
+        "The items published are of model m1, not of the run's m2: version v2 was rolled back.",
     ]
 
 
