@@ -101,6 +101,9 @@ class PublishedManifest(BaseModel):
         "the scale of the combined ones.",
     )
     drift: float | None = Field(None, description="Mean cosine to the vectors of `previous`.")
+    objective_drift: dict[str, float] = Field(
+        default_factory=dict, description="The same of each objective's own vectors that `previous` has too."
+    )
     drift_rows: int = Field(0, description="Rows that it was measured on: those found in the files of `previous`.")
     incomparable: str | None = Field(None, description="Why there is no `drift`, where something was published.")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="Of the model, seen items kept.")

@@ -99,6 +99,10 @@ class EarlierFile:
         found = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
         return np.where(ascending[found] == keys, self._order[found], -1)
 
+    def width(self, column: str) -> int | None:
+        """Returns the width of a vector column; None where there is none of that name."""
+        return self.stored[column].shape[1] if column in self.stored else None
+
     def vectors(self, column: str, places: np.ndarray) -> np.ndarray:
         """Returns vectors as float32, (n, width)."""
         return decoded({name: values[places] for name, values in self.stored.items()}, column, self._dtype)

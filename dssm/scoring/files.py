@@ -76,7 +76,7 @@ class FileResult:
 
     broken: vectors that are not finite; norm_off: largest distance from the norm, before rounding, of the combined
     vectors and of each objective's own, these at the scale of the combined;
-    drift: sum of the cosines to the version published last.
+    drift: of each vector column that the version published last has too, sum of the cosines to its vectors.
     """
 
     name: str
@@ -90,7 +90,7 @@ class FileResult:
     quarantined: Counter[str] = field(default_factory=Counter)
     broken: int = 0
     norm_off: float = 0.0
-    drift: float = 0.0
+    drift: dict[str, float] = field(default_factory=dict)
     drift_rows: int = 0
 
 
@@ -238,18 +238,21 @@ class _FileMaker:
 
     def _measure(self, stored: Stored, places: np.ndarray, copied: np.ndarray) -> None:
         """Adds up the drift, of the vectors as they are stored."""
-        result = self.result
-        new = decoded(stored, VECTOR, self.scoring.dtype)
-        if self.earlier is None or self.earlier.stored[VECTOR].shape[1] != new.shape[1]:
+        result, earlier = self.result, self.earlier
+        if earlier is None or earlier.width(VECTOR) != result.widths[VECTOR]:
             return
-        result.drift += float(copied.sum())  # the same vector
         result.drift_rows += int((places >= 0).sum())
         changed = np.flatnonzero((places >= 0) & ~copied)
-        if len(changed):
-            before, now = self.earlier.vectors(VECTOR, places[changed]), new[changed]
+        moved = {name: values[changed] for name, values in stored.items()}
+        for column, width in result.widths.items():
+            if earlier.width(column) != width:
+                continue
+            before, now = earlier.vectors(column, places[changed]), decoded(moved, column, self.scoring.dtype)
             norms = np.linalg.norm(before, axis=1) * np.linalg.norm(now, axis=1)
             products = np.einsum("ij,ij->i", before, now)
-            result.drift += float(np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0).sum())
+            cosines = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
+            same = int(copied.sum())  # the same vector
+            result.drift[column] = result.drift.get(column, 0.0) + same + float(cosines.sum())
 
 
 def unreadable(

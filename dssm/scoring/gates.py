@@ -131,13 +131,12 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         reason = FIRST if made.previous is None else reason
         decisions.append(GateDecision(gate=DRIFT, passed=True, limit=table.min_drift_cosine, reason=reason))
     elif table.min_drift_cosine is not None and made.drift is not None:
+        drift, of = min([(made.drift, ""), *((own, f"{name} ") for name, own in made.objective_drift.items())])
         reason = (
-            f"the mean cosine to the vectors of {made.previous} is {made.drift:.4f}, {setting}.min_drift_cosine is "
+            f"the mean cosine to the {of}vectors of {made.previous} is {drift:.4f}, {setting}.min_drift_cosine is "
             f"{table.min_drift_cosine:g}"
         )
-        decisions.append(
-            _decided(DRIFT, made.drift >= table.min_drift_cosine, made.drift, table.min_drift_cosine, reason)
-        )
+        decisions.append(_decided(DRIFT, drift >= table.min_drift_cosine, drift, table.min_drift_cosine, reason))
     return decisions
 
 

@@ -334,6 +334,11 @@ def _measured(folder: str, results: Sequence[FileResult], norm: float | None) ->
     widths = results[0].widths if results else {}
     rows = sum(published.footer_rows(f"{folder}/{DATA}/{result.name}") for result in results)
     drift_rows = sum(result.drift_rows for result in results)
+    drift = {
+        column: sum(result.drift.get(column, 0.0) for result in results) / drift_rows
+        for column in (widths if drift_rows else ())
+        if any(column in result.drift for result in results)
+    }
     quarantined: Counter[str] = sum((result.quarantined for result in results), Counter())
     return {
         "rows": rows,
@@ -345,7 +350,8 @@ def _measured(folder: str, results: Sequence[FileResult], norm: float | None) ->
         "quarantined": dict(quarantined),
         "broken": sum(result.broken for result in results),
         "norm_off": max((result.norm_off for result in results), default=0.0) if norm is not None else None,
-        "drift": sum(result.drift for result in results) / drift_rows if drift_rows else None,
+        "drift": drift.pop(VECTOR, None),
+        "objective_drift": {name.removeprefix(f"{VECTOR}_"): cosine for name, cosine in drift.items()},
         "drift_rows": drift_rows,
         "files": [{"name": result.name, "rows": result.rows, "size": result.size} for result in results],
     }

@@ -172,6 +172,11 @@ def test_drift_is_a_limit_only_where_one_is_set() -> None:
     assert reasons(made, min_drift_cosine=0.8) == [
         "the mean cosine to the vectors of dt=2024-01-07/version=old is 0.7000, item_table.min_drift_cosine is 0.8"
     ]
+    of_objectives = made.model_copy(update={"drift": 0.9, "objective_drift": {"click": 0.95, "like": 0.75}})
+    assert reasons(of_objectives, min_drift_cosine=0.75) == []
+    assert reasons(of_objectives, min_drift_cosine=0.8) == [
+        "the mean cosine to the like vectors of dt=2024-01-07/version=old is 0.7500, item_table.min_drift_cosine is 0.8"
+    ]
 
 
 @pytest.mark.parametrize(

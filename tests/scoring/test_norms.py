@@ -14,8 +14,9 @@ import pytest
 
 from dssm.manifest import ColumnSpec
 from dssm.scoring import files
+from dssm.scoring.earlier import Earlier
 from dssm.scoring.files import FileResult, Scoring, score_file
-from dssm.scoring.score import own_norm
+from dssm.scoring.score import commit_files, own_norm
 from tests.scoring.tables import unit_vectors
 from tests.serving.tables import model_manifest
 
@@ -68,6 +69,17 @@ def test_what_the_combined_vector_evens_out_is_measured(tmp_path: Path, monkeypa
     longer = ((1 - 0.75 * 0.64) / 0.25) ** 0.5
     found = score(tmp_path, Tower({"click": 0.8, "like": longer}), monkeypatch)
     assert found.norm_off == pytest.approx(longer - 1, abs=1e-6)
+
+
+def test_the_drift_of_each_objective_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The combined vector knows nothing of an objective without a share."""
+    commit_files(str(tmp_path / "made"), [score(tmp_path, Tower(), monkeypatch)])
+    (tmp_path / "made").rename(tmp_path / "before")
+    widths = {"vector": 4, "vector_click": 2, "vector_shown": 2}  # as if it had known no likes
+    earlier = Earlier(str(tmp_path / "before"), {"rows.parquet": ["rows.parquet"]}, widths, "float32", "m")
+    found = score(tmp_path, Tower({"shown": -1.0}), monkeypatch, earlier=earlier)
+    assert found.drift_rows == ROWS
+    assert found.drift == pytest.approx({"vector": ROWS, "vector_click": ROWS, "vector_shown": -ROWS}, abs=1e-5)
 
 
 def test_own_norms_are_told_at_the_scale_of_the_combined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
