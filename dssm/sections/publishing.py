@@ -65,9 +65,9 @@ class PublishedTable(StrictModel):
         None,
         ge=-1,
         le=1,
-        description="Least mean cosine of the vectors to those published last, of rows in both, and of each objective's "
-        "own; null: it is measured only. A limit makes sense between models of one line: the same one, or each "
-        "warm-started from the last.",
+        description="Least mean cosine of the vectors to those published last, of rows in both, and of each "
+        "objective's own; null: it is measured only. A limit makes sense between models of one line: the same one, or "
+        "each warm-started from the last.",
     )
     keep_versions: int = Field(
         3, ge=1, description="Newest versions of a date that are kept; the current one always is."
