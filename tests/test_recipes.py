@@ -233,9 +233,22 @@ def test_a_recipe_learns_and_is_published(
     if model.vector_norm is not None:
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), model.vector_norm, rtol=1e-3)
     assert_raw_towers_agree(settings)
+    if name == "word2vec_negatives":
+        assert_neighbours_are_found(settings)
     assert len(scorers) == ("scorer" in name) == (run / "model" / "scorer").exists()
     for scorer in scorers:
         assert_saved_scorer_agrees(settings, scorer, model.metrics[-1]["scorer_auc"])
+
+
+def assert_neighbours_are_found(settings: Settings) -> None:
+    from dssm.retrieval.index import index_items
+
+    report = index_items(settings)
+    assert report is not None
+    (sink,) = report.sinks
+    assert (sink.kind, sink.count, sink.switched) == ("faiss", POSTS, True)
+    assert sink.recall.keys() == {10, 100}
+    assert min(sink.recall.values()) > 0.95
 
 
 def assert_saved_scorer_agrees(settings: Settings, scorer: tf.keras.Model, measured: float | None) -> None:
