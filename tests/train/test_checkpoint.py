@@ -234,6 +234,26 @@ def test_a_training_that_was_taken_over_writes_no_more(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rank_that_owns_the_folder_again_writes_again(tmp_path: Path):
+    """Of an elastic training: ranks were lost, and what this one found of another start is of before."""
+    owners = iter(["another", "this"])
+
+    def check_owner() -> None:
+        if next(owners) != "this":
+            raise TakenOverError("another start")
+
+    writer = CheckpointWriter(str(tmp_path), keep=2, check_owner=check_owner)
+    begin(writer, 1)
+    with pytest.raises(TakenOverError):
+        writer.finish()
+    writer.copy(lambda: ARRAYS, manifest(2))
+    writer.forget()
+    assert not writer.has_pending
+    begin(writer, 3)
+    writer.finish()
+    assert steps_in(str(tmp_path)) == [3]
+
+
 def test_a_store_that_fails_costs_a_checkpoint_and_not_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
