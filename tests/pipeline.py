@@ -42,8 +42,12 @@ class Pipeline:
 
     def line(self, job: str, *arguments: str) -> list[str]:
         """Returns the command of a job."""
-        options = [option for value in [f"root={self.root}", *self.sets] for option in ("--set", value)]
-        return [*self.enter, str(PROJECT / "spark-submit.sh"), job, "--config", self.config, *options, *arguments]
+        return [*self.enter, str(PROJECT / "spark-submit.sh"), job, *self.options(), *arguments]
+
+    def options(self) -> list[str]:
+        """Returns what every job is told."""
+        overrides = [option for value in [f"root={self.root}", *self.sets] for option in ("--set", value)]
+        return ["--config", self.config, *overrides]
 
     def succeed(self, job: str, *arguments: str) -> str:
         """Runs a job that must succeed. Returns: what it printed."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +15,17 @@ import yaml
 
 from benchmarks.serve import health
 from dssm.cli import JOBS, TOOLS, VIEWS
+from tests.checkout import SMALL_DEMO, copy_of_project, shrink
 from tests.documents import DOCUMENTS, PROJECT, Command, Fence, anchors, commands, fences, inline_code, links
 from tests.kuairand_log import write_download
+from tests.pipeline import write_small_demo
 
 COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
 
 # Command → the file that runs it in CI in the same form, and the words in that file that do.
 ELSEWHERE = {
     "make setup": (".ci/run", "make check"),  # every target begins with it
+    "make demo": ("tests/test_pipeline.py", '["make", "demo"]'),
     "make check": (".ci/run", "make check"),
     "make test": (".ci/run", "make test"),
     "make test-unit": (".ci/run", "make test"),  # a part of it
@@ -123,22 +125,12 @@ def test_an_example_of_yaml_is_a_config(example: Fence, tmp_path: Path) -> None:
 # The commands ----------------------------------------------------------------------------------------
 
 
-def shrink(config: Path, **changes: object) -> None:
-    """Puts changes over a config of the copy, so that it fits a small log; commands name it as before."""
-    whole = config.with_name(f"{config.stem}_whole.yaml")
-    config.rename(whole)
-    config.write_text(yaml.safe_dump({"extends": whole.name, **changes}), encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout with this one's environment, small settings, and a small download of KuaiRand."""
-    copy = tmp_path_factory.mktemp("docs") / "dssm"
-    left_out = shutil.ignore_patterns(".*", "runs", "data", "build", "dist", "tests", "__pycache__", "*.egg-info")
-    shutil.copytree(PROJECT, copy, ignore=left_out)
-    (copy / ".venv").symlink_to(PROJECT / ".venv")
-    (copy / "scripts" / "setup_env.sh").write_text("#!/bin/sh\n")
+    copy = copy_of_project(tmp_path_factory.mktemp("docs"))
     samples = {"rows_per_file": 1000, "shuffle_partitions": 2}
+    write_small_demo(copy / "data" / "demo")  # as `make demo` leaves it
     shrink(copy / "conf" / "demo.yaml", samples=samples, train={"batch_size": 256, "epochs": 8})
     shrink(
         copy / "conf" / "kuairand_full.yaml",
@@ -154,14 +146,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", RUN_HERE, ids=lambda command: f"{command.place} {command.text.split()[1]}")
 def test_a_command_of_the_documents_runs(checkout: Path, command: Command) -> None:
     """In the order of the documents, each on what the ones before it have left."""
-    small = {"DEMO": "--events 40000 --clients 800 --posts 400"}
     if " serve " in command.text:
         answers(checkout, f"{command.text} --port 0")  # the port that is written may be taken
         return
     line = ["bash", "-euo", "pipefail", "-c", command.text]
     with subprocess.Popen(
-        line, cwd=checkout, env={**os.environ, **small}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
+        line, cwd=checkout, env={**os.environ, "DEMO": SMALL_DEMO}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:
             printed, _ = process.communicate(timeout=850)

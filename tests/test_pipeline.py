@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +18,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.jobs import PARTS, shuffle_written, stored
+from dssm import published
 from dssm.config import load_settings
+from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, NEGATIVES, data_files, read_manifest
 from dssm.model.manifest import read_model_manifest
 from dssm.packing import unpack_all
 from dssm.plan.constants import load_constants
 from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import read_sizes
-from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said, write_small_demo
+from tests.checkout import SMALL_DEMO, copy_of_project, shrink
+from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(1200)]
 
@@ -29,24 +39,54 @@ DATE = "2024-01-15"
 TABLE = "demo_items"
 
 
+@dataclass
+class Demo(Pipeline):
+    """`make demo` in a copy of the checkout.
+
+    Attributes: printed: all that it said; shuffled: bytes between the tasks of build_samples.
+    """
+
+    printed: str = ""
+    shuffled: int = 0
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    folder = tmp_path_factory.mktemp("demo")
-    write_small_demo(folder / "data")
-    sets = [f"data={folder / 'data'}", "samples.rows_per_file=1000", "train.epochs=8", "train.batch_size=256"]
-    pipeline = Pipeline("conf/demo.yaml", "demo", folder / "runs", sets)
-    (folder / "events").mkdir()
-    events = {
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    copy = copy_of_project(tmp_path_factory.mktemp("demo"))
+    (copy / "events").mkdir()
+    logged = {
         "spark.eventLog.enabled": True,
         "spark.eventLog.compress": False,
-        "spark.eventLog.dir": f"{folder}/events",
+        "spark.eventLog.dir": f"{copy}/events",
     }
-    more = {"build_samples": ("--set", f"spark.conf={json.dumps(events)}")}
-    pipeline.printed = {job: pipeline.succeed(job, *more.get(job, ())) for job in JOBS}  # type: ignore[attr-defined]
-    return pipeline
+    shrink(
+        copy / "conf" / "demo.yaml",
+        samples={"rows_per_file": 1000}, train={"epochs": 8, "batch_size": 256}, spark={"conf": logged},
+    )  # fmt: skip
+    made = subprocess.run(
+        ["make", "demo"], cwd=copy, env={**os.environ, "DEMO": SMALL_DEMO}, capture_output=True, text=True, timeout=900,
+        check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, said(made)
+    for log in (copy / "events").iterdir():
+        if '"dssm demo build_samples"' not in log.read_text():
+            log.unlink()
+    return Demo(
+        str(copy / "conf/demo.yaml"), "demo", copy / "runs", [f"data={copy}/data/demo"],
+        printed=said(made), shuffled=shuffle_written(copy / "events"),
+    )  # fmt: skip
 
 
-def test_the_model_stands_between_popularity_and_the_best_reachable(demo: Pipeline) -> None:
+def test_the_demo_ends_with_top_items_the_tables_rows_and_the_report(demo: Demo) -> None:
+    assert "Traceback" not in demo.printed
+    last = demo.printed.rstrip().splitlines()[-1]
+    assert last == f"report: runs/demo/{DATE}/report.html"
+    assert (demo.root / "demo" / DATE / "report.html").stat().st_size > 100_000
+    assert "top items for user" in demo.printed
+    assert " 400 " in demo.printed[demo.printed.index("is current") :]
+
+
+def test_the_model_stands_between_popularity_and_the_best_reachable(demo: Demo) -> None:
     found = demo.evaluation(DATE)
     kept, filtered = found["seen_kept"], found["seen_filtered"]
     assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
@@ -60,7 +100,7 @@ def test_the_model_stands_between_popularity_and_the_best_reachable(demo: Pipeli
     assert found["users"] + found["cold_users"] == read_manifest(str(demo.run_folder(DATE) / "samples/users"), "").rows
 
 
-def test_the_table_holds_each_item_once_with_unit_norm(demo: Pipeline) -> None:
+def test_the_table_holds_each_item_once_with_unit_norm(demo: Demo) -> None:
     (facts,) = demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))
     assert (facts["row_count"], facts["items"], facts["versions"], facts["dt"]) == (400, 400, 1, DATE)
     assert facts["width"] == 64
@@ -68,7 +108,7 @@ def test_the_table_holds_each_item_once_with_unit_norm(demo: Pipeline) -> None:
     assert facts["longest"] == pytest.approx(1, abs=1e-5)
 
 
-def test_published_vectors_are_those_of_the_item_tower(demo: Pipeline) -> None:
+def test_published_vectors_are_those_of_the_item_tower(demo: Demo) -> None:
     from dssm.model.export import LoadedTower
 
     run = demo.run_folder(DATE)
@@ -77,13 +117,13 @@ def test_published_vectors_are_those_of_the_item_tower(demo: Pipeline) -> None:
     (batch,) = rows.combine_chunks().to_batches()
     expected = LoadedTower(str(run / "model/item_tower")).vectors(unpack_all(batch, model.item_columns))
     (version,) = (demo.root / "demo/item_table" / f"dt={DATE}").glob("version=*")
-    published = pq.read_table(version / "data").to_pandas().set_index("item_id")
-    found = np.stack(published.loc[rows[ITEM_ID].to_pylist(), "vector"].to_numpy())
+    rows_there = pq.read_table(version / "data").to_pandas().set_index("item_id")
+    found = np.stack(rows_there.loc[rows[ITEM_ID].to_pylist(), "vector"].to_numpy())
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_training_is_seen_and_logged(demo: Pipeline) -> None:
-    printed = demo.printed["train"]  # type: ignore[attr-defined]
+def test_training_is_seen_and_logged(demo: Demo) -> None:
+    printed = demo.printed
     model = read_model_manifest(str(demo.run_folder(DATE) / "model"))
     train = read_manifest(str(demo.run_folder(DATE) / "samples/train"), "")
     assert model.ranks == 2
@@ -99,7 +139,7 @@ def test_training_is_seen_and_logged(demo: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_job_leaves_its_log_and_metrics(demo: Pipeline, job: str) -> None:
+def test_each_job_leaves_its_log_and_metrics(demo: Demo, job: str) -> None:
     folder = demo.run_folder(DATE) / "jobs"
     records = [json.loads(line) for line in (folder / f"{job}.jsonl").read_text().splitlines()]
     first = next(record["run_id"] for record in records)
@@ -115,10 +155,10 @@ def test_each_job_leaves_its_log_and_metrics(demo: Pipeline, job: str) -> None:
         assert counts["train"] == train.rows
         text = (folder / "build_samples.prom").read_text()
         assert f'dssm_rows_written{{dataset="train",job_name="build_samples",pipeline="demo"}} {train.rows}.0' in text
-    assert " INFO " not in demo.printed[job]  # type: ignore[attr-defined]
+    assert " INFO " not in demo.printed
 
 
-def test_the_plan_knows_the_bytes(demo: Pipeline) -> None:
+def test_the_plan_knows_the_bytes(demo: Demo) -> None:
     """Within 30 %: the constants are of larger feeds, the arithmetic is of the settings and the rows."""
     settings = load_settings(demo.config, [f"root={demo.root}", *demo.sets])
     constants = load_constants()
@@ -133,7 +173,7 @@ def test_the_plan_knows_the_bytes(demo: Pipeline) -> None:
         ("build_samples", "Parquet, samples"): parts["train"] + parts["test"],
         ("build_samples", "Parquet, items"): parts["items"],
         ("build_samples", "Parquet, users and interactions"): parts["users"] + parts["interactions"],
-        ("build_samples", "shuffle"): shuffle_written(demo.root.parent / "events"),
+        ("build_samples", "shuffle"): demo.shuffled,
         ("train", "received a step, as chosen"): read_model_manifest(str(run / "model")).bytes_per_step,
         ("score_items", "table"): sum(path.stat().st_size for path in (version / "data").iterdir()),
         ("index_items", "faiss (faiss)"): index.stat().st_size,
@@ -141,13 +181,33 @@ def test_the_plan_knows_the_bytes(demo: Pipeline) -> None:
     assert {key: lines[key] / value for key, value in found.items()} == pytest.approx(dict.fromkeys(found, 1), rel=0.3)
 
 
-def test_a_rerun_publishes_the_same_version(demo: Pipeline) -> None:
+def test_a_rerun_publishes_the_same_version(demo: Demo) -> None:
     partition = demo.root / "demo/item_table" / f"dt={DATE}"
     before = sorted(path.name for path in partition.iterdir())
     printed = demo.succeed("score_items")
     assert sorted(path.name for path in partition.iterdir()) == before
     assert "is there already" in printed
     assert demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))[0]["row_count"] == 400
+
+
+@pytest.fixture
+def here(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs a job's entry point in this process, on the session of the tests: a start of Spark less.
+
+    Returns: what it printed.
+    """
+
+    def run(pipeline: Pipeline, job: str, *arguments: str) -> str:
+        entry = importlib.import_module(f"jobs.{job}")
+        if hasattr(entry, "spark_session"):
+            monkeypatch.setattr(entry, "spark_session", lambda *_, **__: nullcontext(spark))
+        entry.main([*pipeline.options(), *arguments])
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return run
 
 
 @contextmanager
@@ -163,52 +223,52 @@ def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Iterator[
         path.write_text(good)
 
 
-def test_a_gate_refuses_a_model_that_is_no_better(demo: Pipeline) -> None:
+def test_a_gate_refuses_a_model_that_is_no_better(demo: Demo) -> None:
     def lower(evaluation: dict[str, Any]) -> None:
         kept = evaluation["seen_kept"]
         kept["model"]["recall@50"] = kept["popularity"]["recall@50"]
 
+    before = published.current(f"{demo.root}/demo/item_table", DATE)
     with changed(demo.run_folder(DATE) / "evaluation.json", lower):
         refused = demo.run("score_items")
     assert refused.returncode == 3
     assert "gate: the model's recall@50 is" in said(refused)
     assert "Traceback" not in said(refused)
-    assert demo.table(TABLE_FACTS.format(table=TABLE, date=DATE))[0]["row_count"] == 400
+    assert published.current(f"{demo.root}/demo/item_table", DATE) == before
 
 
-def test_an_evaluation_of_other_samples_does_not_open_the_gate(demo: Pipeline) -> None:
+def test_an_evaluation_of_other_samples_does_not_open_the_gate(demo: Demo) -> None:
     with changed(demo.run_folder(DATE) / "evaluation.json", lambda found: found.update(samples_build="0" * 16)):
         refused = demo.run("score_items")
     assert refused.returncode == 2
     assert "of other samples than" in said(refused)
-
-
-def test_samples_of_other_vocabularies_are_refused(demo: Pipeline) -> None:
-    def renumber(manifest: dict[str, Any]) -> None:
-        manifest["vocabularies"]["topic_id"]["digest"] = "0" * 16
-
-    with changed(demo.run_folder(DATE) / "samples/items/manifest.json", renumber):
-        refused = demo.run("evaluate")
-    assert refused.returncode == 2
-    assert "vocabulary 'topic_id' is not the one" in said(refused)
     assert "Traceback" not in said(refused)
 
 
-def test_jobs_say_which_job_is_missing(demo: Pipeline, tmp_path: Path) -> None:
+def test_samples_of_other_vocabularies_are_refused(demo: Demo, here: Callable[..., str]) -> None:
+    def renumber(manifest: dict[str, Any]) -> None:
+        manifest["vocabularies"]["topic_id"]["digest"] = "0" * 16
+
+    with (
+        changed(demo.run_folder(DATE) / "samples/items/manifest.json", renumber),
+        pytest.raises(UserError, match="vocabulary 'topic_id' is not the one"),
+    ):
+        here(demo, "evaluate")
+
+
+def test_jobs_say_which_job_is_missing(demo: Demo, here: Callable[..., str], tmp_path: Path) -> None:
     other = Pipeline(demo.config, demo.name, tmp_path / "runs", demo.sets)
     single = ["--set", "train.launch=single", "--set", "train.ranks=1"]
     for job, first in (("train", "build_samples"), ("evaluate", "train")):
-        refused = other.run(job, *single)
-        assert refused.returncode == 2, said(refused)
-        assert f"run {first} for this date first" in said(refused)
-        assert "Traceback" not in said(refused)
+        with pytest.raises(UserError, match=f"run {first} for this date first"):
+            here(other, job, *single)
     assert [path.name for path in (tmp_path / "runs/demo" / DATE).iterdir()] == ["jobs"]
     told = other.succeed_view("status", "demo")
     for job in ("train", "evaluate"):
         assert f"log of {job}: {tmp_path}/runs/demo/{DATE}/jobs/{job}.jsonl" in told
 
 
-def test_past_dates_run_in_turn_and_are_built_once(demo: Pipeline) -> None:
+def test_past_dates_run_in_turn_and_are_built_once(demo: Demo, here: Callable[..., str]) -> None:
     dates, range_ = ("2024-01-13", "2024-01-14"), ("--dates", "2024-01-13..2024-01-14")
     printed = demo.succeed("build_samples", *range_)
     for date in dates:
@@ -217,29 +277,31 @@ def test_past_dates_run_in_turn_and_are_built_once(demo: Pipeline) -> None:
         assert manifest.date == date
         assert manifest.sources["sources.feed"].used["test"] > 0
     before = {date: files_of(demo.run_folder(date) / "samples") for date in dates}
-    again = demo.succeed("build_samples", *range_)
+    again = here(demo, "build_samples", *range_)
     assert again.count("left as it is") == 2
     assert "samples, users and interactions" not in again
-    forced = demo.succeed("build_samples", "--dates", f"{dates[0]}..{dates[0]}", "--force")
+    forced = here(demo, "build_samples", "--dates", f"{dates[0]}..{dates[0]}", "--force")
     assert "left as it is" not in forced
     assert {date: files_of(demo.run_folder(date) / "samples") for date in dates} == before
-    other = demo.succeed("build_samples", "--dates", f"{dates[0]}..{dates[0]}", "--set", "seed=7")
+    other = here(demo, "build_samples", "--dates", f"{dates[0]}..{dates[0]}", "--set", "seed=7")
     assert "left as it is" not in other  # complete, but with other settings
     assert files_of(demo.run_folder(dates[0]) / "samples") != before[dates[0]]
 
 
-def test_a_days_increment_trains_the_day_before_further_with_grown_vocabularies(demo: Pipeline) -> None:
+def test_a_days_increment_trains_the_day_before_further_with_grown_vocabularies(
+    demo: Demo, here: Callable[..., str]
+) -> None:
     dates = ("2024-01-13", "2024-01-14")
     single = ["train.launch=single", "train.ranks=1", "train.epochs=1", "window.train_days=2"]
     daily = Pipeline(demo.config, "daily", demo.root, [*demo.sets, "name=daily", *single])
     for job in ("build_samples", "train"):
-        daily.succeed(job, "--date", dates[0])
+        here(daily, job, "--date", dates[0])
     earlier = ("--vocabularies", f"daily/{dates[0]}", "--grow")
-    daily.succeed("build_samples", "--date", dates[1], *earlier, "--set", "window.train_days=1")
+    here(daily, "build_samples", "--date", dates[1], *earlier, "--set", "window.train_days=1")
     day = ("--date", dates[1], "--set", "window.train_days=1")
     models = []
     for options in ((), ("--warm-start", f"daily/{dates[0]}")):
-        daily.succeed("train", *day, *options)
+        here(daily, "train", *day, *options)
         models.append(read_model_manifest(str(daily.run_folder(dates[1]) / "model")))
     cold, warm = models
     before = read_model_manifest(str(daily.run_folder(dates[0]) / "model"))
@@ -254,7 +316,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_model_learns_from_negatives_of_an_earlier_one_with_its_vocabularies(demo: Pipeline) -> None:
+def test_a_model_learns_from_negatives_of_an_earlier_one_with_its_vocabularies(
+    demo: Demo, here: Callable[..., str]
+) -> None:
     (version,) = (demo.root / "demo/item_table" / f"dt={DATE}").glob("version=*")
     negatives = {
         "popular": {"kind": "popularity", "count": 3},
@@ -265,11 +329,11 @@ def test_a_model_learns_from_negatives_of_an_earlier_one_with_its_vocabularies(d
     later = Pipeline(
         demo.config, "negatives", demo.root, [*sets, "train.epochs=4", "train.launch=single", "train.ranks=1"]
     )
-    later.succeed("build_samples", "--vocabularies", f"demo/{DATE}")
+    here(later, "build_samples", "--vocabularies", f"demo/{DATE}")
     ours, earlier = (read_manifest(str(p.run_folder(DATE) / "samples/train"), "") for p in (later, demo))
     assert ours.vocabularies == earlier.vocabularies
     assert ours.columns[NEGATIVES].shape == (6,)
-    later.succeed("train")
+    here(later, "train")
     model = read_model_manifest(str(later.run_folder(DATE) / "model"))
     assert model.loss[-1] < model.loss[0]
     assert model.auc[-1] is not None

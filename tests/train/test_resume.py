@@ -84,7 +84,7 @@ def test_broken_off_again_and_again_the_weights_are_the_same_bits(
 
     settings = write_run(tmp_path / "broken", ROWS, **how)
     paths = RunPaths(settings.run_folder)
-    for steps in (1, 2, 7, 16, 4, 11):
+    for steps in (1, 7, 16):  # before a checkpoint, in the first epoch, in the second
         with pytest.raises(BrokenOffError):
             train(settings, monkeypatch, steps)
     end = train(settings, monkeypatch)
