@@ -58,7 +58,7 @@ has-data:
 .PHONY: test
 test: setup ## every test but those of a cluster, of Airflow and of a GPU
 	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or hosts or airflow or gpu)"
-	@$(with_java) $(PYTEST) -m "horovod and not cluster"
+	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "horovod and not cluster"
 
 .PHONY: test-unit
 test-unit: setup ## the tests without Spark, Horovod, a browser and whole trainings

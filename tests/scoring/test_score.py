@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +185,60 @@ def test_a_reader_of_hive_sees_whole_versions_during_a_dozen_publishes(
     left = [name for name in folders(tmp_path / f"table/dt={DATE}") if name.startswith("version=")]
     assert f"version={names[-1]}-{count - 1}" in left
     assert len(left) < count
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_grace")
+def test_hives_metastore_may_be_lost_at_any_call(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a call; after it is before the next one. Readers see the old rows or the new; a rerun ends with the new."""
+    from pyspark.errors import AnalysisException
+
+    from dssm.scoring.metastore import HiveMetastore
+    from dssm.scoring.publish import publish
+
+    table = table_at(
+        tmp_path, metastore=HiveMetastore(spark, "lost", str(tmp_path / "table"), "item_table"), keep_versions=1,
+        keep_days=0,
+    )  # fmt: skip
+    asked: list[str] = []
+
+    def publish_next(number: int, lost_at: int | None = None) -> None:
+        def call(name: str, whole: Callable[..., Any]) -> Callable[..., Any]:
+            def answered(session: Any, *given: Any) -> Any:
+                if len(asked) == lost_at:
+                    raise AnalysisException("MetaException: could not connect to meta store: connection refused")
+                asked.append(name)
+                return whole(session, *given)
+
+            return answered
+
+        asked.clear()
+        name = list(VECTORS)[number % len(VECTORS)]
+        make = maker(VECTORS[name], f"{name}-{number}")
+        with monkeypatch.context() as patched:
+            for kind in ("sql", "table"):
+                patched.setattr(type(spark), kind, call(kind, getattr(type(spark), kind)))
+            publish(table, f"{name}-{number}", judged(), ["vector"], make, force=False)
+
+    def seen_by_readers() -> str:
+        rows = spark.table("lost").filter(f"dt = '{DATE}'").orderBy("item_id").collect()
+        return of_vectors(np.array([row["vector"] for row in rows], np.float32))
+
+    publish_next(0)
+    publish_next(1)
+    calls, found = len(asked), []
+    assert calls >= 7
+    for number in range(2, 2 + calls):
+        with pytest.raises(AnalysisException, match="connection refused"):
+            publish_next(number, lost_at=number - 2)
+        names = [list(VECTORS)[n % len(VECTORS)] for n in (number - 1, number)]
+        found.append(names.index(seen_by_readers()))
+        publish_next(number)
+        assert seen_by_readers() == names[1]
+    assert found == sorted(found)
+    assert 0 < sum(found) < calls
 
 
 def test_gates_that_saw_nothing_are_told(
