@@ -192,7 +192,7 @@ def test_a_reader_of_hive_sees_whole_versions_during_a_dozen_publishes(
 def test_hives_metastore_may_be_lost_at_any_call(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a call; after it is before the next one. Readers see the old rows or the new; a rerun ends with the new."""
+    """Readers see the old rows or the new; a rerun ends with the new. Lost after a call is lost before the next one."""
     from pyspark.errors import AnalysisException
 
     from dssm.scoring.metastore import HiveMetastore
