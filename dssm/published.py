@@ -102,7 +102,7 @@ class PublishedManifest(BaseModel):
     )
     drift: float | None = Field(None, description="Mean cosine to the vectors of `previous`.")
     objective_drift: dict[str, float] = Field(
-        default_factory=dict, description="The same of each objective's own vectors that `previous` has too."
+        default_factory=dict, description="The same of each objective's own vectors that `previous` has as wide."
     )
     drift_rows: int = Field(0, description="Rows that it was measured on: those found in the files of `previous`.")
     incomparable: str | None = Field(None, description="Why there is no `drift`, where something was published.")
@@ -116,6 +116,12 @@ class PublishedManifest(BaseModel):
     @property
     def id_column(self) -> str:
         return f"{self.side}_id"
+
+    @property
+    def least_drift(self) -> tuple[float, str] | None:
+        """The least of `drift` and `objective_drift`, and whose vectors it is of, as a word before theirs."""
+        known = [] if self.drift is None else [(self.drift, "")]
+        return min([*known, *((drift, f"{name} ") for name, drift in self.objective_drift.items())], default=None)
 
 
 class Pointer(BaseModel):

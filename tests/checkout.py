@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -27,3 +28,10 @@ def shrink(config: Path, **changes: object) -> None:
     whole = config.with_name(f"{config.stem}_whole.yaml")
     config.rename(whole)
     config.write_text(yaml.safe_dump({"extends": whole.name, **changes}), encoding="utf-8")
+
+
+def of_no_make() -> dict[str, str]:
+    """Returns this environment without what the `make` that runs the tests tells those below it."""
+    return {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    }

@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.serve import health
 from dssm.cli import JOBS, TOOLS, VIEWS
-from tests.checkout import SMALL_DEMO, copy_of_project, shrink
+from tests.checkout import copy_of_project, of_no_make, shrink
 from tests.documents import DOCUMENTS, PROJECT, Command, Fence, anchors, commands, fences, inline_code, links
 from tests.kuairand_log import write_download
 from tests.pipeline import write_small_demo
@@ -151,8 +151,8 @@ def test_a_command_of_the_documents_runs(checkout: Path, command: Command) -> No
         return
     line = ["bash", "-euo", "pipefail", "-c", command.text]
     with subprocess.Popen(
-        line, cwd=checkout, env={**os.environ, "DEMO": SMALL_DEMO}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
+        line, cwd=checkout, env=of_no_make(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     ) as process:  # fmt: skip
         try:
             printed, _ = process.communicate(timeout=850)

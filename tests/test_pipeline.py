@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,7 +26,7 @@ from dssm.packing import unpack_all
 from dssm.plan.constants import load_constants
 from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import read_sizes
-from tests.checkout import SMALL_DEMO, copy_of_project, shrink
+from tests.checkout import SMALL_DEMO, copy_of_project, of_no_make, shrink
 from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ TABLE = "demo_items"
 class Demo(Pipeline):
     """`make demo` in a copy of the checkout.
 
-    Attributes: printed: all that it said; shuffled: bytes between the tasks of build_samples.
+    Attributes: printed: what it said; shuffled: bytes between the tasks of build_samples.
     """
 
     printed: str = ""
@@ -64,8 +63,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         samples={"rows_per_file": 1000}, train={"epochs": 8, "batch_size": 256}, spark={"conf": logged},
     )  # fmt: skip
     made = subprocess.run(
-        ["make", "demo"], cwd=copy, env={**os.environ, "DEMO": SMALL_DEMO}, capture_output=True, text=True, timeout=900,
-        check=False,
+        ["make", "demo"], cwd=copy, env=of_no_make() | {"DEMO": SMALL_DEMO}, capture_output=True, text=True,
+        timeout=900, check=False,
     )  # fmt: skip
     assert made.returncode == 0, said(made)
     for log in (copy / "events").iterdir():
@@ -73,7 +72,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             log.unlink()
     return Demo(
         str(copy / "conf/demo.yaml"), "demo", copy / "runs", [f"data={copy}/data/demo"],
-        printed=said(made), shuffled=shuffle_written(copy / "events"),
+        printed=made.stdout, shuffled=shuffle_written(copy / "events"),
     )  # fmt: skip
 
 

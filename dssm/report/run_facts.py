@@ -318,13 +318,14 @@ def _add_table(facts: RunFacts, table: str) -> None:
 
 
 def _rolled_back(location: str, date: str, model_version: str) -> str | None:
-    """Returns the version of a model that a rollback has left; None where there is none."""
+    """Returns the version of a model that a rollback has left; None where there is none any more."""
     pointer = published.read_pointer(location, date)
-    left = pointer.rolled_back if pointer is not None else []
+    if pointer is None or not pointer.rolled_back:
+        return None
     of_model = (
         made.manifest.version
         for made in reversed(published.versions(location, date))
-        if made.manifest.version in left and made.manifest.model_version == model_version
+        if made.manifest.version in pointer.rolled_back and made.manifest.model_version == model_version
     )
     return next(of_model, None)
 

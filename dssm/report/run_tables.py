@@ -39,8 +39,10 @@ def _of_version(published: Published) -> str:
     ]
     if manifest.copied:
         told.append(f", {manifest.copied:,} taken from {manifest.previous}")
-    if manifest.drift is not None:
-        told.append(f"; mean cosine to {manifest.previous} {manifest.drift:.4f}")
+    if manifest.least_drift is not None:
+        drift, of = manifest.least_drift
+        least = "least " * bool(manifest.objective_drift)
+        told.append(f"; {least}mean cosine to the {of}vectors of {manifest.previous} {drift:.4f}")
     unread = sum(manifest.quarantined.values())
     if unread:
         told.append(f"; {unread:,} rows in quarantine")

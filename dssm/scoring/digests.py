@@ -3,7 +3,8 @@
 A row's words w are mixed one by one and added up: Σ_j b_j · m(a_j · w_j), m(y) = y ⊕ (y >> 32), modulo 2⁶⁴, with odd
 numbers a_j and b_j of each word's place. The multiplication carries each bit of a word upwards, the shift the upper
 half down, and as all of it is a bijection of the word, rows that differ in one word never have the same digest. Others
-have by a chance of about 2⁻⁶⁴; of 2⁻³³ where all that differs is the highest bit of several words.
+have by a chance of about 2⁻⁶⁴ where their words differ in low bits too, and of more where they don't: 2⁻⁴⁸ of integers
+up to 255 as float32, 2⁻³² at worst, of signs alone. A row is compared with its own earlier digest, and no other's.
 
 An id's words are folded in one after the other, as ids have different lengths.
 """
@@ -85,7 +86,7 @@ def _words(values: np.ndarray) -> np.ndarray:
     """Returns a column as words of 64 bits, (rows, words); the last is filled up with zeros."""
     rows = len(values)
     width = values.itemsize * int(np.prod(values.shape[1:]))
-    content = np.ascontiguousarray(values).reshape(rows, -1).view(np.uint8).reshape(rows, width)
+    content = np.ascontiguousarray(values).reshape(rows, width // values.itemsize).view(np.uint8).reshape(rows, width)
     if width % 8:
         padded = np.zeros((rows, -(-width // 8) * 8), np.uint8)
         padded[:, :width] = content

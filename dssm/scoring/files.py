@@ -76,7 +76,8 @@ class FileResult:
 
     broken: vectors that are not finite; norm_off: largest distance from the norm, before rounding, of the combined
     vectors and of each objective's own, these at the scale of the combined;
-    drift: of each vector column that the version published last has too, sum of the cosines to its vectors.
+    drift: of each vector column that the version published last has as wide, sum of the cosines to its vectors;
+    drift_rows: rows in both.
     """
 
     name: str
@@ -239,7 +240,7 @@ class _FileMaker:
     def _measure(self, stored: Stored, places: np.ndarray, copied: np.ndarray) -> None:
         """Adds up the drift, of the vectors as they are stored."""
         result, earlier = self.result, self.earlier
-        if earlier is None or earlier.width(VECTOR) != result.widths[VECTOR]:
+        if earlier is None:
             return
         result.drift_rows += int((places >= 0).sum())
         changed = np.flatnonzero((places >= 0) & ~copied)
@@ -250,7 +251,8 @@ class _FileMaker:
             before, now = earlier.vectors(column, places[changed]), decoded(moved, column, self.scoring.dtype)
             norms = np.linalg.norm(before, axis=1) * np.linalg.norm(now, axis=1)
             products = np.einsum("ij,ij->i", before, now)
-            cosines = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
+            both_zero = ~(before.any(axis=1) | now.any(axis=1))  # the same vector, too
+            cosines = np.divide(products, norms, out=both_zero.astype(norms.dtype), where=norms > 0)
             same = int(copied.sum())  # the same vector
             result.drift[column] = result.drift.get(column, 0.0) + same + float(cosines.sum())
 

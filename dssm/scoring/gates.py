@@ -126,12 +126,12 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         decisions.append(
             _decided(NORMS, made.norm_off <= table.norm_tolerance, made.norm_off, table.norm_tolerance, reason)
         )
-    if table.min_drift_cosine is not None and made.drift is None:
+    if table.min_drift_cosine is not None and made.least_drift is None:
         reason = f"{NOT_COMPARABLE}: {made.incomparable or f'no row is in the files of {made.previous}'}"
         reason = FIRST if made.previous is None else reason
         decisions.append(GateDecision(gate=DRIFT, passed=True, limit=table.min_drift_cosine, reason=reason))
-    elif table.min_drift_cosine is not None and made.drift is not None:
-        drift, of = min([(made.drift, ""), *((own, f"{name} ") for name, own in made.objective_drift.items())])
+    elif table.min_drift_cosine is not None and made.least_drift is not None:
+        drift, of = made.least_drift
         reason = (
             f"the mean cosine to the {of}vectors of {made.previous} is {drift:.4f}, {setting}.min_drift_cosine is "
             f"{table.min_drift_cosine:g}"

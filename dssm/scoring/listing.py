@@ -65,8 +65,10 @@ def remarks_of(manifest: PublishedManifest) -> list[str]:
     remarks = [f"{manifest.rows:,} {manifest.side}s"]
     if manifest.previous is not None:
         remarks.append(f"{manifest.scored:,} scored, {manifest.copied:,} taken from {manifest.previous}")
-    if manifest.drift is not None:
-        remarks.append(f"mean cosine to its vectors {manifest.drift:.4f}")
+    if manifest.least_drift is not None:
+        drift, of = manifest.least_drift
+        least = "least " * bool(manifest.objective_drift)
+        remarks.append(f"{least}mean cosine to its {of}vectors {drift:.4f}")
     unread = sum(manifest.quarantined.values())
     if unread:
         told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.quarantined.items())

@@ -70,3 +70,20 @@ def test_a_key_is_of_the_id_alone(ids: list[str], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(ids)))
     whole = pa.array(ids, pa.string())
     np.testing.assert_array_equal(id_keys(whole[first:]), id_keys(whole)[first:])
+
+
+def test_any_column_has_digests() -> None:
+    """Of one word and of many more than are taken at once, of any type and layout; of no row, and of no number."""
+    random = np.random.default_rng(3)
+    columns = {
+        "flag": random.random(9) < 0.5,
+        "half": random.normal(size=(9, 3)).astype(np.float16),
+        "double": random.normal(size=(9, 2, 2)),
+        "wide": random.integers(0, 9, (9, 2 * WORDS_AT_ONCE + 1), np.int64),
+        "nothing": np.empty((9, 0), np.float32),
+    }
+    whole = row_digests(columns)
+    assert len(set(whole.tolist())) == 9
+    np.testing.assert_array_equal(row_digests({n: np.asfortranarray(v) for n, v in columns.items()}), whole)
+    np.testing.assert_array_equal(row_digests({n: v[4:5] for n, v in columns.items()}), whole[4:5])
+    assert row_digests({n: v[:0] for n, v in columns.items()}).tolist() == []

@@ -174,6 +174,7 @@ def test_drift_is_a_limit_only_where_one_is_set() -> None:
     ]
     of_objectives = made.model_copy(update={"drift": 0.9, "objective_drift": {"click": 0.95, "like": 0.75}})
     assert reasons(of_objectives, min_drift_cosine=0.75) == []
+    assert reasons(of_objectives.model_copy(update={"drift": None}), min_drift_cosine=0.76)
     assert reasons(of_objectives, min_drift_cosine=0.8) == [
         "the mean cosine to the like vectors of dt=2024-01-07/version=old is 0.7500, item_table.min_drift_cosine is 0.8"
     ]

@@ -49,7 +49,7 @@ def score(root: Path, tower: Tower, monkeypatch: pytest.MonkeyPatch, **given: An
     scoring = Scoring(
         source=str(root), target=str(root / "made"), id_source="id", id_column="item_id",
         columns={"x": ColumnSpec(dtype="int32")}, tower="", model_version="m", threads=1, dtype="float32",
-        digests=False, **{"norm": 1.0, "own_norm": 1.0, **given},
+        **{"norm": 1.0, "own_norm": 1.0, "digests": False, **given},
     )  # fmt: skip
     return score_file(scoring, "rows.parquet")
 
@@ -71,15 +71,50 @@ def test_what_the_combined_vector_evens_out_is_measured(tmp_path: Path, monkeypa
     assert found.norm_off == pytest.approx(longer - 1, abs=1e-6)
 
 
+def before(root: Path, tower: Tower, monkeypatch: pytest.MonkeyPatch, **widths: int) -> Earlier:
+    """Publishes a tower's vectors, as an earlier version."""
+    commit_files(str(root / "made"), [score(root, tower, monkeypatch, digests=True)])
+    (root / "made").rename(root / "before")
+    return Earlier(str(root / "before"), {"rows.parquet": ["rows.parquet"]}, widths, "float32", "m")
+
+
 def test_the_drift_of_each_objective_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The combined vector knows nothing of an objective without a share."""
-    commit_files(str(tmp_path / "made"), [score(tmp_path, Tower(), monkeypatch)])
-    (tmp_path / "made").rename(tmp_path / "before")
-    widths = {"vector": 4, "vector_click": 2, "vector_shown": 2}  # as if it had known no likes
-    earlier = Earlier(str(tmp_path / "before"), {"rows.parquet": ["rows.parquet"]}, widths, "float32", "m")
+    """The combined vector knows nothing of an objective without a share; likes are as if they had not been there."""
+    earlier = before(tmp_path, Tower(), monkeypatch, vector=4, vector_click=2, vector_shown=2)
     found = score(tmp_path, Tower({"shown": -1.0}), monkeypatch, earlier=earlier)
     assert found.drift_rows == ROWS
     assert found.drift == pytest.approx({"vector": ROWS, "vector_click": ROWS, "vector_shown": -ROWS}, abs=1e-5)
+
+
+class Wider(Tower):
+    """A tower whose combined vectors have one objective more."""
+
+    def all_vectors(self, columns: dict[str, Any]) -> dict[str, np.ndarray]:
+        made = super().all_vectors(columns)
+        return made | {"vector": np.hstack([made["vector"], made["vector_shown"]])}
+
+
+def test_objectives_are_compared_where_the_combined_vectors_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = before(tmp_path, Wider(), monkeypatch, vector=6, vector_click=2, vector_like=2, vector_shown=2)
+    found = score(tmp_path, Tower({"like": -1.0}), monkeypatch, earlier=earlier)
+    assert found.drift_rows == ROWS
+    assert found.drift == pytest.approx({"vector_click": ROWS, "vector_like": -ROWS, "vector_shown": ROWS}, abs=1e-5)
+
+
+def test_a_copied_row_is_no_drift_of_any_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = before(tmp_path, Tower(), monkeypatch, vector=4, vector_click=2, vector_like=2, vector_shown=2)
+    found = score(tmp_path, Tower({"like": -1.0}), monkeypatch, earlier=earlier, copies=True, digests=True)
+    assert (found.scored, found.copied) == (0, ROWS)
+    names = ("vector", "vector_click", "vector_like", "vector_shown")
+    assert found.drift == dict.fromkeys(names, ROWS)
+
+
+def test_zeros_that_stay_zeros_are_no_drift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = before(tmp_path, Tower({"shown": 0.0}), monkeypatch, vector_shown=2)
+    assert score(tmp_path, Tower({"shown": 0.0}), monkeypatch, earlier=earlier).drift == {"vector_shown": ROWS}
+    assert score(tmp_path, Tower(), monkeypatch, earlier=earlier).drift == {"vector_shown": 0}
 
 
 def test_own_norms_are_told_at_the_scale_of_the_combined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
