@@ -32,6 +32,4 @@ def shrink(config: Path, **changes: object) -> None:
 
 def of_no_make() -> dict[str, str]:
     """Returns this environment without what the `make` that runs the tests tells those below it."""
-    return {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-    }
+    return {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}

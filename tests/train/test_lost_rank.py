@@ -23,7 +23,7 @@ pytestmark = pytest.mark.horovod
 
 @pytest.mark.parametrize("how", ["killed", "silent", "failed"])
 def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
-    settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=2, start_timeout_s=60, stall_shutdown_s=4)
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=2, start_timeout_s=60, stall_shutdown_s=8)
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
     started = time.monotonic()
     done = launch(
@@ -41,7 +41,7 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
     assert done.output.count("Traceback") == (how == "failed")  # of the rank whose fault it was, and of no other
     assert "most recent call first" not in done.output
     if how == "silent":
-        told = r"rank (\d): no step for 4 s \(train.stall_shutdown_s\); it stands at (.*)"
+        told = r"rank (\d): no step for 8 s \(train.stall_shutdown_s\); it stands at (.*)"
         stood = dict(re.findall(told, done.output))
         assert stood.keys() == {"0", "1"}
         assert stood["1"].endswith("losing_step")
