@@ -111,6 +111,10 @@ bench-train: setup ## samples a second of a training, against DeepMatch and betw
 bench-quality: | has-data setup ## recall of the recipe on KuaiRand and of all baselines, three seeds, of DATA=folder
 	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.quality --set data='$(DATA)' --keep
 
+.PHONY: bench-ablation
+bench-ablation: | has-data setup ## what each part of that recipe is worth, three seeds, of DATA=folder; goes on where it was broken off
+	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.ablation --set data='$(DATA)' --docs
+
 bench-%: setup ## runs benchmarks/NAME.py: make bench-NAME
 	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.$(subst -,_,$*)
 

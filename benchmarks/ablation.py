@@ -1,6 +1,6 @@
 """make bench-ablation: what each part of a recipe is worth, by leaving it out or changing it. Several seeds each.
 
-    python -m benchmarks.ablation --config conf/kuairand.yaml --set data=… --seeds 3 --docs
+    make bench-ablation DATA=folder
 
 The samples are built once; each variant trains in one process and is ranked over the whole catalogue for the
 same users as `evaluate` ranks for. Spread is over the seeds of initial weights, order and dropout.
@@ -82,7 +82,7 @@ def variants_of(settings: Settings) -> list[Variant]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
-    parser.add_argument("--config", default="conf/kuairand.yaml")
+    parser.add_argument("--config", default="conf/kuairand_ablation.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant; %(default)s")
     parser.add_argument("--only", nargs="*", metavar="GROUP", help=f"some of {', '.join([*VARIANTS, 'features'])}")
@@ -237,7 +237,7 @@ def _feature_groups(settings: Settings) -> dict[str, list[str]]:
         ],
         "no hour and weekday": times,
         "no pretrained vectors": [f.name for f in settings.features.values() if getattr(f, "pre_embed", None)],
-        "item id alone": [f.name for f in settings.features.values() if f.side == "item" and f.name != "video_id"],
+        "item id and tags": [f.name for f in settings.features.values() if f.side == "item" and f.name != "video_id"],
     }
     shared = {getattr(f, "share_embedding", None) for f in settings.features.values()}
     off = {
