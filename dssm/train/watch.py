@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dssm.features import PADDING_ID, UNKNOWN_ID
+
 NOT_FINITE = "not finite"
 
 
@@ -18,17 +20,23 @@ def told_of_batches(before: Mapping[str, np.ndarray], batch: Mapping[str, np.nda
     return [*earlier, *suspicious_columns(batch)]
 
 
-def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 5) -> list[str]:
-    """Describes the columns of a batch that may have spoilt a loss.
+def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 20) -> list[str]:
+    """Describes the columns of a batch, those first that may have spoilt a loss.
 
     Args:
       batch: each column, (rows, …).
       most: columns described.
-    Returns: those with NaN or infinity first, then the numbers of the largest magnitude; ids are left out.
+    Returns: those with NaN or infinity first, then the numbers of the largest magnitude, then the ids.
     """
     found: list[tuple[float, str]] = []
     for name, values in batch.items():
-        if values.dtype.kind != "f" or not values.size:
+        if not values.size:
+            continue
+        if values.dtype.kind in "iu":
+            padding, unknown = ((values == code).mean() for code in (PADDING_ID, UNKNOWN_ID))
+            found.append((-1.0, f"{name}: ids up to {values.max()}, {padding:.0%} padding, {unknown:.0%} unknown"))
+            continue
+        if values.dtype.kind != "f":
             continue
         finite = np.isfinite(values)
         broken = values.size - int(finite.sum())

@@ -148,12 +148,17 @@ def test_padding_changes_nothing(kind: EncoderKind, places: list[list[bool]], se
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", [Pooling(), *KINDS[:2]], ids=_name)
+UNORDERED = [*((Pooling(), combiner) for combiner in ("sum", "mean", "sqrtn", "max")), *((k, "") for k in KINDS[:2])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "combiner"), UNORDERED, ids=lambda given: given or None if isinstance(given, str) else _name(given)
+)
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(5)))
-def test_pooling_and_attention_know_no_order(kind: EncoderKind, order: list[int]):
+def test_pooling_and_attention_know_no_order(kind: EncoderKind, combiner: str, order: list[int]):
     embeddings, weights = _drawn(IDS.shape)
-    layer = pooling.build(kind, DIM, "pooling", "sqrtn") if isinstance(kind, Pooling) else _layer(kind)
+    layer = pooling.build(kind, DIM, "pooling", combiner) if isinstance(kind, Pooling) else _layer(kind)
     one, other = (
         layer(tf.constant(embeddings[:, o]), ids=tf.constant(IDS[:, o]), weights=tf.constant(weights[:, o]))
         for o in (range(5), order)
