@@ -24,7 +24,7 @@ def remarks(facts: RunFacts, vectors: VectorFacts | None) -> Iterator[Remark]:
     for name, found in facts.tables.items():
         if found.manifest.overridden:
             yield "gates", f"The table of {name} was published by force: {'; '.join(found.manifest.overridden)}"
-        unread = sum(found.manifest.quarantined.values())
+        unread = sum(found.manifest.left_out.values())
         if unread:
             yield "gates", f"{unread:,} {name} could not be read and are not in the table"
     if facts.evaluation is not None:

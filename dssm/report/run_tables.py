@@ -43,9 +43,9 @@ def _of_version(published: Published) -> str:
         drift, of = manifest.least_drift
         least = "least " * bool(manifest.objective_drift)
         told.append(f"; {least}mean cosine to the {of}vectors of {manifest.previous} {drift:.4f}")
-    unread = sum(manifest.quarantined.values())
-    if unread:
-        told.append(f"; {unread:,} rows in quarantine")
+    for what, rows in (("in quarantine", manifest.quarantined), ("of the catalogue not encoded", manifest.not_encoded)):
+        if rows:
+            told.append(f"; {sum(rows.values()):,} rows {what}")
     return f"{''.join(told)}."
 
 

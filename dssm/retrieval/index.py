@@ -63,13 +63,15 @@ class IndexReport(BaseModel):
     exact_queries_per_s: float = Field(description="Of the exact search that recall is measured against.")
     sinks: list[SinkReport]
     held: list[SinkReport] = Field(
-        default_factory=list, description="After a refusal: the sinks as they were switched last, which still answer."
+        default_factory=list,
+        description="After a refusal or a failed switch: the sinks as they were switched last, which still answer.",
     )
 
     @property
     def answering(self) -> list[SinkReport]:
         """The sinks as readers have them now."""
-        return [sink for sink in self.sinks if sink.switched] or self.held
+        switched = {sink.sink: sink for sink in self.sinks if sink.switched}
+        return [*switched.values(), *(sink for sink in self.held if sink.sink not in switched)]
 
 
 @dataclass
@@ -83,8 +85,10 @@ class _Filled:
 
 
 def index_items(settings: Settings) -> IndexReport | None:
-    """Loads the date's published item vectors into every sink, measures them, and switches all or none.
+    """Loads the date's published item vectors into every sink, measures them, and switches all, or none.
 
+    None where a gate refuses one; an engine that fails at the switch leaves those before it switched, as RUN/index.json
+    says, and a rerun goes on.
     A version that is there already is not built again. A sink that holds a newer date is left alone. One run at a time
     fills, switches and drops, by the lock of the index's folder: another's drop must not take what this one measured.
 
@@ -114,12 +118,14 @@ def index_items(settings: Settings) -> IndexReport | None:
         _recount(sinks, report)
         _show(report)
         failures = [failure for sink in report.sinks for failure in sink.failures]
-        if not failures:
-            _switch(sinks, report, lock)
-        elif before is not None:
-            report.held = before.answering
+        report.held = before.answering if before is not None else []
         path = f"{paths.folder}/{REPORT}"
-        storage.write_text(path, report.model_dump_json(indent=1) + "\n")
+        try:
+            if not failures:
+                _switch(sinks, report, lock)
+                report.held = []
+        finally:
+            storage.write_text(path, report.model_dump_json(indent=1) + "\n")
         if failures:
             raise GateError(f"{'; '.join(failures)}; no sink was switched, all answer as before ({path})")
         out.print(f"  {path}")

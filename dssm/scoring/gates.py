@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dssm.errors import GateError, UserError
-from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
+from dssm.published import GateDecision, Pointer, PublishedManifest
 from dssm.sections import Gate
 from dssm.sections.publishing import PublishedTable
 
@@ -98,10 +98,10 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
       made: the version.
     """
     aside = sum(made.quarantined.values())
-    unread = aside - made.quarantined.get(NOT_FINITE, 0)
     expected = made.samples_rows - aside
-    share = unread / max(made.samples_rows, 1)
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.quarantined.items() if reason != NOT_FINITE)
+    unread, rows = sum(made.left_out.values()), made.samples_rows + sum(made.not_encoded.values())
+    share = unread / max(rows, 1)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
     decisions = [
         _decided(
             ROWS, made.rows == made.distinct == expected > 0, made.rows, expected,
@@ -114,7 +114,7 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         ),
         _decided(
             UNREADABLE, share <= table.max_quarantine_share, share, table.max_quarantine_share,
-            f"{unread:,} of {made.samples_rows:,} rows can't be read ({reasons}), {setting}.max_quarantine_share is "
+            f"{unread:,} of {rows:,} rows can't be read ({reasons}), {setting}.max_quarantine_share is "
             f"{table.max_quarantine_share:g}",
         ),
     ]  # fmt: skip

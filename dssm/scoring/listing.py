@@ -69,10 +69,10 @@ def remarks_of(manifest: PublishedManifest) -> list[str]:
         drift, of = manifest.least_drift
         least = "least " * bool(manifest.objective_drift)
         remarks.append(f"{least}mean cosine to its {of}vectors {drift:.4f}")
-    unread = sum(manifest.quarantined.values())
-    if unread:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in manifest.quarantined.items())
-        remarks.append(f"{unread:,} quarantined ({told})")
+    for what, rows in (("quarantined", manifest.quarantined), ("not in the samples", manifest.not_encoded)):
+        if rows:
+            told = ", ".join(f"{count:,} {reason}" for reason, count in rows.items())
+            remarks.append(f"{sum(rows.values()):,} {what} ({told})")
     return remarks
 
 

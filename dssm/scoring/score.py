@@ -148,6 +148,11 @@ class _Run:
             copies=table.section.incremental and same_model,
         )
 
+    def _not_encoded(self) -> dict[str, int]:
+        """Returns the rows of the catalogue that build_samples put aside, by reason; a user has no table of its own."""
+        catalogue = self.samples.sources.get("catalogue") if self.part == "items" else None
+        return dict(catalogue.quarantined) if catalogue is not None else {}
+
     def manifest(
         self, table: Table, version: str, last: Published | None, measured: Mapping[str, Any]
     ) -> PublishedManifest:
@@ -164,6 +169,7 @@ class _Run:
             samples_digest=storage.digest(storage.read_bytes(f"{self.paths.part(self.part)}/{MANIFEST}")),
             model_digest=storage.digest(storage.read_bytes(f"{self.paths.model}/{MANIFEST}")),
             samples_rows=self.samples.rows,
+            not_encoded=self._not_encoded(),
             dtype=table.section.dtype,
             norm=self.model.vector_norm,
             previous=last and f"dt={last.manifest.date}/version={last.manifest.version}",

@@ -48,6 +48,12 @@ def train(settings: Settings) -> None:
             f"  {len(samples.files)} sample files for {chosen.ranks} ranks: "
             "some ranks have nothing to read; lower samples.rows_per_file"
         )
+    if chosen.ranks > 1:
+        out.print(
+            f"  a rank in which no step ends for {chosen.stall_shutdown_s} s ends the training "
+            f"(train.stall_shutdown_s); Gloo waits {_gloo_timeout_s(chosen)} s for another (train.start_timeout_s)",
+            style="dim",
+        )
     with ProgressView() as view, _launch_folder(paths) as folder:
         if chosen.launch in ("spark", "spark-elastic"):
             model = _by_spark(settings, view, folder)
@@ -60,7 +66,8 @@ def train(settings: Settings) -> None:
     out.print(f"  model {model.model_version}, {model.rows_per_s:,.0f} samples/s: {paths.model}")
     out.print(f"  [dim]tensorboard --logdir {paths.logs}[/dim]")
     if chosen.profile:
-        out.print(f"  [dim]profile: its Profile tab (tensorboard-plugin-profile), and {paths.timeline}[/dim]")
+        timeline = f", and {paths.timeline}" if storage.exists(paths.timeline) else ""
+        out.print(f"  [dim]profile: its Profile tab (tensorboard-plugin-profile){timeline}[/dim]")
 
 
 @contextlib.contextmanager
@@ -92,11 +99,8 @@ def _environment(settings: Settings, report_to: str, faults_to: str = "") -> dic
     if settings.train.profile and "://" not in paths.timeline:
         storage.make_folder(paths.timeline.rpartition("/")[0])
         timeline = {"HOROVOD_TIMELINE": paths.timeline}
-    limit = settings.train.start_timeout_s
-    if settings.train.elasticity is not None:  # a host that was cut off is an error to the others before they end
-        limit = min(limit, max(1, settings.train.stall_shutdown_s * 2 // 3))
     return timeline | {
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(limit),
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": str(_gloo_timeout_s(settings.train)),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, settings.train.stall_shutdown_s // 2)),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(settings.train.stall_shutdown_s),
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -104,6 +108,13 @@ def _environment(settings: Settings, report_to: str, faults_to: str = "") -> dic
         REPORT_TO: report_to,
         FAULTS_TO: faults_to,
     }
+
+
+def _gloo_timeout_s(train: Train) -> int:
+    if train.elasticity is None:
+        return train.start_timeout_s
+    # A host that was cut off is an error to the others before they end.
+    return min(train.start_timeout_s, max(1, train.stall_shutdown_s * 2 // 3))
 
 
 def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManifest:

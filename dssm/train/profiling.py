@@ -28,6 +28,11 @@ class StepProfile:
             self.stop()
         self._taken += 1
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether a profile was asked for, and no step came to it."""
+        return self._folder is not None and self._taken <= FIRST
+
     def stop(self) -> None:
         """Writes what there is; a training of few steps ends before its last one."""
         if self._runs:

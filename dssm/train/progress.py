@@ -29,7 +29,7 @@ class Report:
 
     Attributes:
       step: steps done in the epoch; `steps` in all.
-      rows_per_s: rows of data, padding not counted, of all ranks since the epoch's start.
+      rows_per_s: rows of data, padding not counted, of all ranks over this process's training.
       loss: mean over the steps since the last report.
       seconds: since the epoch's start.
       input_wait: share of the time since the last report that was spent waiting for batches.

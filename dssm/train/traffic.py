@@ -102,6 +102,16 @@ class ExchangePlan:
         tables = (replace(table, way=ways.get(table.use.name, table.way)) for table in self.tables)
         return replace(self, tables=tuple(tables))
 
+    @property
+    def arithmetic(self) -> str:
+        """The formulas of `rows`, as a line for a reader."""
+        return (
+            f"  bytes that a rank receives a step, N = {self.ranks} ranks, U of a table's R rows looked up, D wide: "
+            "sparse (N − 1) U (4 D + 4), dense 2 (N − 1) / N R (4 D + 4)"
+            + ", sharded (N − 1) / N U (8 D + 8)"
+            * any(table.way == "sharded" for table in self.tables)
+        )
+
     def rows(self) -> list[tuple[str, ...]]:
         """Returns the choice as a table for a reader, its header first: bytes are those that a rank receives a step."""
         header = ("table", "rows × dim", "look-ups", "expected rows", "sparse", "dense", "goes")

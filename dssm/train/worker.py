@@ -35,7 +35,7 @@ from dssm.train.measures import Measures, expect_nothing, expect_progress
 from dssm.train.own_name import warn_of_own_name
 from dssm.train.passes import Pass
 from dssm.train.place import Best, Place
-from dssm.train.profiling import StepProfile
+from dssm.train.profiling import FIRST, StepProfile
 from dssm.train.progress import REPORT_TO, Note, Report, Show, as_text, reporter
 from dssm.train.result import FAULTS_TO, TrainResult, leave_fault
 from dssm.train.saving import model_manifest, save_model
@@ -194,7 +194,7 @@ class _Trainer:
             storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
         writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
         if is_first and hvd.size() > 1:
-            show(Note(as_text(self.exchange.rows())))
+            show(Note(f"{self.exchange.arithmetic}\n{as_text(self.exchange.rows())}"))
         clock = Clock()
         with writer.as_default():
             while True:
@@ -205,6 +205,8 @@ class _Trainer:
                 place = self._train_pass(place, clock, show)
         expect_nothing()
         self.profile.stop()
+        if self.profile.is_missing:
+            show(Note(f"  no TensorFlow profile: a training of {FIRST} steps or fewer is over before it begins"))
         if is_first and clock.bytes_per_step is not None:
             show(Note(self.exchange.beside(clock.bytes_per_step)))
         if (broken := self.state.not_finite()) is not None:  # equal on all ranks: all stop here, or none
@@ -312,9 +314,8 @@ class _Trainer:
             expect_progress(self.settings, self.settings.train.start_timeout_s)
             for number in range(place.steps_of_pass + 1, steps + 1):
                 self.profile.before_step()
-                batch = clock.waited_for(batches)
-                given = with_shares(batch, a_pass.shares)
-                pending.append((given, self.step(given, with_shares(next(drawn), a_pass.shares))))
+                given, items = (with_shares(clock.waited_for(read), a_pass.shares) for read in (batches, drawn))
+                pending.append((given, self.step(given, items)))
                 clock.stepped()
                 expect_progress(self.settings)
                 taken, is_look = place.steps + len(pending), number % LOOK_EVERY == 0 or number == steps

@@ -243,6 +243,10 @@ def test_an_engine_that_fails_is_named_and_a_rerun_goes_on(tmp_path: Path) -> No
             index_items(settings)
         now = current(settings)
         assert ((now["good"] is not None), now["mine"]) == (good, None)
+    told = read_report(RunPaths(settings.run_folder).folder)
+    assert told is not None
+    assert {one.sink: one.switched for one in told.sinks} == {"good": True, "mine": False}
+    assert [one.sink for one in told.answering] == ["good"]
     report = index_items(settings_of(tmp_path, sinks("no")))
     assert report is not None
     assert all(one.switched for one in report.sinks)

@@ -165,6 +165,15 @@ def test_a_share_of_unreadable_rows_is_let_through() -> None:
     assert reasons(both) == []  # the share is of rows that can't be read: one
 
 
+def test_rows_that_the_samples_left_out_count_as_unreadable() -> None:
+    made = manifest_of(rows=99, distinct=99, samples_rows=99, not_encoded={"no upload time": 1})
+    assert reasons(made) == []
+    worse = made.model_copy(update={"not_encoded": {"no upload time": 1, "no id": 2}, "quarantined": {"no id": 1}})
+    assert reasons(worse.model_copy(update={"rows": 98, "distinct": 98})) == [
+        "4 of 102 rows can't be read (3 no id, 1 no upload time), item_table.max_quarantine_share is 0.01"
+    ]
+
+
 def test_drift_is_a_limit_only_where_one_is_set() -> None:
     made = manifest_of(drift=0.7, previous="dt=2024-01-07/version=old")
     assert reasons(made) == []

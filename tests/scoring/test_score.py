@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from dssm import published
 from dssm.errors import GateError, UserError
+from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
 from dssm.published import Published, VectorType
 from dssm.scoring.gates import DRIFT
@@ -239,6 +241,30 @@ def test_hives_metastore_may_be_lost_at_any_call(
         assert seen_by_readers() == names[1]
     assert found == sorted(found)
     assert 0 < sum(found) < calls
+
+
+def test_items_that_build_samples_put_aside_count_at_the_gate(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dssm.scoring.items import score_items
+
+    settings = settings_at(tmp_path, "aside", kind="path", gate=Gate(better_than="none"))
+    write_run(settings)
+    manifest = Path(RunPaths(settings.run_folder).part("items"), MANIFEST)
+    content = json.loads(manifest.read_text())
+    content["sources"]["catalogue"] = {
+        "place": "items.csv", "rows_read": ITEMS + 1, "used": {"read": ITEMS}, "quarantined": {"no id": 1}
+    }  # fmt: skip
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(
+        GateError, match=rf"1 of {ITEMS + 1} rows can't be read \(1 no id\), item_table\.max_quarantine"
+    ):
+        score_items(spark, settings)
+    made = score_items(
+        spark, settings_at(tmp_path, "aside", kind="path", gate=Gate(better_than="none"), max_quarantine_share=0.1)
+    )
+    assert made.manifest.not_encoded == {"no id": 1}
+    assert "1 not in the samples (1 no id)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_gates_that_saw_nothing_are_told(

@@ -10,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from dssm.config import Settings
+from dssm.paths import RunPaths
+from dssm.train.checkpoint import read_checkpoint
 from dssm.train.launch import _environment
 from dssm.train.result import TrainResult
 from tests.datasets import write_run
@@ -84,7 +87,8 @@ def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupte
     calm, hurt = tmp_path / "calm", tmp_path / "hurt"
     for folder in (calm, hurt):
         folder.mkdir()
-    process = start(write_run(calm, ROWS, **HOW), calm)
+    uninterrupted = write_run(calm, ROWS, **HOW)
+    process = start(uninterrupted, calm)
     assert process.wait(timeout=120) == 0, (calm / "output").read_text(encoding="utf-8")
     expected = TrainResult.model_validate_json((calm / "result.json").read_text(encoding="utf-8")).unwrap()
 
@@ -99,5 +103,10 @@ def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupte
     assert process.wait(timeout=120) == 0, (hurt / "output").read_text(encoding="utf-8")
     found = TrainResult.model_validate_json((hurt / "result.json").read_text(encoding="utf-8")).unwrap()
 
+    ends = (f"{RunPaths(run.run_folder).model}/checkpoint" for run in (settings, uninterrupted))
+    one, other = (read_checkpoint(end)[1] for end in ends)
+    assert one.keys() == other.keys()
+    for name, values in one.items():  # the optimizer's state and the frequencies among them
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
     assert found.model_version == expected.model_version
     assert (found.loss, found.metrics, found.steps) == (expected.loss, expected.metrics, expected.steps)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from horovod.spark.task import task_info
+from pyspark.resource import ResourceInformation
 
 from dssm.errors import UserError
-from dssm.train.devices import gpu_of_rank, use_device
+from dssm.train.devices import _assigned_by_spark, gpu_of_rank, use_device
 from tests.datasets import make_settings
 
 
@@ -33,6 +35,15 @@ def test_ranks_do_not_share_a_gpu():
 def test_a_gpu_that_is_not_there():
     with pytest.raises(UserError, match="Spark assigned GPU 6 to a rank, but TensorFlow sees 4"):
         gpu_of_rank(4, ["6"], 0, 1)
+
+
+def test_spark_says_which_gpu_is_a_tasks(monkeypatch: pytest.MonkeyPatch):
+    given = {"gpu": ResourceInformation("gpu", ["5"])}
+    monkeypatch.setattr(task_info._info, "resources", given)
+    assert _assigned_by_spark(make_settings("unused", launch="spark")) == ["5"]
+    assert _assigned_by_spark(make_settings("unused", launch="horovodrun")) == []
+    monkeypatch.setattr(task_info._info, "resources", {})
+    assert _assigned_by_spark(make_settings("unused", launch="spark")) == []
 
 
 @pytest.mark.usefixtures("single_rank")

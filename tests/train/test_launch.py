@@ -59,6 +59,12 @@ def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert (model.ranks, model.steps, len(model.loss)) == (2, 10, 2)
     assert "36 rows in 4 files, 2 rank(s) by horovodrun" in shown
+    line = " ".join(shown.split())
+    assert "no step ends for 120 s ends the training (train.stall_shutdown_s); Gloo waits 300 s for another" in line
+    assert "N = 2 ranks, U of a table's R rows looked up, D wide: sparse (N − 1) U (4 D + 4), dense" in line
+    assert re.search(r"table +rows × dim +look-ups +expected rows +sparse +dense +goes", shown)
+    assert re.search(r"embedding_\w+ +[\d,]+ × \d+ .*(sparse|dense), [\d.]+ k?B", shown)
+    assert "no TensorFlow profile: a training of 20 steps or fewer" in line
     assert re.search(r"gradients and rows: [\d.]+ kB a step received, [\d.]+ kB planned at most on average", shown)
     for epoch, (loss, auc) in enumerate(zip(model.loss, model.auc, strict=True), start=1):
         assert re.search(rf"epoch {epoch}/2  loss {loss:.4f}  .* samples/s  AUC {auc:.4f}", shown)

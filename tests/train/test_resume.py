@@ -205,6 +205,18 @@ def test_an_epochs_end_is_written_where_the_last_write_is_long_ago(
     assert len(checkpoints_in(RunPaths(settings.run_folder).checkpoints)) == written
 
 
+@pytest.mark.parametrize(("minutes", "written"), [(1e-9, [10]), (60, [])])
+def test_a_checkpoint_is_written_so_many_minutes_after_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, written: list[int]
+):
+    """The time is looked at where the loss is: every ten steps."""
+    settings = write_run(tmp_path, ROWS, checkpoint={"every_minutes": minutes})
+    with pytest.raises(BrokenOffError):
+        train(settings, monkeypatch, 15)
+    found = checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+    assert [read_checkpoint(folder)[0].place.steps for folder in found] == written
+
+
 def test_a_damaged_checkpoint_is_removed_and_the_one_before_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
