@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.recipes import (
@@ -27,7 +29,9 @@ from benchmarks.report import with_table
 from dssm.config import Settings, load_settings
 from dssm.encoders import EncoderKind
 from dssm.features import VarLenSparseFeat
+from dssm.manifest import ITEM_ID, data_files, read_manifest
 from dssm.metrics import auc
+from dssm.paths import RunPaths
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import MultiObjective, Parallel
 from dssm.strict import Kind
@@ -35,6 +39,7 @@ from tests.demo_rows import DemoRows
 from tests.pipeline import write_small_demo
 
 if TYPE_CHECKING:
+    import pandas as pd
     import tensorflow as tf
     from pyspark.sql import SparkSession
 
@@ -232,12 +237,30 @@ def test_a_recipe_learns_and_is_published(
     assert vectors.std(axis=0).max() > 0.01  # not one vector for all
     if model.vector_norm is not None:
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), model.vector_norm, rtol=1e-3)
+    assert_each_towers_vector_is_published(settings, published)
     assert_raw_towers_agree(settings)
     if name == "word2vec_negatives":
         assert_neighbours_are_found(settings)
     assert len(scorers) == ("scorer" in name) == (run / "model" / "scorer").exists()
     for scorer in scorers:
         assert_saved_scorer_agrees(settings, scorer, model.metrics[-1]["scorer_auc"])
+
+
+def assert_each_towers_vector_is_published(settings: Settings, published: pd.DataFrame) -> None:
+    """The combined one, and of several objectives each one's own."""
+    from dssm.model.export import LoadedTower
+    from dssm.model.manifest import read_model_manifest
+    from dssm.packing import unpack_all
+
+    run = RunPaths(settings.run_folder)
+    model, items = read_model_manifest(run.model), read_manifest(run.part("items"), "build_samples")
+    rows = pa.concat_tables([pq.read_table(file) for file in data_files(run.part("items"), items)])
+    (batch,) = rows.combine_chunks().to_batches()
+    expected = LoadedTower(f"{run.model}/item_tower").all_vectors(unpack_all(batch, model.item_columns))
+    assert len(expected) == (1 + len(model.objectives) if len(model.objectives) > 1 else 1)
+    by_item = published.set_index("item_id").loc[rows[ITEM_ID].to_pylist()]
+    for output, vectors in expected.items():
+        np.testing.assert_allclose(np.stack(by_item[output].to_numpy()), vectors, atol=1e-5, err_msg=output)
 
 
 def assert_neighbours_are_found(settings: Settings) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dssm.errors import UserError
 from dssm.manifest import read_manifest
 from dssm.paths import RunPaths
-from dssm.scoring.vectors import check_model_fits
+from dssm.scoring.vectors import check_model_fits, task_threads
 from tests.datasets import make_settings, write_items
 from tests.model.tiny import write_model
 
@@ -50,3 +53,29 @@ def test_other_vocabularies_and_columns_are_refused(tmp_path: Path):
     columns = {name: spec for name, spec in samples.columns.items() if name != "image"}
     with pytest.raises(UserError, match=r"column 'image': found none, the settings expect float32\[4\] packed"):
         check_model_fits(model, samples.model_copy(update={"columns": columns}), model.item_columns, folder)
+
+
+LOADS = """
+import sys
+from dssm.scoring.vectors import load_tower
+
+one = load_tower(sys.argv[1], "a model", 3)
+assert load_tower(sys.argv[1], "a model", 3) is one
+assert load_tower(sys.argv[1], "another", 3) is not one
+import tensorflow as tf
+print("threads", tf.config.threading.get_intra_op_parallelism_threads())
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_loads_a_tower_once_with_the_threads_of_a_task(tmp_path: Path):
+    settings = make_settings(tmp_path)
+    write_model(settings)
+    tower = f"{RunPaths(settings.run_folder).model}/item_tower"
+    shown = subprocess.run([sys.executable, "-c", LOADS, tower], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["threads", "3"]
+
+
+@pytest.mark.parametrize(("conf", "threads"), [({"spark.task.cpus": "3"}, 3), ({}, 1)])
+def test_a_task_has_the_threads_that_spark_gives_it(conf: dict[str, str], threads: int):
+    assert task_threads(SimpleNamespace(conf=conf)) == threads
