@@ -160,6 +160,11 @@ class Train(StrictModel):
     )
     start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")
     stall_shutdown_s: int = Field(120, ge=1, description="A rank that is silent for so long ends the job.")
+    pause_limit_s: int = Field(
+        3600,
+        ge=1,
+        description="The same where no steps are taken: while ranks set up, resume, write the best epoch, or save.",
+    )
 
     @property
     def elasticity(self) -> Elastic | None:

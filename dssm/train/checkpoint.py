@@ -32,7 +32,8 @@ Arrays = dict[str, np.ndarray]
 FILES_LIMIT_S = 600  # rank 0's wait for the other ranks' files of a sharded model
 _HOW_IT_RUNS = {  # what may differ between a training and its resumption
     "launch", "ranks", "hosts", "interfaces", "elastic", "batch_size", "reader_threads", "reader_queue_rows",
-    "staging", "prefetch", "threads", "start_timeout_s", "stall_shutdown_s", "checkpoint", "resume", "profile",
+    "staging", "prefetch", "threads", "start_timeout_s", "stall_shutdown_s", "pause_limit_s", "checkpoint", "resume",
+    "profile",
 }  # fmt: skip
 
 

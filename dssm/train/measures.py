@@ -31,7 +31,13 @@ def expect_progress(settings: Settings, more_s: int = 0) -> None:
     Horovod's stall inspector is there for this, but in 0.28.1 under Gloo it does not end the job (measured).
     """
     if hvd.size() > 1:
-        _WATCHDOG.expect(settings.train.stall_shutdown_s + more_s, hvd.rank())
+        _WATCHDOG.expect(settings.train.stall_shutdown_s + more_s, hvd.rank(), "train.stall_shutdown_s")
+
+
+def expect_pause(settings: Settings) -> None:
+    """As `expect_progress`, where no steps are taken: while ranks set up, write what they wait for, or save."""
+    if hvd.size() > 1:
+        _WATCHDOG.expect(settings.train.pause_limit_s, hvd.rank(), "train.pause_limit_s")
 
 
 def expect_nothing() -> None:

@@ -25,11 +25,16 @@ class Watchdog:
         self._watched = 0
         self._rank = 0
         self._limit_s = 0.0
+        self._setting = ""
         self._ends_at: float | None = None
 
-    def expect(self, limit_s: float, rank: int) -> None:
-        """Ends the process unless this or `rest` is called within `limit_s`. Costs next to nothing: call it at will."""
-        self._rank, self._limit_s, self._watched = rank, limit_s, threading.get_ident()
+    def expect(self, limit_s: float, rank: int, setting: str) -> None:
+        """Ends the process unless this or `rest` is called within `limit_s`. Costs next to nothing: call it at will.
+
+        Args: setting: that the limit is of.
+        """
+        self._rank, self._limit_s, self._setting = rank, limit_s, setting
+        self._watched = threading.get_ident()
         self._ends_at = time.monotonic() + limit_s
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
@@ -55,7 +60,7 @@ class Watchdog:
     def _end(self) -> None:
         """Says where the watched thread stands, for the rank that fell silent stands elsewhere than those that wait."""
         print(
-            f"rank {self._rank}: no step for {self._limit_s:g} s (train.stall_shutdown_s); "
+            f"rank {self._rank}: no step for {self._limit_s:g} s ({self._setting}); "
             f"it stands at {standing_at(self._watched)}",
             file=sys.stderr,
             flush=True,
@@ -84,5 +89,5 @@ def how_it_ended(code: int) -> str:
     'it ended with exit code 137, its output is above'
     """
     if code == SILENT:
-        return "no step was taken for train.stall_shutdown_s; where each rank stood is above"
+        return "no step was taken in time; where each rank stood, and the limit, is above"
     return f"it ended with exit code {code}, its output is above"

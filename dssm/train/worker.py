@@ -31,7 +31,7 @@ from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
 from dssm.train.inputs import frozen_matrices, read_inputs
-from dssm.train.measures import Measures, expect_nothing, expect_progress
+from dssm.train.measures import Measures, expect_nothing, expect_pause, expect_progress
 from dssm.train.own_name import warn_of_own_name
 from dssm.train.passes import Pass
 from dssm.train.place import Best, Place
@@ -69,6 +69,7 @@ def train_worker(settings_json: str, result_to: str | None = None) -> str:
     settings = Settings.model_validate_json(settings_json)
     warn_of_own_name(os.environ)
     hvd.init()
+    expect_pause(settings)
     try:
         result = _result(settings)
         if result_to is not None and hvd.rank() == 0:
@@ -203,7 +204,7 @@ class _Trainer:
                 if place.epoch == len(self.passes.all):
                     break
                 place = self._train_pass(place, clock, show)
-        expect_nothing()
+        expect_pause(self.settings)
         self.profile.stop()
         if self.profile.is_missing:
             show(Note(f"  no TensorFlow profile: a training of {FIRST} steps or fewer is over before it begins"))
@@ -244,7 +245,7 @@ class _Trainer:
         draw(metrics, place.steps, "test_")
         draw(validation or {}, place.steps, "validation_")
         draw({**embedding_norms(self.towers), "temperature": self.settings.model.tau}, place.steps)
-        expect_nothing()  # saving takes the time it takes
+        expect_pause(self.settings)
         place = place.after_pass(_known_of(metrics), None if validation is None else _known_of(validation))
         if validation is not None:
             place = self._judge(place, validation)
@@ -364,7 +365,7 @@ class _Trainer:
         own = told_of_batches(*({name: values.numpy() for name, values in batch.items()} for batch in batches))
         of_ranks = hvd.allgather_object(own, name="suspicious")
         shown = [f"  rank {rank}: {column}" for rank, columns in enumerate(of_ranks) for column in columns]
-        expect_nothing()  # reading a checkpoint takes the time it takes
+        expect_pause(self.settings)
         self.state.end()
         found = self._last_good() if hvd.rank() == 0 else None
         saved = hvd.broadcast_object(found, root_rank=0, name="last_good") or "none; see train.checkpoint"

@@ -1,6 +1,7 @@
-"""Runs in every rank of a launch: trains until rank 1 is lost at its third step.
+"""Runs in every rank of a launch: trains until a rank is lost.
 
-`python -m tests.train.losing SETTINGS HOW`; HOW: killed (no goodbye), silent (it stops stepping) or failed (it raises).
+`python -m tests.train.losing SETTINGS HOW`; HOW, of rank 1 at its third step: killed (no goodbye), silent (it stops
+stepping) or failed (it raises). Or where a rank falls silent: setting_up (rank 1), saving (rank 0).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import horovod.tensorflow as hvd
 
+from dssm.model.towers import build_towers
 from dssm.train import worker
 from dssm.train.step import make_step
 
@@ -38,7 +40,22 @@ def lose_a_rank(how: str) -> None:
     worker.make_step = losing_make_step
 
 
+def setting_up(*_):
+    if hvd.rank() == 1:
+        time.sleep(600)
+    return build_towers(*_)
+
+
+def saving(*_):
+    time.sleep(600)
+
+
 if __name__ == "__main__":
-    lose_a_rank(sys.argv[2])
+    if sys.argv[2] == "setting_up":
+        worker.build_towers = setting_up
+    elif sys.argv[2] == "saving":
+        worker.save_model = saving  # rank 0's alone
+    else:
+        lose_a_rank(sys.argv[2])
     worker.train_worker(Path(sys.argv[1]).read_text(encoding="utf-8"))
     print("the training went on", flush=True)

@@ -25,7 +25,7 @@ FIRST = "Horovod detected that one or more processes exited.\nProcess name: {}\n
     ("error", "told"),
     [
         (FIRST.format("127.0.0.2[1]", -9), "rank 127.0.0.2[1] was the first to end: it ended with exit code -9, "),
-        (FIRST.format(0, SILENT), "rank 0 was the first to end: no step was taken for train.stall_shutdown_s; "),
+        (FIRST.format(0, SILENT), "rank 0 was the first to end: no step was taken in time; "),
         ("reset limit reached", "horovodrun: reset limit reached"),
     ],
 )

@@ -46,11 +46,25 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
         assert stood.keys() == {"0", "1"}
         assert stood["1"].endswith("losing_step")
         assert not stood["0"].endswith("losing_step")
-        assert "no step was taken for train.stall_shutdown_s; where each rank stood is above" in done.output
+        assert "no step was taken in time; where each rank stood, and the limit, is above" in done.output
     else:
         told = r"rank \d was the first to end: it ended with exit code -?\d+, its output is above"
         assert re.search(told, done.output)
     assert not storage.exists(RunPaths(settings.run_folder).model)
+
+
+@pytest.mark.parametrize(("where", "rank"), [("setting_up", "1"), ("saving", "0")])
+def test_a_rank_that_falls_silent_where_no_steps_are_taken_ends_the_launch(tmp_path: Path, where: str, rank: str):
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, start_timeout_s=60, pause_limit_s=12)
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    environment = _environment(settings, report_to="")
+    done = launch(2, "tests.train.losing", str(tmp_path / "settings.json"), where, limit_s=120, **environment)
+    assert done.code == 1
+    told = r"rank (\d): no step for 12 s \(train.pause_limit_s\); it stands at (.*)"
+    stood = dict(re.findall(told, done.output))
+    assert stood.keys() == {"0", "1"}
+    assert {name for name, place in stood.items() if place.endswith(where)} == {rank}
+    assert "no step was taken in time; where each rank stood, and the limit, is above" in done.output
 
 
 def test_a_rank_that_is_killed_is_a_lost_rank_of_the_job(tmp_path: Path):

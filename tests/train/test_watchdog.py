@@ -14,7 +14,7 @@ from tests.train.conftest import ROOT
 pytestmark = pytest.mark.slow
 
 BEGIN = "import re, time; from dssm.train import watchdog; watchdog.LAST_WORDS_S = 0; watchdog.GRACE_S = 1; "
-EXPECT = "watched = watchdog.Watchdog(); watched.expect(1, rank=3); "
+EXPECT = "watched = watchdog.Watchdog(); watched.expect(1, rank=3, setting='a.limit_s'); "
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_silent_process_says_where_it_stands():
     ended = run(EXPECT + "time.sleep(50)")
     assert ended.returncode == SILENT
-    assert ended.stderr == "rank 3: no step for 1 s (train.stall_shutdown_s); it stands at <string>:1 <module>\n"
+    assert ended.stderr == "rank 3: no step for 1 s (a.limit_s); it stands at <string>:1 <module>\n"
 
 
 def test_a_process_that_lets_no_python_run_is_ended_all_the_same():
@@ -38,7 +38,7 @@ def test_a_process_that_lets_no_python_run_is_ended_all_the_same():
 
 
 @pytest.mark.parametrize(
-    "rests", ["watched.rest(); time.sleep(3)", "[(watched.expect(1, 3), time.sleep(0.5)) for _ in range(6)]"]
+    "rests", ["watched.rest(); time.sleep(3)", "[(watched.expect(1, 3, ''), time.sleep(0.5)) for _ in range(6)]"]
 )
 def test_steps_in_time_and_rest_end_nothing(rests: str):
     ended = run(f"{EXPECT}{rests}; print('done')")
@@ -61,11 +61,11 @@ def test_a_thread_stands_in_this_packages_line_and_the_innermost():
     assert told.startswith("threading.py:")
     assert standing_at(thread.ident or 0) == "its end"
     watched = Watchdog()
-    watched.expect(600, rank=0)
+    watched.expect(600, rank=0, setting="a.limit_s")
     assert standing_at(watched._thread.ident).startswith("watchdog.py:")
     watched.rest()
 
 
 def test_an_exit_code_tells_a_silence():
-    assert how_it_ended(SILENT).startswith("no step was taken for train.stall_shutdown_s")
+    assert how_it_ended(SILENT).startswith("no step was taken in time")
     assert how_it_ended(-9) == "it ended with exit code -9, its output is above"
