@@ -17,7 +17,6 @@ import contextlib
 import datetime as dt
 import json
 import posixpath
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -94,9 +93,8 @@ class PublishedManifest(BaseModel):
     copied: int = Field(0, description="Rows taken from `previous`, whose features were the same.")
     previous: str | None = Field(None, description="The version published before, as dt=DATE/version=V.")
     quarantined: dict[str, int] = Field(default_factory=dict, description="Rows that could not be read, by reason.")
-    not_encoded: dict[str, int] = Field(
-        default_factory=dict, description="Rows of the catalogue that build_samples put aside, by reason."
-    )
+    catalogue_rows: int = Field(0, description="Rows of the catalogue that build_samples read.")
+    not_encoded: dict[str, int] = Field(default_factory=dict, description="Of these, what it put aside, by reason.")
     broken: int = Field(0, description="Vectors with a number that is not finite; their rows are quarantined.")
     norm: float | None = Field(None, description="That every vector should have; None where the model sets none.")
     norm_off: float | None = Field(
@@ -108,7 +106,7 @@ class PublishedManifest(BaseModel):
     objective_drift: dict[str, float] = Field(
         default_factory=dict, description="The same of each objective's own vectors that `previous` has as wide."
     )
-    drift_rows: int = Field(0, description="Rows that it was measured on: those found in the files of `previous`.")
+    drift_rows: int = Field(0, description="Rows that are in the files of `previous`, too.")
     incomparable: str | None = Field(None, description="Why there is no `drift`, where something was published.")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="Of the model, seen items kept.")
     metric: str | None = Field(None, description="That of `metrics` that the gates looked at.")
@@ -120,12 +118,6 @@ class PublishedManifest(BaseModel):
     @property
     def id_column(self) -> str:
         return f"{self.side}_id"
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Rows that could not be read, here or by build_samples, by reason; not those whose vector the model spoilt."""
-        read = Counter({reason: count for reason, count in self.quarantined.items() if reason != NOT_FINITE})
-        return dict(read + Counter(self.not_encoded))
 
     @property
     def least_drift(self) -> tuple[float, str] | None:

@@ -24,9 +24,11 @@ def remarks(facts: RunFacts, vectors: VectorFacts | None) -> Iterator[Remark]:
     for name, found in facts.tables.items():
         if found.manifest.overridden:
             yield "gates", f"The table of {name} was published by force: {'; '.join(found.manifest.overridden)}"
-        unread = sum(found.manifest.left_out.values())
+        unread, lost = (sum(rows.values()) for rows in (found.manifest.quarantined, found.manifest.not_encoded))
         if unread:
             yield "gates", f"{unread:,} {name} could not be read and are not in the table"
+        if lost:
+            yield "gates", f"{lost:,} of {found.manifest.catalogue_rows:,} rows of the catalogue could not be encoded"
     if facts.evaluation is not None:
         yield from _of_evaluation(facts, facts.evaluation)
     if facts.model is not None:

@@ -85,10 +85,9 @@ class _Filled:
 
 
 def index_items(settings: Settings) -> IndexReport | None:
-    """Loads the date's published item vectors into every sink, measures them, and switches all, or none.
+    """Loads the date's published item vectors into every sink, measures them, and switches all if no gate refuses one.
 
-    None where a gate refuses one; an engine that fails at the switch leaves those before it switched, as RUN/index.json
-    says, and a rerun goes on.
+    An engine that fails at the switch leaves those before it switched, as RUN/index.json says, and a rerun goes on.
     A version that is there already is not built again. A sink that holds a newer date is left alone. One run at a time
     fills, switches and drops, by the lock of the index's folder: another's drop must not take what this one measured.
 
@@ -124,8 +123,10 @@ def index_items(settings: Settings) -> IndexReport | None:
             if not failures:
                 _switch(sinks, report, lock)
                 report.held = []
-        finally:
+        except UserError:  # of an engine; where the lock was lost, the report is another's
             storage.write_text(path, report.model_dump_json(indent=1) + "\n")
+            raise
+        storage.write_text(path, report.model_dump_json(indent=1) + "\n")
         if failures:
             raise GateError(f"{'; '.join(failures)}; no sink was switched, all answer as before ({path})")
         out.print(f"  {path}")

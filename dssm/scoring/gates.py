@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dssm.errors import GateError, UserError
-from dssm.published import GateDecision, Pointer, PublishedManifest
+from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
 from dssm.sections import Gate
 from dssm.sections.publishing import PublishedTable
 
@@ -16,6 +16,7 @@ NOT_ROLLED_BACK = "not rolled back"
 NOT_MEASURED, NOT_COMPARABLE = "not measured", "not comparable"  # how the reasons of gates that saw nothing begin
 FIRST = "nothing that can be read was published before"
 ROWS, NUMBERS, NORMS, UNREADABLE, DRIFT = "one row an id", "finite numbers", "norms", "unreadable rows", "drift"
+NOT_ENCODED = "unreadable rows of the catalogue"
 
 
 def recall_gates(
@@ -98,10 +99,9 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
       made: the version.
     """
     aside = sum(made.quarantined.values())
+    unread = aside - made.quarantined.get(NOT_FINITE, 0)
     expected = made.samples_rows - aside
-    unread, rows = sum(made.left_out.values()), made.samples_rows + sum(made.not_encoded.values())
-    share = unread / max(rows, 1)
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
+    share = unread / max(made.samples_rows, 1)
     decisions = [
         _decided(
             ROWS, made.rows == made.distinct == expected > 0, made.rows, expected,
@@ -114,10 +114,18 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         ),
         _decided(
             UNREADABLE, share <= table.max_quarantine_share, share, table.max_quarantine_share,
-            f"{unread:,} of {rows:,} rows can't be read ({reasons}), {setting}.max_quarantine_share is "
-            f"{table.max_quarantine_share:g}",
+            f"{unread:,} of {made.samples_rows:,} rows can't be read ({_counted(made.quarantined)}), "
+            f"{setting}.max_quarantine_share is {table.max_quarantine_share:g}",
         ),
     ]  # fmt: skip
+    if made.catalogue_rows:
+        lost = sum(made.not_encoded.values())
+        reason = (
+            f"build_samples could not read {lost:,} of {made.catalogue_rows:,} rows of the catalogue "
+            f"({_counted(made.not_encoded)}), {setting}.max_quarantine_share is {table.max_quarantine_share:g}"
+        )
+        share, limit = lost / made.catalogue_rows, table.max_quarantine_share
+        decisions.append(_decided(NOT_ENCODED, share <= limit, share, limit, reason))
     if made.norm is not None and made.norm_off is not None:
         reason = (
             f"a vector's norm is off {made.norm:.4g} by {made.norm_off:.2g}, {setting}.norm_tolerance is "
@@ -138,6 +146,10 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         )
         decisions.append(_decided(DRIFT, drift >= table.min_drift_cosine, drift, table.min_drift_cosine, reason))
     return decisions
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if reason != NOT_FINITE)
 
 
 def unmeasured(decisions: Sequence[GateDecision]) -> set[str]:

@@ -69,7 +69,10 @@ def remarks_of(manifest: PublishedManifest) -> list[str]:
         drift, of = manifest.least_drift
         least = "least " * bool(manifest.objective_drift)
         remarks.append(f"{least}mean cosine to its {of}vectors {drift:.4f}")
-    for what, rows in (("quarantined", manifest.quarantined), ("not in the samples", manifest.not_encoded)):
+    if manifest.incomparable is not None:
+        remarks.append(manifest.incomparable)
+    aside = (("quarantined", manifest.quarantined), ("rows of the catalogue not encoded", manifest.not_encoded))
+    for what, rows in aside:
         if rows:
             told = ", ".join(f"{count:,} {reason}" for reason, count in rows.items())
             remarks.append(f"{sum(rows.values()):,} {what} ({told})")

@@ -20,7 +20,7 @@ from dssm import published, storage
 from dssm.config import Settings
 from dssm.console import warn
 from dssm.errors import UserError
-from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, read_manifest
+from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, SourceCounts, read_manifest
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
 from dssm.published import (
@@ -148,10 +148,10 @@ class _Run:
             copies=table.section.incremental and same_model,
         )
 
-    def _not_encoded(self) -> dict[str, int]:
-        """Returns the rows of the catalogue that build_samples put aside, by reason; a user has no table of its own."""
-        catalogue = self.samples.sources.get("catalogue") if self.part == "items" else None
-        return dict(catalogue.quarantined) if catalogue is not None else {}
+    @property
+    def _catalogue(self) -> SourceCounts | None:
+        """What became of the catalogue's rows, for a table of items."""
+        return self.samples.sources.get("catalogue") if self.part == "items" else None
 
     def manifest(
         self, table: Table, version: str, last: Published | None, measured: Mapping[str, Any]
@@ -169,7 +169,8 @@ class _Run:
             samples_digest=storage.digest(storage.read_bytes(f"{self.paths.part(self.part)}/{MANIFEST}")),
             model_digest=storage.digest(storage.read_bytes(f"{self.paths.model}/{MANIFEST}")),
             samples_rows=self.samples.rows,
-            not_encoded=self._not_encoded(),
+            catalogue_rows=0 if self._catalogue is None else self._catalogue.rows_read,
+            not_encoded={} if self._catalogue is None else dict(self._catalogue.quarantined),
             dtype=table.section.dtype,
             norm=self.model.vector_norm,
             previous=last and f"dt={last.manifest.date}/version={last.manifest.version}",

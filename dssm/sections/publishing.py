@@ -58,8 +58,9 @@ class PublishedTable(StrictModel):
         0.01,
         ge=0,
         le=1,
-        description="Share of the rows that may be unreadable; they are left out of the table. A vector that is not "
-        "finite is another matter: there may be none.",
+        description="Share of the rows that may be unreadable, of the samples and likewise of the catalogue as "
+        "build_samples read it; they are left out of the table. A vector that is not finite is another matter: there "
+        "may be none.",
     )
     min_drift_cosine: FiniteFloat | None = Field(
         None,

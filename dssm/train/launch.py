@@ -49,11 +49,9 @@ def train(settings: Settings) -> None:
             "some ranks have nothing to read; lower samples.rows_per_file"
         )
     if chosen.ranks > 1:
-        out.print(
-            f"  a rank in which no step ends for {chosen.stall_shutdown_s} s ends the training "
-            f"(train.stall_shutdown_s); Gloo waits {_gloo_timeout_s(chosen)} s for another (train.start_timeout_s)",
-            style="dim",
-        )
+        out.print(f"  {_limits_of(chosen)}", style="dim")
+    if chosen.profile:
+        storage.remove(paths.timeline)  # of an earlier training
     with ProgressView() as view, _launch_folder(paths) as folder:
         if chosen.launch in ("spark", "spark-elastic"):
             model = _by_spark(settings, view, folder)
@@ -66,8 +64,10 @@ def train(settings: Settings) -> None:
     out.print(f"  model {model.model_version}, {model.rows_per_s:,.0f} samples/s: {paths.model}")
     out.print(f"  [dim]tensorboard --logdir {paths.logs}[/dim]")
     if chosen.profile:
-        timeline = f", and {paths.timeline}" if storage.exists(paths.timeline) else ""
-        out.print(f"  [dim]profile: its Profile tab (tensorboard-plugin-profile){timeline}[/dim]")
+        made = {"profile: its Profile tab": f"{paths.logs}/plugins/profile", "timeline": paths.timeline}
+        for what, place in made.items():
+            if storage.exists(place):
+                out.print(f"  [dim]{what}: {place}[/dim]")
 
 
 @contextlib.contextmanager
@@ -108,6 +108,14 @@ def _environment(settings: Settings, report_to: str, faults_to: str = "") -> dic
         REPORT_TO: report_to,
         FAULTS_TO: faults_to,
     }
+
+
+def _limits_of(train: Train) -> str:
+    """Returns how long silence is borne, for a reader."""
+    silence = f"a rank in which no step ends for {train.stall_shutdown_s} s (train.stall_shutdown_s)"
+    if train.elasticity is None:
+        return f"{silence} ends the training; Gloo waits {_gloo_timeout_s(train)} s for another (train.start_timeout_s)"
+    return f"{silence} is given up, and one that can't be reached after {_gloo_timeout_s(train)} s"
 
 
 def _gloo_timeout_s(train: Train) -> int:

@@ -104,9 +104,9 @@ class ExchangePlan:
 
     @property
     def arithmetic(self) -> str:
-        """The formulas of `rows`, as a line for a reader."""
+        """The formulas of the tables' `rows`, as a line for a reader."""
         return (
-            f"  bytes that a rank receives a step, N = {self.ranks} ranks, U of a table's R rows looked up, D wide: "
+            f"  bytes that a rank receives a step, N = {self.ranks} ranks, U rows expected of a table's R, D wide: "
             "sparse (N − 1) U (4 D + 4), dense 2 (N − 1) / N R (4 D + 4)"
             + ", sharded (N − 1) / N U (8 D + 8)"
             * any(table.way == "sharded" for table in self.tables)

@@ -9,6 +9,7 @@ import numpy as np
 from dssm.features import PADDING_ID, UNKNOWN_ID
 
 NOT_FINITE = "not finite"
+OF_ROWS = "row__"  # what such columns' names begin with
 
 
 def told_of_batches(before: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> list[str]:
@@ -20,22 +21,24 @@ def told_of_batches(before: Mapping[str, np.ndarray], batch: Mapping[str, np.nda
     return [*earlier, *suspicious_columns(batch)]
 
 
-def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 20) -> list[str]:
+def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 5) -> list[str]:
     """Describes the columns of a batch, those first that may have spoilt a loss.
 
     Args:
       batch: each column, (rows, …).
       most: columns described.
-    Returns: those with NaN or infinity first, then the numbers of the largest magnitude, then the ids.
+    Returns: at most so many of numbers, those with NaN or infinity first, then of the largest magnitude; then all ids
+      of features, which a row's own columns are not.
     """
     found: list[tuple[float, str]] = []
+    ids: list[str] = []
     for name, values in batch.items():
         if not values.size:
             continue
-        if values.dtype.kind in "iu":
+        if values.dtype.kind in "iu" and not name.startswith(OF_ROWS):
             padding, unknown = ((values == code).mean() for code in (PADDING_ID, UNKNOWN_ID))
-            found.append((-1.0, f"{name}: ids up to {values.max()}, {padding:.0%} padding, {unknown:.0%} unknown"))
-            continue
+            bounds = f"{values.min()}…{values.max()}"
+            ids.append(f"{name}: ids {bounds}, {padding:.0%} padding, {unknown:.0%} unknown")
         if values.dtype.kind != "f":
             continue
         finite = np.isfinite(values)
@@ -46,4 +49,4 @@ def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 20) -> list[
             shown += f", {broken} of {values.size} {NOT_FINITE}"
         largest = float(np.abs(numbers).max()) if numbers.size else 0.0
         found.append((np.inf if broken else largest, shown))
-    return [shown for _, shown in sorted(found, key=lambda pair: -pair[0])[:most]]
+    return [*(shown for _, shown in sorted(found, key=lambda pair: -pair[0])[:most]), *ids]

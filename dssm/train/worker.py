@@ -207,7 +207,9 @@ class _Trainer:
         expect_pause(self.settings)
         self.profile.stop()
         if self.profile.is_missing:
-            show(Note(f"  no TensorFlow profile: a training of {FIRST} steps or fewer is over before it begins"))
+            show(
+                Note(f"  no TensorFlow profile: it begins after {FIRST} steps of a process, and this one took no more")
+            )
         if is_first and clock.bytes_per_step is not None:
             show(Note(self.exchange.beside(clock.bytes_per_step)))
         if (broken := self.state.not_finite()) is not None:  # equal on all ranks: all stop here, or none

@@ -165,12 +165,13 @@ def test_a_share_of_unreadable_rows_is_let_through() -> None:
     assert reasons(both) == []  # the share is of rows that can't be read: one
 
 
-def test_rows_that_the_samples_left_out_count_as_unreadable() -> None:
-    made = manifest_of(rows=99, distinct=99, samples_rows=99, not_encoded={"no upload time": 1})
+def test_rows_of_the_catalogue_that_were_not_encoded_have_a_share_of_their_own() -> None:
+    """A catalogue may hold many rows an item, and items of later days."""
+    made = manifest_of(catalogue_rows=1000, not_encoded={"no id": 7, "no upload time": 3}, quarantined={"refused": 0})
     assert reasons(made) == []
-    worse = made.model_copy(update={"not_encoded": {"no upload time": 1, "no id": 2}, "quarantined": {"no id": 1}})
-    assert reasons(worse.model_copy(update={"rows": 98, "distinct": 98})) == [
-        "4 of 102 rows can't be read (3 no id, 1 no upload time), item_table.max_quarantine_share is 0.01"
+    assert reasons(made.model_copy(update={"not_encoded": {"no id": 8, "no upload time": 3}})) == [
+        "build_samples could not read 11 of 1,000 rows of the catalogue (8 no id, 3 no upload time), "
+        "item_table.max_quarantine_share is 0.01"
     ]
 
 

@@ -257,14 +257,14 @@ def test_items_that_build_samples_put_aside_count_at_the_gate(
     }  # fmt: skip
     manifest.write_text(json.dumps(content))
     with pytest.raises(
-        GateError, match=rf"1 of {ITEMS + 1} rows can't be read \(1 no id\), item_table\.max_quarantine"
+        GateError, match=rf"build_samples could not read 1 of {ITEMS + 1} rows of the catalogue \(1 no id\), item_table"
     ):
         score_items(spark, settings)
     made = score_items(
         spark, settings_at(tmp_path, "aside", kind="path", gate=Gate(better_than="none"), max_quarantine_share=0.1)
     )
     assert made.manifest.not_encoded == {"no id": 1}
-    assert "1 not in the samples (1 no id)" in " ".join(capsys.readouterr().out.split())
+    assert "1 rows of the catalogue not encoded (1 no id)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_gates_that_saw_nothing_are_told(

@@ -21,11 +21,11 @@ from dssm.paths import RunPaths
 from dssm.train import launch, worker
 from dssm.train.checkpoint import checkpoints_in
 from dssm.train.inputs import frozen_matrices
-from dssm.train.launch import train
+from dssm.train.launch import _environment, _limits_of, train
 from dssm.train.progress import ProgressView
 from dssm.train.state import TrainingState
 from dssm.train.worker import _Trainer
-from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, write_items, write_run, write_vectors
+from tests.datasets import NEGATIVE_KINDS, VECTORS, make_rows, make_settings, write_items, write_run, write_vectors
 from tests.train.events import Curves, curves_of
 
 pytestmark = pytest.mark.slow
@@ -60,11 +60,13 @@ def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (model.ranks, model.steps, len(model.loss)) == (2, 10, 2)
     assert "36 rows in 4 files, 2 rank(s) by horovodrun" in shown
     line = " ".join(shown.split())
-    assert "no step ends for 120 s ends the training (train.stall_shutdown_s); Gloo waits 300 s for another" in line
-    assert "N = 2 ranks, U of a table's R rows looked up, D wide: sparse (N − 1) U (4 D + 4), dense" in line
+    assert "no step ends for 120 s (train.stall_shutdown_s) ends the training; Gloo waits 300 s for another" in line
+    assert "N = 2 ranks, U rows expected of a table's R, D wide: sparse (N − 1) U (4 D + 4), dense" in line
     assert re.search(r"table +rows × dim +look-ups +expected rows +sparse +dense +goes", shown)
     assert re.search(r"embedding_\w+ +[\d,]+ × \d+ .*(sparse|dense), [\d.]+ k?B", shown)
-    assert "no TensorFlow profile: a training of 20 steps or fewer" in line
+    assert "no TensorFlow profile: it begins after 20 steps of a process" in line
+    assert "profile: its Profile tab" not in line
+    assert "timeline.json" in line
     assert re.search(r"gradients and rows: [\d.]+ kB a step received, [\d.]+ kB planned at most on average", shown)
     for epoch, (loss, auc) in enumerate(zip(model.loss, model.auc, strict=True), start=1):
         assert re.search(rf"epoch {epoch}/2  loss {loss:.4f}  .* samples/s  AUC {auc:.4f}", shown)
@@ -88,6 +90,21 @@ def _assert_speeds_of_two_ranks(curves: Curves, looks: list[int]) -> None:
     assert "samples_per_s/rank_2" not in curves
     assert list(curves["exchange"]) == looks
     assert all(0 < share < 1 for share in curves["exchange"].values())
+
+
+@pytest.mark.parametrize(
+    ("elastic", "told"),
+    [
+        ({}, r"no step ends for 90 s \(.*\) ends the training; Gloo waits 300 s"),
+        ({"elastic": {"min_ranks": 1, "max_ranks": 2, "hosts_script": "x"}}, r"is given up, .* reached after 60 s$"),
+    ],
+)
+def test_the_limits_that_are_told_are_those_that_are_set(tmp_path: Path, elastic: dict[str, Any], told: str):
+    settings = make_settings(tmp_path, launch="horovodrun", ranks=2, stall_shutdown_s=90, **elastic)
+    assert re.search(told, _limits_of(settings.train))
+    set_for_ranks = _environment(settings, report_to="")
+    assert set_for_ranks["HOROVOD_GLOO_TIMEOUT_SECONDS"] == ("60" if elastic else "300")
+    assert set_for_ranks["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "90"
 
 
 def test_fewer_files_than_ranks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
@@ -157,10 +174,12 @@ def test_the_last_good_checkpoint_is_one_whose_weights_are_finite(tmp_path: Path
     assert "step-0000000002-" in good
     told, *columns, last = str(caught.value).split("\n")[1:]
     assert told == "in that step's batch:"
-    assert len(columns) == 5
     number = r"-?\d+(\.\d+)?(e[+-]\d+)?"
-    for column in columns:
+    for column in columns[:5]:
         assert re.fullmatch(rf"  rank 0: \w+: {number}…{number}, mean {number}", column), column
+    assert len(columns[5:]) >= 3
+    for column in columns[5:]:
+        assert re.fullmatch(r"  rank 0: \w+: ids \d+…\d+, \d+% padding, \d+% unknown", column), column
     assert last == f"last good checkpoint: {good}"
 
 

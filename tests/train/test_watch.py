@@ -14,14 +14,16 @@ def test_what_is_not_finite_comes_first_then_what_is_largest():
         "age": np.float32([[1, np.nan], [np.inf, 4], [-2, 0]]),
         "user_id": np.array([[7, 10**9], [1, 0], [3, 0]], np.int32),
         "empty": np.zeros((0, 4), np.float32),
+        "row__user_key": np.array([7, 8, 9]),
     }
+    ids = "user_id: ids 0…1000000000, 33% padding, 17% unknown"
     assert suspicious_columns(batch) == [
         "age: -2…4, mean 0.75, 2 of 6 not finite",
         "days: -900…300, mean -200",
         "label: 0…1, mean 0.667",
-        "user_id: ids up to 1000000000, 33% padding, 17% unknown",
+        "user_id: ids 0…1000000000, 33% padding, 17% unknown",
     ]
-    assert suspicious_columns(batch, most=1) == ["age: -2…4, mean 0.75, 2 of 6 not finite"]
+    assert suspicious_columns(batch, most=1) == ["age: -2…4, mean 0.75, 2 of 6 not finite", ids]
 
 
 def test_a_column_without_a_number_is_its_count():
