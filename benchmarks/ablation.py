@@ -156,7 +156,7 @@ class Runs:
 
     def _settings(self, variant: Variant, seed: int) -> tuple[list[str], Settings]:
         changes = [
-            *self._overrides, *variant.changes, f"name={self._base.name}-ablation", f"seed={self._base.seed + seed}",
+            *self._overrides, *variant.changes, f"name={self._base.name}-variant", f"seed={self._base.seed + seed}",
             "train.launch=single", "train.ranks=1",
         ]  # fmt: skip
         return changes, load_settings(self._config, changes)

@@ -227,13 +227,13 @@ def test_a_gate_refuses_a_model_that_is_no_better(demo: Demo) -> None:
         kept = evaluation["seen_kept"]
         kept["model"]["recall@50"] = kept["popularity"]["recall@50"]
 
-    before = published.current(f"{demo.root}/demo/item_table", DATE)
+    before = published.read_pointer(f"{demo.root}/demo/item_table", DATE)
     with changed(demo.run_folder(DATE) / "evaluation.json", lower):
         refused = demo.run("score_items")
     assert refused.returncode == 3
     assert "gate: the model's recall@50 is" in said(refused)
     assert "Traceback" not in said(refused)
-    assert published.current(f"{demo.root}/demo/item_table", DATE) == before
+    assert published.read_pointer(f"{demo.root}/demo/item_table", DATE) == before
 
 
 def test_an_evaluation_of_other_samples_does_not_open_the_gate(demo: Demo) -> None:
