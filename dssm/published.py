@@ -103,9 +103,7 @@ class PublishedManifest(BaseModel):
         "the scale of the combined ones.",
     )
     drift: float | None = Field(None, description="Mean cosine to the vectors of `previous`.")
-    objective_drift: dict[str, float] = Field(
-        default_factory=dict, description="The same of each objective's own vectors that `previous` has as wide."
-    )
+    objective_drift: dict[str, float] = Field(default_factory=dict, description="Of objectives' own, where as wide.")
     drift_rows: int = Field(0, description="Rows that are in the files of `previous`, too.")
     incomparable: str | None = Field(None, description="Why there is no `drift`, where something was published.")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="Of the model, seen items kept.")
@@ -121,9 +119,9 @@ class PublishedManifest(BaseModel):
 
     @property
     def least_drift(self) -> tuple[float, str] | None:
-        """The least of `drift` and `objective_drift`, and whose vectors it is of, as a word before theirs."""
-        known = [] if self.drift is None else [(self.drift, "")]
-        return min([*known, *((drift, f"{name} ") for name, drift in self.objective_drift.items())], default=None)
+        """The least of `drift` and `objective_drift`, and whose it is: "vectors", or such as "like vectors"."""
+        known = [] if self.drift is None else [(self.drift, "vectors")]
+        return min([*known, *((own, f"{name} vectors") for name, own in self.objective_drift.items())], default=None)
 
 
 class Pointer(BaseModel):

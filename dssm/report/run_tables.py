@@ -40,9 +40,8 @@ def _of_version(published: Published) -> str:
     if manifest.copied:
         told.append(f", {manifest.copied:,} taken from {manifest.previous}")
     if manifest.least_drift is not None:
-        drift, of = manifest.least_drift
-        least = "least " * bool(manifest.objective_drift)
-        told.append(f"; {least}mean cosine to the {of}vectors of {manifest.previous} {drift:.4f}")
+        drift, whose = manifest.least_drift
+        told.append(f"; mean cosine to the {whose} of {manifest.previous} {drift:.4f}")
     for what, rows in (("in quarantine", manifest.quarantined), ("of the catalogue not encoded", manifest.not_encoded)):
         if rows:
             told.append(f"; {sum(rows.values()):,} rows {what}")

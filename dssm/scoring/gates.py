@@ -139,9 +139,9 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         reason = FIRST if made.previous is None else reason
         decisions.append(GateDecision(gate=DRIFT, passed=True, limit=table.min_drift_cosine, reason=reason))
     elif table.min_drift_cosine is not None and made.least_drift is not None:
-        drift, of = made.least_drift
+        drift, whose = made.least_drift
         reason = (
-            f"the mean cosine to the {of}vectors of {made.previous} is {drift:.4f}, {setting}.min_drift_cosine is "
+            f"the mean cosine to the {whose} of {made.previous} is {drift:.4f}, {setting}.min_drift_cosine is "
             f"{table.min_drift_cosine:g}"
         )
         decisions.append(_decided(DRIFT, drift >= table.min_drift_cosine, drift, table.min_drift_cosine, reason))

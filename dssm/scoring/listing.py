@@ -66,9 +66,8 @@ def remarks_of(manifest: PublishedManifest) -> list[str]:
     if manifest.previous is not None:
         remarks.append(f"{manifest.scored:,} scored, {manifest.copied:,} taken from {manifest.previous}")
     if manifest.least_drift is not None:
-        drift, of = manifest.least_drift
-        least = "least " * bool(manifest.objective_drift)
-        remarks.append(f"{least}mean cosine to its {of}vectors {drift:.4f}")
+        drift, whose = manifest.least_drift
+        remarks.append(f"mean cosine to its {whose} {drift:.4f}")
     if manifest.incomparable is not None:
         remarks.append(manifest.incomparable)
     aside = (("quarantined", manifest.quarantined), ("rows of the catalogue not encoded", manifest.not_encoded))

@@ -105,11 +105,10 @@ class ExchangePlan:
     @property
     def arithmetic(self) -> str:
         """The formulas of the tables' `rows`, as a line for a reader."""
+        sharded = ", sharded (N − 1) / N U (8 D + 8)" if any(table.way == "sharded" for table in self.tables) else ""
         return (
             f"  bytes that a rank receives a step, N = {self.ranks} ranks, U rows expected of a table's R, D wide: "
-            "sparse (N − 1) U (4 D + 4), dense 2 (N − 1) / N R (4 D + 4)"
-            + ", sharded (N − 1) / N U (8 D + 8)"
-            * any(table.way == "sharded" for table in self.tables)
+            f"sparse (N − 1) U (4 D + 4), dense 2 (N − 1) / N R (4 D + 4){sharded}"
         )
 
     def rows(self) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 from dssm.features import PADDING_ID, UNKNOWN_ID
 
 NOT_FINITE = "not finite"
-OF_ROWS = "row__"  # what such columns' names begin with
+OF_ROWS = "row__"  # how `dssm.manifest` begins the names of a row's own columns
 
 
 def told_of_batches(before: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]) -> list[str]:
@@ -26,7 +26,7 @@ def suspicious_columns(batch: Mapping[str, np.ndarray], most: int = 5) -> list[s
 
     Args:
       batch: each column, (rows, …).
-      most: columns described.
+      most: columns of numbers described.
     Returns: at most so many of numbers, those with NaN or infinity first, then of the largest magnitude; then all ids
       of features, which a row's own columns are not.
     """
