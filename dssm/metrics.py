@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 BINARY_METRICS = ("log_loss", "accuracy", "precision", "recall")
 
@@ -16,13 +15,15 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     Args:
       labels: (n,), positive where above 0.
       scores: (n,).
-    Returns: in 0…1; NaN where one of the classes is empty.
+    Returns: in 0…1; NaN where one of the classes is empty or a score is none.
     """
     positive = labels > 0
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
+    if not positives or not negatives or np.isnan(scores).any():
         return float("nan")
-    rank_sum = float(rankdata(scores)[positive].sum())
+    # Mean ranks by NumPy: of SciPy they need scipy.stats, 0.7 s of the start of every rank and job.
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank_sum = float((counts.cumsum() - (counts - 1) / 2)[place[positive]].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 

@@ -27,6 +27,7 @@ def test_auc_is_the_share_of_pairs_in_order_with_ties_counting_half(rows):
 def test_auc_at_literal_scores():
     assert auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.8, 0.1])) == 0.875
     assert auc(np.array([1, 0]), np.array([0.0, 1.0])) == 0.0
+    assert math.isnan(auc(np.array([1, 0]), np.array([math.nan, 1.0])))
 
 
 def test_ranking_metrics_at_literal_rankings():

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from dssm.report.decoding import interval, percent
 from dssm.report.figures import Bins, Drift, TokenCounts
@@ -42,7 +42,7 @@ def chance_level(before: float, after: float, buckets: int) -> float:
     """
     if buckets < 2 or not before or not after:
         return 0.0
-    return float((1 / before + 1 / after) * chi2.ppf(0.95, buckets - 1))
+    return float((1 / before + 1 / after) * chdtri(buckets - 1, 0.05))
 
 
 def compared(

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from dssm.report.html import Html, tag
@@ -36,6 +34,9 @@ def layout(vectors: np.ndarray, seed: int) -> np.ndarray | None:
       vectors: (items, dim), finite.
     Returns: (items, 2) in 0…1, None where there are too few, or all are one.
     """
+    from sklearn.decomposition import PCA  # 1.5 s of every job's start otherwise, and most draw no map
+    from sklearn.manifold import TSNE
+
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     directions = vectors / np.where(norms > 0, norms, 1)
     if len(vectors) < FEWEST or np.allclose(directions, directions[0], atol=1e-6):
