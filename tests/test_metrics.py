@@ -8,7 +8,7 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dssm.metrics import auc, binary_metrics, ranking_metrics
+from dssm.metrics import ScoreCounts, auc, binary_metrics, binary_sums, metrics_of_sums, ranking_metrics
 
 scored = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.0]), st.integers(-3, 3)), min_size=1, max_size=30)
 
@@ -28,6 +28,30 @@ def test_auc_at_literal_scores():
     assert auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.8, 0.1])) == 0.875
     assert auc(np.array([1, 0]), np.array([0.0, 1.0])) == 0.0
     assert math.isnan(auc(np.array([1, 0]), np.array([math.nan, 1.0])))
+
+
+@given(rows=scored, parts=st.integers(1, 4))
+def test_counted_scores_have_the_auc_of_all_of_them_whatever_part_each_process_counts(rows, parts):
+    labels, scores = (np.array(values, np.float32) for values in zip(*rows, strict=True))
+    scores[scores == 0] *= -1  # there is one zero, whatever its sign
+    whole = ScoreCounts()
+    for part in range(parts):
+        counted = ScoreCounts()
+        counted.add(labels[part::parts] > 0, scores[part::parts] * np.float32(1.5))
+        whole.counts += counted.counts
+    np.testing.assert_equal(whole.auc(), auc(labels, scores))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_counted_scores_lose_next_to_nothing(scale: float):
+    random = np.random.default_rng(2)
+    labels = random.random(200_000) < 0.1
+    scores = (scale * (random.normal(size=len(labels)) + labels) - 2 * scale).astype(np.float32)
+    counted = ScoreCounts()
+    for part in np.array_split(np.arange(len(labels)), 7):
+        counted.add(labels[part], scores[part])
+    assert counted.counts.sum(axis=1).tolist() == [(~labels).sum(), labels.sum()]
+    assert counted.auc() == pytest.approx(auc(labels, scores), abs=2e-6)
 
 
 def test_ranking_metrics_at_literal_rankings():
@@ -82,6 +106,16 @@ def test_binary_metrics_of_a_small_table():
     assert found["log_loss"] == pytest.approx(expected, rel=1e-12)
     # Predicted: 2.0, 0.5 and 0.0, of which the first is positive; positive: the first two.
     assert (found["accuracy"], found["precision"], found["recall"]) == (2 / 5, 1 / 3, 1 / 2)
+
+
+def test_sums_of_parts_give_the_metrics_of_the_whole():
+    random = np.random.default_rng(3)
+    labels, log_odds = random.random(50), random.normal(size=50)
+    given = (labels, log_odds, labels > 0.5)
+    parts = [
+        binary_sums(*(values[part] for values in given), 0.4) for part in (slice(0, 17), slice(17, 17), slice(17, 50))
+    ]
+    assert metrics_of_sums(sum(parts)) == pytest.approx(binary_metrics(*given, 0.4), rel=1e-12)
 
 
 def test_the_threshold_is_a_chance():

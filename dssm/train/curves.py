@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from dssm import storage
 from dssm.model.towers import TwoTowers
 from dssm.train.clock import OwnTime
 from dssm.train.collectives import gather
 
 Curves = Mapping[str, float | None]  # a number of each by its name; None or no finite one where it is not known
+COPY_EVERY_S = 60
+
+
+class Board:
+    """TensorBoard's folder of a run, which rank 0 writes.
+
+    TensorFlow itself writes to local disks: what a run in a store has is copied there, each minute and in the end.
+
+    Args: folder: in the run; writes: whether this rank is the one.
+    """
+
+    def __init__(self, folder: str, writes: bool) -> None:
+        self._folder, self._writes = folder, writes
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._writer = tf.summary.create_noop_writer()
+        self._copied = time.monotonic()
+        if writes and "://" in folder:
+            self._scratch = tempfile.TemporaryDirectory(prefix="dssm-logs-")
+
+    @property
+    def local_folder(self) -> str:
+        """Where this process writes: the folder, or what is copied there."""
+        return self._scratch.name if self._scratch else self._folder
+
+    def open(self, anew: bool) -> tf.summary.SummaryWriter:
+        """Args: anew: whether what an earlier training left is removed: it would be drawn into the same curves."""
+        if self._writes:
+            if anew:
+                storage.remove(self._folder)
+            self._writer = tf.summary.create_file_writer(self.local_folder)
+        return self._writer
+
+    def copy_now_and_then(self) -> None:
+        """Has what was drawn stand in the run's folder, if it is time."""
+        if self._scratch and time.monotonic() - self._copied > COPY_EVERY_S:
+            self.copy()
+
+    def copy(self) -> None:
+        """Has all that was drawn, and profiled, stand in the run's folder."""
+        self._writer.flush()
+        if self._scratch:
+            local = Path(self._scratch.name)
+            for file in (path for path in local.rglob("*") if path.is_file()):
+                storage.put_file(str(file), f"{self._folder}/{file.relative_to(local).as_posix()}")
+            self._copied = time.monotonic()
 
 
 def draw(values: Curves, step: int, prefix: str = "") -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
 
-from dssm.metrics import BINARY_METRICS, auc, binary_metrics
+from dssm.metrics import BINARY_METRICS, ScoreCounts, binary_sums, metrics_of_sums
 from dssm.model.scorer import SCORER
 from dssm.model.two_tower import TwoTowerModel
+from dssm.sections import LossKind
 from dssm.sections.losses import Regression
 from dssm.stream.batches import Batch
 from dssm.train.scores import label_and_weight, tower_vectors
@@ -24,37 +24,64 @@ def make_predict(model: TwoTowerModel) -> Predict:
     return tf.function(lambda batch: predictions(model, batch), autograph=False)
 
 
+class _Objective:
+    """What is kept of the rows of one objective, or of the scorer: as much for any number of rows."""
+
+    def __init__(self, loss: LossKind | None, threshold: float) -> None:
+        self._threshold = threshold
+        self._is_regression = isinstance(loss, Regression)
+        self._is_chance = loss is not None and loss.is_pointwise and not self._is_regression
+        self._counts, self._sums = ScoreCounts(), np.zeros(6)
+        self._unknown = 0  # scores that are no numbers
+
+    def add(self, scores: np.ndarray, labels: np.ndarray) -> None:
+        # A share counts as positive above one half; where no label is a share, that is any above 0.
+        positive = labels > 0.5
+        self._counts.add(positive, scores)
+        self._unknown += int(np.isnan(scores).sum())
+        labels, scores = labels.astype(np.float64), scores.astype(np.float64)
+        if self._is_regression:
+            self._sums[:2] += [len(labels), ((scores - labels) ** 2).sum()]
+        elif self._is_chance:
+            self._sums += binary_sums(labels, scores, positive, self._threshold)
+
+    def of_all_ranks(self, name: str) -> dict[str, float]:
+        """Every rank calls it. Args: name: of the collectives. Returns: the metrics of all ranks' rows."""
+        if hvd.size() > 1:
+            self._counts.counts = _total(self._counts.counts, f"measured_{name}_counts")
+            *sums, unknown = _total(np.array([*self._sums, self._unknown]), f"measured_{name}_sums")
+            self._sums, self._unknown = np.array(sums), int(unknown)
+        found = metrics_of_sums(self._sums) if self._is_chance else {}
+        if self._is_regression:
+            rows, errors = self._sums[:2].tolist()
+            found["mse"] = errors / rows if rows else np.nan
+        return {**found, "auc": np.nan if self._unknown else self._counts.auc()}
+
+
 def measure(
     model: TwoTowerModel, predict: Predict, batches: Iterator[Batch], threshold: float = 0.5
 ) -> dict[str, float]:
-    """Measures the batches of all ranks; NaN where there are none.
+    """Measures the batches of all ranks; NaN where there are none. Memory does not grow with their rows.
 
     Args:
       predict: of `make_predict`.
       threshold: chance from which accuracy, precision and recall take a row as predicted to be positive.
-    Returns: `auc` of the first objective and `NAME_auc` of each further one; in the same way `mse` of those with the
-      loss regression, and `log_loss`, `accuracy`, `precision` and `recall` of others whose score is a log-odds; of a
-      model with a scorer `scorer_auc`, by its probability for the first objective. A label that is a share counts as
-      positive above one half.
+    Returns: `auc` of the first objective and `NAME_auc` of each further one, see `ScoreCounts`; in the same way `mse`
+      of those with the loss regression, and `log_loss`, `accuracy`, `precision` and `recall` of others whose score is a
+      log-odds; of a model with a scorer `scorer_auc`, by its probability for the first objective. A label that is a
+      share counts as positive above one half.
     """
-    parts: dict[str, list[np.ndarray]] = defaultdict(list)
+    parts = {name: _Objective(loss, threshold) for name, loss in model.losses.items()}
+    if model.scorer is not None:
+        parts[SCORER] = _Objective(None, threshold)
     for batch in batches:
         for name, (score, label, weight) in predict(batch).items():
-            rows = np.stack([score.numpy(), label.numpy()], axis=1)
-            parts[name].append(rows[weight.numpy() > 0])
+            counts = weight.numpy() > 0
+            parts[name].add(score.numpy()[counts], label.numpy()[counts])
     found: dict[str, float] = {}
-    for number, (name, loss) in enumerate(model.losses.items()):
-        score, label = _of_all_ranks(parts[name], name)
-        prefix, positive = f"{name}_" if number else "", _are_positive(label)
-        if isinstance(loss, Regression):
-            found[f"{prefix}mse"] = float(np.mean((score - label) ** 2)) if len(label) else np.nan
-        elif loss.is_pointwise:
-            measured = binary_metrics(label.astype(np.float64), score.astype(np.float64), positive, threshold)
-            found |= {f"{prefix}{metric}": value for metric, value in measured.items()}
-        found[f"{prefix}auc"] = auc(positive, score)
-    if model.scorer is not None:
-        logit, label = _of_all_ranks(parts[SCORER], SCORER)
-        found[f"{SCORER}_auc"] = auc(_are_positive(label), logit)
+    for number, (name, part) in enumerate(parts.items()):
+        prefix = f"{name}_" if number else ""
+        found |= {f"{prefix}{metric}": value for metric, value in part.of_all_ranks(name).items()}
     return found
 
 
@@ -67,17 +94,8 @@ def metric_names(model: TwoTowerModel) -> list[str]:
     return names if model.scorer is None else [*names, f"{SCORER}_auc"]
 
 
-def _of_all_ranks(parts: list[np.ndarray], name: str) -> np.ndarray:
-    """Returns the scores and the labels of all ranks' rows, (2, rows). Args: parts: of this rank, (n, 2) each."""
-    joined = np.concatenate([np.zeros((0, 2), np.float32), *parts])
-    if hvd.size() > 1:
-        joined = hvd.allgather(tf.constant(joined, tf.float32), name=f"measured_{name}").numpy()
-    return joined.T
-
-
-def _are_positive(labels: np.ndarray) -> np.ndarray:
-    are_shares = ((labels > 0) & (labels < 1)).any()
-    return labels > (0.5 if are_shares else 0)
+def _total(values: np.ndarray, name: str) -> np.ndarray:
+    return np.asarray(hvd.allreduce(tf.constant(values), op=hvd.Sum, name=name).numpy())
 
 
 def predictions(model: TwoTowerModel, batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:

@@ -26,7 +26,7 @@ from dssm.stream.batches import Batch
 from dssm.stream.plan import Leg
 from dssm.train.clock import Clock
 from dssm.train.collectives import lost_rank_in
-from dssm.train.curves import Curves, draw, embedding_norms, speeds_of_ranks
+from dssm.train.curves import Board, Curves, draw, embedding_norms, speeds_of_ranks
 from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
@@ -143,7 +143,9 @@ class _Trainer:
         )
         self.items = inputs.items(self.model.catalogue_rows)
         self.elastic: ElasticState | None = None
-        self.profile = StepProfile(self.paths.logs if settings.train.profile and hvd.rank() == 0 else None)
+        is_first = hvd.rank() == 0
+        self.board = Board(self.paths.logs, is_first)
+        self.profile = StepProfile(self.board.local_folder if settings.train.profile and is_first else None)
         self._compile()
         self.state = TrainingState(settings, inputs.train.build, self.paths.checkpoints, self.model, self.optimizer)
         if settings.train.warm_start is not None:  # on each rank: a fault is found by all
@@ -191,9 +193,7 @@ class _Trainer:
             self._compile()
         self.state.claim()
         self._plan_rate(place)
-        if is_first and not place.steps:
-            storage.remove(self.paths.logs)  # an earlier training of the run would be drawn into the same curves
-        writer = tf.summary.create_file_writer(self.paths.logs) if is_first else tf.summary.create_noop_writer()
+        writer = self.board.open(anew=not place.steps)
         if is_first and hvd.size() > 1:
             show(Note(f"{self.exchange.arithmetic}\n{as_text(self.exchange.rows())}"))
         clock = Clock()
@@ -206,10 +206,9 @@ class _Trainer:
                 place = self._train_pass(place, clock, show)
         expect_pause(self.settings)
         self.profile.stop()
+        self.board.copy()
         if self.profile.is_missing:
-            show(
-                Note(f"  no TensorFlow profile: it begins after {FIRST} steps of a process, and this one took no more")
-            )
+            show(Note(f"  no TensorFlow profile: it begins after {FIRST} steps of a process, and this had no more"))
         if is_first and clock.bytes_per_step is not None:
             show(Note(self.exchange.beside(clock.bytes_per_step)))
         if (broken := self.state.not_finite()) is not None:  # equal on all ranks: all stop here, or none
@@ -240,6 +239,7 @@ class _Trainer:
         for last, reached, scalars in self._steps_of(a_pass, start, clock):
             place = reached
             draw(scalars, place.steps)
+            self.board.copy_now_and_then()
             if hvd.rank() == 0 and last.step < last.steps:
                 show(last)
         metrics = self.measures.test()

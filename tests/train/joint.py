@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dssm.stream.batches import Batch
 from dssm.train import scores, worker
 from dssm.train.collectives import Gradient, sum_gradients
 from dssm.train.exchange import exchange_of
+from dssm.train.measure import measure, predictions
 from dssm.train.measures import expect_nothing
 from dssm.train.scores import tower_vectors
 from dssm.train.sharding import Sources, gathered_blocks, shard_states, shared_variables, whole_towers
@@ -216,6 +218,9 @@ def train_on_joint_batches(name: str) -> Rows:
     found[f"{name}/exchange_s"] = np.array(exchange_s)
     found[f"{name}/expected"] = np.array([plan.weight_bytes, plan.expected_bytes])
     found |= state_of(f"{name}/weights", settings, model, optimizer)
+    if name in LONG_CASES:
+        measured = measure(model, partial(predictions, model), iter([batch for batch, _ in parts]))
+        found |= {f"{name}/metrics/{metric}": np.array(value) for metric, value in measured.items()}
     if name in MEASURED:
         found |= {f"{name}/whole/{variable}": values for variable, values in whole_of(settings, model).items()}
     for state in shard_states(model, optimizer):

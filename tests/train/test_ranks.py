@@ -250,6 +250,18 @@ def test_metrics_over_all_ranks_are_those_of_one_process(found_by, ranks: int):
             np.testing.assert_allclose(rank[name], one[name], rtol=1e-6, err_msg=name)
 
 
+@of_cases(*LONG_CASES)
+def test_metrics_after_the_steps_are_those_of_one_process(found_by, ranks: int, case: str):
+    (one,), found = found_by(1), found_by(ranks)
+    names = [name for name in one if name.startswith(f"{case}/metrics/")]
+    assert f"{case}/metrics/auc" in names
+    assert (f"{case}/metrics/log_loss" in names) == (case in ("batch_norm", "dense_tables"))
+    for name in names:
+        assert 0 < float(one[name]) < 2, name
+        for rank in found:  # one pair of some 400 may change its order by rounding
+            np.testing.assert_allclose(rank[name], one[name], atol=3e-3, err_msg=name)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_a_ranks_process_grows_by_its_share_of_the_tables(found_by, ranks: int):
     """Of 384 MB in all, as the operating system counts the process's memory."""

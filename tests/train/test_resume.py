@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dssm import storage
 from dssm.model.export import LoadedTower
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
-from dssm.train import checkpoint, state, worker
+from dssm.train import checkpoint, curves, state, worker
 from dssm.train.checkpoint import DamagedCheckpointError, checkpoints_in, read_checkpoint, write_checkpoint
 from dssm.train.place import Best, Place
 from dssm.train.result import TrainResult
@@ -99,6 +100,29 @@ def test_broken_off_again_and_again_the_weights_are_the_same_bits(
     assert one.keys() == other.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def test_a_run_in_a_store_is_trained_as_one_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Samples, items, vectors, checkpoints, the model and the curves lie in a store that TensorFlow does not know."""
+    how = {"checkpoint": {"every_steps": 3}, "epochs": 2, **CASES["mixed"], "profile": True}
+    on_disk = write_run(tmp_path, ROWS, storage="table", **how)
+    whole = train(on_disk, monkeypatch)
+    away = on_disk.model_copy(update={"root": f"memory://{tmp_path.name}"})
+    paths = RunPaths(away.run_folder)
+    storage.put_folder(RunPaths(on_disk.run_folder).samples, paths.samples)
+    monkeypatch.setattr(curves, "COPY_EVERY_S", 0)
+    with pytest.raises(BrokenOffError):
+        train(away, monkeypatch, 16)
+    monkeypatch.undo()
+    assert checkpoints_in(paths.checkpoints)
+    end = train(away, monkeypatch)
+    assert (end.model_version, end.loss, end.metrics) == (whole.model_version, whole.loss, whole.metrics)
+    assert not storage.exists(paths.checkpoints)
+    with storage.local_copy(paths.logs) as logs:
+        assert len(list(Path(logs).glob("events.*.v2"))) == 2  # of both processes
+        assert list(Path(logs).glob("plugins/profile/*/*.xplane.pb"))
+    with storage.local_copy(f"{paths.model}/item_tower") as tower:
+        assert LoadedTower(tower).inputs == LoadedTower(f"{RunPaths(on_disk.run_folder).model}/item_tower").inputs
 
 
 def test_a_slow_store_stops_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -79,6 +79,19 @@ def test_a_sharded_training_resumes_to_the_same_bits(tmp_path: Path):
         np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
+def test_ranks_that_write_together_agree_on_the_minutes(tmp_path: Path):
+    how = {**HOW, "checkpoint": {"every_minutes": 0.002, "epoch_minutes": 60}}  # 0.12 s
+    settings = write_run(tmp_path, ROWS, **how, **SHARDED)
+    (tmp_path / "slow").write_text("0.05", encoding="utf-8")
+    assert start(settings, tmp_path, 2, "rank 1 at step 38 after 10").code != 0
+    found = newest(settings)
+    assert found.place.steps in (10, 20, 23, 33)  # where the ranks look: every ten steps, and at an epoch's end
+    assert len(found.files) == 2
+    done = start(settings, tmp_path, 2)
+    assert done.code == 0, done.output
+    assert f"{found.place.steps} steps done" in done.output
+
+
 @pytest.mark.parametrize(("how", "ranks"), [("replicated", 1), ("sharded", 3)])
 def test_other_ranks_see_the_rest_of_the_epoch_once(tmp_path: Path, how: str, ranks: int):
     settings = write_run(tmp_path, ROWS, **HOW, **(SHARDED if how == "sharded" else {}))

@@ -16,6 +16,7 @@ from dssm.paths import RunPaths
 from dssm.train import worker
 from dssm.train.checkpoint import Arrays, read_checkpoint
 from tests.datasets import SIZES, write_run
+from tests.train.conftest import launch
 
 pytestmark = [pytest.mark.usefixtures("single_rank"), pytest.mark.slow]
 
@@ -104,6 +105,40 @@ def test_it_trains_on_to_another_model(tmp_path: Path, earlier: Settings):
     model = worker.train_here(settings, lambda report: None)
     assert model.steps == 3
     assert model.vocabularies["item_id"].size == SIZES["item_id"] + GROWN
+
+
+@pytest.mark.horovod
+def test_tables_that_are_spread_over_ranks_begin_where_whole_ones_ended_and_the_other_way_round(
+    tmp_path: Path, earlier: Settings
+):
+    """Two ranks take up one process' model with new rows, and one process that of two ranks."""
+    spread = {"model": {"embedding": {"placement": "sharded", "min_rows": 1}}}
+    by_ranks = {**spread, "launch": "horovodrun", "ranks": 2}
+    by_growth = {grown: later(tmp_path / str(grown), earlier, grown, **by_ranks) for grown in (0, GROWN)}
+    for grown, settings in by_growth.items():
+        (tmp_path / f"{grown}.json").write_text(settings.model_dump_json(), encoding="utf-8")
+    launched = launch(2, "tests.train.begun", *(str(tmp_path / f"{grown}.json") for grown in by_growth))
+    assert launched.code == 0, launched.output
+
+    ended = state_of(earlier)
+    finals = {grown: f"{RunPaths(of.run_folder).checkpoints}/final" for grown, of in by_growth.items()}
+    for grown, final in finals.items():
+        manifest, begun = read_checkpoint(final)
+        assert len(manifest.files) == 2
+        expected = first_state(later(tmp_path / f"one{grown}", earlier, grown, **spread))
+        assert begun.keys() == expected.keys()
+        for name, values in begun.items():
+            np.testing.assert_array_equal(values, expected[name], err_msg=name)
+            known = values[: len(ended[name])] if grown and name in manifest.tables else values
+            np.testing.assert_array_equal(known, ended[name], err_msg=name)
+
+    middle = RunPaths(by_growth[0].run_folder).model
+    shutil.copytree(RunPaths(earlier.run_folder).model, middle)
+    shutil.rmtree(f"{middle}/checkpoint")
+    shutil.move(finals[0], f"{middle}/checkpoint")
+    begun = first_state(later(tmp_path / "back", by_growth[0]))
+    for name, values in ended.items():
+        np.testing.assert_array_equal(begun[name], values, err_msg=name)
 
 
 FAULTS = {

@@ -1,0 +1,133 @@
+"""Processes of a training that Spark launches are killed; the same command ends with the weights of a calm one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from dssm import storage
+from dssm.config import Settings
+from dssm.paths import RunPaths
+from dssm.train.checkpoint import checkpoints_in, manifest_of, read_checkpoint
+from dssm.train.launch import train
+from tests.datasets import write_run
+from tests.train.conftest import ROOT
+
+pytestmark = [pytest.mark.horovod, pytest.mark.spark]
+
+ROWS = (90, 70, 110, 50)
+HOW: dict[str, Any] = {
+    "launch": "spark", "ranks": 2, "epochs": 6, "deterministic": True, "stall_shutdown_s": 20,
+    "checkpoint": {"every_steps": 10, "epoch_minutes": 0}, "optimizer": "lazy_adam",
+}  # fmt: skip
+MARK = "DSSM_TRAINING_UNDER_TEST"  # all processes of the command inherit it
+
+
+class Command:
+    """`./spark-submit.sh train`, and all processes that it starts."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._mark = str(folder)
+        config = folder / f"{settings.name}.yaml"
+        config.write_text(
+            yaml.safe_dump(settings.model_dump(mode="json", exclude_unset=True), sort_keys=False), encoding="utf-8"
+        )
+        self._output = (folder / "output").open("w+", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [ROOT / "spark-submit.sh", "train", "--config", config],
+            cwd=folder, env={**os.environ, MARK: self._mark}, stdout=self._output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def alive(self, part: str = "") -> list[psutil.Process]:
+        """Returns its processes whose command holds a text."""
+        return [process for process in self._all() if part in " ".join(process.cmdline())]
+
+    def _all(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    yield process
+
+    def kill(self, part: str) -> None:
+        found = self.alive(part)
+        assert found, f"no process with {part}: {self.output}"
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):  # the one before has taken it along
+                process.send_signal(signal.SIGKILL)
+
+    def wait(self, limit_s: float = 240) -> int:
+        """Returns the exit code, when no process is left."""
+        until = time.monotonic() + limit_s
+        code = self._process.wait(timeout=limit_s)
+        while self.alive():
+            assert time.monotonic() < until, [process.cmdline() for process in self.alive()]
+            time.sleep(0.1)
+        return code
+
+    @property
+    def output(self) -> str:
+        return Path(self._output.name).read_text(encoding="utf-8")
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.alive():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        self._output.close()
+
+
+def steps_kept(settings: Settings) -> int:
+    folders = checkpoints_in(RunPaths(settings.run_folder).checkpoints)
+    return manifest_of(folders[0]).place.steps if folders else 0
+
+
+def wait_until(holds: Callable[[], bool], command: Command, limit_s: float = 240) -> None:
+    until = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < until, command.output
+        assert command.alive(), command.output
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("spark")
+def test_a_rank_and_then_the_driver_are_killed(tmp_path: Path):
+    calm, hurt = (write_run(tmp_path / name, ROWS, **HOW) for name in ("calm", "hurt"))
+    train(calm)
+
+    with Command(hurt, tmp_path) as command:
+        wait_until(lambda: steps_kept(hurt) > 0, command)
+        command.kill("gloo_exec_fn")
+        assert command.wait() == 1
+        assert "Traceback" not in command.output
+        assert "the same command goes on from the last checkpoint" in command.output
+    kept = steps_kept(hurt)
+    with Command(hurt, tmp_path) as command:
+        wait_until(lambda: steps_kept(hurt) > kept, command)
+        command.kill("org.apache.spark.deploy.SparkSubmit")
+        assert command.wait() != 0
+    assert not storage.exists(RunPaths(hurt.run_folder).model)
+    kept = steps_kept(hurt)
+    with Command(hurt, tmp_path) as command:
+        assert command.wait() == 0, command.output
+        assert f"{kept} steps done" in command.output
+
+    one, other = (read_checkpoint(f"{RunPaths(run.run_folder).model}/checkpoint")[1] for run in (hurt, calm))
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
