@@ -15,7 +15,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 case ${1:-main} in
-  main) name=.venv layers="build core horovod engines dev project" ;;
+  main) name=.venv layers="build core horovod engines dev project classes" ;;
   airflow) name=.venv-airflow layers="build airflow" ;;
   deepmatch) name=.venv-deepmatch layers="build deepmatch" ;;
   *) echo "setup: no environment is named '$1'; known: main, airflow, deepmatch" >&2 && exit 2 ;;
@@ -43,6 +43,7 @@ recipe() {
       && echo "HOROVOD_GPU_OPERATIONS=$(gpu_operations)" ;;
     python) echo 3.11 ;;
     project) cat setup.py ;;
+    classes) grep -h '^pyspark==' requirements/core.lock || true ;;
     *) pins "requirements/$1.lock" ;;
   esac
 }
@@ -140,6 +141,7 @@ make_layer() { # make_layer LAYER LAST: the last layer of a run also checks that
     python) make_python ;;
     horovod) build_horovod ;;
     project) install_locked --editable . ;;
+    classes) scripts/spark_classes.sh "$env" || printf 'left out, jobs run as well (why: %s/setup.log) … ' "$name" >&8 ;;
     *) drop_orphans "$1" && install_locked -r "requirements/$1.lock" ;;
   esac && { [[ $1 != "$2" ]] || pip check; }
 }
@@ -156,6 +158,7 @@ title() {
     airflow) echo "Airflow" ;;
     deepmatch) echo "DeepMatch" ;;
     project) echo "dssm itself" ;;
+    classes) echo "Spark's classes, archived by a small job, for jobs to begin sooner" ;;
   esac
 }
 

@@ -30,7 +30,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do."""
     from dssm.config import load_settings
     from dssm.spark import spark_session
-    from dssm.submitting.command import command
+    from dssm.submitting.command import archived_classes, command
 
     folder = tmp_path_factory.mktemp("spark")
     conf = {
@@ -53,6 +53,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         patched.setenv("PYSPARK_PYTHON", sys.executable)
         patched.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *sys.path]))  # the workers import dssm, too
         patched.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        for name, value in archived_classes(os.environ).items():
+            patched.setenv(name, value)
         if "JAVA_HOME" not in os.environ:
             found = subprocess.run([PROJECT / "scripts" / "java_home.sh"], capture_output=True, text=True, check=True)
             patched.setenv("JAVA_HOME", found.stdout.strip())

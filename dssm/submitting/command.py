@@ -13,8 +13,9 @@ from dssm.config import Settings
 from dssm.secrets import hidden_in_arguments, is_secret
 from dssm.submitting import masters
 from dssm.submitting.confs import CONF, conf_of
-from dssm.submitting.packing import PROJECT, Code, Packed
+from dssm.submitting.packing import CLASS_ARCHIVE, PROJECT, Code, Packed
 
+JAVA_OPTIONS = "SPARK_SUBMIT_OPTS"  # of spark-submit's own Java, which is the driver's in client mode
 UNPACKED_AS = "environment"  # the folder's name in an executor's working folder
 
 
@@ -22,11 +23,11 @@ class Submission:
     """A job's command line, and what has to be there before it can run."""
 
     def __init__(self, job: str, arguments: Sequence[str], settings: Settings, environment: Mapping[str, str]) -> None:
-        """Args: environment: of the submitting process; only MASTER and the cluster's folders are read.
+        """Args: environment: of the submitting process; MASTER, the cluster's folders and Java's options are read.
 
         Raises: UserError where the kind of cluster wants something else.
         """
-        self.job, self.settings = job, settings
+        self.job, self.settings, self._environment = job, settings, environment
         self.arguments = list(arguments)
         self.needs_spark = needs_spark(job, settings)
         self.master = masters.master(settings, environment)
@@ -59,7 +60,8 @@ class Submission:
     def environment(self) -> dict[str, str]:
         """What the command's process is told beside its own environment."""
         # On a cluster spark.pyspark.python goes over it.
-        return {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+        python = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+        return python | archived_classes(self._environment) if self.needs_spark else python
 
     def prepare(self) -> None:
         """Makes what is sent: packs the environment where it is not packed yet.
@@ -138,6 +140,18 @@ class Submission:
     def _config(self) -> Path:
         name = f"{self.settings.name}-{storage.digest(self._settings_text)}.yaml"
         return self._code.archive.with_name(name)
+
+
+def archived_classes(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns what has a driver's Java find the classes that scripts/spark_classes.sh archived; nothing without them.
+
+    Java leaves an archive aside that another Java has written or that is of other classes; its log of that is off.
+    """
+    archive, given = Path(sys.prefix) / CLASS_ARCHIVE, environment.get(JAVA_OPTIONS, "")
+    if not archive.is_file() or "Archive" in given:
+        return {}
+    options = f"-XX:SharedArchiveFile={shlex.quote(str(archive))} -Xlog:cds=off -Xlog:cds+dynamic=off"
+    return {JAVA_OPTIONS: f"{given} {options}".strip()}
 
 
 def needs_spark(job: str, settings: Settings) -> bool:

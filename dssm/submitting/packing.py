@@ -24,6 +24,7 @@ from dssm.errors import UserError
 from dssm.sections.spark import Environment
 
 PROJECT = Path(__file__).resolve().parents[2]
+CLASS_ARCHIVE = "spark-classes.jsa"  # in the environment's folder: scripts/spark_classes.sh
 UNUSED_DAYS = 30  # after which an environment or a code archive goes
 
 # What executors never open: headers, Spark's own jars (a cluster has them), build tools; tests and checks.
@@ -136,7 +137,7 @@ def _left_out() -> Iterator[str]:
     """Yields venv-pack's patterns of the files that stay behind."""
     site = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     yield from (f"{site}/{pattern}" for pattern in LEFT_OUT_FILES)
-    yield from ("setup.*", "stamps/*")
+    yield from ("setup.*", "stamps/*", CLASS_ARCHIVE)
     unwanted = {_canonical(name) for name in LEFT_OUT_PACKAGES} | {"dssm"}
     for layer in LEFT_OUT_LAYERS:
         lock = PROJECT / "requirements" / f"{layer}.lock"

@@ -20,9 +20,22 @@ def layers(error: str) -> list[str]:
 
 
 def test_a_fresh_checkout_gets_every_layer_and_says_so_in_a_line_each(made: Tree, made_once: Made) -> None:
-    assert layers(made_once.said) == [".venv", "pip", "TensorFlow", "Horovod", "faiss", "pytest", "dssm"]
-    assert len(made_once.said.splitlines()) == 7
+    assert layers(made_once.said) == [".venv", "pip", "TensorFlow", "Horovod", "faiss", "pytest", "dssm", "Spark's"]
+    assert len(made_once.said.splitlines()) == 8
+    assert (made.venv / "spark-classes.jsa").read_text() == "archived\n"
     assert made.installed() == PACKAGES
+
+
+def test_without_the_archive_of_sparks_classes_the_environment_is_as_good(made: Tree) -> None:
+    made.lock("core", "pyspark==1", "tensorflow==2.15.1")
+    made.wheel("pyspark", "1")
+    made.script("spark_classes.sh", "echo no Java fits >&2; exit 1")
+    code, _, error = made.run()
+
+    assert (code, layers(error)) == (0, ["TensorFlow", "Spark's"])
+    assert "left out, jobs run as well (why: .venv/setup.log)" in error
+    assert "no Java fits" in (made.venv / "setup.log").read_text()
+    assert made.run() == (0, "", "")
 
 
 def test_horovod_is_built_against_the_installed_tensorflow_with_gloo_and_the_locked_cmake(made: Tree) -> None:
@@ -104,7 +117,7 @@ def test_an_environment_with_a_broken_pip_is_made_anew(made: Tree) -> None:
     shutil.rmtree(made.venv / "lib/python3.11/site-packages/pip/_internal")
     code, _, error = made.run()
 
-    assert (code, layers(error)) == (0, [".venv", "pip", "TensorFlow", "Horovod", "faiss", "pytest", "dssm"])
+    assert (code, layers(error)) == (0, [".venv", "pip", "TensorFlow", "Horovod", "faiss", "pytest", "dssm", "Spark's"])
     assert made.run() == (0, "", "")
 
 
@@ -132,7 +145,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_waits(fresh: Tree) -> None:
     errors = [first.communicate(timeout=120)[1], second.communicate(timeout=120)[1]]
 
     assert (first.returncode, second.returncode) == (0, 0)
-    assert sorted(map(len, map(layers, errors))) == [0, 7]
+    assert sorted(map(len, map(layers, errors))) == [0, 8]
     assert "setup: another run is setting up .venv; waiting for it.\n" in errors
     assert len(fresh.horovod_builds) == 1
 

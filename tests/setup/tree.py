@@ -72,6 +72,10 @@ class Tree:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
 
+    def script(self, name: str, text: str) -> None:
+        self.write(f"scripts/{name}", f"#!{shutil.which('bash')}\n{text}\n")
+        (self.folder / "project" / "scripts" / name).chmod(0o755)
+
     def lock(self, layer: str, *pins: str) -> None:
         self.write(f"requirements/{layer}.lock", "\n".join(("# made by hand", *pins, "")))
 
@@ -136,6 +140,7 @@ def new_tree(folder: Path) -> Tree:
     for script in SCRIPTS:
         tree.write(f"scripts/{script}", "")
         shutil.copy(PROJECT / "scripts" / script, tree.folder / "project" / "scripts" / script)
+    tree.script("spark_classes.sh", 'echo archived >>"$1/spark-classes.jsa"')
     tree.write("setup.py", "")
     tree.write("backend.py", BACKEND.format(name="dssm", version="0.1.0", source={}))
     tree.write("pyproject.toml", BUILD_SYSTEM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from dssm.cli import JOBS
 from dssm.config import load_settings
 from dssm.errors import UserError
-from dssm.submitting.command import Submission, command
+from dssm.submitting.command import Submission, archived_classes, command
 
 PROJECT = Path(__file__).parents[2]
 DEMO = str(PROJECT / "conf" / "demo.yaml")
@@ -47,7 +48,23 @@ def test_nothing_is_sent_to_a_local_master() -> None:
     made = submission("local", "train")
     assert options_of(made.line) == {"--master": "local[2]"}
     assert not [key for key in conf_of(made.line) if "python" in key.lower().replace("pythonhashseed", "")]
-    assert made.environment == {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    python = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    assert python.items() <= made.environment.items()
+
+
+def test_java_is_told_of_archived_classes_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "an environment"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "prefix", str(folder))
+    assert archived_classes({}) == {}
+    (folder / "spark-classes.jsa").touch()
+    heap, own, *logs = shlex.split(archived_classes({"SPARK_SUBMIT_OPTS": "-Xmx1g"})["SPARK_SUBMIT_OPTS"])
+    assert (heap, own) == ("-Xmx1g", f"-XX:SharedArchiveFile={folder}/spark-classes.jsa")
+    assert all(log.startswith("-Xlog:cds") for log in logs)
+    for given in ("-XX:SharedArchiveFile=/mine.jsa", "-XX:ArchiveClassesAtExit=/mine.jsa"):
+        assert archived_classes({"SPARK_SUBMIT_OPTS": given}) == {}
+    assert "SPARK_SUBMIT_OPTS" in submission("local", "evaluate").environment
+    assert "SPARK_SUBMIT_OPTS" not in submission("local", "index_items").environment
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
