@@ -12,6 +12,7 @@ from typing import Any
 from dssm.console import table
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"  # shows the kept tables, where it has marks for them
 
 
 def report(
@@ -25,7 +26,7 @@ def report(
     figures: Mapping[str, Any] | None = None,
     keep: bool = True,
 ) -> None:
-    """Prints a table and writes benchmarks/results/NAME.json, whose `ratios` are what may be quoted.
+    """Prints a table, writes benchmarks/results/NAME.json, whose `ratios` are what may be quoted, and shows it in PAGE.
 
     Absolute figures depend on the machine and on what else it does; ratios of one run do so much less.
 
@@ -52,6 +53,15 @@ def report(
         "ratios": {key: round(value, 3) for key, value in ratios.items()},
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if marks(name)[0] in PAGE.read_text(encoding="utf-8"):
+        replace_table(PAGE, name, kept_markdown(result))
+
+
+def kept_markdown(result: Mapping[str, Any]) -> str:
+    """Returns a kept result as Markdown: its table, and its ratios by name."""
+    columns, ratios = result["columns"], result["ratios"]
+    made = markdown_table(columns, result["rows"], ["---", *["---:"] * (len(columns) - 1)])
+    return f"{made}\n\nRatios: {' · '.join(f'`{name}` {value:.2f}' for name, value in ratios.items())}\n"
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[str]) -> str:
