@@ -159,7 +159,9 @@ class Train(StrictModel):
         "towers 1 is faster.",
     )
     start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")
-    stall_shutdown_s: int = Field(120, ge=1, description="A rank that is silent for so long ends the job.")
+    stall_shutdown_s: int = Field(
+        100, ge=1, description="A rank that is silent for so long ends the job, which then ends within two minutes."
+    )
     pause_limit_s: int = Field(
         3600,
         ge=1,

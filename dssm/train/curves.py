@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,45 +25,74 @@ COPY_EVERY_S = 60
 class Board:
     """TensorBoard's folder of a run, which rank 0 writes.
 
-    TensorFlow itself writes to local disks: what a run in a store has is copied there, each minute and in the end.
+    TensorFlow itself writes to local disks: what a run in a store has is copied there by a thread each minute, and in
+    the end. A store that fails ends no training: what it lacks is copied the next time.
 
-    Args: folder: in the run; writes: whether this rank is the one.
+    Args: folder: in the run.
     """
 
-    def __init__(self, folder: str, writes: bool) -> None:
-        self._folder, self._writes = folder, writes
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._scratch = tempfile.TemporaryDirectory(prefix="dssm-logs-") if "://" in folder else None
         self._writer = tf.summary.create_noop_writer()
+        self._writes = False
+        self._sent: dict[Path, tuple[int, int]] = {}  # size and time of what the store has
+        self._copying: threading.Thread | None = None
         self._copied = time.monotonic()
-        if writes and "://" in folder:
-            self._scratch = tempfile.TemporaryDirectory(prefix="dssm-logs-")
 
     @property
     def local_folder(self) -> str:
         """Where this process writes: the folder, or what is copied there."""
         return self._scratch.name if self._scratch else self._folder
 
-    def open(self, anew: bool) -> tf.summary.SummaryWriter:
-        """Args: anew: whether what an earlier training left is removed: it would be drawn into the same curves."""
-        if self._writes:
-            if anew:
-                storage.remove(self._folder)
-            self._writer = tf.summary.create_file_writer(self.local_folder)
-        return self._writer
+    @contextlib.contextmanager
+    def open(self, anew: bool, writes: bool) -> Iterator[None]:
+        """Has `draw` draw here, and everything stand in the run's folder in the end, also after an error.
 
-    def copy_now_and_then(self) -> None:
-        """Has what was drawn stand in the run's folder, if it is time."""
-        if self._scratch and time.monotonic() - self._copied > COPY_EVERY_S:
+        Args:
+          anew: whether what an earlier training left is removed: it would be drawn into the same curves.
+          writes: whether this rank is the one; after a loss another may be.
+        """
+        self._writes = writes
+        if writes and anew:
+            storage.remove(self._folder)
+        self._writer = tf.summary.create_file_writer(self.local_folder) if writes else tf.summary.create_noop_writer()
+        try:
+            with self._writer.as_default():
+                yield
+        finally:
+            self._writer.flush()
             self.copy()
 
-    def copy(self) -> None:
-        """Has all that was drawn, and profiled, stand in the run's folder."""
-        self._writer.flush()
-        if self._scratch:
-            local = Path(self._scratch.name)
-            for file in (path for path in local.rglob("*") if path.is_file()):
-                storage.put_file(str(file), f"{self._folder}/{file.relative_to(local).as_posix()}")
+    def copy_now_and_then(self) -> None:
+        """Begins to copy what was drawn into the run's folder, if it is time."""
+        if self._scratch and self._writes and time.monotonic() - self._copied > COPY_EVERY_S:
             self._copied = time.monotonic()
+            if self._copying is None or not self._copying.is_alive():
+                self._writer.flush()
+                self._copying = threading.Thread(target=self._copy, name="curves", daemon=True)
+                self._copying.start()
+
+    def copy(self) -> None:
+        """Copies what the run's folder does not have yet."""
+        if self._copying is not None:
+            self._copying.join()
+        if self._writes:
+            self._copy()
+
+    def _copy(self) -> None:
+        if self._scratch is None:
+            return
+        local = Path(self._scratch.name)
+        for file in (path for path in local.rglob("*") if path.is_file()):
+            now = (file.stat().st_size, file.stat().st_mtime_ns)
+            if self._sent.get(file) == now:
+                continue
+            try:
+                storage.put_file(str(file), f"{self._folder}/{file.relative_to(local).as_posix()}")
+                self._sent[file] = now
+            except Exception as error:  # whatever the store's file system raises
+                print(f"train: curves not copied to {self._folder} ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 def draw(values: Curves, step: int, prefix: str = "") -> None:

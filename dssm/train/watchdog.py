@@ -13,7 +13,7 @@ from pathlib import Path
 SILENT = 97  # the exit code of such an end, which no signal and no interpreter has
 LOOK_S = 0.5
 LAST_WORDS_S = 2.0  # in which the other ranks, whose time is up as well, say where they stand
-GRACE_S = 30  # after which an end is forced on a process whose native code lets no Python run
+GRACE_S = 10  # after which an end is forced on a process whose native code lets no Python run
 PACKAGE = Path(__file__).parents[1]
 
 

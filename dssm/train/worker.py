@@ -143,9 +143,8 @@ class _Trainer:
         )
         self.items = inputs.items(self.model.catalogue_rows)
         self.elastic: ElasticState | None = None
-        is_first = hvd.rank() == 0
-        self.board = Board(self.paths.logs, is_first)
-        self.profile = StepProfile(self.board.local_folder if settings.train.profile and is_first else None)
+        self.board = Board(self.paths.logs)
+        self.profile = StepProfile(self.board.local_folder if settings.train.profile and hvd.rank() == 0 else None)
         self._compile()
         self.state = TrainingState(settings, inputs.train.build, self.paths.checkpoints, self.model, self.optimizer)
         if settings.train.warm_start is not None:  # on each rank: a fault is found by all
@@ -157,7 +156,7 @@ class _Trainer:
 
     def _compile(self) -> None:
         """Makes the functions that are traced with the number of ranks, which an elastic training changes."""
-        items = self.items.rows if self.items else 0
+        items, self._is_traced = self.items.rows if self.items else 0, False
         self.exchange = exchange_of(self.settings, self.model, hvd.size())
         negatives = self.inputs.negatives
         self.step = make_step(self.settings, self.model, self.optimizer, negatives, items, self.exchange)
@@ -193,11 +192,10 @@ class _Trainer:
             self._compile()
         self.state.claim()
         self._plan_rate(place)
-        writer = self.board.open(anew=not place.steps)
         if is_first and hvd.size() > 1:
             show(Note(f"{self.exchange.arithmetic}\n{as_text(self.exchange.rows())}"))
         clock = Clock()
-        with writer.as_default():
+        with self.board.open(anew=not place.steps, writes=is_first):
             while True:
                 if self.passes.validation and self._epochs_are_over(place) and not place.took_best:
                     place = self._after_epochs(place)
@@ -206,7 +204,7 @@ class _Trainer:
                 place = self._train_pass(place, clock, show)
         expect_pause(self.settings)
         self.profile.stop()
-        self.board.copy()
+        self.board.copy()  # the profile
         if self.profile.is_missing:
             show(Note(f"  no TensorFlow profile: it begins after {FIRST} steps of a process, and this had no more"))
         if is_first and clock.bytes_per_step is not None:
@@ -313,13 +311,14 @@ class _Trainer:
             pending: list[tuple[Batch, Losses]] = []
             before: Batch = {}  # of the step before the pending ones
             clock.start(a_pass.rows / max(steps, 1))
-            # The first step traces, and waits for the first file.
-            expect_progress(self.settings, self.settings.train.start_timeout_s)
+            # The first step of all traces, and waits for the first file.
+            expect_progress(self.settings, 0 if self._is_traced else self.settings.train.start_timeout_s)
             for number in range(place.steps_of_pass + 1, steps + 1):
                 self.profile.before_step()
                 given, items = (with_shares(clock.waited_for(read), a_pass.shares) for read in (batches, drawn))
                 pending.append((given, self.step(given, items)))
                 clock.stepped()
+                self._is_traced = True
                 expect_progress(self.settings)
                 taken, is_look = place.steps + len(pending), number % LOOK_EVERY == 0 or number == steps
                 due, commits = self.state.is_due(taken, is_look), self._commits(taken)

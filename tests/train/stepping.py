@@ -1,6 +1,7 @@
 """Runs in every rank of a launch (`python -m tests.train.stepping FOLDER`): a training that can be watched and hurt.
 
-FOLDER/settings.json holds the settings. Each process notes "RANKS RANK" a step in FOLDER/steps-PID. FOLDER/slow has
+FOLDER/settings.json holds the settings. Each process notes "RANKS RANK" a step in FOLDER/steps-PID,
+and the keys of the step's rows in FOLDER/keys-PID. FOLDER/slow has
 seconds to sleep before a step, by rank; the last number is of the ranks after it too. FOLDER/kill, "rank R at step S",
 makes that rank kill itself there, once: the file goes; "rank R at step S after C" lets the checkpoint of step C, which
 a thread writes, become whole first.
@@ -24,6 +25,7 @@ import horovod.tensorflow.elastic as horovods_elastic
 
 from dssm import storage
 from dssm.config import Settings
+from dssm.manifest import USER_KEY, WEIGHT
 from dssm.paths import RunPaths
 from dssm.train import worker
 from dssm.train.step import make_step
@@ -67,6 +69,9 @@ def watched_make_step(*arguments: Any) -> Any:
         losses = step(*batches)
         with (FOLDER / f"steps-{os.getpid()}").open("a", encoding="utf-8") as steps:
             steps.write(f"{hvd.size()} {hvd.rank()}\n")
+        batch = batches[0]
+        with (FOLDER / f"keys-{os.getpid()}").open("a", encoding="utf-8") as keys:
+            keys.write(" ".join(map(str, batch[USER_KEY][batch[WEIGHT] > 0].numpy())) + "\n")
         return losses
 
     return watched

@@ -60,7 +60,7 @@ def test_horovodrun_starts_two_ranks(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (model.ranks, model.steps, len(model.loss)) == (2, 10, 2)
     assert "36 rows in 4 files, 2 rank(s) by horovodrun" in shown
     line = " ".join(shown.split())
-    assert "no step ends for 120 s (train.stall_shutdown_s) ends the training; Gloo waits 300 s for another" in line
+    assert "no step ends for 100 s (train.stall_shutdown_s) ends the training; Gloo waits 300 s for another" in line
     assert "N = 2 ranks, U rows expected of a table's R, D wide: sparse (N − 1) U (4 D + 4), dense" in line
     assert re.search(r"table +rows × dim +look-ups +expected rows +sparse +dense +goes", shown)
     assert re.search(r"embedding_\w+ +[\d,]+ × \d+ .*(sparse|dense), [\d.]+ k?B", shown)

@@ -49,6 +49,16 @@ def newest(settings: Settings) -> CheckpointManifest:
     return read_checkpoint(folder)[0]
 
 
+def keys_by_step(folder: Path, steps: int | None = None) -> list[int]:
+    """Returns the rows' keys of all ranks' first steps, all of them by default, and forgets them."""
+    keys = []
+    for path in folder.glob("keys-*"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        keys += [int(key) for line in lines[:steps] for key in line.split()]
+        path.unlink()
+    return keys
+
+
 def test_a_sharded_training_resumes_to_the_same_bits(tmp_path: Path):
     """Rank 1's store takes longer than five steps: some checkpoints are replaced before they are begun, on both."""
     calm, hurt = tmp_path / "calm", tmp_path / "hurt"
@@ -83,7 +93,8 @@ def test_ranks_that_write_together_agree_on_the_minutes(tmp_path: Path):
     how = {**HOW, "checkpoint": {"every_minutes": 0.002, "epoch_minutes": 60}}  # 0.12 s
     settings = write_run(tmp_path, ROWS, **how, **SHARDED)
     (tmp_path / "slow").write_text("0.05", encoding="utf-8")
-    assert start(settings, tmp_path, 2, "rank 1 at step 38 after 10").code != 0
+    assert start(settings, tmp_path, 2, "rank 1 at step 38").code != 0
+    assert not (tmp_path / "kill").exists()
     found = newest(settings)
     assert found.place.steps in (10, 20, 23, 33)  # where the ranks look: every ten steps, and at an epoch's end
     assert len(found.files) == 2
@@ -98,8 +109,14 @@ def test_other_ranks_see_the_rest_of_the_epoch_once(tmp_path: Path, how: str, ra
     assert start(settings, tmp_path, 2, "rank 0 at step 13 after 5").code != 0
     kept = newest(settings).place.steps
     assert kept in (5, 10)
+    seen = keys_by_step(tmp_path, kept)
     done = start(settings, tmp_path, ranks)
     assert done.code == 0, done.output
+
+    # Of the interrupted epoch each row once, by two ranks or by the others; and of the next one.
+    assert len(seen) == kept * 2 * settings.train.batch_size
+    seen += keys_by_step(tmp_path)
+    assert sorted(seen) == sorted([*range(1, sum(ROWS) + 1)] * 2)
 
     # The kept steps of two ranks; the others read what was left of the files, and then a whole epoch.
     before = [Leg(2, settings.train.batch_size, kept)]

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from dssm.train.watchdog import SILENT, Watchdog, how_it_ended, standing_at
+from dssm.sections import Train
+from dssm.train.watchdog import GRACE_S, LOOK_S, SILENT, Watchdog, how_it_ended, standing_at
 from tests.train.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -21,6 +22,11 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", BEGIN + code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def test_the_default_limit_ends_a_job_within_two_minutes():
+    limit_s = Train().stall_shutdown_s
+    assert limit_s + LOOK_S + GRACE_S < 115  # the launcher ends the others within five seconds
 
 
 def test_a_silent_process_says_where_it_stands():
