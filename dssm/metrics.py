@@ -32,8 +32,7 @@ class ScoreCounts:
     """Scores counted by the first SCORE_BITS of their float32: an AUC in memory that does not grow with the rows.
 
     Counts of several processes add up to those of one, whatever part of the rows each has seen. Scores that agree in
-    sign, exponent and the first 11 bits of the fraction, which is within 0.05 %, count as ties: the AUC is off by at
-    most half the share of such pairs among all pairs of a positive and a negative.
+    sign, exponent and the first 11 bits of the fraction, which is within 0.05 %, count as ties; see `auc_error`.
 
     Attributes: counts: (2, 2 ** SCORE_BITS) int64, of negatives and of positives, from the least score to the largest.
     """
@@ -49,6 +48,12 @@ class ScoreCounts:
             flipped >> (32 - SCORE_BITS) | positive.astype(np.uint32) << SCORE_BITS, return_counts=True
         )
         self.counts.ravel()[places] += counts
+
+    def auc_error(self) -> float:
+        """Returns what `auc` is off by at most, for scores that count as ties and are none."""
+        negatives, positives = self.counts
+        pairs = int(positives.sum()) * int(negatives.sum())
+        return float((positives * negatives.astype(np.float64)).sum() / pairs / 2) if pairs else 0.0
 
     def auc(self) -> float:
         """Returns the chance that a positive scores above a negative; NaN where one of them has no row."""

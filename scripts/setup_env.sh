@@ -37,13 +37,19 @@ gpu_operations() { # as given, else as built
   echo "${HOROVOD_GPU_OPERATIONS-$(grep -hs '^HOROVOD_GPU_OPERATIONS=' "$stamps"/horovod{,.before} | head -n 1 | cut -d= -f2)}"
 }
 
+java_of_jobs() { # what scripts/java_home.sh would find, without asking Java itself
+  local java=${JAVA_HOME-}/bin/java
+  [[ -x $java ]] || java=$(type -P java) || java="the wheel's"
+  readlink -f "$java"
+}
+
 recipe() {
   case $1 in
     horovod) pins requirements/horovod.lock && grep -h '^tensorflow==' requirements/core.lock \
       && echo "HOROVOD_GPU_OPERATIONS=$(gpu_operations)" ;;
     python) echo 3.11 ;;
     project) cat setup.py ;;
-    classes) grep -h '^pyspark==' requirements/core.lock || true ;;
+    classes) echo "$(grep -hs '^pyspark==' requirements/core.lock) of $(java_of_jobs), $(cksum <scripts/spark_classes.sh)" ;;
     *) pins "requirements/$1.lock" ;;
   esac
 }
@@ -141,7 +147,7 @@ make_layer() { # make_layer LAYER LAST: the last layer of a run also checks that
     python) make_python ;;
     horovod) build_horovod ;;
     project) install_locked --editable . ;;
-    classes) scripts/spark_classes.sh "$env" || printf 'left out, jobs run as well (why: %s/setup.log) … ' "$name" >&8 ;;
+    classes) timeout 600 scripts/spark_classes.sh "$env" || printf 'left out, jobs run as well (why: %s/setup.log) … ' "$name" >&8 ;;
     *) drop_orphans "$1" && install_locked -r "requirements/$1.lock" ;;
   esac && { [[ $1 != "$2" ]] || pip check; }
 }

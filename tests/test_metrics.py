@@ -52,6 +52,18 @@ def test_counted_scores_lose_next_to_nothing(scale: float):
         counted.add(labels[part], scores[part])
     assert counted.counts.sum(axis=1).tolist() == [(~labels).sum(), labels.sum()]
     assert counted.auc() == pytest.approx(auc(labels, scores), abs=2e-6)
+    assert counted.auc_error() < 3e-4
+
+
+def test_the_largest_error_of_counted_scores_is_known():
+    random = np.random.default_rng(4)
+    labels = random.random(20_000) < 0.2
+    scores = (50 + 0.01 * (random.normal(size=len(labels)) + labels)).astype(np.float32)  # alike in their first bits
+    counted = ScoreCounts()
+    counted.add(labels, scores)
+    assert 0.02 < abs(counted.auc() - auc(labels, scores)) < counted.auc_error() <= 0.5
+    alone = ScoreCounts()
+    assert (alone.auc_error(), np.isnan(alone.auc())) == (0.0, True)
 
 
 def test_ranking_metrics_at_literal_rankings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import horovod.tensorflow as hvd
@@ -16,6 +17,7 @@ from dssm.sections.losses import Regression
 from dssm.stream.batches import Batch
 from dssm.train.scores import label_and_weight, tower_vectors
 
+TOLD_ERROR = 0.001  # of an AUC
 Predict = Callable[[Batch], dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]
 
 
@@ -55,6 +57,8 @@ class _Objective:
         if self._is_regression:
             rows, errors = self._sums[:2].tolist()
             found["mse"] = errors / rows if rows else np.nan
+        if (error := self._counts.auc_error()) > TOLD_ERROR and hvd.rank() == 0:
+            print(f"train: {name}: the AUC is known to ±{error:.4f} alone: many scores are alike", file=sys.stderr)
         return {**found, "auc": np.nan if self._unknown else self._counts.auc()}
 
 

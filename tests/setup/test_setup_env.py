@@ -26,6 +26,15 @@ def test_a_fresh_checkout_gets_every_layer_and_says_so_in_a_line_each(made: Tree
     assert made.installed() == PACKAGES
 
 
+def test_another_java_has_sparks_classes_archived_again(made: Tree) -> None:
+    java = made.folder / "another" / "java"
+    java.parent.mkdir()
+    shutil.move(made.commands / "java", java)
+    (made.commands / "java").symlink_to(java)
+    assert layers(made.run()[2]) == ["Spark's"]
+    assert made.run() == (0, "", "")
+
+
 def test_without_the_archive_of_sparks_classes_the_environment_is_as_good(made: Tree) -> None:
     made.lock("core", "pyspark==1", "tensorflow==2.15.1")
     made.wheel("pyspark", "1")

@@ -13,8 +13,24 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("setup_env.sh", "java_home.sh", "drop_incomplete.py")
 TOOLS = (
-    *("awk", "bash", "cat", "comm", "cut", "dirname", "env", "find", "flock", "grep", "head", "make", "mkdir", "mv"),
-    *("nproc", "rm", "sed", "sort", "tail", "uname", "wc", "xargs"),
+    *(
+        "awk",
+        "bash",
+        "cat",
+        "cksum",
+        "comm",
+        "cut",
+        "dirname",
+        "env",
+        "find",
+        "flock",
+        "grep",
+        "head",
+        "make",
+        "mkdir",
+        "mv",
+    ),
+    *("nproc", "readlink", "rm", "sed", "sort", "tail", "timeout", "uname", "wc", "xargs"),
 )
 JAVA_17 = "echo '    java.home = /opt/java 17' >&2; echo '    java.specification.version = 17' >&2"
 

@@ -102,6 +102,7 @@ def test_a_lost_rank_costs_the_steps_since_the_last_commit(tmp_path: Path, lost:
     assert taken[1, 0] == 40 + 60
     state, _ = read_checkpoint(f"{RunPaths(settings.run_folder).model}/checkpoint")
     assert state.place.steps == model.steps
+    assert max(curves_of(settings)["loss"]) == model.steps  # whichever rank draws
 
 
 def test_a_rank_that_is_lost_while_the_others_meet_again_is_one_more_lost_rank(tmp_path: Path):

@@ -84,6 +84,22 @@ def test_a_scorers_auc_counts_ties_half_and_no_row_without_weight(
     assert found["auc"] == pytest.approx(1 - expected, abs=1e-12, nan_ok=True)
 
 
+def test_an_auc_of_scores_that_are_alike_says_so_and_one_of_no_numbers_is_none(capsys: pytest.CaptureFixture[str]):
+    model = make_model(make_settings("unused"))
+
+    def measured_of(*scores: float) -> float:
+        rows = [tf.constant(scores), tf.constant([1.0, 0.0, 1.0, 0.0]), tf.ones(4)]
+        return measure(model, lambda _: {"label": tuple(rows)}, iter([{}]))["auc"]
+
+    name = next(iter(model.losses))
+    assert name == "label"
+    assert measured_of(4.0, 3.0, 2.0, 1.0) == 0.75
+    assert capsys.readouterr().err == ""
+    assert measured_of(4.0, 4.0001, 4.0, 4.0001) == 0.5
+    assert capsys.readouterr().err == "train: label: the AUC is known to ±0.5000 alone: many scores are alike\n"
+    assert np.isnan(measured_of(4.0, np.nan, 2.0, 1.0))
+
+
 def test_without_a_scorer_there_is_no_such_metric() -> None:
     settings = make_settings("unused")
     rows: Rows = make_rows(settings, 8)

@@ -123,6 +123,28 @@ def test_a_run_in_a_store_is_trained_as_one_on_disk(tmp_path: Path, monkeypatch:
         assert list(Path(logs).glob("plugins/profile/*/*.xplane.pb"))
     with storage.local_copy(f"{paths.model}/item_tower") as tower:
         assert LoadedTower(tower).inputs == LoadedTower(f"{RunPaths(on_disk.run_folder).model}/item_tower").inputs
+    storage.remove(away.root)
+
+
+def test_a_store_that_takes_no_curves_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    on_disk = write_run(tmp_path, ROWS)
+    away = on_disk.model_copy(update={"root": f"memory://{tmp_path.name}"})
+    storage.put_folder(RunPaths(on_disk.run_folder).samples, RunPaths(away.run_folder).samples)
+    put_file = storage.put_file
+
+    def refused(local: str, path: str) -> None:
+        if "/logs/" in path:
+            raise PermissionError("no such bucket")
+        put_file(local, path)
+
+    monkeypatch.setattr(curves, "COPY_EVERY_S", 0)
+    monkeypatch.setattr(storage, "put_file", refused)
+    assert train(away, monkeypatch).steps == 20
+    told = f"curves not copied to {RunPaths(away.run_folder).logs} (PermissionError: no such bucket)"
+    assert told in capfd.readouterr().err
+    storage.remove(away.root)
 
 
 def test_a_slow_store_stops_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -253,6 +253,23 @@ def test_a_batch_of_padding_alone_has_no_loss_and_no_gradient(loss: dict[str, st
         np.testing.assert_array_equal(gradient, np.zeros((8, 3)))
 
 
+@pytest.mark.parametrize("impression_weight", [0.0, 0.3])
+def test_padding_is_not_seen_by_the_streaming_estimate(impression_weight: float):
+    loss = {"logq": "streaming", "impression_weight": impression_weight, "frequency": {"buckets": 1 << 16}}
+    settings = make_settings("unused", loss=loss)
+    states = []
+    for drop in ([], [2, 7]):  # as padding, and as rows that are not there
+        model = make_model(settings)
+        step = _step(settings, model)
+        for seed in range(3):
+            step(_batch({name: np.delete(array, drop, axis=0) for name, array in _rows(seed=seed).items()}), {})
+        (frequency,) = model.frequencies.values()
+        states.append([variable.numpy() for variable in (frequency.step, frequency.last_seen, frequency.gap)])
+    for padded, without in zip(*states, strict=True):
+        np.testing.assert_array_equal(padded, without)
+    assert np.count_nonzero(states[0][1]) > 0
+
+
 def test_one_positive_alone_has_no_negatives():
     rows = _rows(padded=(1, 2, 3, 4, 5, 6, 7))
     rows[LABEL][0] = 1
