@@ -42,7 +42,7 @@ def test_a_step_is_told_by_its_parts() -> None:
     assert lines[EXCHANGE] == ["", "", "16.00", "25 %"]
     assert next(iter(BY_KIND)) == MATRICES
     found = ratios({"one_rank": one, "two_ranks": two, "apart": {**two, STEP: 50.0}, "4096": one, "256": one})
-    assert found["two_ranks_bound"] == 2.0
+    assert found["apart_step"] == 2.0
     assert found["two_ranks_step"] == pytest.approx(100 / 64)
     assert (found["two_ranks_exchange"], found["two_ranks_matrices"]) == (0.25, 2.0)
     assert found["matrices_256"] == 0.8

@@ -32,8 +32,8 @@ NOTES = (
     "Shares are of the step's time on the clock times the cores of the rank, of which a batch of 256 has one.",
     "Operations that run at once on fewer cores share them. One that two cores share counts once: with two cores, what",
     "that hides stands in the rest. The exchange is time on the clock, in which other operations may run: where they",
-    "do, the rest is that much less. two_ranks_bound: of trainings that share nothing, one a core; but half a batch's",
-    "softmax has a quarter of the candidates there, so that it is more than two ranks can reach.",
+    "do, the rest is that much less. apart_step: one rank beside trainings that share nothing, one a core; but",
+    "half a batch's softmax has half of the candidates, so that two ranks can't reach it.",
 )
 
 
@@ -118,7 +118,7 @@ def ratios(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         made["two_ranks_exchange"] = two[EXCHANGE] / two[STEP]
         made["two_ranks_matrices"] = one[MATRICES] / two[MATRICES]
     if "one_rank" in found and "apart" in found:
-        made["two_ranks_bound"] = found["one_rank"][STEP] / found["apart"][STEP]
+        made["apart_step"] = found["one_rank"][STEP] / found["apart"][STEP]
     return made
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
+import pyspark
 import pytest
 
 from dssm.cli import JOBS
@@ -276,3 +279,17 @@ def test_the_session_gets_the_secrets_and_hides_them_on_sparks_pages(
     hidden = ("spark.some.thing", "spark.hadoop.fs.s3a.secret.key", "x.Password", "a.token", "fs.access.key")
     assert [key for key in hidden if not re.search(redaction, key)] == []
     assert re.search(redaction, "spark.executor.memory") is None
+
+
+@pytest.mark.spark
+def test_java_takes_the_classes_that_the_set_up_has_archived(tmp_path: Path) -> None:
+    """Of the archive that this environment has; `spark-submit --version` loads a few of its classes."""
+    if not Path(sys.prefix, "spark-classes.jsa").exists():
+        pytest.skip("this environment has no archive of Spark's classes; scripts/spark_classes.sh makes it")
+    java = subprocess.run([PROJECT / "scripts/java_home.sh"], capture_output=True, text=True, check=True).stdout.strip()
+    told = archived_classes({"SPARK_SUBMIT_OPTS": f"-Xlog:class+load:file={tmp_path}/loaded"})
+    environment = {**os.environ, **told, "JAVA_HOME": java, "SPARK_HOME": str(Path(pyspark.__file__).parent)}
+    submit = Path(sys.executable).with_name("spark-submit")
+    ended = subprocess.run([submit, "--version"], env=environment, capture_output=True, text=True, check=True)
+    assert "shared objects file (top)" in (tmp_path / "loaded").read_text(encoding="utf-8")
+    assert "warning" not in ended.stdout.lower() + ended.stderr.lower()
