@@ -251,8 +251,13 @@ def put_file(local: str, path: str) -> None:
     make_folder(posixpath.dirname(absolute(path)))
     system, place = filesystem(path)
     temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.{uuid.uuid4().hex}.tmp"
-    system.put_file(local, temporary)
-    _rename(system, temporary, place)
+    try:
+        system.put_file(local, temporary)
+        _rename(system, temporary, place)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            system.rm_file(temporary)
+        raise
 
 
 def put_folder(local: str, folder: str) -> None:

@@ -37,10 +37,12 @@ gpu_operations() { # as given, else as built
   echo "${HOROVOD_GPU_OPERATIONS-$(grep -hs '^HOROVOD_GPU_OPERATIONS=' "$stamps"/horovod{,.before} | head -n 1 | cut -d= -f2)}"
 }
 
-java_of_jobs() { # what scripts/java_home.sh would find, without asking Java itself
-  local java=${JAVA_HOME-}/bin/java
-  [[ -x $java ]] || java=$(type -P java) || java="the wheel's"
-  readlink -f "$java"
+java_of_jobs() { # what scripts/java_home.sh finds, without starting it: its path, and what it says of its release
+  local java=${JAVA_HOME:+$JAVA_HOME/bin/java}
+  if [[ -f $stamps/java ]]; then pins requirements/java.lock && return; fi
+  [[ -x $java ]] || java=$(type -P java) || return 0
+  java=$(readlink -f "$java")
+  echo "$java $(cat "${java%/bin/java}/release" 2>/dev/null | cksum)"
 }
 
 recipe() {
@@ -147,7 +149,7 @@ make_layer() { # make_layer LAYER LAST: the last layer of a run also checks that
     python) make_python ;;
     horovod) build_horovod ;;
     project) install_locked --editable . ;;
-    classes) timeout 600 scripts/spark_classes.sh "$env" || printf 'left out, jobs run as well (why: %s/setup.log) … ' "$name" >&8 ;;
+    classes) timeout --foreground -k 10 600 scripts/spark_classes.sh "$env" || printf 'left out, jobs run as well (why: %s/setup.log) … ' "$name" >&8 ;;
     *) drop_orphans "$1" && install_locked -r "requirements/$1.lock" ;;
   esac && { [[ $1 != "$2" ]] || pip check; }
 }

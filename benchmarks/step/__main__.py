@@ -64,13 +64,24 @@ class Side:
             changes.append("train.launch=horovodrun")
         cores = sorted(os.sched_getaffinity(0))[: self.cores]
         of_trainings = [[core] for core in cores] if self.apart else [cores]
-        with ThreadPoolExecutor(len(of_trainings)) as trainings:
-            found, *_ = trainings.map(lambda of: self._profiled(config, changes, of), of_trainings)
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(of_trainings)) as trainings:
+            more = ["--together", folder, "--trainings", str(len(of_trainings))] if self.apart else []
+            found, *_ = trainings.map(lambda of: self._profiled(config, changes, of, more), of_trainings)
         cores_of_rank, step = found.pop("cores"), found.pop(STEP)
         return {"cores": cores_of_rank, STEP: step, **found, RUNTIME: cores_of_rank * step - sum(found.values())}
 
-    def _profiled(self, config: Path, changes: Sequence[str], cores: Sequence[int]) -> dict[str, float]:
-        command = [sys.executable, "-m", "benchmarks.step.rank", str(config), "--cores", ",".join(map(str, cores))]
+    def _profiled(
+        self, config: Path, changes: Sequence[str], cores: Sequence[int], more: Sequence[str]
+    ) -> dict[str, float]:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.step.rank",
+            str(config),
+            "--cores",
+            ",".join(map(str, cores)),
+            *more,
+        ]
         command += [part for change in changes for part in ("--set", change)]
         if self.ranks > 1:
             launcher = str(Path(sys.executable).with_name("horovodrun"))

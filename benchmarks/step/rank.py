@@ -1,4 +1,4 @@
-"""A rank whose training step is profiled: `python -m benchmarks.step.rank CONFIG --batch N --cores 0,1`.
+"""A rank whose training step is profiled: `python -m benchmarks.step.rank CONFIG --cores 0,1`.
 
 Batches are made once and stepped through in a loop, without reading; TensorFlow's profiler says how long each operation
 ran. Under horovodrun each rank takes, of the cores named, the one of its place on the machine. Rank 0 prints a JSON
@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 BATCHES_HELD, WARM_UP, PROFILED = 20, 20, 40
@@ -89,8 +89,18 @@ def time_of_cores(events: Iterable[Event], cores: int) -> Counter[str]:
     return found
 
 
-def profiled(config: str, changes: Sequence[str]) -> dict[str, float]:
-    """Returns milliseconds a step of this rank."""
+def wait_for(folder: Path, what: str, trainings: int, meanwhile: Callable[[], object]) -> None:
+    """Says in a folder that this training has come to something, and waits until all have."""
+    (folder / f"{what}-{os.getpid()}").touch()
+    while len(list(folder.glob(f"{what}-*"))) < trainings:
+        meanwhile()
+
+
+def profiled(config: str, changes: Sequence[str], folder_of_all: Path | None, trainings: int) -> dict[str, float]:
+    """Returns milliseconds a step of this rank.
+
+    Args: folder_of_all, trainings: of several at once that share nothing: each is busy while any of them is measured.
+    """
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -118,6 +128,8 @@ def profiled(config: str, changes: Sequence[str]) -> dict[str, float]:
         return (time.perf_counter() - began) / steps * 1000, sum(map(float, exchange)) / steps * 1000
 
     run(WARM_UP)
+    if folder_of_all is not None:
+        wait_for(folder_of_all, "begun", trainings, lambda: run(1))
     step, exchange = min(run(PROFILED) for _ in range(3))
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
@@ -126,6 +138,8 @@ def profiled(config: str, changes: Sequence[str]) -> dict[str, float]:
         of_steps = time_of_cores(events_of(folder), len(os.sched_getaffinity(0)))
         # A profile takes time itself, and no step is like another: parts of the steps that are told.
         groups = {name: ms / PROFILED * step / profiled_step for name, ms in of_steps.items()}
+    if folder_of_all is not None:
+        wait_for(folder_of_all, "done", trainings, lambda: run(1))
     expect_nothing()
     return {STEP: step, **groups, **({EXCHANGE: exchange} if hvd.size() > 1 else {})}
 
@@ -134,12 +148,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step.rank")
     parser.add_argument("config")
     parser.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")], required=True)
+    parser.add_argument("--together", type=Path, help="a folder, of trainings that are measured at the same time")
+    parser.add_argument("--trainings", type=int, default=1, help="how many these are")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args(argv)
     ranks, local_rank = int(os.environ.get("HOROVOD_SIZE", "1")), int(os.environ.get("HOROVOD_LOCAL_RANK", "0"))
     cores = set(given.cores) if ranks == 1 else {given.cores[local_rank]}
     os.sched_setaffinity(0, cores)  # before TensorFlow is imported, whose threads are made of the cores that it finds
-    found = profiled(given.config, given.set)
+    found = profiled(given.config, given.set, given.together, given.trainings)
     if int(os.environ.get("HOROVOD_RANK", "0")) == 0:
         print("\n" + json.dumps({"cores": len(cores), **found}), flush=True)
 

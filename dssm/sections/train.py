@@ -160,7 +160,7 @@ class Train(StrictModel):
     )
     start_timeout_s: int = Field(300, ge=1, description="Wait for all ranks to start.")
     stall_shutdown_s: int = Field(
-        100, ge=1, description="A rank that is silent for so long ends the job, which then ends within two minutes."
+        100, ge=1, description="A rank that is silent for so long ends the job: with the default within two minutes."
     )
     pause_limit_s: int = Field(
         3600,

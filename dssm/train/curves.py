@@ -19,7 +19,7 @@ from dssm.train.clock import OwnTime
 from dssm.train.collectives import gather
 
 Curves = Mapping[str, float | None]  # a number of each by its name; None or no finite one where it is not known
-COPY_EVERY_S = 60
+COPY_EVERY_S, COPY_LIMIT_S = 60, 30
 
 
 class Board:
@@ -56,43 +56,60 @@ class Board:
         self._writes = writes
         if writes and anew:
             storage.remove(self._folder)
+            for file in self._files():
+                file.unlink()
+            self._sent.clear()
         self._writer = tf.summary.create_file_writer(self.local_folder) if writes else tf.summary.create_noop_writer()
         try:
             with self._writer.as_default():
                 yield
         finally:
-            self._writer.flush()
             self.copy()
 
     def copy_now_and_then(self) -> None:
         """Begins to copy what was drawn into the run's folder, if it is time."""
-        if self._scratch and self._writes and time.monotonic() - self._copied > COPY_EVERY_S:
-            self._copied = time.monotonic()
-            if self._copying is None or not self._copying.is_alive():
-                self._writer.flush()
-                self._copying = threading.Thread(target=self._copy, name="curves", daemon=True)
-                self._copying.start()
+        if self._scratch and time.monotonic() - self._copied > COPY_EVERY_S:
+            self._begin()
 
     def copy(self) -> None:
-        """Copies what the run's folder does not have yet."""
-        if self._copying is not None:
-            self._copying.join()
-        if self._writes:
-            self._copy()
+        """Copies what the run's folder does not have yet; a store that needs too long does not get the rest."""
+        if not self._scratch:
+            with self._told():
+                self._writer.flush()
+        elif self._writes:
+            until = time.monotonic() + COPY_LIMIT_S
+            for _ in range(2):  # what is being copied may have grown since
+                self._begin()
+                if self._copying is not None:
+                    self._copying.join(max(0.0, until - time.monotonic()))
+            if self._copying is not None and self._copying.is_alive():
+                print(f"train: curves not all copied to {self._folder} in {COPY_LIMIT_S} s", file=sys.stderr)
+
+    def _begin(self) -> None:
+        self._copied = time.monotonic()
+        if self._writes and (self._copying is None or not self._copying.is_alive()):
+            self._copying = threading.Thread(target=self._copy, name="curves", daemon=True)
+            self._copying.start()
 
     def _copy(self) -> None:
-        if self._scratch is None:
-            return
-        local = Path(self._scratch.name)
-        for file in (path for path in local.rglob("*") if path.is_file()):
-            now = (file.stat().st_size, file.stat().st_mtime_ns)
-            if self._sent.get(file) == now:
-                continue
-            try:
-                storage.put_file(str(file), f"{self._folder}/{file.relative_to(local).as_posix()}")
-                self._sent[file] = now
-            except Exception as error:  # whatever the store's file system raises
-                print(f"train: curves not copied to {self._folder} ({type(error).__name__}: {error})", file=sys.stderr)
+        with self._told():
+            self._writer.flush()
+        for file in self._files():
+            with self._told():
+                now = (file.stat().st_size, file.stat().st_mtime_ns)
+                if self._sent.get(file) != now:
+                    storage.put_file(str(file), f"{self._folder}/{file.relative_to(self.local_folder).as_posix()}")
+                    self._sent[file] = now
+
+    def _files(self) -> list[Path]:
+        return [file for file in Path(self._scratch.name).rglob("*") if file.is_file()] if self._scratch else []
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the store's file system raises: curves are worth no training
+            print(f"train: curves not written to {self._folder} ({type(error).__name__}: {error})", file=sys.stderr)
 
 
 def draw(values: Curves, step: int, prefix: str = "") -> None:

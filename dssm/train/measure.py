@@ -18,6 +18,7 @@ from dssm.stream.batches import Batch
 from dssm.train.scores import label_and_weight, tower_vectors
 
 TOLD_ERROR = 0.001  # of an AUC
+FEW_PLACES = 2**17  # of counted scores, up to which ranks exchange these alone: 2 MiB in the place of 16
 Predict = Callable[[Batch], dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]
 
 
@@ -50,15 +51,18 @@ class _Objective:
     def of_all_ranks(self, name: str) -> dict[str, float]:
         """Every rank calls it. Args: name: of the collectives. Returns: the metrics of all ranks' rows."""
         if hvd.size() > 1:
-            self._counts.counts = _total(self._counts.counts, f"measured_{name}_counts")
-            *sums, unknown = _total(np.array([*self._sums, self._unknown]), f"measured_{name}_sums")
+            used = np.count_nonzero(self._counts.counts)
+            *sums, unknown, used = _total(np.array([*self._sums, self._unknown, used]), f"measured_{name}_sums")
             self._sums, self._unknown = np.array(sums), int(unknown)
+            self._counts.counts = _total_counts(self._counts.counts, int(used), f"measured_{name}_counts")
         found = metrics_of_sums(self._sums) if self._is_chance else {}
         if self._is_regression:
             rows, errors = self._sums[:2].tolist()
             found["mse"] = errors / rows if rows else np.nan
         if (error := self._counts.auc_error()) > TOLD_ERROR and hvd.rank() == 0:
-            print(f"train: {name}: the AUC is known to ±{error:.4f} alone: many scores are alike", file=sys.stderr)
+            print(
+                f"train: {name}: many scores are alike or equal, and the AUC may be off by {error:.4f}", file=sys.stderr
+            )
         return {**found, "auc": np.nan if self._unknown else self._counts.auc()}
 
 
@@ -100,6 +104,17 @@ def metric_names(model: TwoTowerModel) -> list[str]:
 
 def _total(values: np.ndarray, name: str) -> np.ndarray:
     return np.asarray(hvd.allreduce(tf.constant(values), op=hvd.Sum, name=name).numpy())
+
+
+def _total_counts(counts: np.ndarray, used: int, name: str) -> np.ndarray:
+    """Returns the sum of the ranks' counts. Args: used: places that are not 0, of all ranks together."""
+    if used > FEW_PLACES:
+        return _total(counts, name)
+    (places,) = np.nonzero(counts.ravel())
+    pairs = hvd.allgather(tf.constant(np.stack([places, counts.ravel()[places]], axis=1)), name=f"{name}_few").numpy()
+    summed = np.zeros_like(counts)
+    np.add.at(summed.reshape(-1), pairs[:, 0], pairs[:, 1])
+    return summed
 
 
 def predictions(model: TwoTowerModel, batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:

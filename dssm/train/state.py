@@ -231,6 +231,8 @@ class TrainingState:
         """
         assert place.best is not None
         self._write_now(self._best(place.best), place)
+        if hvd.size() > 1 and not self._is_spread:  # else the others would wait in a step, whose limit is shorter
+            hvd.broadcast_object(None, root_rank=0, name="best_is_written")
         if hvd.rank() == 0 and (named := self._named()) is not None:
             kept = {self._best(best) for best in [*named, place.best]}
             bests = [f"{self.folder}/{name}" for name in storage.folder_names(self.folder) if name.startswith(BEST)]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -156,7 +156,8 @@ class _Trainer:
 
     def _compile(self) -> None:
         """Makes the functions that are traced with the number of ranks, which an elastic training changes."""
-        items, self._is_traced = self.items.rows if self.items else 0, False
+        items = self.items.rows if self.items else 0
+        self._traced: list[Collection[str]] = []  # columns beside the samples' own
         self.exchange = exchange_of(self.settings, self.model, hvd.size())
         negatives = self.inputs.negatives
         self.step = make_step(self.settings, self.model, self.optimizer, negatives, items, self.exchange)
@@ -311,14 +312,15 @@ class _Trainer:
             pending: list[tuple[Batch, Losses]] = []
             before: Batch = {}  # of the step before the pending ones
             clock.start(a_pass.rows / max(steps, 1))
-            # The first step of all traces, and waits for the first file.
-            expect_progress(self.settings, 0 if self._is_traced else self.settings.train.start_timeout_s)
+            # The first step over these columns is traced.
+            more_s = 0 if a_pass.shares.keys() in self._traced else self.settings.train.start_timeout_s
+            expect_progress(self.settings, more_s)
             for number in range(place.steps_of_pass + 1, steps + 1):
                 self.profile.before_step()
                 given, items = (with_shares(clock.waited_for(read), a_pass.shares) for read in (batches, drawn))
                 pending.append((given, self.step(given, items)))
                 clock.stepped()
-                self._is_traced = True
+                self._traced.append(a_pass.shares.keys())
                 expect_progress(self.settings)
                 taken, is_look = place.steps + len(pending), number % LOOK_EVERY == 0 or number == steps
                 due, commits = self.state.is_due(taken, is_look), self._commits(taken)

@@ -288,7 +288,9 @@ def test_java_takes_the_classes_that_the_set_up_has_archived(tmp_path: Path) -> 
         pytest.skip("this environment has no archive of Spark's classes; scripts/spark_classes.sh makes it")
     java = subprocess.run([PROJECT / "scripts/java_home.sh"], capture_output=True, text=True, check=True).stdout.strip()
     told = archived_classes({"SPARK_SUBMIT_OPTS": f"-Xlog:class+load:file={tmp_path}/loaded"})
-    environment = {**os.environ, **told, "JAVA_HOME": java, "SPARK_HOME": str(Path(pyspark.__file__).parent)}
+    others = ("SPARK_CONF_DIR", "HADOOP_CONF_DIR", "SPARK_DIST_CLASSPATH")  # which would be another class path
+    own = {name: value for name, value in os.environ.items() if name not in others}
+    environment = {**own, **told, "JAVA_HOME": java, "SPARK_HOME": str(Path(pyspark.__file__).parent)}
     submit = Path(sys.executable).with_name("spark-submit")
     ended = subprocess.run([submit, "--version"], env=environment, capture_output=True, text=True, check=True)
     assert "shared objects file (top)" in (tmp_path / "loaded").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 `python -m tests.train.losing SETTINGS HOW`; HOW, of rank 1 at its third step: killed (no goodbye), silent (it stops
 stepping) or failed (it raises). Or where a rank falls silent: setting_up (rank 1), saving (rank 0).
+slow_best: no rank is lost, but rank 0's store needs 12 s for the best epoch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 import horovod.tensorflow as hvd
 
 from dssm.model.towers import build_towers
-from dssm.train import worker
+from dssm.train import state, worker
+from dssm.train.checkpoint import write_checkpoint
 from dssm.train.step import make_step
 
 
@@ -46,6 +48,12 @@ def setting_up(*_):
     return build_towers(*_)
 
 
+def slow_best(folder, *others):
+    if "best-" in folder:
+        time.sleep(12)
+    return write_checkpoint(folder, *others)
+
+
 def saving(*_):
     time.sleep(600)
 
@@ -55,6 +63,8 @@ if __name__ == "__main__":
         worker.build_towers = setting_up
     elif sys.argv[2] == "saving":
         worker.save_model = saving  # rank 0's alone
+    elif sys.argv[2] == "slow_best":
+        state.write_checkpoint = slow_best  # rank 0's alone: the tables are whole on each
     else:
         lose_a_rank(sys.argv[2])
     worker.train_worker(Path(sys.argv[1]).read_text(encoding="utf-8"))

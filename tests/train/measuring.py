@@ -8,6 +8,7 @@ from pathlib import Path
 import horovod.tensorflow as hvd
 import numpy as np
 
+from dssm.train import measure as measure_of_ranks
 from dssm.train.measure import make_predict, measure
 from tests.datasets import make_rows, make_settings
 from tests.train.tiny import make_model
@@ -26,4 +27,6 @@ def measured() -> dict[str, float]:
 
 if __name__ == "__main__":
     hvd.init()
-    np.savez(Path(sys.argv[1]) / f"rank{hvd.rank()}.npz", **measured())
+    np.savez(Path(sys.argv[1]) / f"few{hvd.rank()}.npz", **measured())
+    measure_of_ranks.FEW_PLACES = 0
+    np.savez(Path(sys.argv[1]) / f"many{hvd.rank()}.npz", **measured())

@@ -67,6 +67,20 @@ def test_a_rank_that_falls_silent_where_no_steps_are_taken_ends_the_launch(tmp_p
     assert "no step was taken in time; where each rank stood, and the limit, is above" in done.output
 
 
+def test_the_others_wait_for_a_best_epoch_that_takes_long_to_write(tmp_path: Path):
+    validation = {"days": 1, "metric": "auc"}
+    settings = write_run(
+        tmp_path, (40, 40), launch="horovodrun", ranks=2, epochs=2, validation=validation, stall_shutdown_s=8,
+        start_timeout_s=60,
+    )  # fmt: skip
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    environment = _environment(settings, report_to="")
+    done = launch(2, "tests.train.losing", str(tmp_path / "settings.json"), "slow_best", limit_s=150, **environment)
+    assert done.code == 0, done.output
+    assert "the training went on" in done.output
+    assert storage.exists(RunPaths(settings.run_folder).model)
+
+
 def test_a_rank_that_is_killed_is_a_lost_rank_of_the_job(tmp_path: Path):
     settings = write_run(tmp_path, launch="horovodrun", ranks=2, epochs=1000)
     is_over = threading.Event()

@@ -142,7 +142,7 @@ def test_a_store_that_takes_no_curves_ends_no_training(
     monkeypatch.setattr(curves, "COPY_EVERY_S", 0)
     monkeypatch.setattr(storage, "put_file", refused)
     assert train(away, monkeypatch).steps == 20
-    told = f"curves not copied to {RunPaths(away.run_folder).logs} (PermissionError: no such bucket)"
+    told = f"curves not written to {RunPaths(away.run_folder).logs} (PermissionError: no such bucket)"
     assert told in capfd.readouterr().err
     storage.remove(away.root)
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.horovod, pytest.mark.spark]
 
 ROWS = (90, 70, 110, 50)
 HOW: dict[str, Any] = {
-    "launch": "spark", "ranks": 2, "epochs": 14, "deterministic": True, "stall_shutdown_s": 20,
+    "launch": "spark", "ranks": 2, "epochs": 10, "deterministic": True, "stall_shutdown_s": 20,
     "checkpoint": {"every_steps": 10, "epoch_minutes": 0}, "optimizer": "lazy_adam",
 }  # fmt: skip
 MARK = "DSSM_TRAINING_UNDER_TEST"  # all processes of the command inherit it
