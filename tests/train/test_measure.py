@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.manifest import LABEL, WEIGHT, target_column
+from dssm.model.two_tower import TwoTowerModel
 from dssm.stream.batches import Batch
 from dssm.train.measure import make_predict, measure, predictions
 from tests.datasets import Rows, make_rows, make_settings
@@ -61,6 +63,11 @@ def test_a_scorer_is_measured_on_the_first_objectives_vectors_and_label(more: di
     assert metrics["scorer_auc"] != metrics["auc"]
 
 
+@cache
+def scored_model() -> TwoTowerModel:
+    return make_model(make_settings("unused", model={"scorer": {}}))
+
+
 SIGNS = {"scorer": 1.0, "label": -1.0}  # of a row's score
 ROW = st.tuples(st.integers(0, 3), st.sampled_from([0, 1]), st.sampled_from([0.0, 0.5, 2.0]))
 
@@ -70,7 +77,7 @@ def test_a_scorers_auc_counts_ties_half_and_no_row_without_weight(
     batches: list[list[tuple[int, int, float]]], are_shares: bool
 ) -> None:
     """Other weights change nothing; of labels that are shares those above one half are positive."""
-    model = make_model(make_settings("unused", model={"scorer": {}}))
+    model = scored_model()
 
     def predict(batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         score, label, weight = tf.unstack(batch["rows"], axis=1)
