@@ -55,12 +55,19 @@ def read_text(path: str) -> str:
 
 def write_text(path: str, text: str) -> None:
     """Writes a file under a temporary name and renames it, so that nobody reads half of it."""
+    with _replacing(path) as (system, temporary):
+        system.pipe_file(temporary, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+    """Yields a place for a file, which becomes `path` by one rename when the block ends without error."""
     make_folder(posixpath.dirname(absolute(path)))
     system, place = filesystem(path)
     # Two processes may write the same file: each has a temporary one of its own.
     temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.{uuid.uuid4().hex}.tmp"
     try:
-        system.pipe_file(temporary, text.encode("utf-8"))
+        yield system, temporary
         _rename(system, temporary, place)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -248,16 +255,8 @@ def _is_folder(entry: dict[str, object]) -> bool:
 
 def put_file(local: str, path: str) -> None:
     """Copies a local file to `path`; nobody reads half of it."""
-    make_folder(posixpath.dirname(absolute(path)))
-    system, place = filesystem(path)
-    temporary = f"{posixpath.dirname(place)}/.{posixpath.basename(place)}.{uuid.uuid4().hex}.tmp"
-    try:
+    with _replacing(path) as (system, temporary):
         system.put_file(local, temporary)
-        _rename(system, temporary, place)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            system.rm_file(temporary)
-        raise
 
 
 def put_folder(local: str, folder: str) -> None:

@@ -2,7 +2,7 @@
 
 Each side is a process of its own, see `benchmarks.step.rank`: two sizes of a batch on the cores that they train with,
 and the joint batch of two ranks, each with half of it on a core of its own, beside one rank with all of it on one core,
-and beside two trainings of half of it that share nothing, which are what the machine allows two ranks at most.
+and beside two trainings of half of it that share nothing.
 """
 
 from __future__ import annotations
@@ -73,15 +73,8 @@ class Side:
     def _profiled(
         self, config: Path, changes: Sequence[str], cores: Sequence[int], more: Sequence[str]
     ) -> dict[str, float]:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.step.rank",
-            str(config),
-            "--cores",
-            ",".join(map(str, cores)),
-            *more,
-        ]
+        command = [sys.executable, "-m", "benchmarks.step.rank", str(config), *more]
+        command += ["--cores", ",".join(map(str, cores))]
         command += [part for change in changes for part in ("--set", change)]
         if self.ranks > 1:
             launcher = str(Path(sys.executable).with_name("horovodrun"))

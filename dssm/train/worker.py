@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import horovod.tensorflow as hvd
 import numpy as np
@@ -157,7 +157,7 @@ class _Trainer:
     def _compile(self) -> None:
         """Makes the functions that are traced with the number of ranks, which an elastic training changes."""
         items = self.items.rows if self.items else 0
-        self._traced: list[Collection[str]] = []  # columns beside the samples' own
+        self._traced: set[frozenset[str]] = set()  # columns beside the samples' own, of steps that were taken
         self.exchange = exchange_of(self.settings, self.model, hvd.size())
         negatives = self.inputs.negatives
         self.step = make_step(self.settings, self.model, self.optimizer, negatives, items, self.exchange)
@@ -313,14 +313,14 @@ class _Trainer:
             before: Batch = {}  # of the step before the pending ones
             clock.start(a_pass.rows / max(steps, 1))
             # The first step over these columns is traced.
-            more_s = 0 if a_pass.shares.keys() in self._traced else self.settings.train.start_timeout_s
-            expect_progress(self.settings, more_s)
+            is_traced = (columns := frozenset(a_pass.shares)) in self._traced
+            expect_progress(self.settings, 0 if is_traced else self.settings.train.start_timeout_s)
             for number in range(place.steps_of_pass + 1, steps + 1):
                 self.profile.before_step()
                 given, items = (with_shares(clock.waited_for(read), a_pass.shares) for read in (batches, drawn))
                 pending.append((given, self.step(given, items)))
                 clock.stepped()
-                self._traced.append(a_pass.shares.keys())
+                self._traced.add(columns)
                 expect_progress(self.settings)
                 taken, is_look = place.steps + len(pending), number % LOOK_EVERY == 0 or number == steps
                 due, commits = self.state.is_due(taken, is_look), self._commits(taken)
