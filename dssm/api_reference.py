@@ -70,7 +70,7 @@ SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             "dssm.retrieval.sinks": ("Sink", "Opened", "Place", "Vectors", "Hits"),
         },
     ),
-    "Metrics": ("Plain NumPy.", {"dssm.metrics": ("auc", "binary_metrics", "ranking_metrics")}),
+    "Metrics": ("Plain NumPy.", {"dssm.metrics": ("auc", "ScoreCounts", "binary_metrics", "ranking_metrics")}),
 }
 
 _PART = re.compile(r"(Args|Returns|Yields|Raises|Grain): ")
