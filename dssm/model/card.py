@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,11 +13,13 @@ from dssm.config import Settings
 from dssm.features import AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
 from dssm.manifest import MANIFEST, ColumnSpec, Manifest, Statistics, VocabularySpec, encoded_columns
 from dssm.model.card_page import card_html
-from dssm.model.export import OUTPUT, SCORE, output_name
 from dssm.model.manifest import ModelManifest
-from dssm.model.raw.save import RawTower
+from dssm.model.outputs import OUTPUT, SCORE, output_name
 from dssm.paths import RunPaths
 from dssm.report.card_parts import InputCard, PartCard, SignatureCard
+
+if TYPE_CHECKING:
+    from dssm.model.raw.save import RawTower  # with TensorFlow, which a job that adds an evaluation has no need of
 
 CARD, PAGE = "model.json", "model.html"
 PARTS = ("train", "test", "users", "items", "interactions")

@@ -12,18 +12,13 @@ from scipy.special import expit
 
 from dssm import storage
 from dssm.errors import UserError, did_you_mean
+from dssm.model.outputs import OUTPUT, SCORE, output_name
 from dssm.model.towers import combined_vector
 
-OUTPUT, SCORE = "vector", "score"
 SIGNATURE = "serving_default"
 _NOTHING = {tf.string: "", tf.float64: float("nan"), tf.int64: -1}  # of a raw input that a row lacks
 
 Tensors = dict[str, tf.Tensor]
-
-
-def output_name(objective: str) -> str:
-    """Name of the output with one objective's vector."""
-    return f"{OUTPUT}_{objective}"
 
 
 def save_tower(tower: tf.keras.Model, folder: str, shares: Mapping[str, float] | None = None) -> None:
@@ -87,7 +82,7 @@ def save_function(
     model = tf.Module()
     model.holds = list(holds)
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
-    model.serve = tf.function(function, input_signature=[named])
+    model.serve = tf.function(function, input_signature=[named], autograph=False)
     tf.saved_model.save(model, folder, signatures={SIGNATURE: model.serve})
 
 

@@ -20,6 +20,7 @@ from dssm.config import Settings
 from dssm.console import out, step
 from dssm.errors import UserError
 from dssm.manifest import CLICKED, POSITIVE, SEEN, USER_ID, WARM, data_files, read_manifest
+from dssm.model.card import add_evaluation
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.packing import unpack_all
 from dssm.paths import RunPaths
@@ -74,8 +75,6 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
     header = {"model_version": model.model_version, "samples_build": manifests["items"].build}
     result = write_results(paths, {**header, "date": settings.date.isoformat()}, found, catalogue, asked)
     write_examples(paths, header, found, parts, manifests["items"])
-    from dssm.model.card import add_evaluation  # with TensorFlow, which nothing before needs in this process
-
     add_evaluation(settings)
     show(result, settings.evaluate.cutoffs)
     out.print(f"  {paths.evaluation}")

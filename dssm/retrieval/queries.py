@@ -70,7 +70,8 @@ class Users:
         return np.concatenate([vectors for _, vectors in self._through_tower(table.to_batches(BATCH_ROWS))])
 
     def _through_tower(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.Array, np.ndarray]]:
-        from dssm.model.export import OUTPUT, LoadedTower, output_name
+        from dssm.model.export import LoadedTower
+        from dssm.model.outputs import OUTPUT, output_name
 
         tower = LoadedTower(f"{self._paths.model}/user_tower")
         output = OUTPUT if self._objective is None else output_name(self._objective)

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from dssm import storage
 from dssm.errors import UserError, did_you_mean
 from dssm.model.card import CARD, ModelCard
-from dssm.model.export import OUTPUT, LoadedRawTower, output_name
+from dssm.model.export import LoadedRawTower
 from dssm.model.manifest import ModelManifest
+from dssm.model.outputs import OUTPUT, output_name
 from dssm.paths import RunPaths
 from dssm.report.card_parts import SignatureCard
 from dssm.serving.requests import faults, features_model

@@ -6,10 +6,11 @@ import os
 import re
 import sys
 
+from horovod.runner import launch
 from horovod.runner.common.util.timeout import TimeoutException
-from horovod.runner.launch import run_commandline
 
 from dssm.errors import UserError
+from dssm.train.gloo import gloo_seen
 from dssm.train.result import FAULTS_TO, leave_fault
 from dssm.train.watchdog import how_it_ended
 
@@ -32,7 +33,8 @@ def why_it_ended(error: Exception) -> str | UserError:
 
 if __name__ == "__main__":
     try:
-        sys.exit(run_commandline())
+        with gloo_seen():
+            sys.exit(launch.run_commandline())
     except (RuntimeError, TimeoutException, ValueError) as error:
         told = why_it_ended(error)
         if isinstance(told, str):

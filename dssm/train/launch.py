@@ -129,6 +129,7 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManif
     import horovod.spark
     from pyspark import SparkContext
 
+    from dssm.train.gloo import gloo_seen
     from dssm.train.spark_hosts import (
         interfaces_of,
         listening_at,
@@ -136,7 +137,6 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManif
         passed_on,
         ranks_start_with,
     )
-    from dssm.train.worker import train_worker
 
     context = SparkContext.getOrCreate()
     train, security = settings.train, settings.spark.security
@@ -146,6 +146,7 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManif
     python = context.pythonExec
     with (
         _listener(view, host) as address,
+        gloo_seen(),
         listening_at(host if security is not None and security.interfaces else None),
         ranks_start_with(python),
         lost_hosts_noticed(context, train.stall_shutdown_s),
@@ -162,18 +163,25 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManif
             "prefix_output_with_timestamp": False,
         }
         if train.launch == "spark":
-            results = horovod.spark.run(train_worker, use_gloo=True, executable=python, **how)
+            results = horovod.spark.run(_train_in_rank, use_gloo=True, executable=python, **how)
         else:
             elastic = train.elasticity
             assert elastic is not None
             results = horovod.spark.run_elastic(
-                train_worker,
+                _train_in_rank,
                 min_num_proc=elastic.min_ranks,
                 max_num_proc=elastic.max_ranks or train.ranks,
                 elastic_timeout=train.start_timeout_s,
                 **how,
             )
     return TrainResult.model_validate_json(results[0]).unwrap()
+
+
+def _train_in_rank(settings_json: str) -> str:
+    """Is what Spark's driver sends the ranks: it has no need of TensorFlow itself, which takes three seconds."""
+    from dssm.train.worker import train_worker
+
+    return train_worker(settings_json)
 
 
 def _wait_for_slots(context: SparkContext, ranks: int) -> None:

@@ -42,14 +42,7 @@ from dssm.train.saving import model_manifest, save_model
 from dssm.train.sharding import whole_towers
 from dssm.train.shares import with_shares
 from dssm.train.state import TrainingState
-from dssm.train.step import (
-    EXCHANGE_S,
-    RECEIVED_BYTES,
-    Losses,
-    make_optimizer,
-    make_step,
-    planned_rate,
-)
+from dssm.train.step import EXCHANGE_S, RECEIVED_BYTES, Losses, make_optimizer, make_step, planned_rate
 from dssm.train.warm_start import iterations_before, warm_arrays
 from dssm.train.watch import told_of_batches
 
@@ -176,6 +169,7 @@ class _Trainer:
             left += reading.plan.steps - reading.steps_done
         return left
 
+    @tf.autograph.experimental.do_not_convert  # seconds a rank, and nothing here is written for it
     def run(self, show: Show) -> ModelManifest:
         """Trains from the run's last checkpoint, or from the start, and saves the model.
 

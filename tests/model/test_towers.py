@@ -14,8 +14,9 @@ from dssm.errors import UserError
 from dssm.features import of_side
 from dssm.manifest import encoded_columns
 from dssm.model.batch_norm import rows_of_batch
-from dssm.model.export import LoadedTower, output_name, save_tower
+from dssm.model.export import LoadedTower, save_tower
 from dssm.model.inputs import tower_columns
+from dssm.model.outputs import output_name
 from dssm.model.towers import TwoTowers, build_towers, combined_vector, frozen_tables
 from dssm.sections import Model
 from dssm.sections.model import Dnn

@@ -94,6 +94,7 @@ class TwoTowers:
         return [variable for variable in self.variables if variable.trainable]
 
 
+@tf.autograph.experimental.do_not_convert  # no layer is written for it, and it reads all of Keras' for a second
 def build_towers(
     model: Model,
     features: Mapping[str, AnyFeature],
