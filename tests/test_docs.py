@@ -135,7 +135,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shrink(
         copy / "conf" / "kuairand_full.yaml",
         samples=samples,
-        train={"batch_size": 128, "epochs": 8, "learning_rate": 0.005},
+        train={"batch_size": 512, "epochs": 4, "learning_rate": 0.01},
     )
     write_download(copy / "KuaiRand-Pure" / "data", users=200, videos=100, earlier_rows=6000, rows=14_000)
     return copy
