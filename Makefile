@@ -56,8 +56,8 @@ has-data:
 	@[[ -d '$(DATA)' ]] || { echo "kuairand: '$(DATA)' is no folder; name the one with the data: make kuairand DATA=folder." >&2; exit 2; }
 
 .PHONY: test
-test: setup ## every test but those of a cluster, of Airflow and of a GPU
-	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or hosts or airflow or gpu)"
+test: setup ## every test but those of a cluster, of KuaiRand, of Airflow and of a GPU
+	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or hosts or kuairand or airflow or gpu)"
 	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "horovod and not cluster"
 
 .PHONY: test-unit
@@ -67,6 +67,10 @@ test-unit: setup ## the tests without Spark, Horovod, a browser and whole traini
 .PHONY: cluster-test
 cluster-test: setup ## the tests on standalone Spark clusters, started here: on loopback, and over network hosts
 	@$(with_java) $(PYTEST) -m "cluster or hosts"
+
+.PHONY: kuairand-test
+kuairand-test: setup ## the pipeline on KuaiRand against every baseline, where ../shared/data/kuairand is
+	@$(with_java) $(PYTEST) -m kuairand -rs
 
 .PHONY: gpu-test
 gpu-test: setup ## the tests of a machine with a GPU; of NCCL where Horovod was built with it
