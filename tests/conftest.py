@@ -39,7 +39,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.local.dir": str(folder),
         "spark.sql.catalogImplementation": "hive",
-        # With it Spark writes the plan out anew at the end of each stage: half the time of a build of some hundred rows.
+        # With it Spark writes the plan out anew at the end of each stage, half the time of a build of few rows.
         # Jobs that tests run as a user does have it.
         "spark.sql.adaptive.enabled": False,
     }
