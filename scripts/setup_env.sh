@@ -127,41 +127,14 @@ make_python() {
   find "$env" -mindepth 1 -maxdepth 1 ! -name 'setup.*' -exec rm -rf {} + && "$python" -m venv "$env"
 }
 
-# Horovod's wheel is kept for the next environment, in a folder that says what it was built with. pip's own cache
-# would give it out whatever TensorFlow, compiler or operations it was built with.
-horovod_with() {
-  recipe horovod && pins requirements/build.lock && "$env/bin/python" --version && readlink -f "$env/bin/python" \
-    && echo "${CXX:-$(first_of c++ g++ clang++)} of $(${CXX:-$(first_of c++ g++ clang++)} --version 2>/dev/null | head -n 1)" \
-    && compgen -e | { grep -E '^(HOROVOD_|NCCL_|CUDA_HOME|CFLAGS|CXXFLAGS|LDFLAGS|CC$|CXX$)' || true; } | sort \
-    | while read -r name; do echo "$name=${!name}"; done
-}
-
-kept_horovod() { # prints the folder
-  local cache=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}
-  { [[ -n $cache ]] && mkdir -p "$cache/dssm" 2>/dev/null && [[ -w $cache/dssm ]]; } || cache=$env
-  echo "$cache/dssm/horovod-$(horovod_with | cksum | cut -d ' ' -f 1)"
-}
-
-is_kept() { # is_kept FOLDER: whether the wheel there was built with what there is
-  [[ -f $1/with && $(<"$1/with") == "$(horovod_with)" ]]
-}
-
+# pip keeps the wheels that it builds, whatever TensorFlow they were built against: hence no cache.
 build_horovod() {
-  local kept made
-  kept=$(kept_horovod)
-  made=$kept.$$
-  if ! is_kept "$kept"; then
-    rm -rf "$kept" "$made" && mkdir -p "$made" || return
-    PATH=$env/bin:$PATH MAKEFLAGS=-j$(nproc) HOROVOD_GPU_OPERATIONS=$(gpu_operations) \
-      HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
-      HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
-      pip wheel --no-deps --no-build-isolation --no-cache-dir --no-binary horovod --wheel-dir "$made" \
-      -r requirements/horovod.lock && horovod_with >"$made/with" || { rm -rf "$made"; return 1; }
-    mv -T "$made" "$kept" || { rm -rf "$made" && is_kept "$kept"; } || return # another set-up was first
-  fi
-  install_locked --force-reinstall "$kept"/*.whl \
+  PATH=$env/bin:$PATH MAKEFLAGS=-j$(nproc) HOROVOD_GPU_OPERATIONS=$(gpu_operations) \
+    HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
+    HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
+    install_locked --no-cache-dir --no-binary horovod --force-reinstall -r requirements/horovod.lock \
     && TF_CPP_MIN_LOG_LEVEL=3 "$env/bin/python" -c 'import horovod.tensorflow as hvd
-if not hvd.gloo_built(): raise SystemExit("Horovod was built without Gloo")' || { rm -rf "$kept"; return 1; }
+if not hvd.gloo_built(): raise SystemExit("Horovod was built without Gloo")'
 }
 
 # Uninstalls what the layer's last lock held and no lock holds now.
@@ -186,13 +159,7 @@ title() {
     python) echo "$name with $("$python" --version)" ;;
     build) echo "pip, setuptools, CMake" ;;
     core) echo "TensorFlow, Spark, Petastorm" ;;
-    horovod)
-      if is_kept "$(kept_horovod)"; then
-        echo "Horovod, as it was built for an environment before ($(kept_horovod))"
-      else
-        echo "Horovod, built against TensorFlow (two minutes on two cores)"
-      fi
-      ;;
+    horovod) echo "Horovod, built against TensorFlow (two minutes on two cores)" ;;
     engines) echo "faiss, Annoy, Milvus, Redis, FastAPI, MLflow" ;;
     dev) echo "pytest, ruff, mypy" ;;
     java) echo "Java 17, as a wheel (the system has none)" ;;

@@ -32,7 +32,7 @@ def test_kuairand_beats_every_baseline(tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     with redis_server(tmp_path / "redis") as url:
         sets = [f"data={KUAIRAND}", f"index.sinks.redis={{kind: redis, url: '{url}'}}"]
-        kuairand = Pipeline("conf/kuairand.yaml", "kuairand", tmp_path / "runs", sets)
+        kuairand = Pipeline("conf/kuairand.yaml", "kuairand", tmp_path / "runs", sets, {"MASTER": "local[*]"})
         for job in JOBS:
             kuairand.succeed(job)
     check_answers(kuairand.run_folder("2022-05-01"))

@@ -19,13 +19,14 @@ OF_GLOO = b"GlooController"  # a class of a library with it
 def has_gloo(verbose: bool = False) -> bool:
     """Returns whether Horovod was built with Gloo.
 
-    Horovod's own look, in a process that imports TensorFlow for it, comes second: where the library does not tell.
+    Horovod's own look, in a process that imports TensorFlow for it, comes second: where the library does not tell. One
+    that can't be loaded is found by the ranks.
     """
     horovod = find_spec("horovod")
     assert horovod is not None
     for folder in horovod.submodule_search_locations or ():
         library = Path(folder, "tensorflow", f"mpi_lib{get_ext_suffix()}")
-        if library.exists():
+        with contextlib.suppress(OSError, ValueError):  # not there; empty
             with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 if content.find(OF_GLOO) >= 0:
                     return True

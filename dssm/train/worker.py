@@ -16,6 +16,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import WEIGHT
+from dssm.model.autograph import without_autograph
 from dssm.model.manifest import ModelManifest
 from dssm.model.shards import Shard
 from dssm.model.towers import TwoTowers, build_towers
@@ -169,7 +170,7 @@ class _Trainer:
             left += reading.plan.steps - reading.steps_done
         return left
 
-    @tf.autograph.experimental.do_not_convert  # seconds a rank, and nothing here is written for it
+    @without_autograph
     def run(self, show: Show) -> ModelManifest:
         """Trains from the run's last checkpoint, or from the start, and saves the model.
 

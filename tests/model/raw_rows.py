@@ -64,7 +64,7 @@ def compiled(feature_json: str, kind: type[AnyFeature]) -> tuple[RawEncoder, Any
     with tempfile.TemporaryDirectory() as folder:
         encoder = RawEncoder([feature], HISTORIES, SPECS, TABLES, folder)
     specs = {name: tf.TensorSpec(given.spec.shape, given.dtype, name) for name, given in encoder.inputs.items()}
-    return encoder, tf.function(encoder, input_signature=[specs])
+    return encoder, tf.function(encoder, input_signature=[specs], autograph=False)
 
 
 def encode(feature: AnyFeature, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -50,7 +50,8 @@ def test_a_long_weight_is_that_of_the_samples(weight: str, number: float, tmp_pa
     entries = ["a:0.5", f"b:{weight}", "c:2"]
     encoder = RawEncoder([FEATURE], {}, {}, TABLES, str(tmp_path))
     specs = {name: given.spec for name, given in encoder.inputs.items()}
-    function = tf.function(encoder, input_signature=[{n: tf.TensorSpec(s.shape, s.dtype, n) for n, s in specs.items()}])
+    signature = {n: tf.TensorSpec(s.shape, s.dtype, n) for n, s in specs.items()}
+    function = tf.function(encoder, input_signature=[signature], autograph=False)
     found = {name: values.numpy() for name, values in function(raw_tensors(specs, [{"f": entries}])).items()}
     encoded = encode_features({"f": pa.array([entries])}, [FEATURE], TABLES)
     expected = {name: unpack(encoded[name], spec) for name, spec in encoded_columns(FEATURE, {}).items()}

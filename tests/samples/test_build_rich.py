@@ -347,7 +347,7 @@ def without_settings(folder: Path) -> dict[str, bytes]:
 def test_however_the_work_is_parted_the_files_are_the_same(
     rich_build: RichBuild, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over what stood there; with more cores and tasks, mapped vectors, and the items joined by a shuffle."""
+    """Over what stood there; with adaptive plans, as jobs have them, more cores and tasks, and joins by shuffles."""
     from dssm.samples import build as module
 
     before = without_settings(rich_build.feed.samples)
@@ -357,7 +357,11 @@ def test_however_the_work_is_parted_the_files_are_the_same(
         **again.config, "samples": {**samples, "shuffle_partitions": 3, "rows_per_task": 300, "broadcast_mb": 0},
     }  # fmt: skip
     monkeypatch.setattr(module, "parallelism", lambda spark: 3)
-    build(spark, again)
+    spark.conf.set("spark.sql.adaptive.enabled", True)
+    try:
+        build(spark, again)
+    finally:
+        spark.conf.set("spark.sql.adaptive.enabled", False)
     after = without_settings(rich_build.feed.samples)
     assert after.keys() == before.keys()
     assert [path for path in before if after[path] != before[path]] == []

@@ -82,35 +82,6 @@ def test_another_tensorflow_has_horovod_built_again(made: Tree) -> None:
     assert [build.split()[0] for build in made.horovod_builds] == ["2.15.1", "2.15.2"]
 
 
-def test_horovods_wheel_is_kept_for_the_next_environment(made: Tree) -> None:
-    shutil.rmtree(made.venv)
-    code, _, error = made.run()
-    assert code == 0
-    assert f"Horovod, as it was built for an environment before ({made.folder}/kept/dssm/horovod-" in error
-    assert made.installed() == PACKAGES
-    assert len(made.horovod_builds) == 1
-
-    (kept,) = (made.folder / "kept" / "dssm").iterdir()
-    (kept / "horovod-0.28.1-py3-none-any.whl").write_text("half of it")
-    shutil.rmtree(made.venv)
-    code, _, error = made.run()
-    assert code == 1
-    assert made.run()[0] == 0  # the damaged one is gone
-    assert len(made.horovod_builds) == 2
-
-
-def test_horovods_wheel_is_built_anew_for_another_compiler_and_where_none_can_be_kept(made: Tree) -> None:
-    made.command("c++", "echo 'compiler 2'")
-    (made.venv / "stamps" / "horovod").unlink()
-    assert layers(made.run()[2]) == ["Horovod"]
-    assert len(made.horovod_builds) == 2
-    shutil.rmtree(made.folder / "kept")
-    (made.folder / "kept").write_text("no folder")
-    (made.venv / "stamps" / "horovod").unlink()
-    assert layers(made.run()[2]) == ["Horovod"]
-    assert len(made.horovod_builds) == 3
-
-
 def test_the_gpu_build_is_made_on_request_and_kept(made: Tree) -> None:
     assert layers(made.run(HOROVOD_GPU_OPERATIONS="NCCL")[2]) == ["Horovod"]
     assert made.run() == (0, "", "")

@@ -120,7 +120,6 @@ class Tree:
     def start(self, script: str = "setup_env.sh", *arguments: str, **environment: str) -> subprocess.Popen[str]:
         pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.index), "PIP_CONFIG_FILE": os.devnull}
         pip["PIP_CACHE_DIR"] = str(self.folder / "cache")
-        pip["XDG_CACHE_HOME"] = str(self.folder / "kept")
         return subprocess.Popen(
             [self.folder / "project" / "scripts" / script, *arguments],
             env={"PATH": str(self.commands), "BUILDS": str(self.folder / "builds"), **pip, **environment},

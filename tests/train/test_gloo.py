@@ -11,6 +11,7 @@ from horovod.runner import launch
 from dssm.train import gloo
 
 
+@pytest.mark.slow
 def test_gloo_is_seen_without_tensorflow() -> None:
     code = (
         "import sys, horovod.spark, horovod.spark.runner as spark\n"

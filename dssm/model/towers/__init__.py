@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dssm.errors import UserError
 from dssm.features import AnyFeature, DenseFeat, EmbeddedFeature, embedded, of_side
+from dssm.model.autograph import without_autograph
 from dssm.model.inputs import FeatureBlock, Lookups, feature_blocks, tower_columns, tower_inputs
 from dssm.model.layers import FrozenVectors
 from dssm.model.sharded import ShardedEmbedding, Table, shapes_alone
@@ -94,7 +95,7 @@ class TwoTowers:
         return [variable for variable in self.variables if variable.trainable]
 
 
-@tf.autograph.experimental.do_not_convert  # no layer is written for it, and it reads all of Keras' for a second
+@without_autograph
 def build_towers(
     model: Model,
     features: Mapping[str, AnyFeature],
