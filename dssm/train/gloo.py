@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -26,10 +25,12 @@ def has_gloo(verbose: bool = False) -> bool:
     assert horovod is not None
     for folder in horovod.submodule_search_locations or ():
         library = Path(folder, "tensorflow", f"mpi_lib{get_ext_suffix()}")
-        with contextlib.suppress(OSError, ValueError):  # not there; empty
-            with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(OF_GLOO) >= 0:
-                    return True
+        try:
+            content = library.read_bytes()
+        except FileNotFoundError:
+            continue
+        if OF_GLOO in content:
+            return True
     return bool(gloo_built(verbose=verbose))
 
 
