@@ -39,7 +39,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.local.dir": str(folder),
         "spark.sql.catalogImplementation": "hive",
-        # With it Spark writes the plan out anew at the end of each stage, half the time of a build of few rows.
+        # With it Spark writes the plan out anew at the end of each stage, which takes longer than the work on few rows.
         # Jobs that tests run as a user does have it, and one build of test_build_rich.py.
         "spark.sql.adaptive.enabled": False,
     }

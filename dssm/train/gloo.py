@@ -1,4 +1,4 @@
-"""Whether Horovod was built with Gloo, seen without TensorFlow: the ranks start three seconds sooner."""
+"""Whether Horovod was built with Gloo, seen without a process that imports TensorFlow for it: ranks start sooner."""
 
 from __future__ import annotations
 

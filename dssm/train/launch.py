@@ -178,7 +178,7 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManif
 
 
 def _train_in_rank(settings_json: str) -> str:
-    """Is what Spark's driver sends the ranks: it has no need of TensorFlow itself, which takes three seconds."""
+    """Is what Spark's driver sends the ranks: it has no need of TensorFlow itself."""
     from dssm.train.worker import train_worker
 
     return train_worker(settings_json)
