@@ -11,5 +11,5 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., object])
 
 
 def without_autograph(function: AnyFunction) -> AnyFunction:
-    """Has AutoGraph rewrite nothing that a function calls, of Keras neither: nothing needs it, and starts would wait."""
+    """Has AutoGraph rewrite nothing that a function calls, of Keras neither: nothing needs it, and it takes time."""
     return cast(AnyFunction, tf.autograph.experimental.do_not_convert(function))
