@@ -35,7 +35,6 @@ from dssm.retrieval.tally import Tally
 
 CUTOFFS = (50, 100)
 BLOCK = 1024  # users ranked at once
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 TRAIN = (
     "import sys; from dssm.config import load_settings; from dssm.train.worker import train_here; "
     "train_here(load_settings(sys.argv[1], sys.argv[2:]), lambda report: None)"
@@ -172,13 +171,13 @@ class Runs:
 def show(name: str, seeds: int, found: Mapping[Variant, Sequence[Recalls]], keep: bool) -> None:
     """Prints the table. Args: keep: whether it goes into docs/performance.md and results/ as well."""
     heads = ["", "variant", *(f"{view} recall@{k}" for view in ("kept", "filtered") for k in CUTOFFS)]
-    rows = merged(rows_of(PAGE) if keep else [], [[of.group, of.name, *_columns(found[of])] for of in found])
+    rows = merged(rows_of(results.PAGE) if keep else [], [[of.group, of.name, *_columns(found[of])] for of in found])
     made = {f"{variant.group}: {variant.name}": list(recalls) for variant, recalls in found.items()}
     figures = {**(kept_figures() if keep else {}), **made}
     title = f"{name}: mean ± deviation over seeds, {seeds} for rows made now"
     report("ablation", title, heads, rows, ratios_of(rows), figures=figures, keep=keep)
     if keep:
-        replace_table(PAGE, "ablation", markdown_table(heads, rows, ["---"] * len(heads)))
+        replace_table(results.PAGE, "ablation", markdown_table(heads, rows, ["---"] * len(heads)))
 
 
 def kept_figures() -> dict[str, list[Recalls]]:

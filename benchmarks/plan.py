@@ -36,7 +36,7 @@ def demo_figures(folder: Path, events: int, constants: Constants) -> Figures:
     demo.write_feed()
     seconds = demo.run("build_samples")
     settings = demo.settings
-    sizes = read_sizes(settings, constants.shares)
+    sizes = read_sizes(settings)
     assert sizes is not None
     predicted = {(line.job, line.what): line.value for line in plan(settings, sizes, CLUSTER, constants)}
     parts = {part: stored(settings, part) for part in PARTS}

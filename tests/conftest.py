@@ -20,9 +20,18 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 PROJECT = Path(__file__).parents[1]
-# No time limit on an example: how long one takes says more of the machine than of the code.
-hypothesis.settings.register_profile("dssm", deadline=None)
+# The same examples each time, without a time limit: how long one takes says more of the machine than of the code.
+hypothesis.settings.register_profile("dssm", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dssm")
+
+
+@pytest.fixture
+def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns the folder where benchmarks keep results, and page.md their tables, instead of the project's own."""
+    (tmp_path / "page.md").touch()
+    monkeypatch.setattr("benchmarks.report.PAGE", tmp_path / "page.md")
+    monkeypatch.setattr("benchmarks.report.RESULTS", tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

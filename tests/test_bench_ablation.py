@@ -53,7 +53,7 @@ def test_the_pages_table_has_the_kept_results():
     """And rows of earlier runs that these do not replace."""
     kept = json.loads((report.RESULTS / "ablation.json").read_text(encoding="utf-8"))["figures"]
     rows = [[*name.split(": "), *_columns(recalls)] for name, recalls in kept.items()]
-    shown = bench.rows_of(bench.PAGE)
+    shown = bench.rows_of(report.PAGE)
     assert len(rows) > 1
     assert bench.merged(shown, rows) == shown
 
@@ -104,28 +104,27 @@ def test_what_is_finished_is_not_trained_again(tmp_path: Path, trained: list[lis
 
 
 def test_a_run_of_one_group_shows_what_else_is_finished(
-    tmp_path: Path, trained: list[list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kept_in: Path, trained: list[list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(bench, "variants_of", lambda settings: [RECIPE, OFF])
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    monkeypatch.setattr(bench, "PAGE", tmp_path / "page.md")
+    page = kept_in / "page.md"
     empty = "<!-- ablation -->\n<!-- /ablation -->\n"
-    bench.PAGE.write_text(empty)
-    options = ["--config", CONFIG, "--set", f"root={tmp_path}", "--seeds", "2"]
+    page.write_text(empty)
+    options = ["--config", CONFIG, "--set", f"root={kept_in}", "--seeds", "2"]
     bench.main([*options, "--only", "recipe"])  # without --docs
     assert len(trained) == 2
-    assert not (tmp_path / "ablation.json").exists()
-    assert bench.PAGE.read_text() == empty
+    assert not (kept_in / "ablation.json").exists()
+    assert page.read_text() == empty
     bench.main([*options, "--docs"])
     assert len(trained) == 4
     assert "1/2 logq: off, seed 0" in capsys.readouterr().out
-    assert bench.PAGE.read_text().splitlines()[1:5] == [
+    assert page.read_text().splitlines()[1:5] == [
         "|  | variant | kept recall@50 | kept recall@100 | filtered recall@50 | filtered recall@100 |",
         "| --- | --- | --- | --- | --- | --- |",
         "| recipe | as it is | 0.1500 ± 0.0707 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
         "| logq | off | 0.1500 ± 0.0707 | 0.2000 ± 0.0000 | 0.3000 ± 0.0000 | 0.4000 ± 0.0000 |",
     ]
-    assert json.loads((tmp_path / "ablation.json").read_text())["ratios"] == {"logq: off": 1.0}
+    assert json.loads((kept_in / "ablation.json").read_text())["ratios"] == {"logq: off": 1.0}
     bench.main(options)
     assert len(trained) == 4
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import report
 from benchmarks import retrieve as bench
 
 USERS, ITEMS = 70, 9000  # a block of items and a part of one
@@ -48,15 +47,12 @@ def test_the_sides_take_turns(folder: str) -> None:
         bench.costs(lambda side, turn: [(1, 0.1), (2, 0.1)], blocks, per_turn=2)
 
 
-def test_ours_is_held_against_the_faster_bare_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+def test_ours_is_held_against_the_faster_bare_side(kept_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = ((1000, 4.0, 8.0), (1000, 3.0, 6.0), (500, 6.0, 12.0), (500, 1.0, 2.0))
     costs = [bench.Cost(*of_side) for of_side in seconds]
     given = argparse.Namespace(users=1000, items=2_000_000, dim=128, processes=2)
     bench.show(dict(zip(bench.SIDES, costs, strict=True)), given, keep=True)
-    kept = json.loads((tmp_path / "retrieve.json").read_text())
+    kept = json.loads((kept_in / "retrieve.json").read_text())
     assert kept["ratios"] == {"vs_blas": 0.75, "vs_product_alone": 0.5}
     assert kept["rows"][0][1:] == ["1,000", "250", "4.00", "1.00"]
     assert kept["rows"][2][1:] == ["500", "83", "12.00", "3.00"]

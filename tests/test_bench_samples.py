@@ -136,12 +136,12 @@ def test_stages_of_an_event_log() -> None:
 
 
 def test_memory_and_time_are_those_of_the_whole_process_tree(tmp_path: Path) -> None:
-    hold = "held = b'x' * (100 << 20); import time; time.sleep(1.2)"
+    hold = "held = b'x' * (100 << 20); import time; time.sleep(4)"
     both = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}; child.wait()"
     found = measured([sys.executable, "-c", f"{both}; print('done')"], tmp_path)
 
     assert found.output == "done\n"
-    assert found.wall_s > 1.2
+    assert found.wall_s > 4
     assert 200 << 20 < found.peak_bytes < 300 << 20
     assert 100 << 20 < found.largest_bytes < 160 << 20
     assert found.largest_name.startswith("python")

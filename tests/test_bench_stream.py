@@ -10,7 +10,6 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import report
 from benchmarks import stream as bench
 from dssm.manifest import WEIGHT
 from dssm.packing import unpack
@@ -79,14 +78,11 @@ def test_the_rows_written_for_memory_are_packed_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(arrays["list_5"], bench.draw(0, 10)["list_5"])
 
 
-def test_the_best_of_each_side_makes_the_ratios(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+def test_the_best_of_each_side_makes_the_ratios(kept_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = dict(zip(bench.SIDES, map(bench.Cost, (2.0, 5.0, 6.0, 0.5), (1.0, 2.0, 3.0, 4.0)), strict=True))
     held = [bench.Memory(100 * bench.MIB, 140 * bench.MIB), bench.Memory(90 * bench.MIB, 140 * bench.MIB)]
     bench.show(found, held, 0.004, 1_000_000, keep=True)
-    kept = json.loads((tmp_path / "stream.json").read_text())
+    kept = json.loads((kept_in / "stream.json").read_text())
 
     assert kept["ratios"] == {
         "vs_petastorm_lists": 2.5, "vs_tfrecord": 3.0, "vs_pyarrow": 0.25, "memory_4x_rows": 1.25,

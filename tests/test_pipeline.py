@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +21,7 @@ from benchmarks.jobs import PARTS, shuffle_written, stored
 from dssm import published
 from dssm.config import load_settings
 from dssm.errors import UserError
-from dssm.manifest import ITEM_ID, NEGATIVES, data_files, read_manifest
+from dssm.manifest import ITEM_ID, NEGATIVES, SEEN, data_files, read_manifest
 from dssm.model.manifest import read_model_manifest
 from dssm.packing import unpack_all
 from dssm.plan.constants import load_constants
@@ -161,8 +162,10 @@ def test_the_plan_knows_the_bytes(demo: Demo) -> None:
     """Within 30 %: the constants are of larger feeds, the arithmetic is of the settings and the rows."""
     settings = load_settings(demo.config, [f"root={demo.root}", *demo.sets])
     constants = load_constants()
-    sizes = read_sizes(settings, constants.shares)
+    sizes = read_sizes(settings)
     assert sizes is not None
+    seen = pq.read_table(str(demo.run_folder(DATE) / "samples/interactions"), columns=[SEEN])[SEEN]
+    assert sizes.pairs == pc.sum(pc.list_value_length(seen)).as_py()
     lines = {(line.job, line.what): line.value for line in plan(settings, sizes, Cluster(), constants)}
     parts = {part: stored(settings, part).total for part in PARTS}
     run = demo.run_folder(DATE)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+
+import pyarrow.parquet as pq
 
 from dssm import storage
 from dssm.config import Settings
 from dssm.features import AnyFeature, SparseFeat, VarLenSparseFeat, embedded
-from dssm.manifest import MANIFEST, Manifest
+from dssm.manifest import MANIFEST, SEEN, Manifest, data_files
 from dssm.paths import RunPaths
 from dssm.plan.constants import Shares
 
@@ -44,7 +46,7 @@ def sizes_of(
     settings: Settings, shares: Shares, events: int | None = None, items: int | None = None, users: int | None = None
 ) -> Sizes:
     """Returns what is asked; whatever is not comes from the run's samples, else from the demo feed's shares."""
-    run = read_sizes(settings, shares)
+    run = read_sizes(settings)
     if run is not None:
         if events is None and items is None and users is None:
             return run
@@ -70,21 +72,36 @@ def sizes_of(
     return replace(sizes, tables={n: known_rows(settings, n, sizes) or _other_rows(settings, n) for n in names})
 
 
-def read_sizes(settings: Settings, shares: Shares) -> Sizes | None:
+def read_sizes(settings: Settings) -> Sizes | None:
     """Returns the sizes of the run's samples; None where there are none."""
     paths = RunPaths(settings.run_folder)
     if not storage.exists(f"{paths.samples}/{MANIFEST}"):
         return None
     parts = ("train", "test", "users", "items", "interactions")
     whole = Manifest.model_validate_json(storage.read_bytes(f"{paths.samples}/{MANIFEST}"))
-    rows = {p: Manifest.model_validate_json(storage.read_bytes(f"{paths.part(p)}/{MANIFEST}")).rows for p in parts}
+    made = {p: Manifest.model_validate_json(storage.read_bytes(f"{paths.part(p)}/{MANIFEST}")) for p in parts}
+    rows = {part: manifest.rows for part, manifest in made.items()}
     read = [source for name, source in whole.sources.items() if name.startswith("sources.")]
     events = sum(source.rows_read for source in read)
     tables = {name: spec.size for name, spec in whole.vocabularies.items()}
+    pairs = _entries(data_files(paths.part("interactions"), made["interactions"]), SEEN)
     return Sizes(
-        events, rows["items"], rows["interactions"], rows["train"], rows["test"], round(events * shares.pairs),
-        rows["users"], tables, source=paths.samples,
+        events, rows["items"], rows["interactions"], rows["train"], rows["test"], pairs, rows["users"], tables,
+        source=paths.samples,
     )  # fmt: skip
+
+
+def _entries(files: Iterable[str], column: str) -> int:
+    """Returns how many entries the lists of a column have together, by the footers of its files."""
+    found = 0
+    for path in files:
+        system, place = storage.filesystem(path)
+        with system.open(place, "rb") as opened:
+            footer = pq.read_metadata(opened)
+        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
+        found += sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+    return found
 
 
 def known_rows(settings: Settings, vocabulary: str, sizes: Sizes) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import horovod.tensorflow as hvd
 
@@ -53,6 +53,7 @@ class Measures:
     model: TwoTowerModel
     predict: Predict
     recall: CatalogueRecall | None
+    _traced: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, inputs: Inputs, model: TwoTowerModel) -> Measures:
@@ -89,6 +90,9 @@ class Measures:
 
     def _watched(self, part: str, reading: Reading) -> Iterator[Batch]:
         batches: Prefetched = self.inputs.batches(part, reading)
+        if part not in self._traced:  # the first batch traces the model over its columns
+            self._traced.add(part)
+            expect_progress(self.inputs.settings, self.inputs.settings.train.start_timeout_s)
         for batch in batches:
             yield batch
             expect_progress(self.inputs.settings)

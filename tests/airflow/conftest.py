@@ -143,7 +143,7 @@ def running_scheduler(airflow: Airflow, logs: Path) -> Iterator[None]:
         wait_for(
             lambda: airflow.query("SELECT dag_id FROM dag ORDER BY 1") == [("dssm_daily",), ("dssm_rollback",)],
             "the DAG's first parse",
-            60,
+            240,
         )
         yield
         assert {name: service.poll() for name, service in services.items()} == dict.fromkeys(services)

@@ -211,6 +211,7 @@ def late_runs_are_written_to(file: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(file.parent), "DSSM_DEADLINE_HOURS": str(1 / 3600), "DSSM_LATE": "my_deadlines:late"}
 
 
+@pytest.mark.timeout(1800)
 def test_the_scheduler_runs_the_day_that_ended_tells_that_it_is_late_and_backfills_three_days_in_turn(
     airflow: Airflow, project: FakeProject, tmp_path: Path
 ):
@@ -222,10 +223,10 @@ def test_the_scheduler_runs_the_day_that_ended_tells_that_it_is_late_and_backfil
     project.end_with(train=["wait"])
     with running_scheduler(airflow, tmp_path):
         assert airflow.run("dags", "unpause", "dssm_daily").returncode == 0
-        wait_for(lambda: told.exists() and told.read_text() == "dssm_daily", "the alert of the late run", 90)
+        wait_for(lambda: told.exists() and told.read_text() == "dssm_daily", "the alert of the late run", 300)
         assert "evaluate" not in project.jobs()  # it is told while the run goes on
         project.go()
-        wait_for(lambda: len(project.calls()) == 5, "the scheduled run", 90)
+        wait_for(lambda: len(project.calls()) == 5, "the scheduled run", 300)
         days_that_ended = {(before - dt.timedelta(days=1)).isoformat(), (today() - dt.timedelta(days=1)).isoformat()}
         assert set(project.dates()) <= days_that_ended
 
@@ -234,6 +235,6 @@ def test_the_scheduler_runs_the_day_that_ended_tells_that_it_is_late_and_backfil
             "--from-date", "2024-01-13", "--to-date", "2024-01-15", "--max-active-runs", "1",
         )  # fmt: skip
         assert created.returncode == 0, created.stdout
-        wait_for(lambda: len(project.calls()) == 20, "the backfill", 200)
+        wait_for(lambda: len(project.calls()) == 20, "the backfill", 600)
     assert project.jobs() == 4 * JOBS
     assert project.dates()[5:] == [date for date in ("2024-01-13", "2024-01-14", "2024-01-15") for _ in JOBS]

@@ -190,7 +190,7 @@ def test_an_elastic_training_that_loses_a_host_goes_on_with_the_others(hosts: Ho
 
 def test_a_host_that_comes_later_joins_an_elastic_training(hosts: Hosts) -> None:
     sets = [
-        "train.launch=spark-elastic", "train.ranks=1", "train.epochs=60", "seed=2",
+        "train.launch=spark-elastic", "train.ranks=1", "train.epochs=100", "seed=2",
         "train.elastic={min_ranks: 1, max_ranks: 2, commit_every_steps: 5}",
     ]  # fmt: skip
     b = hosts.network.workers[1]
@@ -198,8 +198,8 @@ def test_a_host_that_comes_later_joins_an_elastic_training(hosts: Hosts) -> None
         cut_off()
         until(lambda: hosts.cluster.alive_workers() == 1)
         running = Running(hosts.demo, "train", *(word for value in sets for word in ("--set", value)))
-        running.wait_for(lambda said: "epoch 1/60 " in said)
+        running.wait_for(lambda said: "epoch 1/100 " in said)
         hosts.network.mend(b)
         assert running.end() == 0, running.said
     manifest = json.loads((hosts.demo.run_folder(DATE) / "model/manifest.json").read_text())
-    assert (manifest["ranks"], len(manifest["loss"])) == (2, 60)
+    assert (manifest["ranks"], len(manifest["loss"])) == (2, 100)

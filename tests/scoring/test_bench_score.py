@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import report
 from benchmarks import score as bench
 from dssm.manifest import check_columns, read_manifest
 from dssm.packing import unpack_all
@@ -43,13 +42,12 @@ def test_one_per_cent_of_the_items_change(tmp_path: Path) -> None:
     assert (later != digests).mean() == pytest.approx(bench.CHANGED, rel=0.2)
 
 
-def test_the_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+def test_the_ratios(kept_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = bench.Found(
         {"": bench.Seconds(9, 10, 0.5), "demo": bench.Seconds(3, 4, 1)}, {10: 100 * bench.MIB, 100: 110 * bench.MIB}
     )
     bench.show(found, 1000, keep=True)
-    assert json.loads((tmp_path / "score.json").read_text())["ratios"] == {
+    assert json.loads((kept_in / "score.json").read_text())["ratios"] == {
         "vs_bare_tower": 0.9, "incremental_1pct": 0.05, "vs_bare_tower_demo": 0.75, "incremental_1pct_demo": 0.25,
         "memory_10x_items": 1.1,
     }  # fmt: skip
@@ -59,8 +57,7 @@ def test_the_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert bench.kept() == found
 
 
-def test_a_part_goes_beside_those_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+def test_a_part_goes_beside_those_that_are_kept(kept_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {bench.LAYERS[""]: bench.Seconds(9, 10, 0.5), bench.LAYERS["demo"]: bench.Seconds(3, 4, 1)}
     monkeypatch.setattr(bench, "measure", lambda folder, layers, items, rounds: folder.mkdir() or measured[layers])
     monkeypatch.setattr(bench, "memory", lambda folder, items: folder.mkdir() or 7 * items)
@@ -78,4 +75,4 @@ def test_a_part_goes_beside_those_that_are_kept(tmp_path: Path, monkeypatch: pyt
         )
     )
     bench.main(["--items", "5"])
-    assert json.loads((tmp_path / "score.json").read_text())["ratios"]["memory_10x_items"] == 10
+    assert json.loads((kept_in / "score.json").read_text())["ratios"]["memory_10x_items"] == 10

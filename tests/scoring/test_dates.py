@@ -50,12 +50,14 @@ def dates_of(root: Path) -> list[Settings]:
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_so_many_dates_at_once(tmp_path: Path, at_once: int) -> None:
     lock, running, most, done = threading.Lock(), [0], [0], []
+    together = threading.Barrier(at_once, timeout=60)
 
     def publish(settings: Settings) -> None:
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
-        time.sleep(0.05)
+        together.wait()
+        time.sleep(0.05)  # for one more, were it let in
         with lock:
             running[0] -= 1
             done.append(settings.date)
@@ -129,7 +131,7 @@ def test_another_error_ends_the_job(tmp_path: Path, at_once: int) -> None:
     def publish(settings: Settings) -> None:
         if settings.date == DAYS[0]:
             raise UserError("no model")
-        time.sleep(0.05)
+        time.sleep(0.5)
         done.append(settings.date)
 
     with pytest.raises(UserError, match="no model"):

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
 from benchmarks import serve as bench
 from dssm.paths import RunPaths
 
 
 @pytest.mark.slow
 def test_the_command_answers_every_kind_of_request_until_it_is_told_to_end(
-    served: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    served: RunPaths, kept_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requests = bench.requests_of(served)
     with bench.service(served, "exact") as url:
@@ -31,9 +30,8 @@ def test_the_command_answers_every_kind_of_request_until_it_is_told_to_end(
     assert {(len(of["times"]), of["failed"]) for of in found.values()} == {(24, 0)}
     assert all(0 < time < of["wall_s"] for of in found.values() for time in of["times"])
     assert (none["times"], missing["failed"]) == ([], 3)
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
     bench.show(found, {"items": 15}, "exact", keep=True)
-    kept = json.loads((tmp_path / "serve.json").read_text())
+    kept = json.loads((kept_in / "serve.json").read_text())
     of_known = kept["figures"][f"{bench.KNOWN}, 1 client"]
     assert 0 < of_known["p50_ms"] <= of_known["p99_ms"]
     assert set(kept["ratios"]) == {"raw_features_vs_known_user"}

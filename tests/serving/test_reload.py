@@ -59,9 +59,8 @@ def test_a_version_is_loaded_once_and_swapped() -> None:
         time.sleep(0.05)
         assert (current.loaded.version, table.loads) == (1, 1)
         table.version = 2
-        wait_for(lambda: current.loaded.version == 2)
-    assert table.loads == 2
-    assert "dssm_reloads_total 1" in metrics.text({}, {})
+        wait_for(lambda: "dssm_reloads_total 1" in metrics.text({}, {}))
+    assert (current.loaded.version, table.loads) == (2, 2)
     table.version = 3
     time.sleep(0.05)
     assert current.loaded.version == 2  # the watch has ended
@@ -121,8 +120,9 @@ def test_reloads_and_the_end_drop_nothing(own_run: RunPaths, monkeypatch: pytest
     with ThreadPoolExecutor(1) as pool:
         with serving(app_of(own_run, every_s=0.02)) as url:
             with hammered(url) as answers:
-                for version in list(sizes)[1:]:
-                    publish_fewer(own_run, version, sizes[version])
+                for version in sizes:
+                    if version != "v1":
+                        publish_fewer(own_run, version, sizes[version])
                     wait_for(lambda version=version: any(told == version for _, told, _ in answers))  # type: ignore[misc]
             monkeypatch.setattr(Loaded, "top", slow)
             last = pool.submit(httpx.get, f"{url}/recommend?user=user1", timeout=30)

@@ -22,12 +22,12 @@ from dssm.train.result import TrainResult
 from tests.datasets import write_run
 from tests.train.conftest import ROOT
 
-pytestmark = [pytest.mark.horovod, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.horovod, pytest.mark.timeout(1800)]
 
 ROWS = (90, 70, 110, 50)
 KILLS = 20
 HOW = {
-    "ranks": 2, "epochs": 3, "launch": "horovodrun", "deterministic": True, "start_timeout_s": 60,
+    "ranks": 2, "epochs": 4, "launch": "horovodrun", "deterministic": True, "start_timeout_s": 60,
     "checkpoint": {"every_steps": 4, "epoch_minutes": 0}, "loss": {"logq": "streaming", "frequency": {"buckets": 64}},
     "optimizer": "lazy_adam", "model": {"user_tower": {"layers": [8], "dropout": 0.3}}, "stall_shutdown_s": 20,
 }  # fmt: skip
@@ -80,7 +80,7 @@ def kill_one(process: subprocess.Popen[str], folder: Path, choice: random.Random
     for one in hurt:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended: the exit code tells
             one.kill()
-    return process.wait(timeout=60) != 0
+    return process.wait(timeout=240) != 0
 
 
 def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupted(tmp_path: Path):
@@ -89,7 +89,7 @@ def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupte
         folder.mkdir()
     uninterrupted = write_run(calm, ROWS, **HOW)
     process = start(uninterrupted, calm)
-    assert process.wait(timeout=120) == 0, (calm / "output").read_text(encoding="utf-8")
+    assert process.wait(timeout=300) == 0, (calm / "output").read_text(encoding="utf-8")
     expected = TrainResult.model_validate_json((calm / "result.json").read_text(encoding="utf-8")).unwrap()
 
     settings, choice = write_run(hurt, ROWS, **HOW), random.Random(5)
@@ -100,7 +100,7 @@ def test_twenty_kills_and_the_weights_are_those_of_a_run_that_nothing_interrupte
     assert killed == KILLS, "the training ended before it had been hurt enough"
     (hurt / "slow").unlink()
     process = start(settings, hurt)
-    assert process.wait(timeout=120) == 0, (hurt / "output").read_text(encoding="utf-8")
+    assert process.wait(timeout=300) == 0, (hurt / "output").read_text(encoding="utf-8")
     found = TrainResult.model_validate_json((hurt / "result.json").read_text(encoding="utf-8")).unwrap()
 
     ends = (f"{RunPaths(run.run_folder).model}/checkpoint" for run in (settings, uninterrupted))

@@ -31,10 +31,10 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
         "tests.train.losing",
         str(tmp_path / "settings.json"),
         how,
-        limit_s=90,
+        limit_s=200,
         **_environment(settings, report_to=""),
     )
-    assert time.monotonic() - started < 75
+    assert time.monotonic() - started < 180
     assert done.code == 1
     assert f"rank 1 is {how}" in done.output
     assert "the training went on" not in done.output
@@ -55,12 +55,12 @@ def test_a_lost_rank_ends_the_launch(tmp_path: Path, how: str):
 
 @pytest.mark.parametrize(("where", "rank"), [("setting_up", "1"), ("saving", "0")])
 def test_a_rank_that_falls_silent_where_no_steps_are_taken_ends_the_launch(tmp_path: Path, where: str, rank: str):
-    settings = write_run(tmp_path, launch="horovodrun", ranks=2, start_timeout_s=60, pause_limit_s=12)
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, start_timeout_s=60, pause_limit_s=30)
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
     environment = _environment(settings, report_to="")
-    done = launch(2, "tests.train.losing", str(tmp_path / "settings.json"), where, limit_s=120, **environment)
+    done = launch(2, "tests.train.losing", str(tmp_path / "settings.json"), where, limit_s=240, **environment)
     assert done.code == 1
-    told = r"rank (\d): no step for 12 s \(train.pause_limit_s\); it stands at (.*)"
+    told = r"rank (\d): no step for 30 s \(train.pause_limit_s\); it stands at (.*)"
     stood = dict(re.findall(told, done.output))
     assert stood.keys() == {"0", "1"}
     assert {name for name, place in stood.items() if place.endswith(where)} == {rank}

@@ -104,14 +104,14 @@ def test_a_listener_has_shown_every_report_when_it_ends_and_leaves_no_thread():
         show(LAST)
         del show  # the rank's process ends
     assert shown == [FIRST] * 200 + [LAST]
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_a_listener_without_ranks_ends():
     threads = set(threading.enumerate())
     with ReportListener(pytest.fail, "127.0.0.1"):
         pass
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
 
 
 def test_who_does_not_know_the_token_is_not_listened_to():

@@ -44,7 +44,7 @@ def found_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Found]
         for name, rows, more in runs:
             settings = write_run(folder / name, train_rows=rows, **how, **more)
             (folder / f"{name}.json").write_text(settings.model_dump_json())
-        done = launch(ranks, module, str(folder), limit_s=600)
+        done = launch(ranks, module, str(folder), limit_s=1500)
         assert done.code == 0, done.output
         return [{**np.load(folder / f"rank{rank}.npz"), "folder": np.array(str(folder))} for rank in range(ranks)]
 

@@ -50,8 +50,15 @@ class Command:
             start_new_session=True,
         )  # fmt: skip
 
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def alive(self, part: str = "", **told: str) -> list[psutil.Process]:
-        """Returns its processes whose command holds a text, and whose environment so much."""
+        """Returns its processes whose command holds a text, and whose environment so much.
+
+        One that executes another program at this moment has neither, and is not among them.
+        """
         found, told = [], {MARK: self._mark, **told}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # it has just ended
@@ -100,7 +107,7 @@ def wait_until(holds: Callable[[], bool], command: Command, limit_s: float = 240
     until = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < until, command.output
-        assert command.alive(), command.output
+        assert command.running, command.output
         time.sleep(0.05)
 
 

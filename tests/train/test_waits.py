@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dssm.train.waits import note_wait, timing_waits
 
-COMES_S = 0.4
+COMES_S = 1.5
 
 
 def _waits(*ready_s: float) -> tuple[list[float], float]:
