@@ -61,7 +61,7 @@ test: setup ## every test but those of a cluster, of KuaiRand, of Airflow and of
 	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "horovod and not cluster"
 
 .PHONY: test-unit
-test-unit: setup ## the tests without Spark, Horovod, a browser and whole trainings
+test-unit: setup ## the fast tests: no Spark, Horovod, browser, whole training or service
 	@$(PYTEST) $(SIDE_BY_SIDE) -m "not (slow or spark or horovod or cluster or hosts or airflow or kuairand or gpu)"
 
 .PHONY: cluster-test

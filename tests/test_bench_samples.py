@@ -135,6 +135,7 @@ def test_stages_of_an_event_log() -> None:
 # The measure -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_and_time_are_those_of_the_whole_process_tree(tmp_path: Path) -> None:
     hold = "held = b'x' * (100 << 20); import time; time.sleep(4)"
     both = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {hold!r}]); {hold}; child.wait()"

@@ -30,6 +30,7 @@ def test_auc_at_literal_scores():
     assert math.isnan(auc(np.array([1, 0]), np.array([math.nan, 1.0])))
 
 
+@pytest.mark.slow
 @given(rows=scored, parts=st.integers(1, 4))
 def test_counted_scores_have_the_auc_of_all_of_them_whatever_part_each_process_counts(rows, parts):
     labels, scores = (np.array(values, np.float32) for values in zip(*rows, strict=True))

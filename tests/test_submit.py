@@ -228,6 +228,7 @@ def test_a_view_runs_without_spark(view: str, tmp_path: Path) -> None:
     assert spark_submit(view, "--help", folder=tmp_path).out.startswith(f"usage: ./spark-submit.sh {view} [-h] [--root")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
 def test_the_script_says_how_it_is_used(arguments: list[str], tmp_path: Path) -> None:
     ended = spark_submit(*arguments, folder=tmp_path)
@@ -239,6 +240,7 @@ TYPO = GOOD.replace("share_embedding: topic_id   #", "share_embedding: topicid  
 TWICE = GOOD + "seed: 1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [

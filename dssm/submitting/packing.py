@@ -124,8 +124,8 @@ def _digest(environment: Environment) -> str:
     """Returns a digest of the lock files, of what is installed, and of how it is packed."""
     files = [PROJECT / "requirements" / f"{layer}.lock" for layer in PACKED_LAYERS]
     locks = [file.read_text(encoding="utf-8") for file in files if file.exists()]  # none beside an installed package
-    # RECORD has a digest of each file: Horovod that was built anew, with NCCL, keeps its version. Name and version are in
-    # the other two, whichever a package has, and need not be understood, which would take most of a command's time.
+    # RECORD has a digest of each file: Horovod built anew, with NCCL, keeps its version. Name and version stand
+    # in one of the other two, and need not be understood, which would take most of a command's time.
     installed = sorted(
         storage.digest(*(held.read_text(name) or "" for name in ("METADATA", "PKG-INFO", "RECORD")))
         for held in importlib.metadata.distributions()

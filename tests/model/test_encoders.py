@@ -57,6 +57,7 @@ def _drawn(shape: tuple[int, ...], seed: int = 4) -> tuple[np.ndarray, np.ndarra
     return random.normal(size=(*shape, DIM)).astype(np.float32), random.uniform(0.2, 2, shape).astype(np.float32)
 
 
+@pytest.mark.slow
 @each_kind
 @pytest.mark.parametrize("weighted", [False, True])
 def test_values_and_gradients_against_numpy(kind: EncoderKind, weighted: bool):
@@ -82,6 +83,7 @@ def test_values_and_gradients_against_numpy(kind: EncoderKind, weighted: bool):
     assert (gradients["embeddings"][IDS == 0] == 0).all()
 
 
+@pytest.mark.slow
 @each_kind
 @pytest.mark.parametrize("seed", range(4))
 def test_values_and_gradients_of_any_shape_out_of_a_table_of_few_rows(kind: EncoderKind, seed: int):
@@ -122,6 +124,7 @@ def test_an_empty_list_gives_zeros_whatever_its_embeddings_are(kind: EncoderKind
     np.testing.assert_array_equal(made, np.zeros((3, kind.width(DIM))))
 
 
+@pytest.mark.slow
 @each_kind
 @settings(max_examples=8, deadline=None)
 @given(
@@ -203,6 +206,7 @@ def test_a_layer_is_rebuilt_from_its_config(kind: EncoderKind):
     np.testing.assert_array_equal(again(tf.constant(embeddings), **inputs), layer(tf.constant(embeddings), **inputs))
 
 
+@pytest.mark.slow
 @each_kind
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_gives_nearly_the_same(kind: EncoderKind, policy: str):

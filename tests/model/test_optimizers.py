@@ -128,6 +128,7 @@ def _expected(
     raise AssertionError(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
 @pytest.mark.parametrize("settings", KINDS, ids=_name)
 def test_twenty_steps_are_those_of_the_paper(settings: sections.OptimizerKind, sparse: bool):
@@ -266,6 +267,7 @@ def test_variables_are_all_that_ranks_must_share(settings: sections.OptimizerKin
         np.testing.assert_array_equal(source, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ONE_OF_EACH, ids=_name)
 def test_a_checkpoint_carries_the_training_on(settings: sections.OptimizerKind, tmp_path: Path):
     rate = build_schedule(sections.Cosine(warmup_steps=3), 0.05, STEPS)

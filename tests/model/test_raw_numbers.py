@@ -38,6 +38,7 @@ def test_what_is_no_number_stays_none() -> None:
     assert found[5] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "number"),
     [

@@ -114,6 +114,7 @@ def test_raw_and_encoded_towers_agree(saved: Saved, side: Side) -> None:
     assert raw.vectors([]).shape == (0, saved.settings.model.vector_dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["user", "item"])
 def test_the_example_is_a_row_of_known_values(saved: Saved, side: Side) -> None:
     made = RawTower.model_validate_json(saved.raw[side].model_dump_json())

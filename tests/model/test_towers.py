@@ -342,6 +342,7 @@ def test_rows_in_another_order_give_the_vectors_in_that_order(every: tf.keras.Mo
         np.testing.assert_allclose(vectors_of(every, permuted, objective), made[order], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_vectors_of_mixed_precision_are_float32_of_unit_norm_and_nearly_the_same(every: tf.keras.Model):
     rows, mixed = _every_row(8), _every_tower("mixed_bfloat16")
     computed = {layer.name for layer in mixed.layers if layer.compute_dtype == "bfloat16"}

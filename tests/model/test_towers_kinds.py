@@ -125,6 +125,7 @@ def _built(
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
@@ -174,6 +175,7 @@ def _before_norm(kind: str) -> list[str]:
     }.get(kind, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cosine", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_product_of_parallel_vectors_is_the_sum_of_the_channels_similarities(cosine: bool, seed: int):

@@ -60,6 +60,7 @@ def test_a_side_has_its_features_and_its_tower() -> None:
     assert side_cost(make_settings("unused"), "item") == Cost(72 + 6 + 30 + 5, 72 + 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_weights_and_tables_are_those_of_the_model(config: Path) -> None:
     """The towers are built, with tables of 11 rows."""

@@ -79,6 +79,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         one.close()
 
 
+@pytest.mark.slow
 def test_versions_from_the_first_to_the_last(make: Make) -> None:
     sink, versions = make(), [FIRST, SECOND, THIRD]
     assert (sink.versions(), sink.current(), sink.previous()) == ([], None, None)

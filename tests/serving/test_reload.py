@@ -108,6 +108,7 @@ def hammered(url: str) -> Iterator[list[tuple[int, str, list[str]]]]:
             one.result(timeout=30)  # an error of a client's is an error here
 
 
+@pytest.mark.slow
 def test_reloads_and_the_end_drop_nothing(own_run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"v1": ITEMS, "v2": 7, "v3": 12}
     begun, top = threading.Event(), Loaded.top

@@ -69,6 +69,7 @@ def ordered(paths: RunPaths, name: str, vectors: dict[str, np.ndarray], first: i
     return [ids[place].as_py() for place in found[order]], 1 / (1 + np.exp(-logits.numpy()[order].astype(float)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("first", [6, ITEMS])
 def test_the_view_orders_what_was_retrieved_as_the_scorer_says(
@@ -95,6 +96,7 @@ def test_the_view_orders_what_was_retrieved_as_the_scorer_says(
     assert rescoring.for_request(f"{tmp_path}/request.json", 4).best.ids == items[:4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", ["exact", "faiss"])
 def test_the_services_answers_are_the_views(runs: dict[str, RunPaths], name: str, kind: Any, tmp_path: Path) -> None:

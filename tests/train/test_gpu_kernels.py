@@ -36,6 +36,7 @@ def types_of(node: Any, attribute: str) -> set[int]:
     return {value.type} if value.type else set(value.list.type)
 
 
+@pytest.mark.slow
 # A loss of each kind, and the optimizers with updates of their own, are among them.
 @pytest.mark.parametrize("name", ["streaming", "mixed", "bpr", "sampled", "batch_norm", "objectives"])
 def test_every_operation_of_a_step_has_a_gpu_kernel(name: str):

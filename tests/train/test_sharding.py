@@ -53,6 +53,7 @@ def _copy(source: TwoTowers, target: TwoTowers, shard: Shard) -> None:
         new.assign(old[shard.rank :: shard.ranks] if id(new) in spread else old)
 
 
+@pytest.mark.slow
 def test_with_one_rank_a_sharded_model_is_the_replicated_one():
     whole, sharded = _settings(), _settings(EVERY)
     models = [_model(whole), _model(sharded)]
@@ -84,6 +85,7 @@ def test_tables_below_min_rows_stay_whole():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "slots"), [("lazy_adam", 2), ("rowwise_adagrad", 1), ("sgd", 0), ("rmsprop", 1)])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_a_ranks_memory_for_tables_and_their_state_falls_with_the_number_of_ranks(

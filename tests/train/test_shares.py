@@ -60,6 +60,7 @@ def test_an_item_that_was_not_drawn_has_no_share():
     assert with_shares(rows, {}) is rows
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("single_rank")
 def test_the_last_pass_steps_over_the_newest_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     how = {"recent": {"days": 2, "epochs": 2}, "half_life_days": 3.0, "loss": {"impression_weight": 0.5}}
