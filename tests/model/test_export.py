@@ -18,6 +18,8 @@ from dssm.sections.model import Scorer
 from tests.datasets import VECTORS, Rows, make_rows, make_settings
 from tests.model.tiny import make_towers
 
+pytestmark = pytest.mark.slow
+
 STORAGES = {storage: make_settings("unused", storage=storage) for storage in ("inline", "table")}
 SETTINGS = STORAGES["inline"]
 
@@ -73,7 +75,6 @@ def test_a_loaded_tower_leaves_gpus_alone(towers: TwoTowers, tmp_path: Path, mon
     assert hidden == [([], "GPU")]
 
 
-@pytest.mark.slow
 def test_a_saved_tower_needs_tensorflow_alone(towers: TwoTowers, tmp_path: Path):
     save_tower(towers.user, f"{tmp_path}/tower")
     inputs = _inputs(towers, "user", 9, seed=8)

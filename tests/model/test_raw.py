@@ -43,6 +43,8 @@ from tests.model.raw_rows import (
     weights,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_function_outlives_tensorflow() -> Iterator[None]:

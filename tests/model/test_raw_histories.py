@@ -30,6 +30,8 @@ from tests.model.raw_rows import (
     tables,
 )
 
+pytestmark = pytest.mark.slow
+
 histories = st.lists(st.lists(st.integers(0, len(ITEMS)), max_size=5), max_size=6)
 SENT = [*ITEMS, "unknown"]
 

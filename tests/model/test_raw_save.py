@@ -27,6 +27,8 @@ from dssm.samples.encoding import encode_features
 from tests.datasets import SIZES, VOCABULARIES, make_settings, write_vectors
 from tests.model.tiny import make_towers
 
+pytestmark = pytest.mark.slow
+
 TOKENS = {name: [f"{name[0]}{place}" for place in range(size - 2)] for name, size in SIZES.items()}
 ROWS: dict[Side, list[dict[str, Any]]] = {
     "user": [
@@ -114,7 +116,6 @@ def test_raw_and_encoded_towers_agree(saved: Saved, side: Side) -> None:
     assert raw.vectors([]).shape == (0, saved.settings.model.vector_dim)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("side", ["user", "item"])
 def test_the_example_is_a_row_of_known_values(saved: Saved, side: Side) -> None:
     made = RawTower.model_validate_json(saved.raw[side].model_dump_json())
@@ -143,7 +144,6 @@ def test_the_assets_are_the_tokens_and_what_the_inputs_are(saved: Saved) -> None
     assert described == {name: given.model_dump() for name, given in saved.raw["user"].inputs.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("saved", ["inline"], indirect=True)
 def test_a_raw_tower_needs_tensorflow_alone(saved: Saved, tmp_path: Path) -> None:
     request = saved.raw["user"].example

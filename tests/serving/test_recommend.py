@@ -24,6 +24,8 @@ from tests.datasets import ITEMS
 from tests.serving.clients import client_of
 from tests.serving.runs import ONLY_SEEN, USERS, write_served_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def recommender(served: RunPaths) -> Recommender:
@@ -197,7 +199,6 @@ TWO = {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": 
 OBJECTIVES = {"click": {"share": 0.75}, "like": {"label": "like", "loss": "weighted_bce", "share": 0.25}}
 
 
-@pytest.mark.slow
 def test_an_objectives_own_vectors_in_the_view_and_in_the_service(tmp_path: Path) -> None:
     paths = write_served_run(tmp_path, user_tower=TWO, item_tower=TWO, objectives=OBJECTIVES)
     (vectors,) = (open_run(paths).part("users").batches([*open_recommender(paths).model.user_columns]),)

@@ -24,6 +24,8 @@ from tests.datasets import ITEMS
 from tests.serving.clients import app_of, serving
 from tests.serving.runs import USERS, publish_fewer
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 4
 PAUSE_S = 0.005  # of a client, between requests: the version that is loaded needs the processor as well
 
@@ -108,7 +110,6 @@ def hammered(url: str) -> Iterator[list[tuple[int, str, list[str]]]]:
             one.result(timeout=30)  # an error of a client's is an error here
 
 
-@pytest.mark.slow
 def test_reloads_and_the_end_drop_nothing(own_run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"v1": ITEMS, "v2": 7, "v3": 12}
     begun, top = threading.Event(), Loaded.top

@@ -26,6 +26,8 @@ from tests.serving.clients import client_of
 from tests.serving.runs import USERS, write_served_run
 from tests.serving.test_recommend import OBJECTIVES, TWO, shown
 
+pytestmark = pytest.mark.slow
+
 LOGISTIC: dict[str, Any] = {"scorer": {"kind": "logistic"}}
 MODELS = {
     "one objective": LOGISTIC,
@@ -69,7 +71,6 @@ def ordered(paths: RunPaths, name: str, vectors: dict[str, np.ndarray], first: i
     return [ids[place].as_py() for place in found[order]], 1 / (1 + np.exp(-logits.numpy()[order].astype(float)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("first", [6, ITEMS])
 def test_the_view_orders_what_was_retrieved_as_the_scorer_says(
@@ -96,7 +97,6 @@ def test_the_view_orders_what_was_retrieved_as_the_scorer_says(
     assert rescoring.for_request(f"{tmp_path}/request.json", 4).best.ids == items[:4]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", ["exact", "faiss"])
 def test_the_services_answers_are_the_views(runs: dict[str, RunPaths], name: str, kind: Any, tmp_path: Path) -> None:

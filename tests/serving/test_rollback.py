@@ -29,6 +29,8 @@ from tests.datasets import ITEMS
 from tests.serving.runs import USERS, publish_all, write_towers
 from tests.serving.tables import write_published
 
+pytestmark = pytest.mark.slow
+
 DATE = "2024-01-08"
 FEATURES = {"user_id": "user_id4", "age": 31.5}
 
@@ -90,7 +92,6 @@ def asked(current: Current) -> list[list[str]]:
     return [[row["item"] for row in answer.json()["items"]] for answer in (known, raw)]
 
 
-@pytest.mark.slow
 def test_the_service_answers_from_the_version_that_was_rolled_back_to(run: TwoModels) -> None:
     assert run.place("v1").model == f"{run.paths.folder}/models/{run.first}"
     assert run.place("v2") == run.paths
@@ -120,7 +121,6 @@ def test_recommend_and_index_items_take_the_models_towers(run: TwoModels) -> Non
     assert report.sinks[0].switched
 
 
-@pytest.mark.slow
 def test_a_model_whose_vectors_a_gate_refused_leaves_the_one_before_to_answer(run: TwoModels) -> None:
     second = run.answers("v2")
     write_towers(run.settings, run.paths, seed=3)  # and nothing is published
@@ -144,7 +144,6 @@ def test_the_users_vectors_are_of_the_version_that_fits(run: TwoModels) -> None:
         np.testing.assert_array_equal(loaded.user_vectors[None][loaded.users.place(user)], vectors["v1"][number])
 
 
-@pytest.mark.slow
 def test_a_model_that_moves_while_it_is_loaded_is_loaded_again(run: TwoModels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of what was read might be of the new model."""
     from dssm.serving import loaded

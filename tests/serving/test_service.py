@@ -29,6 +29,8 @@ from tests.serving.clients import client_of
 from tests.serving.runs import ONLY_SEEN, USERS
 from tests.serving.tables import unit_rows, write_published
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def client(served: RunPaths) -> Iterator[TestClient]:

@@ -23,7 +23,7 @@ from tests.datasets import ITEMS, Rows, make_catalogue, make_rows, make_settings
 from tests.model import loss_reference, reference
 from tests.train.tiny import make_model, mean_loss
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_rank")]
 
 
 def _rows(count: int = 8, padded: tuple[int, ...] = (2, 7), seed: int = 0) -> Rows:
@@ -104,7 +104,6 @@ STREAMING = {"logq": "streaming", "frequency": {"buckets": 64, "rate": 0.5, "ini
 MIXED = {"kind": "mixed_negative", "uniform": 4}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "label"),
     [
@@ -254,7 +253,6 @@ def test_a_batch_of_padding_alone_has_no_loss_and_no_gradient(loss: dict[str, st
         np.testing.assert_array_equal(gradient, np.zeros((8, 3)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("impression_weight", [0.0, 0.3])
 def test_padding_is_not_seen_by_the_streaming_estimate(impression_weight: float):
     loss = {"logq": "streaming", "impression_weight": impression_weight, "frequency": {"buckets": 1 << 16}}
@@ -363,7 +361,6 @@ def test_rows_of_a_sparse_gradient_are_sent_once():
     assert merged.values.numpy().tolist() == [[101.0, 202.0], [10.0, 20.0]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "lazy_adam", "adagrad", "rowwise_adagrad", "sgd", "rmsprop"])
 @pytest.mark.parametrize("loss", ["in_batch_softmax", "weighted_bce"])
 def test_steps_lower_the_loss_that_they_report(loss: str, optimizer: str):
