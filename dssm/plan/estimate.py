@@ -11,7 +11,7 @@ from dssm.features import embedded
 from dssm.plan import network, rows
 from dssm.plan.constants import Constants
 from dssm.plan.sizes import Sizes
-from dssm.sections import OptimizerKind
+from dssm.sections import LossKind, OptimizerKind
 from dssm.sections.indexing import Annoy, Faiss, FaissHnsw, FaissIndex, FaissPq, SinkKind
 from dssm.sections.optimizers import Adagrad, Adam, RmsProp, RowWiseAdagrad, Sgd
 from dssm.train.traffic import ExchangePlan, TableUse, lookups_of, plan_exchange
@@ -238,11 +238,21 @@ def step_products(settings: Settings, ranks: int) -> float:
     drawn = sum(kind.count for kind in settings.samples.negatives.values())
     losses = [objective.loss or settings.train.loss for objective in settings.model.all_objectives.values()]
     user, item = (network.side_cost(settings, side).products for side in ("user", "item"))
-    found, items = 0.0, batch * (1 + drawn) + max(loss.catalogue_items for loss in losses)
-    for loss in losses:
-        candidates = 1 + drawn if loss.is_pointwise else ranks * batch + drawn + loss.catalogue_items
-        found += batch * candidates * width
-    return BACKWARD * (batch * user + items * item + found)
+    items = batch * (1 + drawn) + max(loss.catalogue_items for loss in losses)
+    scores = batch * sum(scored_items(loss, batch, drawn, ranks) for loss in losses)
+    return BACKWARD * (batch * user + items * item + scores * width)
+
+
+def scored_items(loss: LossKind, batch: int, drawn: int, ranks: int) -> int:
+    """Returns how many items a loss scores each row's user with, the row's own among them.
+
+    Args:
+      batch: rows of a rank.
+      drawn: sampled negatives of a row.
+    """
+    joined = ranks if loss.joins_ranks else 1
+    others = joined * (batch + loss.catalogue_items) if loss.reads_candidates else 1
+    return others + (drawn if loss.takes_sampled else 0)
 
 
 # evaluate, score_items, index_items ----------------------------------------------------------------------

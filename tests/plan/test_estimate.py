@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from dssm.config import Settings, load_settings
 from dssm.plan.constants import Constants, load_constants
-from dssm.plan.estimate import Cluster, index_bytes, moves_whole_tables, plan, slots, step_products
+from dssm.plan.estimate import Cluster, index_bytes, moves_whole_tables, plan, scored_items, slots, step_products
 from dssm.plan.rows import item_bytes, sample_bytes, sample_wire_bytes, user_bytes
 from dssm.plan.sizes import Sizes, sizes_of
+from dssm.sections import LossKind
 from dssm.sections.indexing import Annoy, Faiss, FaissFlat, FaissHnsw, FaissIvf, FaissPq, Redis
+from dssm.sections.losses import (
+    Bpr,
+    Hinge,
+    InBatchSoftmax,
+    MixedNegative,
+    Regression,
+    SampledSoftmax,
+    WeightedBce,
+)
 from dssm.sections.optimizers import Adagrad, Adam, LazyAdam, RmsProp, RowWiseAdagrad, Sgd
 from tests.datasets import NEGATIVE_KINDS, make_settings
 
@@ -146,6 +156,33 @@ def test_the_time_of_a_training() -> None:
     assert of_four == products + 3 * 4 * 12 * 5  # candidates of all ranks
     assert gpus["train", "a step"] == pytest.approx(0.01 + of_four / 1e12 + received / (1e6 / 2))
     assert gpus["train", "steps"] == 2 * math.ceil(3000 / 16)
+
+
+class EveryItem(LossKind):
+    """A loss of one's own, that compares with all there is; without a name it is none of the choices."""
+
+    reads_candidates: ClassVar[bool] = True
+    reads_sampled: ClassVar[bool] = True
+    catalogue_items: ClassVar[int] = 100
+
+
+SCORED_ITEMS: list[tuple[LossKind, int]] = [
+    (WeightedBce(), 1 + 5), (Regression(), 1), (InBatchSoftmax(), 4 * 32), (InBatchSoftmax(candidates="rank"), 32),
+    (MixedNegative(uniform=8), 4 * (32 + 8)), (MixedNegative(uniform=8, candidates="rank"), 32 + 8),
+    (SampledSoftmax(), 1 + 5), (Hinge(), 1 + 5), (Bpr(), 1 + 5), (Hinge(negatives="batch"), 4 * 32),
+    (Bpr(negatives="batch", candidates="rank"), 32), (EveryItem(), 4 * (32 + 100) + 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "items"), SCORED_ITEMS, ids=str)
+def test_items_that_a_loss_scores_a_user_with(loss: LossKind, items: int) -> None:
+    """Batches of 32 on 4 ranks, and 5 sampled negatives of each row."""
+    assert scored_items(loss, 32, 5, 4) == items
+
+
+def test_every_loss_is_counted() -> None:
+    ours = {kind for kind, made in LossKind.choices.items() if made.__module__.startswith("dssm.")}
+    assert ours == {loss.kind for loss, _ in SCORED_ITEMS} - {""}
 
 
 def test_evaluation_scoring_and_index() -> None:
