@@ -48,8 +48,20 @@ class LossKind(Kind):
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether a row's own score has a meaning of its own: a log-odds or a rating."""
-        return False
+        """Whether a row's own score has a meaning of its own: a rating, see `rating`, or else a log-odds."""
+        return self.rating is not None
+
+    @property
+    def rating(self) -> Literal["linear", "sigmoid"] | None:
+        """How a row's score gives a rating, by whose squared error the loss is measured: it is the score itself, or its
+        sigmoid. None: the score is none. A log-odds is measured by log loss, accuracy, precision and recall.
+        """
+        return None
+
+    @property
+    def is_log_odds(self) -> bool:
+        """Whether a row's own score is the log-odds that it is a positive."""
+        return self.is_pointwise and self.rating is None
 
     @property
     def draws_all_rows(self) -> bool:
@@ -96,8 +108,8 @@ class Regression(LossKind):
     prediction: Literal["linear", "sigmoid"] = Field("linear", description="The score itself, or its sigmoid.")
 
     @property
-    def is_pointwise(self) -> bool:
-        return True
+    def rating(self) -> Literal["linear", "sigmoid"]:
+        return self.prediction
 
 
 class InBatchSoftmax(LossKind):

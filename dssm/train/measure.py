@@ -13,7 +13,6 @@ from dssm.metrics import BINARY_METRICS, ScoreCounts, binary_sums, metrics_of_su
 from dssm.model.scorer import SCORER
 from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import LossKind
-from dssm.sections.losses import Regression
 from dssm.stream.batches import Batch
 from dssm.train.scores import label_and_weight, tower_vectors
 
@@ -32,8 +31,8 @@ class _Objective:
 
     def __init__(self, loss: LossKind | None, threshold: float) -> None:
         self._threshold = threshold
-        self._is_regression = isinstance(loss, Regression)
-        self._is_chance = loss is not None and loss.is_pointwise and not self._is_regression
+        self._is_rating = loss is not None and loss.rating is not None
+        self._is_log_odds = loss is not None and loss.is_log_odds
         self._counts, self._sums = ScoreCounts(), np.zeros(6)
         self._unknown = 0  # scores that are no numbers
 
@@ -43,9 +42,9 @@ class _Objective:
         self._counts.add(positive, scores)
         self._unknown += int(np.isnan(scores).sum())
         labels, scores = labels.astype(np.float64), scores.astype(np.float64)
-        if self._is_regression:
+        if self._is_rating:
             self._sums[:2] += [len(labels), ((scores - labels) ** 2).sum()]
-        elif self._is_chance:
+        elif self._is_log_odds:
             self._sums += binary_sums(labels, scores, positive, self._threshold)
 
     def of_all_ranks(self, name: str) -> dict[str, float]:
@@ -55,8 +54,8 @@ class _Objective:
             *sums, unknown, used = _total(np.array([*self._sums, self._unknown, used]), f"measured_{name}_sums")
             self._sums, self._unknown = np.array(sums), int(unknown)
             self._counts.counts = _total_counts(self._counts.counts, int(used), f"measured_{name}_counts")
-        found = metrics_of_sums(self._sums) if self._is_chance else {}
-        if self._is_regression:
+        found = metrics_of_sums(self._sums) if self._is_log_odds else {}
+        if self._is_rating:
             rows, errors = self._sums[:2].tolist()
             found["mse"] = errors / rows if rows else np.nan
         if (error := self._counts.auc_error()) > TOLD_ERROR and hvd.rank() == 0:
@@ -75,9 +74,9 @@ def measure(
       predict: of `make_predict`.
       threshold: chance from which accuracy, precision and recall take a row as predicted to be positive.
     Returns: `auc` of the first objective and `NAME_auc` of each further one, see `ScoreCounts`; in the same way `mse`
-      of those with the loss regression, and `log_loss`, `accuracy`, `precision` and `recall` of others whose score is a
-      log-odds; of a model with a scorer `scorer_auc`, by its probability for the first objective. A label that is a
-      share counts as positive above one half.
+      of those whose loss predicts a rating, and `log_loss`, `accuracy`, `precision` and `recall` of those whose score
+      is a log-odds; of a model with a scorer `scorer_auc`, by its probability for the first objective. A label that is
+      a share counts as positive above one half.
     """
     parts = {name: _Objective(loss, threshold) for name, loss in model.losses.items()}
     if model.scorer is not None:
@@ -97,7 +96,7 @@ def metric_names(model: TwoTowerModel) -> list[str]:
     """Returns the names of what `measure` finds."""
     names = []
     for number, (name, loss) in enumerate(model.losses.items()):
-        own = ["mse"] if isinstance(loss, Regression) else BINARY_METRICS if loss.is_pointwise else []
+        own = ["mse"] if loss.rating is not None else BINARY_METRICS if loss.is_log_odds else []
         names += [f"{name}_{metric}" if number else metric for metric in (*own, "auc")]
     return names if model.scorer is None else [*names, f"{SCORER}_auc"]
 
@@ -120,7 +119,7 @@ def _total_counts(counts: np.ndarray, used: int, name: str) -> np.ndarray:
 def predictions(model: TwoTowerModel, batch: Batch) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """Returns, for each objective, what the model predicts, the labels and the weights of the rows: (batch,) each.
 
-    The prediction is the score, or the rating for the loss regression. Beside the objectives, a scorer's logits.
+    The prediction is the score, or the rating where the loss predicts one. Beside the objectives, a scorer's logits.
     """
     users, items = tower_vectors(model.towers, batch, training=False)
     found = {}
@@ -129,7 +128,7 @@ def predictions(model: TwoTowerModel, batch: Batch) -> dict[str, tuple[tf.Tensor
         score = tf.reduce_sum(users[name] * items[name], axis=1) / model.settings.tau
         if name in model.biases:
             score += model.biases[name]
-        if isinstance(loss, Regression) and loss.prediction == "sigmoid":
+        if loss.rating == "sigmoid":
             score = tf.sigmoid(score)
         found[name] = (score, label, weight)
     if model.scorer is not None:

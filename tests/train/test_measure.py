@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from dssm.manifest import LABEL, WEIGHT, target_column
 from dssm.model.two_tower import TwoTowerModel
+from dssm.sections import LossKind
 from dssm.stream.batches import Batch
-from dssm.train.measure import make_predict, measure, predictions
+from dssm.train.measure import make_predict, measure, metric_names, predictions
 from tests.datasets import Rows, make_rows, make_settings
 from tests.model.tiny import redraw, vectors_of
 from tests.train.conftest import launch
@@ -113,6 +115,30 @@ def test_without_a_scorer_there_is_no_such_metric() -> None:
     rows: Rows = make_rows(settings, 8)
     model = make_model(settings)
     assert "scorer_auc" not in measure(model, make_predict(model), iter([rows]))
+
+
+class Stars(LossKind):
+    """A rating loss of one's own; without a name it is none of the choices."""
+
+    squashed: bool = False
+
+    @property
+    def rating(self) -> Literal["linear", "sigmoid"]:
+        return "sigmoid" if self.squashed else "linear"
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+def test_a_rating_of_ones_own_loss_has_a_squared_error_and_no_log_loss(squashed: bool) -> None:
+    settings = make_settings("unused", loss=Stars(squashed=squashed), model={"score_bias": True})
+    model, rows = make_model(settings), make_rows(settings, 40, seed=3)
+    model.biases["label"].assign(0.5)
+    users, items = (vectors_of(tower, rows, "label").astype(float) for tower in (model.user, model.item))
+    expected = (users * items).sum(axis=1) / settings.model.tau + 0.5
+    expected = 1 / (1 + np.exp(-expected)) if squashed else expected
+    found = measure(model, make_predict(model), iter([rows]))
+    assert found.keys() == {"mse", "auc"} == set(metric_names(model))
+    counts = rows[WEIGHT] > 0
+    assert found["mse"] == pytest.approx(((expected - rows[LABEL]) ** 2)[counts].mean(), rel=1e-5)
 
 
 @pytest.mark.horovod
