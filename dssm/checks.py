@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat
 from dssm.sections import LossKind, Model, Samples, TowerKind, Train, VectorTable
-from dssm.sections.losses import InBatchSoftmax
 from dssm.sections.model import Dnn, MultiObjective, Parallel
 
 SIDES = ("user", "item")
@@ -76,14 +75,14 @@ def check_losses(model: Model, train: Train, samples: Samples) -> None:
     """Checks that the samples hold what the losses compare a row with, and no negatives that none of them reads."""
     takers = [key for key, loss in _losses(model, train) if loss.takes_sampled]
     takers += ["model.scorer"] if model.scorer is not None else []
-    known = ", ".join(kind for kind, loss in LossKind.choices.items() if loss().takes_sampled)  # type: ignore[attr-defined]
     for key, loss in _losses(model, train):
         if loss.reads_sampled and not samples.negatives:
             raise UserError(f"{key}: {loss.kind} compares a positive with samples.negatives; name a kind of them there")
-        if loss.kind == "weighted_bce" and samples.train_rows == "positives" and not samples.negatives:
+        reads_negatives = loss.reads_candidates or (loss.takes_sampled and samples.negatives)
+        if loss.is_log_odds and samples.train_rows == "positives" and not reads_negatives:
             raise UserError(
-                "samples.train_rows: 'positives' leaves weighted_bce without negatives; expected 'all', "
-                "samples.negatives, or train.loss: in_batch_softmax"
+                f"samples.train_rows: 'positives' leaves {loss.kind} without negatives; expected 'all', "
+                f"{'samples.negatives, ' if loss.takes_sampled else ''}or train.loss: in_batch_softmax"
             )
         if loss.draws_all_rows and samples.train_rows == "positives":
             raise UserError(
@@ -92,6 +91,7 @@ def check_losses(model: Model, train: Train, samples: Samples) -> None:
             )
     _check_shares(model, train)
     if samples.negatives and not takers:
+        known = ", ".join(_kinds_with("reads_sampled", "takes_sampled"))
         raise UserError(
             f"samples.negatives: train.loss {train.loss.kind} does not read them; expected one of {known}, a "
             "model.scorer, or no negatives"
@@ -102,29 +102,46 @@ def check_losses(model: Model, train: Train, samples: Samples) -> None:
             "samples.train_rows: all, or samples.negatives"
         )
     if model.score_bias and not any(loss.is_pointwise for _, loss in _losses(model, train)):
+        known = " or ".join(_kinds_with("is_pointwise", "rating"))
         raise UserError(
             f"model.score_bias: goes with a loss of each row's own score, found {train.loss.kind}; remove it, or set "
-            "weighted_bce or regression"
+            f"{known}"
         )
 
 
+def _kinds_with(*properties: str) -> list[str]:
+    """Returns the losses that have any of these properties, with some of their settings.
+
+    Told by what a class says other than LossKind: a loss whose settings lack a default has no instance to ask.
+    """
+    return [
+        kind
+        for kind, made in LossKind.choices.items()
+        if any(getattr(made, name) is not getattr(LossKind, name) for name in properties)
+    ]
+
+
 def _check_shares(model: Model, train: Train) -> None:
-    """Checks that logq: frequency takes the items' shares among the positives that the loss compares.
+    """Checks that a loss that reads items' shares, as with logq: frequency, reads those of the positives it compares.
 
     An item that has none of the sources' own has q = 0, and as one of another objective's positives would outweigh
     all others by 1e9. Where every row is a candidate, the shares are those of all rows, whatever their labels say.
     """
     for name, objective in model.all_objectives.items():
         loss = objective.loss or train.loss
-        by_share = isinstance(loss, InBatchSoftmax) and loss.logq == "frequency" and not loss.draws_all_rows
-        if by_share and objective.label != "label":
-            counted, fix = "frequency counts the items of the sources' own label, but", "set streaming, batch or off"
-            raise UserError(
-                f"train.loss.logq: {counted} the label of model.objectives.{name} is {objective.label}; {fix}, or give "
-                "that objective a loss of its own"
-                if objective.loss is None
-                else f"model.objectives.{name}.loss.logq: {counted} the objective's label is {objective.label}; {fix}"
-            )
+        if not loss.reads_shares or loss.draws_all_rows or objective.label == "label":
+            continue
+        if "logq" in type(loss).model_fields:
+            setting, what, fix = ".logq", "frequency", "set streaming, batch or off"
+        else:
+            setting, what, fix = "", loss.kind, "set another loss"
+        counted = f"{what} counts the items of the sources' own label, but"
+        raise UserError(
+            f"train.loss{setting}: {counted} the label of model.objectives.{name} is {objective.label}; {fix}, or give "
+            "that objective a loss of its own"
+            if objective.loss is None
+            else f"model.objectives.{name}.loss{setting}: {counted} the objective's label is {objective.label}; {fix}"
+        )
 
 
 def _losses(model: Model, train: Train) -> Iterator[tuple[str, LossKind]]:

@@ -11,7 +11,7 @@ import yaml
 
 from dssm.config import Settings, load_settings
 from dssm.errors import UserError
-from dssm.sections.losses import InBatchSoftmax, SampledSoftmax
+from dssm.sections.losses import InBatchSoftmax, LossKind, SampledSoftmax
 from dssm.sections.model import Dnn, Senet
 from tests.settings_files import changed, faults, load
 
@@ -238,6 +238,73 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_model_that_can_not_be_is_one_message(tmp_path: Path, fault: str):
     changes, message = FAULTS[fault]
     assert faults(tmp_path, changed(**changes)) == [message]
+
+
+class Own(LossKind):
+    """Of one's own: no settings are made of it without a margin. It has no name here, so that it is no choice."""
+
+    margin: float
+    log_odds: bool = False
+    shares: bool = False
+
+    @property
+    def is_pointwise(self) -> bool:
+        return self.log_odds
+
+    @property
+    def reads_shares(self) -> bool:
+        return self.shares
+
+
+class OwnOfNegatives(Own):
+    @property
+    def reads_sampled(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def _own_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, loss in (("own", Own), ("own_of_negatives", OwnOfNegatives)):
+        monkeypatch.setitem(LossKind.choices, kind, loss)
+
+
+OWN = {"kind": "own", "margin": 1}
+OF_OWN = {
+    "no one reads the negatives": (
+        {"samples__negatives": NEGATIVES},
+        "samples.negatives: train.loss in_batch_softmax does not read them; expected one of weighted_bce, "
+        "sampled_softmax, hinge, bpr, own_of_negatives, a model.scorer, or no negatives",
+    ),
+    "no one reads a row's own score": (
+        {"model__score_bias": True},
+        "model.score_bias: goes with a loss of each row's own score, found in_batch_softmax; remove it, or set "
+        "weighted_bce or regression or own or own_of_negatives",
+    ),
+    "log-odds of positives alone": (
+        {"train__loss": {**OWN, "log_odds": True}},
+        "samples.train_rows: 'positives' leaves own without negatives; expected 'all', or train.loss: in_batch_softmax",
+    ),
+    "the main label's shares for another label": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "model__objectives": {"liked": {"label": "like", "loss": {**OWN, "shares": True}}},
+        },
+        "model.objectives.liked.loss: own counts the items of the sources' own label, but the objective's label is "
+        "like; set another loss",
+    ),
+}
+
+
+@pytest.mark.usefixtures("_own_losses")
+@pytest.mark.parametrize("fault", list(OF_OWN))
+def test_a_loss_of_ones_own_is_checked_and_proposed_as_others_are(tmp_path: Path, fault: str):
+    changes, message = OF_OWN[fault]
+    assert faults(tmp_path, changed(**changes)) == [message]
+
+
+@pytest.mark.usefixtures("_own_losses")
+def test_a_loss_that_has_a_setting_without_a_default_spoils_no_others_settings(tmp_path: Path):
+    assert load(tmp_path, changed()).train.loss == InBatchSoftmax()
 
 
 def test_channels_of_heads_serve_several_objectives(tmp_path: Path):

@@ -74,6 +74,11 @@ class LossKind(Kind):
         return True
 
     @property
+    def reads_shares(self) -> bool:
+        """Whether the chance of a candidate to be drawn is its item's share of the training rows."""
+        return False
+
+    @property
     def catalogue_items(self) -> int:
         """Items that each rank draws uniformly from the catalogue for each step, as further candidates."""
         return 0
@@ -158,6 +163,10 @@ class InBatchSoftmax(LossKind):
     @property
     def joins_ranks(self) -> bool:
         return self.candidates == "all_ranks"
+
+    @property
+    def reads_shares(self) -> bool:
+        return self.logq == "frequency"
 
     @property
     def streaming(self) -> StreamingFrequency | None:
