@@ -12,11 +12,9 @@ from dssm.plan import network, rows
 from dssm.plan.constants import Constants
 from dssm.plan.sizes import Sizes
 from dssm.sections import LossKind, OptimizerKind
-from dssm.sections.indexing import Annoy, Faiss, FaissHnsw, FaissIndex, FaissPq, SinkKind
-from dssm.sections.optimizers import Adagrad, Adam, RmsProp, RowWiseAdagrad, Sgd
+from dssm.sections.indexing import NUMBER, ItemBytes
 from dssm.train.traffic import ExchangePlan, TableUse, lookups_of, plan_exchange
 
-NUMBER = 4  # bytes of a float32
 BACKWARD = 3  # a training's multiply-adds over those of the forward pass
 BYTES_OF_A_NUMBER = {"float32": 4, "float16": 2, "int8": 1}
 
@@ -44,7 +42,11 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Line:
-    """A figure. unit: bytes, s, or count. `formula` names the inputs, and `inputs` gives their values."""
+    """A figure. `formula` names the inputs, and `inputs` gives their values.
+
+    value: in `unit`; NaN where an optimizer or a sink does not say what it needs.
+    unit: bytes, s, or count.
+    """
 
     job: str
     what: str
@@ -128,31 +130,15 @@ def exchange_plan(settings: Settings, sizes: Sizes, ranks: int) -> ExchangePlan:
     return plan_exchange(uses, spread, network.model_weights(settings), ranks)
 
 
-def slots(optimizer: OptimizerKind, dim: int) -> float:
-    """Returns the numbers of state that an optimizer keeps beside each number of a table of this width."""
-    if isinstance(optimizer, RowWiseAdagrad):
-        return 1 / dim
-    if isinstance(optimizer, Adam):
-        return 2
-    if isinstance(optimizer, Adagrad):
-        return 1
-    if isinstance(optimizer, RmsProp):
-        return 1 + (optimizer.momentum > 0)
-    return float(isinstance(optimizer, Sgd) and optimizer.momentum > 0)
-
-
-def moves_whole_tables(optimizer: OptimizerKind) -> bool:
-    """Whether a step passes over all rows of a table, looked up or not."""
-    if isinstance(optimizer, (RmsProp, Sgd)):
-        return isinstance(optimizer, RmsProp) or optimizer.momentum > 0
-    return isinstance(optimizer, Adam) and optimizer.kind == "adam"
-
-
 def table_bytes(uses: list[TableUse], optimizer: OptimizerKind) -> tuple[float, float]:
-    """Returns the bytes of all tables, and of the optimizer's state of them."""
+    """Returns the bytes of all tables, and of the optimizer's state of them; NaN where that is not known."""
+    slots = [optimizer.slots(use.dim) for use in uses]
     return (
         sum(NUMBER * use.rows * use.dim for use in uses),
-        sum(NUMBER * use.rows * use.dim * slots(optimizer, use.dim) for use in uses),
+        sum(
+            NUMBER * use.rows * use.dim * (math.nan if each is None else each)
+            for use, each in zip(uses, slots, strict=True)
+        ),
     )
 
 
@@ -208,8 +194,9 @@ def step_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants: Co
     products = step_products(settings, ranks)
     received = exchange_plan(settings, sizes, ranks).expected_bytes
     wire = received / (cluster.network / max(1, math.ceil(ranks / cluster.nodes))) if cluster.nodes > 1 else 0.0
-    passed = 0.0
-    if moves_whole_tables(train.optimizer):
+    moved = train.optimizer.moves_whole_tables
+    passed = 0.0 if moved is False else math.nan
+    if moved:
         passed = 2 * sum(table_bytes(table_uses(settings, sizes), train.optimizer))  # read and written
     if cluster.gpus:
         rate, memory, what = (
@@ -228,7 +215,7 @@ def step_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants: Co
              f"{times.step_s * 1e3:.2f} ms + {products:.3g} / {rate:.3g} ({what}) + {_gb(passed)} / {_gb(memory)} "
              f"+ {wire * 1e3:.2f} ms"),
         Line("train", "time", times.fixed_s + steps * step, "s", "fixed + steps × step",
-             f"{times.fixed_s:.1f} s + {steps:,} × {step * 1e3:.2f} ms"),
+             f"{times.fixed_s:.1f} s + {steps:,} × {_ms(step)}"),
     ]  # fmt: skip
 
 
@@ -300,47 +287,17 @@ def index_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants: C
     width = vector_width(settings)
     found = []
     for name, sink in settings.index.sinks.items():
-        each, formula, inputs = index_bytes(sink, width)
-        value = sizes.items * each
+        each = sink.item_bytes(width, rows.ID_BYTES) or ItemBytes(math.nan, "bytes of an item", "not known")
         found.append(
-            Line("index_items", f"{name} ({sink.kind})", value, "bytes", f"items × ({formula})",
-                 f"{sizes.items:,} × ({inputs})")
+            Line("index_items", f"{name} ({sink.kind})", sizes.items * each.size, "bytes", f"items × ({each.formula})",
+                 f"{sizes.items:,} × ({each.inputs})")
         )  # fmt: skip
     return found
 
 
-def index_bytes(sink: SinkKind, width: int) -> tuple[float, str, str]:
-    """Returns the bytes of an item in an engine, the formula and its inputs."""
-    if isinstance(sink, Faiss):
-        return faiss_bytes(sink.index, width)
-    if isinstance(sink, Annoy):
-        # A node is as large as a vector and 12 bytes; a leaf lists up to dim + 2 items, about two thirds of it full.
-        node = NUMBER * width + 12
-        nodes = 2 / (0.67 * (width + 2))
-        return (
-            node * (1 + sink.trees * nodes),
-            "node × (1 + trees × nodes)",
-            f"{node} B × (1 + {sink.trees} × {nodes:.4f})",
-        )
-    return NUMBER * width + rows.ID_BYTES, "4 B × dim + id", f"4 B × {width} + {rows.ID_BYTES} B"
-
-
-def faiss_bytes(index: FaissIndex, width: int) -> tuple[float, str, str]:
-    if isinstance(index, FaissPq):
-        segments = index.segments or max(1, width // 2)
-        return segments * index.bits / 8, "segments × bits / 8", f"{segments} × {index.bits} / 8"
-    if isinstance(index, FaissHnsw):
-        links = 2 * index.links * NUMBER  # the lowest level; each higher one has 1 / links of the items below it
-        links_all = links + NUMBER * index.links / (index.links - 1)
-        return (
-            NUMBER * width + links_all + 12,
-            "4 B × dim + 8 B × links + 12 B",
-            f"4 B × {width} + 8 B × {index.links} + 12 B",
-        )
-    if index.kind == "ivf":
-        return NUMBER * width + 8, "4 B × dim + 8 B", f"4 B × {width} + 8 B"
-    return NUMBER * width, "4 B × dim", f"4 B × {width}"
-
-
 def _gb(size: float) -> str:
-    return f"{size / 1e9:.3g} GB"
+    return "not known" if math.isnan(size) else f"{size / 1e9:.3g} GB"
+
+
+def _ms(seconds: float) -> str:
+    return "not known" if math.isnan(seconds) else f"{seconds * 1e3:.2f} ms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from dssm.config import Settings
 from dssm.console import out, table
@@ -15,6 +16,8 @@ COLUMNS = ("", "figure", "formula", "inputs")
 
 def shown(line: Line) -> str:
     """Returns a figure with its unit."""
+    if math.isnan(line.value):
+        return "not known"
     if line.unit == "bytes":
         return bytes_shown(line.value)
     return seconds_shown(line.value) if line.unit == "s" else f"{line.value:,.0f}"

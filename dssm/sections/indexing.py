@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, FiniteFloat, SerializeAsAny, field_validator, model_validator
@@ -17,7 +17,16 @@ from dssm.strict import Kind, StrictModel, choice_of
 
 Recall = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Cutoff = Annotated[int, Field(ge=1, le=1000)]
+NUMBER = 4  # bytes of a float32
 VARIABLE = r"^[A-Za-z_]\w*$"  # of the environment
+
+
+class ItemBytes(NamedTuple):
+    """Bytes that an engine keeps of an item, by which formula, and the formula with its inputs' values."""
+
+    size: float
+    formula: str
+    inputs: str
 
 
 # What an index is like ------------------------------------------------------------------------------------
@@ -41,11 +50,18 @@ class _Graph(StrictModel):
 class FaissIndex(Kind):
     choices: ClassVar[dict[str, type[Kind]]] = {}
 
+    def item_bytes(self, dim: int) -> ItemBytes | None:
+        """Returns the bytes of an item of a file, see `SinkKind.item_bytes`."""
+        return None
+
 
 class FaissFlat(FaissIndex):
     """Every item is compared: exact."""
 
     kind: Literal["flat"] = "flat"
+
+    def item_bytes(self, dim: int) -> ItemBytes:
+        return ItemBytes(NUMBER * dim, "4 B × dim", f"4 B × {dim}")
 
 
 class FaissIvf(_Lists, FaissIndex):
@@ -53,11 +69,23 @@ class FaissIvf(_Lists, FaissIndex):
 
     kind: Literal["ivf"] = "ivf"
 
+    def item_bytes(self, dim: int) -> ItemBytes:
+        return ItemBytes(NUMBER * dim + 8, "4 B × dim + 8 B", f"4 B × {dim} + 8 B")
+
 
 class FaissHnsw(_Graph, FaissIndex):
     """A navigable graph (Malkov and Yashunin, TPAMI 2020)."""
 
     kind: Literal["hnsw"] = "hnsw"
+
+    def item_bytes(self, dim: int) -> ItemBytes:
+        links = 2 * self.links * NUMBER  # the lowest level; each higher one has 1 / links of the items below it
+        links_all = links + NUMBER * self.links / (self.links - 1)
+        return ItemBytes(
+            NUMBER * dim + links_all + 12,
+            "4 B × dim + 8 B × links + 12 B",
+            f"4 B × {dim} + 8 B × {self.links} + 12 B",
+        )
 
 
 class FaissPq(FaissIndex):
@@ -66,6 +94,14 @@ class FaissPq(FaissIndex):
     kind: Literal["pq"] = "pq"
     segments: int | None = Field(None, ge=1, description="Parts of a vector; default: of two numbers each.")
     bits: int = Field(8, ge=4, le=12, description="Of a part's code: 2^bits centres.")
+
+    def segments_of(self, dim: int) -> int:
+        """Returns the parts of a vector of so many numbers."""
+        return self.segments or (dim // 2 if dim % 2 == 0 else dim)
+
+    def item_bytes(self, dim: int) -> ItemBytes:
+        segments = self.segments_of(dim)
+        return ItemBytes(segments * self.bits / 8, "segments × bits / 8", f"{segments} × {self.bits} / 8")
 
 
 class MilvusIndex(Kind):
@@ -105,6 +141,15 @@ class SinkKind(Kind):
     objective: str | None = Field(None, description="Whose own vectors; default: the combined ones.")
     min_recall: dict[Cutoff, Recall] | None = Field(None, description="Of this sink, instead of index.min_recall.")
 
+    def item_bytes(self, dim: int, id_bytes: int) -> ItemBytes | None:
+        """Returns the bytes that the engine keeps of an item, for `plan`; None: not known.
+
+        Args:
+          dim: of the vectors, whose numbers are float32.
+          id_bytes: of an item's id as text.
+        """
+        return None
+
 
 class Faiss(SinkKind):
     """Files that faiss reads, in a folder a version."""
@@ -113,6 +158,9 @@ class Faiss(SinkKind):
     builder: ClassVar[str] = "dssm.retrieval.sinks.faiss:build"
     index: Annotated[SerializeAsAny[FaissIndex], BeforeValidator(choice_of(FaissIndex, "flat"))] = FaissHnsw()
     training_vectors: int = Field(100_000, ge=1, description="Drawn at random for centres and codes, at most.")
+
+    def item_bytes(self, dim: int, id_bytes: int) -> ItemBytes | None:
+        return self.index.item_bytes(dim)
 
 
 class Annoy(SinkKind):
@@ -125,6 +173,16 @@ class Annoy(SinkKind):
     metric: Literal["auto", "angular", "dot"] = Field(
         "auto", description="auto: angular where all vectors have one norm, which ranks as the inner product does."
     )
+
+    def item_bytes(self, dim: int, id_bytes: int) -> ItemBytes:
+        # A node is as large as a vector and 12 bytes; a leaf lists up to dim + 2 items, about two thirds of it full.
+        node = NUMBER * dim + 12
+        nodes = 2 / (0.67 * (dim + 2))
+        return ItemBytes(
+            node * (1 + self.trees * nodes),
+            "node × (1 + trees × nodes)",
+            f"{node} B × (1 + {self.trees} × {nodes:.4f})",
+        )
 
 
 class Milvus(SinkKind):
@@ -145,6 +203,9 @@ class Milvus(SinkKind):
     @property
     def is_embedded(self) -> bool:
         return self.uri is None or "://" not in self.uri
+
+    def item_bytes(self, dim: int, id_bytes: int) -> ItemBytes:
+        return _vector_and_id(dim, id_bytes)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Milvus:
@@ -177,6 +238,9 @@ class Redis(SinkKind):
         FaissFlat(), description="The index that RediSearch makes: flat or hnsw."
     )
 
+    def item_bytes(self, dim: int, id_bytes: int) -> ItemBytes:
+        return _vector_and_id(dim, id_bytes)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Redis:
         if self.password_env is not None and self.password_file is not None:
@@ -187,6 +251,10 @@ class Redis(SinkKind):
         if self.search.kind not in ("flat", "hnsw"):
             raise ValueError(f"search.kind: found '{self.search.kind}', expected flat or hnsw: RediSearch has no other")
         return self
+
+
+def _vector_and_id(dim: int, id_bytes: int) -> ItemBytes:
+    return ItemBytes(NUMBER * dim + id_bytes, "4 B × dim + id", f"4 B × {dim} + {id_bytes} B")
 
 
 def no_secret(url: str | None, instead: str) -> None:

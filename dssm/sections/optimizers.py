@@ -10,9 +10,21 @@ from dssm.strict import Kind, StrictModel, choice_of
 
 
 class OptimizerKind(Kind):
-    """A family of Keras optimizers; `builder` takes (settings, learning_rate: float or schedule)."""
+    """A family of Keras optimizers; `builder` takes (settings, learning_rate: float or schedule).
+
+    `plan` asks what one costs; without an answer it says that memory and time are not known.
+    """
 
     choices: ClassVar[dict[str, type[Kind]]] = {}
+
+    def slots(self, dim: int) -> float | None:
+        """Returns the numbers of state beside each number of a table of rows `dim` wide; None: not known."""
+        return None
+
+    @property
+    def moves_whole_tables(self) -> bool | None:
+        """Whether a step passes over all rows of a table, looked up or not; None: not known."""
+        return None
 
 
 class Adam(OptimizerKind):
@@ -28,6 +40,13 @@ class Adam(OptimizerKind):
     beta_2: FiniteFloat = Field(0.999, ge=0, lt=1)
     epsilon: FiniteFloat = Field(1e-7, gt=0)
 
+    def slots(self, dim: int) -> float:
+        return 2
+
+    @property
+    def moves_whole_tables(self) -> bool:
+        return True
+
 
 class LazyAdam(Adam):
     """Adam that touches only the rows of an embedding that the step looked up; others keep value and moments.
@@ -39,6 +58,10 @@ class LazyAdam(Adam):
     kind: Literal["lazy_adam"] = "lazy_adam"  # type: ignore[assignment]
     builder: ClassVar[str] = "dssm.model.optimizers.lazy_adam:build"
 
+    @property
+    def moves_whole_tables(self) -> bool:
+        return False
+
 
 class Adagrad(OptimizerKind):
     """Duchi et al., JMLR 2011: lr · g / √(a + ε), a the sum of g²; only the rows that the step looked up change."""
@@ -47,6 +70,13 @@ class Adagrad(OptimizerKind):
     builder: ClassVar[str] = "dssm.model.optimizers.dense:adagrad"
     initial_accumulator: FiniteFloat = Field(0.1, ge=0)
     epsilon: FiniteFloat = Field(1e-7, gt=0)
+
+    def slots(self, dim: int) -> float:
+        return 1
+
+    @property
+    def moves_whole_tables(self) -> bool:
+        return False
 
 
 class RowWiseAdagrad(Adagrad):
@@ -57,6 +87,9 @@ class RowWiseAdagrad(Adagrad):
 
     kind: Literal["rowwise_adagrad"] = "rowwise_adagrad"  # type: ignore[assignment]
     builder: ClassVar[str] = "dssm.model.optimizers.rowwise_adagrad:build"
+
+    def slots(self, dim: int) -> float:
+        return 1 / dim
 
 
 class Sgd(OptimizerKind):
@@ -70,6 +103,13 @@ class Sgd(OptimizerKind):
     builder: ClassVar[str] = "dssm.model.optimizers.dense:sgd"
     momentum: FiniteFloat = Field(0.0, ge=0, lt=1)
     nesterov: bool = False
+
+    def slots(self, dim: int) -> float:
+        return int(self.momentum > 0)
+
+    @property
+    def moves_whole_tables(self) -> bool:
+        return self.momentum > 0
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Sgd:
@@ -90,6 +130,13 @@ class RmsProp(OptimizerKind):
     decay: FiniteFloat = Field(0.9, ge=0, lt=1)
     momentum: FiniteFloat = Field(0.0, ge=0, lt=1)
     epsilon: FiniteFloat = Field(1e-7, gt=0)
+
+    def slots(self, dim: int) -> float:
+        return 1 + (self.momentum > 0)
+
+    @property
+    def moves_whole_tables(self) -> bool:
+        return True
 
 
 Optimizer = Annotated[SerializeAsAny[OptimizerKind], BeforeValidator(choice_of(OptimizerKind, "adam"))]

@@ -10,11 +10,23 @@ import pytest
 
 from dssm.config import Settings, load_settings
 from dssm.plan.constants import Constants, load_constants
-from dssm.plan.estimate import Cluster, index_bytes, moves_whole_tables, plan, scored_items, slots, step_products
+from dssm.plan.estimate import Cluster, plan, scored_items, step_products
 from dssm.plan.rows import item_bytes, sample_bytes, sample_wire_bytes, user_bytes
+from dssm.plan.show import shown
 from dssm.plan.sizes import Sizes, sizes_of
-from dssm.sections import LossKind
-from dssm.sections.indexing import Annoy, Faiss, FaissFlat, FaissHnsw, FaissIvf, FaissPq, Redis
+from dssm.sections import LossKind, OptimizerKind
+from dssm.sections.indexing import (
+    Annoy,
+    Faiss,
+    FaissFlat,
+    FaissHnsw,
+    FaissIndex,
+    FaissIvf,
+    FaissPq,
+    Milvus,
+    Redis,
+    SinkKind,
+)
 from dssm.sections.losses import (
     Bpr,
     Hinge,
@@ -121,8 +133,8 @@ def test_memory_of_tables_and_their_state() -> None:
     ids=str,
 )  # fmt: skip
 def test_state_of_the_optimizers(optimizer: Any, state: float, moves: bool) -> None:
-    assert slots(optimizer, 8) == state
-    assert moves_whole_tables(optimizer) == moves
+    assert optimizer.slots(8) == state
+    assert optimizer.moves_whole_tables == moves
 
 
 def test_bytes_a_step() -> None:
@@ -198,12 +210,16 @@ def test_evaluation_scoring_and_index() -> None:
     ("sink", "size"),
     [
         (Faiss(index=FaissFlat()), 256), (Faiss(index=FaissIvf()), 264), (Faiss(index=FaissPq()), 32),
-        (Faiss(index=FaissPq(segments=16, bits=4)), 8), (Redis(), 268),
+        (Faiss(index=FaissPq(segments=16, bits=4)), 8), (Milvus(), 268), (Redis(), 268),
     ],
     ids=lambda value: getattr(value, "kind", value),
 )  # fmt: skip
 def test_an_item_in_an_engine(sink: Any, size: float) -> None:
-    assert index_bytes(sink, 64)[0] == size
+    assert sink.item_bytes(64, 12).size == size
+
+
+def test_vectors_of_an_odd_width_have_a_code_a_number() -> None:
+    assert FaissPq().item_bytes(7).size == 7
 
 
 @pytest.mark.slow
@@ -219,7 +235,7 @@ def test_files_of_faiss_are_as_large_as_planned(index: Any, tmp_path: Path) -> N
     made = in_memory(index, pa.array(np.arange(len(vectors)).astype(str)), vectors)
     faiss.write_index(made.index, str(tmp_path / "index"))
     found = (tmp_path / "index").stat().st_size
-    assert len(vectors) * index_bytes(Faiss(index=index), 32)[0] == pytest.approx(found, rel=0.1)
+    assert len(vectors) * index.item_bytes(32).size == pytest.approx(found, rel=0.1)
 
 
 @pytest.mark.parametrize("trees", [10, 50])
@@ -234,7 +250,45 @@ def test_files_of_annoy_are_as_large_as_planned(trees: int, tmp_path: Path) -> N
     index.build(trees, n_jobs=1)
     index.save(str(tmp_path / "index"))
     found = (tmp_path / "index").stat().st_size
-    assert len(vectors) * index_bytes(Annoy(trees=trees), 32)[0] == pytest.approx(found, rel=0.3)
+    assert len(vectors) * Annoy(trees=trees).item_bytes(32, 12).size == pytest.approx(found, rel=0.3)
+
+
+class OwnOptimizer(OptimizerKind):
+    """It says nothing of what it needs; without a name it is none of the choices."""
+
+
+class OwnSink(SinkKind):
+    """As above."""
+
+
+def test_what_an_optimizer_and_a_sink_of_ones_own_need_is_not_known() -> None:
+    settings = make_settings("unused", optimizer=OwnOptimizer())
+    index = settings.index.model_copy(update={"sinks": {"own": OwnSink(), "faiss": Faiss(index=FaissFlat())}})
+    lines = plan(settings.model_copy(update={"index": index}), SIZES, Cluster(gpus=2), constants())
+    known = figures(make_settings("unused", optimizer="lazy_adam"), Cluster(gpus=2))
+    unknown = {
+        ("train", "tables and state, replicated, a rank"), ("train", "tables and state, sharded, a rank"),
+        ("train", "a step"), ("train", "time"), ("index_items", "own ()"),
+    }  # fmt: skip
+    assert {(line.job, line.what) for line in lines if shown(line) == "not known"} == unknown
+    for line in lines:
+        if (line.job, line.what) in unknown:
+            assert "not known" in line.inputs
+        elif line.job == "train":
+            assert line.value == known[line.job, line.what]
+        assert "nan" not in line.inputs
+
+
+def test_kinds_of_the_project_say_what_they_need() -> None:
+    for family in (OptimizerKind, SinkKind, FaissIndex):
+        for kind, made in family.choices.items():
+            if not made.__module__.startswith("dssm."):
+                continue
+            needs = made(kind=kind)
+            if isinstance(needs, OptimizerKind):
+                assert None not in (needs.slots(8), needs.moves_whole_tables), kind
+            else:
+                assert needs.item_bytes(*((8,) if family is FaissIndex else (8, 12))) is not None, kind
 
 
 def test_every_figure_has_its_formula_and_every_config_a_plan() -> None:

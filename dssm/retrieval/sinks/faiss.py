@@ -111,7 +111,7 @@ def _lists(settings: FaissIvf, vectors: Vectors, setting: str) -> faiss.Index:
 
 def _codes(settings: FaissPq, vectors: Vectors, setting: str) -> faiss.Index:
     dim = vectors.dim
-    segments = settings.segments or (dim // 2 if dim % 2 == 0 else dim)
+    segments = settings.segments_of(dim)
     if dim % segments:
         fitting = ", ".join(str(n) for n in range(1, dim + 1) if dim % n == 0)
         raise UserError(f"{setting}.index.segments: {segments} do not divide vectors of {dim}; expected {fitting}")
