@@ -21,6 +21,7 @@ from dssm.sections.model import Scorer
 from dssm.sections.samples import Negatives
 from dssm.strict import kinds_of
 from tests.documents import fences
+from tests.model.test_own_loss import Focal
 
 PROJECT = Path(__file__).parents[1]
 PAGE = PROJECT / "docs" / "models.md"
@@ -114,6 +115,9 @@ def test_the_readmes_own_loss_is_its_formula(tmp_path: Path, monkeypatch: pytest
     finally:
         LossKind.choices.pop("focal", None)
         sys.modules.pop("my_losses", None)
+    said = {name: getattr(settings, name) for name, what in vars(LossKind).items() if isinstance(what, property)}
+    assert said == {name: getattr(Focal(gamma=3.0), name) for name in said}
+    assert settings.is_log_odds
     p = 1 / (1 + np.exp(-np.where(label > 0, score, -score)))
     np.testing.assert_allclose(losses, -((1 - p) ** 3) * np.log(p), rtol=1e-5)
     np.testing.assert_array_equal(weights, weight)
