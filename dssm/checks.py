@@ -23,7 +23,8 @@ def check_model(
     for place, tower in towers_of(model):
         (own,) = (side for key, side in of_sides.items() if place.startswith(key))
         for name in tower.residual if isinstance(tower, Dnn) else ():
-            _check_residual(f"{place}.residual", name, own, vectors, model.vector_dim)
+            widths = {feature: encoded_width(given, vectors) for feature, given in own.items()}
+            check_residual(f"{place}.residual", name, widths, model.vector_dim)
     for name, objective in model.objectives.items():
         if objective.label != "label" and objective.label not in targets:
             raise UserError(
@@ -49,15 +50,16 @@ def _towers(place: str, tower: TowerKind) -> Iterator[tuple[str, TowerKind]]:
         yield from _towers(f"{place}.head", tower.head)
 
 
-def _check_residual(
-    key: str, name: str, features: Mapping[str, AnyFeature], vectors: Mapping[str, VectorTable], vector_dim: int
-) -> None:
-    if name not in features:
-        raise UserError(f"{key}: this side has no feature '{name}'" + did_you_mean(name, features))
-    width = encoded_width(features[name], vectors)
-    if width != vector_dim:
+def check_residual(key: str, name: str, widths: Mapping[str, int], vector_dim: int) -> None:
+    """Checks that the feature `name` can be added to a side's vector; towers ask again, for those inside a plugin's.
+
+    Args: widths: of the side's features, as they come to the tower.
+    """
+    if name not in widths:
+        raise UserError(f"{key}: this side has no feature '{name}'" + did_you_mean(name, widths))
+    if widths[name] != vector_dim:
         raise UserError(
-            f"{key}: '{name}' is {width} wide, and is added to a vector of model.vector_dim {vector_dim}; "
+            f"{key}: '{name}' is {widths[name]} wide, and is added to a vector of model.vector_dim {vector_dim}; "
             "expected the same width"
         )
 

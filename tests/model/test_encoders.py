@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dssm.encoders import AttentionPooling, Cnn, EncoderKind, Gru, Lstm, Pooling, Transformer
-from dssm.errors import UserError
 from dssm.model.encoders import pooling
 from tests.model import reference, tower_reference
 from tests.model.tiny import assert_same_slopes, draw_lists, precision, redraw, values_by_name
@@ -240,11 +239,6 @@ def test_dropout_acts_in_training_alone():
     noisy = layer(embeddings, training=True, **inputs)
     assert np.abs(noisy - layer(embeddings, **inputs)).max() > 1e-3
     np.testing.assert_array_equal(noisy[2], np.zeros(DIM))
-
-
-def test_heads_that_do_not_divide_the_embedding_are_an_error_that_names_the_feature():
-    with pytest.raises(UserError, match=r"features\.clicked\.encoder\.heads: 3 do not divide dim: 4; set one"):
-        Transformer(heads=3).build(4, "clicked.encoder")
 
 
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn", "max"])

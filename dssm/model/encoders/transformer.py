@@ -7,15 +7,12 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from dssm.encoders import Transformer as TransformerSettings
-from dssm.errors import UserError
 from dssm.model.encoders.entries import Order, sorted_entries, zero_where_empty
 from dssm.model.randomness import Dropout
 
 
 def build(settings: TransformerSettings, dim: int, name: str) -> Transformer:
-    """Raises: UserError where the heads do not divide the embedding."""
-    if dim % settings.heads:
-        raise UserError(f"features.{name}.heads: {settings.heads} do not divide dim: {dim}; set one that does")
+    assert dim % settings.heads == 0, "a feature's settings are checked for it"
     chosen = settings.model_dump(include={"blocks", "heads", "hidden", "dropout", "causal", "pool", "order"})
     return Transformer(**chosen, name=name)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from dssm.errors import UserError, did_you_mean
+from dssm.checks import check_residual
 from dssm.model.activations import activation
 from dssm.model.batch_norm import BatchNorm
 from dssm.model.inputs import FeatureBlock
@@ -96,16 +96,9 @@ def projected(settings: Dnn, hidden: tf.Tensor, context: TowerContext) -> tf.Ten
 
 
 def _residual(name: str, context: TowerContext) -> tf.Tensor:
-    key = f"{context.setting}.residual"
-    if name not in context.features:
-        raise UserError(f"{key}: this side has no feature '{name}'" + did_you_mean(name, context.features))
-    block = context.features[name]
-    if block.width != context.vector_dim:
-        raise UserError(
-            f"{key}: '{name}' is {block.width} wide, and is added to a vector of model.vector_dim "
-            f"{context.vector_dim}; expected the same width"
-        )
-    return block.vector
+    widths = {feature: block.width for feature, block in context.features.items()}
+    check_residual(f"{context.setting}.residual", name, widths, context.vector_dim)
+    return context.features[name].vector
 
 
 def scaled(vector: tf.Tensor, context: TowerContext) -> tf.Tensor:
