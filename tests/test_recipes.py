@@ -26,6 +26,7 @@ from benchmarks.recipes import (
     title,
 )
 from benchmarks.report import with_table
+from dssm.checks import towers_of
 from dssm.config import Settings, load_settings
 from dssm.encoders import EncoderKind
 from dssm.features import VarLenSparseFeat
@@ -33,7 +34,6 @@ from dssm.manifest import ITEM_ID, data_files, read_manifest
 from dssm.metrics import auc
 from dssm.paths import RunPaths
 from dssm.sections import LossKind, OptimizerKind, TowerKind
-from dssm.sections.model import MultiObjective, Parallel
 from dssm.strict import Kind
 from tests.demo_rows import DemoRows
 from tests.pipeline import write_small_demo
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 RECIPES = recipes()
-# Kinds that no recipe needs: none so far.
-WITHOUT_RECIPE: set[str] = set()
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +72,8 @@ def test_every_recipe_says_what_it_is_where_it_is_from_and_what_differs() -> Non
         assert "\n# Other than the demo: " in head.group(), name
 
 
-def _towers(tower: Kind) -> Iterator[Kind]:
-    yield tower
-    if isinstance(tower, Parallel):
-        for channel in tower.channels.values():
-            yield from _towers(channel)
-    if isinstance(tower, MultiObjective):
-        yield from _towers(tower.shared)
-        yield from _towers(tower.head)
-
-
 def _kinds(settings: Settings) -> Iterator[Kind]:
-    yield from _towers(settings.model.user_tower)
-    yield from _towers(settings.model.item_tower)
+    yield from (tower for _, tower in towers_of(settings.model))
     yield from (f.encoder for f in settings.features.values() if isinstance(f, VarLenSparseFeat))
     yield from (o.loss or settings.train.loss for o in settings.model.all_objectives.values())
     yield settings.train.optimizer
@@ -96,7 +83,7 @@ def _kinds(settings: Settings) -> Iterator[Kind]:
 def test_every_kind_is_in_a_recipe(all_settings: dict[str, Settings], family: type[Kind]) -> None:
     shown = {kind.kind for settings in all_settings.values() for kind in _kinds(settings) if isinstance(kind, family)}
     ours = {kind for kind, made in family.choices.items() if made.__module__.startswith("dssm.")}
-    assert shown - WITHOUT_RECIPE == ours - WITHOUT_RECIPE
+    assert shown == ours
 
 
 # The benchmark's table -------------------------------------------------------------------------------
