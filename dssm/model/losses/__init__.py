@@ -78,7 +78,7 @@ class Scored:
 
     Attributes:
       score: (batch,), ⟨u, v⟩ / τ of each row's user and item, with the learned bias where there is one.
-      label: (batch,), 0…1; NaN where it is not known.
+      label: (batch,), 0…1; 0 where it is not known. The project's own losses take NaN for that, too.
       weight: (batch,), 0 for padding and where the label is not known.
       users, items: (batch,) int64 keys.
       candidates: where the loss reads them.
