@@ -31,7 +31,8 @@ from dssm.config import Settings, load_settings
 from dssm.manifest import CLICKED, ITEM_INDEX, SEEN, USER_ID, WARM, data_files, read_manifest
 from dssm.packing import unpack
 from dssm.paths import RunPaths
-from dssm.retrieval.tally import Tally
+from dssm.retrieval.search import best_items
+from dssm.retrieval.tally import Items, Tally, Users
 
 CUTOFFS = (50, 100)
 BLOCK = 1024  # users ranked at once
@@ -264,7 +265,7 @@ def recall(settings: Settings) -> Recalls:
     seen = dict(zip(seen_of[USER_ID], seen_of[SEEN], strict=True))
     warm = np.flatnonzero(users[WARM] > 0)
     tallies = {view: Tally.empty(CUTOFFS, len(vectors)) for view in ("kept", "filtered")}
-    tenths = np.zeros(len(vectors), np.int64)  # not looked at
+    groups = Items(np.zeros(len(vectors), np.int64), np.zeros(len(vectors), bool))  # not looked at
     for start in range(0, len(warm), BLOCK):
         block = warm[start : start + BLOCK]
         scores = user_tower.vectors({name: users[name][block] for name in user_tower.inputs}) @ vectors.T
@@ -272,8 +273,10 @@ def recall(settings: Settings) -> Recalls:
         for row, user in enumerate(block):
             wanted[row, users[CLICKED][user]] = True
             known[row, seen.get(users[USER_ID][user], [])] = True
-        tallies["kept"].add(scores, wanted, tenths)
-        tallies["filtered"].add(np.where(known, -np.inf, scores), wanted & ~known, tenths)
+        best = best_items([(0, scores)], *scores.shape, max(CUTOFFS), np.flatnonzero(known))
+        alike = Users(np.zeros((0, len(block))), np.zeros(len(block), np.int64))
+        for tally, ranked, relevant in zip(tallies.values(), best, (wanted, wanted & ~known), strict=True):
+            tally.count(ranked.items, np.flatnonzero(relevant), alike, groups)
     recalls = {view: tally.metrics() for view, tally in tallies.items()}
     return {f"{view}@{k}": recalls[view][f"recall@{k}"] or 0.0 for view in recalls for k in CUTOFFS}
 

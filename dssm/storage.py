@@ -180,7 +180,7 @@ def committed_folder(folder: str) -> Iterator[str]:
     temporary folder left by a killed run is removed.
     """
     parent, name = posixpath.split(absolute(folder).rstrip("/"))
-    temporary, aside = f"{parent}/.{name}.tmp", f"{parent}/.{name}.old"
+    temporary, aside = f"{parent}/.{name}.tmp", f"{parent}/.{name}{ASIDE}"
     if exists(aside):  # a run was killed between the two renames below
         if exists(folder):
             remove(aside)

@@ -1,8 +1,7 @@
 """The log of a job at a date: JSON lines, one a record.
 
 Each has `time` (UTC), `level`, `run_id`, `run` (NAME/DATE), `job`, `date`, `stage` and `message`; where there are some,
-`counts`, `seconds`, `measures` and `traceback`. What looks like a secret is not
-shown.
+`counts`, `seconds`, `measures` and `traceback`. What looks like a secret is not shown.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from dssm.published import Published
 
 NEIGHBOURS = 10  # the k of N_k
 BLOCK = 1024  # items that are compared with all others at once
-NORM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)

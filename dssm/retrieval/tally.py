@@ -9,7 +9,7 @@ import numpy as np
 
 from dssm.manifest import NO_ITEM
 from dssm.metrics import ranking_metrics
-from dssm.retrieval.search import best_items, contains
+from dssm.retrieval.search import contains
 
 TENTHS = 10
 METRICS = ("hitrate", "mrr", "ndcg", "precision", "recall")
@@ -91,19 +91,6 @@ class Tally:
     def users_by_activity(self) -> np.ndarray:
         """(10,), the users in each tenth of activity."""
         return self._sum("users_by_activity")[0].astype(np.int64)
-
-    def add(self, scores: np.ndarray, wanted: np.ndarray, tenths: np.ndarray) -> None:
-        """Adds users whose scores are all at hand; see `count`.
-
-        Args:
-          scores: (users, items); −inf for an item that is not to be ranked.
-          wanted: (users, items), whether the item is relevant.
-          tenths: (items,), as of `popularity_tenths`.
-        """
-        users, items = scores.shape
-        best = best_items([(0, scores)], users, items, max(self.cutoffs))[0].items
-        nothing = Users(np.zeros((len(self.sums) - 1, users)), np.zeros(users, np.int64))
-        self.count(best, np.flatnonzero(wanted), nothing, Items(tenths, np.zeros(items, bool)))
 
     def count(self, best: np.ndarray, relevant: np.ndarray, users: Users, items: Items) -> None:
         """Adds a block of users; those without a relevant item are not counted.

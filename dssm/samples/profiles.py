@@ -56,7 +56,7 @@ class UserVocabulary:
 class PublishedUsers:
     """A previous model's vectors of the users, as a profile with a row a user: nobody holds them all.
 
-    `negatives`: name of the hard negatives that they rank the catalogue for; `width`: numbers of a vector.
+    `negatives`: name of the hard negatives that they rank the catalogue for; `vector_width`: numbers of a vector.
     """
 
     negatives: str

@@ -21,7 +21,6 @@ def catalogue_batches(
     rank: int,
     seed: Sequence[int],
     skip: int = 0,
-    threads: int = 1,
     staging: Staging | None = None,
 ) -> Iterator[Columns]:
     """Draws items of the catalogue without end, each as often as any other: pass after pass, each in a new order.
@@ -47,7 +46,7 @@ def catalogue_batches(
         chosen = list(plan.files[0])
         while chosen and skipped >= counts[chosen[0]]:
             skipped -= counts[chosen.pop(0)]
-        files = read_files(folder, [manifest.files[place] for place in chosen], columns, threads, staging=staging)
+        files = read_files(folder, [manifest.files[place] for place in chosen], columns, 1, staging=staging)
         for file, arrays in zip(chosen, files, strict=True):
             rows = len(next(iter(arrays.values())))
             order = np.random.default_rng([*seed, number, file]).permutation(rows)[skipped:]

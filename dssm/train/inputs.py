@@ -34,7 +34,7 @@ class Inputs:
       user_columns, item_columns: of the towers.
       columns: what a step reads, by part.
       passes: epochs, the last pass and what is kept back.
-      negatives: of the samples; None where the loss reads none.
+      negatives: of the samples; None where the settings have none.
     """
 
     settings: Settings
@@ -74,7 +74,9 @@ class Inputs:
         manifest = read_manifest(folder, "build_samples")
         check_columns(manifest, {**CATALOGUE_COLUMNS, **self.item_columns}, folder)
         if manifest.rows == 0:
-            raise UserError(f"{folder}: no items; {self.settings.train.loss.kind} draws from the catalogue")
+            losses = (o.loss or self.settings.train.loss for o in self.settings.model.all_objectives.values())
+            kinds = dict.fromkeys(loss.kind for loss in losses if loss.catalogue_items)
+            raise UserError(f"{folder}: no items, but {' and '.join(kinds)} would draw from the catalogue")
         return manifest
 
     def drawn_items(self, place: Place, items: Manifest | None, rows: int) -> Prefetched:
