@@ -75,7 +75,9 @@ def test_an_entry_has_the_signature_the_fields_and_the_docstring() -> None:
     shown = api_reference.page()
     assert "```python\ndef auc(labels: np.ndarray, scores: np.ndarray) -> float\n```\n\n" in shown
     assert "class FeatureBlock:\n    name: str\n    vector: tf.Tensor\n" in shown
-    assert "- `label`: (batch,), 0…1; NaN where it is not known.\n" in shown
+    assert (
+        "- `label`: (batch,), 0…1; 0 where it is not known. The project's own losses take NaN for that, too.\n" in shown
+    )
     assert "**`search(queries, count)`** — Returns the items with the largest inner products" in shown
 
 
