@@ -214,7 +214,7 @@ def _cutoffs(settings: Settings) -> list[int]:
 
 
 def _exact(settings: Settings, items: Published, objective: str | None, queries: np.ndarray) -> Exact:
-    asked = [getattr(kind, "training_vectors", 0) for kind in settings.index.sinks.values()]
+    asked = [kind.sample_size for kind in settings.index.sinks.values()]
     rows, most = items.manifest.rows, _cutoffs(settings)[-1]
     return exact_search(published.batches(items, objective), rows, queries, most, max(asked), settings.seed)
 

@@ -105,6 +105,11 @@ class SinkKind(Kind):
     objective: str | None = Field(None, description="Whose own vectors; default: the combined ones.")
     min_recall: dict[Cutoff, Recall] | None = Field(None, description="Of this sink, instead of index.min_recall.")
 
+    @property
+    def sample_size(self) -> int:
+        """How many vectors, drawn at random, a build is given as `Vectors.sample`, at most; 0: it needs none."""
+        return 0
+
 
 class Faiss(SinkKind):
     """Files that faiss reads, in a folder a version."""
@@ -113,6 +118,10 @@ class Faiss(SinkKind):
     builder: ClassVar[str] = "dssm.retrieval.sinks.faiss:build"
     index: Annotated[SerializeAsAny[FaissIndex], BeforeValidator(choice_of(FaissIndex, "flat"))] = FaissHnsw()
     training_vectors: int = Field(100_000, ge=1, description="Drawn at random for centres and codes, at most.")
+
+    @property
+    def sample_size(self) -> int:
+        return self.training_vectors
 
 
 class Annoy(SinkKind):

@@ -69,6 +69,16 @@ class Failing(SinkKind):
         return FailingSink(self, *args)
 
 
+class Sampling(Failing):
+    """A kind whose builds need some of the vectors first."""
+
+    kind: Literal["sampling"] = "sampling"  # type: ignore[assignment]
+
+    @property
+    def sample_size(self) -> int:
+        return 37
+
+
 def settings_of(root: Path, sinks: dict[str, Any], **index: Any) -> Settings:
     settings = make_settings(root)
     section = settings.index.model_validate({"sinks": sinks, "queries": 30, **index})
@@ -159,6 +169,27 @@ def test_a_rerun_builds_nothing_and_a_new_version_replaces_the_old(
     assert report.sinks[0].dropped == versions[:1]
     assert len({*versions}) == 3
     assert all(version.startswith("20240108_") for version in versions)
+
+
+@pytest.mark.parametrize(
+    ("sink", "drawn"),
+    [("failing", 0), ("sampling", 37), ({"kind": "faiss", "index": "flat", "training_vectors": 20}, 20)],
+)
+def test_a_build_is_given_as_many_vectors_as_its_kind_asks_for(
+    sink: Any, drawn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, samples = settings_of(tmp_path, {"mine": sink}), []
+    matrix, build = publish(settings, "v0"), FaissSink.build
+
+    def noted(sink: FaissSink, version: str, vectors: Vectors) -> None:
+        samples.append(vectors.sample)
+        build(sink, version, vectors)
+
+    monkeypatch.setattr(FaissSink, "build", noted)
+    index_items(settings)
+    [sample] = samples
+    assert sample.shape == (drawn, DIM)
+    assert {row.tobytes() for row in sample} <= {row.tobytes() for row in matrix}
 
 
 def test_below_the_gate_no_sink_is_switched(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class Vectors:
     Attributes:
       rows, dim: of all batches together.
       batches: calls for the ids, (n,) text, and vectors, (n, dim) float32, once more from the start.
-      sample: (drawn, dim), some of the vectors, drawn uniformly.
+      sample: (drawn, dim), some of the vectors, drawn uniformly: as many as the largest `SinkKind.sample_size` of
+        the settings' sinks asks for, where there are so many.
       norm: of every vector; None where they differ.
       facts: what they are of, such as the model's version.
     """
