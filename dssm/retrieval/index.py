@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,14 +135,24 @@ def index_items(settings: Settings) -> IndexReport | None:
 
 
 def read_report(run_folder: str) -> IndexReport | None:
-    """Returns what index_items last did for a run; None where it did not run, or another version of it."""
+    """Returns what index_items last did for a run; None where it did not run.
+
+    One that can't be read counts as none, which is said: it is damaged, or of another version of this project.
+    """
     path = f"{run_folder}/{REPORT}"
     if not storage.exists(path):
         return None
     try:
         return IndexReport.model_validate_json(storage.read_bytes(path))
-    except ValueError:
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        _warn_once(f"  {path}: can't be read ({reason}) and counts as none; run index_items again")
         return None
+
+
+@functools.lru_cache(maxsize=64)  # the service looks at the file every other second
+def _warn_once(text: str) -> None:
+    warn(text)
 
 
 def _location(settings: Settings) -> str:

@@ -14,7 +14,7 @@ from dssm import locks, published
 from dssm.config import Settings
 from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
-from dssm.retrieval.index import IndexReport, _place, index_items, read_report
+from dssm.retrieval.index import _place, index_items, read_report
 from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
 from dssm.retrieval.sinks.faiss import FaissSink
 from dssm.sections.indexing import Faiss, FaissFlat, SinkKind
@@ -326,8 +326,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         index_items(settings)
 
 
-def test_a_report_of_another_version_counts_as_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(json.dumps({"date": DATE, "more": 1}), "Extra inputs are not permitted"), ('{"date": "20', "Invalid JSON")],
+)
+def test_a_report_that_cant_be_read_counts_as_none_which_is_said_once(
+    text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert read_report(str(tmp_path)) is None
-    (tmp_path / "index.json").write_text(json.dumps({"date": DATE, "more": 1}))
+    assert capsys.readouterr().out == ""
+    (tmp_path / "index.json").write_text(text)
     assert read_report(str(tmp_path)) is None
-    assert "sinks" in IndexReport.model_fields
+    told = capsys.readouterr().out
+    assert "/index.json: can't be read (" in told.replace("\n", "")
+    assert reason in " ".join(told.split())
+    assert read_report(str(tmp_path)) is None
+    assert capsys.readouterr().out == ""
