@@ -176,9 +176,8 @@ def _is_newer(sink: Sink, name: str, settings: Settings) -> bool:
 
 
 def version_of(items: Published, kind: SinkKind) -> str:
-    """Returns the name of an index of some vectors: another one with other vectors or other settings."""
-    made_of = kind.model_dump_json(exclude={"min_recall"})
-    return version_name(items.manifest.date, items.manifest.date, items.manifest.version, made_of)
+    """Returns the name of an index of some vectors: another one with other vectors or other settings of the build."""
+    return version_name(items.manifest.date, items.manifest.date, items.manifest.version, kind.made_of)
 
 
 # Filling and measuring -----------------------------------------------------------------------------------
