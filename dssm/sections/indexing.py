@@ -25,7 +25,9 @@ VARIABLE = r"^[A-Za-z_]\w*$"  # of the environment
 
 class _Lists(StrictModel):
     lists: int | None = Field(
-        None, ge=1, description="Clusters of the items; default 4 √items, at most one for 39 training vectors."
+        None,
+        ge=1,
+        description="Clusters of the items; default 4 √items, at most one for 39 of those that centres are trained on.",
     )
     probes: int | None = Field(
         None, ge=1, description="Lists searched for a query; default an eighth of them, at least 32."

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from dssm.errors import UserError
-from dssm.retrieval.sinks import VERSION, Place, Sink, Vectors, default_probes, ids_at, version_name
+from dssm.retrieval.sinks import VERSION, Place, Sink, Vectors, default_lists, default_probes, ids_at, version_name
 from dssm.retrieval.sinks.faiss import in_memory
 from dssm.sections.indexing import Annoy, Faiss, FaissFlat, FaissHnsw, FaissIvf, FaissPq, Index, Milvus, Redis
 from tests.serving.engines import redis_server
@@ -233,7 +233,9 @@ def test_ids_at_places() -> None:
     assert found.tolist() == [["b", None], ["a", "b"]]
 
 
-def test_probes_of_lists() -> None:
+def test_lists_and_probes() -> None:
+    assert [default_lists(rows, rows) for rows in (1, 77, 2000, 1_000_000)] == [1, 1, 51, 4000]
+    assert default_lists(1_000_000, 100_000) == 2564
     assert [default_probes(lists) for lists in (1, 40, 256, 4096)] == [1, 32, 32, 512]
 
 
