@@ -156,7 +156,7 @@ def _warn_once(text: str) -> None:
 
 
 def _location(settings: Settings) -> str:
-    return storage.absolute(settings.index.location.format(root=settings.root, name=settings.name))
+    return storage.absolute(settings.in_root(settings.index.location))
 
 
 def _place(settings: Settings, name: str) -> Place:
