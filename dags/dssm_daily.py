@@ -11,7 +11,7 @@ The environment of the scheduler and the workers says what to run:
 | `DSSM_TRAIN_POOL` | Airflow's pool for `train`: with one slot, two pipelines never share the GPUs | `default_pool` |
 | `DSSM_DEADLINE_HOURS` | hours that a run may take from when it is queued; after them `DSSM_LATE` is called | none |
 | `DSSM_ALERT` | `module:function`, called with the task's context when a task has failed for good | none |
-| `DSSM_LATE` | `module:function`, called with the run's context when it is late | none |
+| `DSSM_LATE` | `module:function`, called with the run's context when it is late; goes with the hours | none |
 
 Days are UTC's. The run of day D starts when D is over, because D itself is the test window. Past days:
 
@@ -167,10 +167,17 @@ def function_of(variable: str) -> Callable[..., None] | None:
 
 
 def deadline() -> DeadlineAlert | None:
-    """Returns the alert of a late run."""
+    """Returns the alert of a late run; None where none is asked for.
+
+    Raises: ValueError, which Airflow shows as the DAG's import error, where only one of its two variables is set.
+    """
     hours, late = os.environ.get("DSSM_DEADLINE_HOURS"), function_of("DSSM_LATE")
-    if not hours or late is None:
+    if not hours and late is None:
         return None
+    if not hours:
+        raise ValueError("DSSM_LATE is set without DSSM_DEADLINE_HOURS, so it would never be called; set both, or none")
+    if late is None:
+        raise ValueError("DSSM_DEADLINE_HOURS is set without DSSM_LATE, so nobody would be told; set both, or none")
     interval = dt.timedelta(hours=float(hours))
     return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, SyncCallback(late), name="item table is late")
 

@@ -136,7 +136,7 @@ class Settings(StrictModel):
         self._check_placeholders()
         check_file_system("root", self.root)
         check_file_system("item_table.location", self.table_location)
-        check_file_system("user_table.location", self._in_root(self.user_table.location))
+        check_file_system("user_table.location", self.in_root(self.user_table.location))
         for role in ("train", "test"):
             if not any(role in source.roles for source in self.sources.values()):
                 raise UserError(f"sources: none has '{role}' in its roles; add it to the roles of one source")
@@ -263,7 +263,7 @@ class Settings(StrictModel):
         metrics = {"observe.metrics_file": self.observe.metrics_file}
         for paths, fill, known in (
             (inputs, self.expand, "{data}, {date}, {date:%Y%m%d}"),
-            (outputs, self._in_root, "{root}, {name}"),
+            (outputs, self.in_root, "{root}, {name}"),
             (metrics, lambda _: self.metrics_file("job") or "", "{root}, {name}, {job}"),
         ):
             for key, path in paths.items():
@@ -281,19 +281,17 @@ class Settings(StrictModel):
         return f"{self.root}/{self.name}/{self.date.isoformat()}"
 
     @property
-    def table_name(self) -> str:
-        return self.item_table.name or f"{self.name.replace('-', '_')}_items"
-
-    @property
     def table_location(self) -> str:
-        return self._in_root(self.item_table.location)
+        """Folder of the item table's versions."""
+        return self.in_root(self.item_table.location)
 
     @property
     def metastore(self) -> str | None:
         place = self.item_table.metastore
-        return place and self._in_root(place)
+        return place and self.in_root(place)
 
-    def _in_root(self, path: str) -> str:
+    def in_root(self, path: str) -> str:
+        """Fills {root} and {name} in."""
         return path.format(root=self.root, name=self.name)
 
     def metrics_file(self, job: str) -> str | None:

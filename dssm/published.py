@@ -316,9 +316,13 @@ def vector_column(objective: str | None = None) -> str:
     return VECTOR if objective is None else f"{VECTOR}_{objective}"
 
 
-def scale_column(objective: str | None = None) -> str:
-    """Name of the column that int8 vectors are multiplied by."""
-    return SCALE if objective is None else f"{SCALE}_{objective}"
+def scale_column(column: str) -> str:
+    """Name of the column that the int8 vectors of a column are multiplied by.
+
+    >>> scale_column("vector"), scale_column("vector_click")
+    ('scale', 'scale_click')
+    """
+    return f"{SCALE}{column.removeprefix(VECTOR)}"
 
 
 def width_of(published: Published, objective: str | None = None) -> int:
@@ -343,7 +347,7 @@ def batches(published: Published, objective: str | None = None) -> Iterator[tupl
     manifest, width = published.manifest, width_of(published, objective)
     columns = [manifest.id_column, vector_column(objective)]
     if manifest.dtype == "int8":
-        columns.append(scale_column(objective))
+        columns.append(scale_column(columns[1]))
     for path in published.files:
         system, place = storage.filesystem(path)
         try:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from dssm.sections import Negatives
+from dssm.strict import kinds_of
 from tests.settings_files import (
     ABSENT,
     BCE,
@@ -264,7 +266,7 @@ SINGLE_KEYS = {
         {**BCE, "samples__negatives": {"any": {"count": 4}}},
         [
             "samples.negatives.any.kind: found None, expected the kind of the negatives "
-            "(known: uniform, popularity, suppressed, group, unclicked, hard)"
+            f"(known: {', '.join(kinds_of(Negatives))})"
         ],
     ),
     "an unknown key of negatives": (

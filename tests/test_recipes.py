@@ -199,6 +199,7 @@ def test_a_recipe_learns_and_is_published(
     from dssm.model.manifest import read_model_manifest
     from dssm.retrieval.evaluate import evaluate
     from dssm.scoring.items import score_items
+    from dssm.scoring.score import name_of
     from dssm.train.launch import train
 
     settings = small_runs.settings(name)
@@ -216,7 +217,7 @@ def test_a_recipe_learns_and_is_published(
     evaluation = json.loads((run / "evaluation.json").read_text())
     recalls, by_chance = evaluation["seen_kept"], 50 / evaluation["items"]
     assert recalls["model"]["recall@50"] > max(recalls["popularity"]["recall@50"] / 2, 1.5 * by_chance)
-    published = spark.table(settings.table_name).filter(f"dt = '{settings.date}'").toPandas()
+    published = spark.table(name_of(settings, "items")).filter(f"dt = '{settings.date}'").toPandas()
     assert len(published) == published["item_id"].nunique() == POSTS
     vectors = np.stack(published["vector"].to_numpy())
     assert vectors.shape == (POSTS, model.vector_dim)

@@ -41,7 +41,10 @@ METRICS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "dssm_evaluation_users": ("Users that were ranked for.", ()),
     "dssm_evaluation_metric": ("Of the whole catalogue, seen items kept.", ("ranker", "metric")),
     "dssm_published_rows": ("Rows of the version that readers see.", ("table",)),
-    "dssm_published_quarantined_rows": ("Items that the encoder could not read.", ("table",)),
+    "dssm_published_quarantined_rows": (
+        "Rows that this version leaves out: the encoder could not read them, or their vector is not finite.",
+        ("table",),
+    ),
     "dssm_published_timestamp_seconds": ("When that version was made.", ("table",)),
     "dssm_index_rows": ("Vectors in an engine.", ("sink",)),
     "dssm_index_recall": ("Against exact search.", ("sink", "k")),

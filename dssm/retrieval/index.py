@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,18 +135,28 @@ def index_items(settings: Settings) -> IndexReport | None:
 
 
 def read_report(run_folder: str) -> IndexReport | None:
-    """Returns what index_items last did for a run; None where it did not run, or another version of it."""
+    """Returns what index_items last did for a run; None where it did not run.
+
+    One that can't be read counts as none, which is said: it is damaged, or of another version of this project.
+    """
     path = f"{run_folder}/{REPORT}"
     if not storage.exists(path):
         return None
     try:
         return IndexReport.model_validate_json(storage.read_bytes(path))
-    except ValueError:
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        _warn_once(f"  {path}: can't be read ({reason}) and counts as none; run index_items again")
         return None
 
 
+@functools.lru_cache(maxsize=64)  # the service looks at the file every other second
+def _warn_once(text: str) -> None:
+    warn(text)
+
+
 def _location(settings: Settings) -> str:
-    return storage.absolute(settings.index.location.format(root=settings.root, name=settings.name))
+    return storage.absolute(settings.in_root(settings.index.location))
 
 
 def _place(settings: Settings, name: str) -> Place:
@@ -165,9 +176,8 @@ def _is_newer(sink: Sink, name: str, settings: Settings) -> bool:
 
 
 def version_of(items: Published, kind: SinkKind) -> str:
-    """Returns the name of an index of some vectors: another one with other vectors or other settings."""
-    made_of = kind.model_dump_json(exclude={"min_recall"})
-    return version_name(items.manifest.date, items.manifest.date, items.manifest.version, made_of)
+    """Returns the name of an index of some vectors: another one with other vectors or other settings of the build."""
+    return version_name(items.manifest.date, items.manifest.date, items.manifest.version, kind.made_of)
 
 
 # Filling and measuring -----------------------------------------------------------------------------------
@@ -214,7 +224,7 @@ def _cutoffs(settings: Settings) -> list[int]:
 
 
 def _exact(settings: Settings, items: Published, objective: str | None, queries: np.ndarray) -> Exact:
-    asked = [getattr(kind, "training_vectors", 0) for kind in settings.index.sinks.values()]
+    asked = [kind.sample_size for kind in settings.index.sinks.values()]
     rows, most = items.manifest.rows, _cutoffs(settings)[-1]
     return exact_search(published.batches(items, objective), rows, queries, most, max(asked), settings.seed)
 

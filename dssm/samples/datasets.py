@@ -33,8 +33,7 @@ from dssm.manifest import (
     negative_columns,
     target_column,
 )
-from dssm.samples.lookups import group_column
-from dssm.sections import GroupNegatives
+from dssm.samples.lookups import group_column, group_negatives
 
 NUMBER, TEXT = ColumnSpec(dtype="float32"), ColumnSpec(dtype="string", encoding="text")
 KEY = ColumnSpec(dtype="int64")
@@ -69,7 +68,6 @@ def feature_columns(settings: Settings, features: Sequence[AnyFeature]) -> dict[
 
 def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
     """Returns the columns of the items' dataset."""
-    groups = [name for name, kind in settings.samples.negatives.items() if isinstance(kind, GroupNegatives)]
     return {
         ITEM_ID: TEXT,
         **({ITEM_TITLE: TEXT} if settings.catalogue.title is not None else {}),
@@ -79,7 +77,7 @@ def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
         ITEM_ROWS: KEY,
         ITEM_POSITIVES: KEY,
         UPLOAD_TIME: KEY,
-        **{group_column(name): KEY for name in groups},
+        **{group_column(name): KEY for name in group_negatives(settings.samples.negatives)},
         **feature_columns(settings, of_side(settings.features, "item")),
     }
 

@@ -30,10 +30,9 @@ from dssm.samples.datasets import item_columns
 from dssm.samples.encoding import encode_features
 from dssm.samples.files import Encoder
 from dssm.samples.log import CANDIDATES, EVENTS
-from dssm.samples.lookups import Lookups, group_column
+from dssm.samples.lookups import Lookups, group_column, group_negatives
 from dssm.samples.raw_columns import RAW, as_raw, ids_as_text, raw_item_features, universe_features
 from dssm.samples.sources import ID, is_not_utf8, quoted
-from dssm.sections import GroupNegatives
 
 
 def with_item_index(catalogue: DataFrame, end: int | None = None) -> DataFrame:
@@ -77,8 +76,7 @@ def encoded_items(
         group_column(name): F.when(
             F.trim(quoted(kind.column).cast("string")) != "", F.xxhash64(F.trim(quoted(kind.column).cast("string")))
         ).otherwise(0)
-        for name, kind in settings.samples.negatives.items()
-        if isinstance(kind, GroupNegatives)
+        for name, kind in group_negatives(settings.samples.negatives).items()
     }
     features = raw_item_features(settings)
     raw = catalogue.join(counts, ITEM_INDEX, "left").select(

@@ -91,7 +91,7 @@ class Log:
 
     def item_days(self, counter: Counter) -> DataFrame:
         """Grain: one row an item and local day with events of the counter's sources."""
-        days = ItemDays(tuple(self._sources.index(name) for name in counter.sources), self._timezone)
+        days = ItemDayCounter(tuple(self._sources.index(name) for name in counter.sources), self._timezone)
         kinds = f"`{ITEM_INDEX}` int, {DAYS_COLUMN} int, {EVENTS_COLUMN} long, {POSITIVES_COLUMN} long"
         sums = self._of_users.mapInArrow(days.run, kinds).groupBy(ITEM_INDEX, DAYS_COLUMN)
         return sums.agg(*[F.sum(name).alias(name) for name in (EVENTS_COLUMN, POSITIVES_COLUMN)])
@@ -210,7 +210,7 @@ def added_up(key: str, names: Sequence[str]) -> Callable[[Batches], Iterator[pa.
 
 
 @dataclass(frozen=True)
-class ItemDays:
+class ItemDayCounter:
     """Counts events by item and local day."""
 
     sources: tuple[int, ...]

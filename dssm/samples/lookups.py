@@ -40,6 +40,11 @@ def group_column(negatives: str) -> str:
     return f"row__group_{negatives}"
 
 
+def group_negatives(negatives: Mapping[str, Negatives]) -> dict[str, GroupNegatives]:
+    """Returns those of the settings' negatives, by name, that are drawn from a group: each needs a `group_column`."""
+    return {name: kind for name, kind in negatives.items() if isinstance(kind, GroupNegatives)}
+
+
 @dataclass(frozen=True)
 class Lookups:
     """Where the lookup tables lie.
@@ -272,8 +277,7 @@ def _cached_sampling(key: _Key) -> CatalogueForSampling:
     lookups = key.lookups
     groups = {
         name: np.unique(lookups.item_column(group_column(name)), return_inverse=True)
-        for name, kind in lookups.negatives.items()
-        if isinstance(kind, GroupNegatives)
+        for name in group_negatives(lookups.negatives)
     }
     # The hash 0 stands for no group.
     codes = {name: np.where(values[place] == 0, -1, place).astype(np.int32) for name, (values, place) in groups.items()}

@@ -16,7 +16,7 @@ import numpy as np
 
 from dssm.samples.candidates import ItemLists, ItemSampler, item_weights
 from dssm.samples.rejection import Stream, draw_allowed
-from dssm.sections import GroupNegatives, HardNegatives, Negatives, UnclickedNegatives
+from dssm.sections import GroupNegatives, Negatives
 
 DRAWS_AT_ONCE = 131_072  # of one kind; what they need stays near the processor's cache
 
@@ -106,7 +106,7 @@ class CatalogueForSampling:
                 item_weights(kind, popularity), upload_ms, groups[name] if isinstance(kind, GroupNegatives) else None
             )
             for name, kind in kinds.items()
-            if not isinstance(kind, (UnclickedNegatives, HardNegatives))
+            if not kind.from_lists
         }
         return cls(upload_ms, groups, samplers)
 
@@ -149,7 +149,7 @@ def _negatives_of(
         return later | (items < 0) | clicked.contains(rows.users[row], items)
 
     stream = Stream(seed, name, rows.row_hash)
-    if isinstance(kind, (UnclickedNegatives, HardNegatives)):
+    if kind.from_lists:
         lists = rows.lists[name]
         return draw_allowed(lists, lists.begin, lists.end, excluded, stream, kind.count)
     sampler, groups = catalogue.samplers[name], None

@@ -207,7 +207,7 @@ def decoded_vectors(frame: DataFrame, key: str, values: str) -> DataFrame:
     vector_id = quoted(key).cast("string").alias("id")
     if isinstance(kind, T.BinaryType):
         return frame.select(vector_id, column.alias("values")).mapInArrow(_halves, "id string, values array<float>")
-    scale = f"{published.SCALE}{values.removeprefix(published.VECTOR)}"
+    scale = published.scale_column(values)
     if isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.ByteType) and scale in frame.columns:
         column = F.transform(column, lambda number: number * quoted(scale))
     return frame.select(vector_id, column.cast("array<float>").alias("values"))

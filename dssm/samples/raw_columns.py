@@ -12,9 +12,9 @@ from dssm.config import Settings
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, of_side
 from dssm.manifest import UPLOAD_TIME, changing_item_features
+from dssm.samples.lookups import group_negatives
 from dssm.samples.sources import ID, need_columns, quoted
 from dssm.samples.tables import VALID_FROM
-from dssm.sections import GroupNegatives
 
 RAW = "raw__"  # prefix of raw columns between join and encoding: they can't clash with our own
 HISTORY, COUNTER, USER = "history", "counter", "user"  # providers of columns beside the profiles
@@ -65,15 +65,14 @@ def check_item_columns(settings: Settings, catalogue: DataFrame) -> None:
     title = settings.catalogue.title
     if title is not None and title not in known:
         raise UserError(f"catalogue.title: no column is named '{title}'" + did_you_mean(title, known))
-    for name, kind in settings.samples.negatives.items():
-        if isinstance(kind, GroupNegatives):
-            need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": kind.column})
-            group = catalogue.schema[kind.column].dataType
-            if isinstance(group, (T.ArrayType, T.MapType, T.StructType)):
-                raise UserError(
-                    f"samples.negatives.{name}.column: '{kind.column}' holds {group.simpleString()}; "
-                    "expected a column with one value an item"
-                )
+    for name, kind in group_negatives(settings.samples.negatives).items():
+        need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": kind.column})
+        group = catalogue.schema[kind.column].dataType
+        if isinstance(group, (T.ArrayType, T.MapType, T.StructType)):
+            raise UserError(
+                f"samples.negatives.{name}.column: '{kind.column}' holds {group.simpleString()}; "
+                "expected a column with one value an item"
+            )
 
 
 def raw_item_features(settings: Settings) -> list[AnyFeature]:

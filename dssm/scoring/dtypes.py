@@ -6,17 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dssm.published import VECTOR, VectorType
+from dssm.published import VectorType, scale_column
 from dssm.scoring.parquet import Kind
 
 Stored = dict[str, np.ndarray]  # of each column, (rows, width), or (rows,) of a scale
 KINDS: dict[VectorType, Kind] = {"float32": "floats", "float16": "halves", "int8": "bytes"}
 LARGEST = 127  # of int8, both ways
-
-
-def scale_of(column: str) -> str:
-    """Name of the scales' column of a vector column: `scale` of `vector`, `scale_click` of `vector_click`."""
-    return f"scale{column.removeprefix(VECTOR)}"
 
 
 def stored_columns(widths: Mapping[str, int], dtype: VectorType) -> dict[str, tuple[Kind, int]]:
@@ -26,7 +21,7 @@ def stored_columns(widths: Mapping[str, int], dtype: VectorType) -> dict[str, tu
     """
     columns: dict[str, tuple[Kind, int]] = {name: (KINDS[dtype], width) for name, width in widths.items()}
     if dtype == "int8":
-        columns |= {scale_of(name): ("float", 1) for name in widths}
+        columns |= {scale_column(name): ("float", 1) for name in widths}
     return columns
 
 
@@ -48,11 +43,11 @@ def encoded(vectors: Mapping[str, np.ndarray], dtype: VectorType) -> Stored:
         scale = np.abs(matrix).max(axis=1, initial=0) / np.float32(LARGEST)
         divisor = np.where(scale > 0, scale, 1)[:, None]
         stored[name] = np.clip(np.rint(matrix / divisor), -LARGEST, LARGEST).astype(np.int8)
-        stored[scale_of(name)] = scale.astype(np.float32)
+        stored[scale_column(name)] = scale.astype(np.float32)
     return stored
 
 
 def decoded(stored: Mapping[str, np.ndarray], column: str, dtype: VectorType) -> np.ndarray:
     """Returns a stored column as float32, (rows, width)."""
     matrix = stored[column].astype(np.float32, copy=False)
-    return matrix * stored[scale_of(column)][:, None] if dtype == "int8" else matrix
+    return matrix * stored[scale_column(column)][:, None] if dtype == "int8" else matrix

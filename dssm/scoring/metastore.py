@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from dssm import storage
 from dssm.errors import UserError
-from dssm.published import MODEL_VERSION, VECTOR, PublishedManifest, VectorType
+from dssm.published import MODEL_VERSION, SCALE, VECTOR, PublishedManifest, VectorType, scale_column
 
 PARTITION = "dt"
 NOT_THERE = frozenset({"TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "PARTITIONS_NOT_FOUND"})  # Spark's error classes
@@ -20,7 +20,7 @@ COMMENTS = {
     "item_id": "id in the catalogue",
     "user_id": "id in the log",
     VECTOR: "of the tower; of several objectives their shares combined",
-    "scale": "what the row of int8 is multiplied by",
+    SCALE: "what the row of int8 is multiplied by",
     MODEL_VERSION: "digest of the weights",
 }
 
@@ -51,7 +51,7 @@ def table_columns(side: str, vectors: Sequence[str], dtype: VectorType) -> dict[
     """
     columns = {f"{side}_id": "STRING", **dict.fromkeys(vectors, HIVE_TYPES[dtype])}
     if dtype == "int8":
-        columns |= {f"scale{name.removeprefix(VECTOR)}": "FLOAT" for name in vectors}
+        columns |= {scale_column(name): "FLOAT" for name in vectors}
     return {**columns, MODEL_VERSION: "STRING"}
 
 

@@ -196,7 +196,7 @@ def name_of(settings: Settings, part: Part) -> str:
 
 
 def location_of(settings: Settings, part: Part) -> str:
-    return storage.absolute(section_of(settings, part).location.format(root=settings.root, name=settings.name))
+    return storage.absolute(settings.in_root(section_of(settings, part).location))
 
 
 def hive_of(spark: SparkSession, settings: Settings, part: Part) -> HiveMetastore:

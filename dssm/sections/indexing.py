@@ -34,7 +34,9 @@ class ItemBytes(NamedTuple):
 
 class _Lists(StrictModel):
     lists: int | None = Field(
-        None, ge=1, description="Clusters of the items; default 4 √items, at most one for 39 training vectors."
+        None,
+        ge=1,
+        description="Clusters of the items; default 4 √items, at most one for 39 of those that centres are trained on.",
     )
     probes: int | None = Field(
         None, ge=1, description="Lists searched for a query; default an eighth of them, at least 32."
@@ -135,11 +137,27 @@ class SinkKind(Kind):
     """A family of engines.
 
     `builder` takes (settings, `dssm.retrieval.sinks.Place`) and returns a `dssm.retrieval.sinks.Sink`.
+
+    A version is built anew for other vectors and for other settings, but for those in `not_built`: a version that is
+    there does not depend on them, since they say how it is searched, or how and where the engine is reached. It is in
+    the form of pydantic's `exclude`. What an engine keeps in a version stays out of it, also when only searches read
+    it: faiss writes probes and ef_search into its file, and Redis keeps ef_search in its index and a lifetime at a key.
     """
 
     choices: ClassVar[dict[str, type[Kind]]] = {}
+    not_built: ClassVar[Mapping[str, Any]] = {}
     objective: str | None = Field(None, description="Whose own vectors; default: the combined ones.")
     min_recall: dict[Cutoff, Recall] | None = Field(None, description="Of this sink, instead of index.min_recall.")
+
+    @property
+    def sample_size(self) -> int:
+        """How many vectors, drawn at random, a build is given as `Vectors.sample`, at most; 0: it needs none."""
+        return 0
+
+    @property
+    def made_of(self) -> str:
+        """The settings that a built version depends on, as JSON."""
+        return self.model_dump_json(exclude={"min_recall": True, **self.not_built})
 
     def item_bytes(self, dim: int, id_bytes: int) -> ItemBytes | None:
         """Returns the bytes that the engine keeps of an item, for `plan`; None: not known.
@@ -159,6 +177,10 @@ class Faiss(SinkKind):
     index: Annotated[SerializeAsAny[FaissIndex], BeforeValidator(choice_of(FaissIndex, "flat"))] = FaissHnsw()
     training_vectors: int = Field(100_000, ge=1, description="Drawn at random for centres and codes, at most.")
 
+    @property
+    def sample_size(self) -> int:
+        return self.training_vectors
+
     def item_bytes(self, dim: int, id_bytes: int) -> ItemBytes | None:
         return self.index.item_bytes(dim)
 
@@ -168,6 +190,7 @@ class Annoy(SinkKind):
 
     kind: Literal["annoy"] = "annoy"
     builder: ClassVar[str] = "dssm.retrieval.sinks.annoy:build"
+    not_built: ClassVar[Mapping[str, Any]] = {"search_k": True}
     trees: int = Field(50, ge=1, le=10_000, description="More: better, and larger.")
     search_k: int | None = Field(None, ge=1, description="Nodes looked at for a query; default trees · K.")
     metric: Literal["auto", "angular", "dot"] = Field(
@@ -190,6 +213,10 @@ class Milvus(SinkKind):
 
     kind: Literal["milvus"] = "milvus"
     builder: ClassVar[str] = "dssm.retrieval.sinks.milvus:build"
+    not_built: ClassVar[Mapping[str, Any]] = {
+        "uri": True, "collection": True, "token_env": True, "token_file": True,
+        "index": {"probes": True, "ef_search": True},
+    }  # fmt: skip
     uri: str | None = Field(
         None, description="http://host:19530, or a local file for milvus-lite; default: a file in index.location."
     )
@@ -225,6 +252,9 @@ class Redis(SinkKind):
 
     kind: Literal["redis"] = "redis"
     builder: ClassVar[str] = "dssm.retrieval.sinks.redis:build"
+    not_built: ClassVar[Mapping[str, Any]] = dict.fromkeys(
+        ("url", "user", "password_env", "password_file", "prefix", "rows_per_pipeline"), True
+    )
     url: str = Field("redis://127.0.0.1:6379/0", description="redis:// or rediss://, without a password.")
     user: str | None = Field(None, description="Name of the server's user; default: the server's default one.")
     password_env: str | None = Field(None, pattern=VARIABLE, description="Environment variable with the password.")

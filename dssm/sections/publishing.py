@@ -15,9 +15,9 @@ class Gate(StrictModel):
     """What `evaluate` must have found before the table moves; exit code 3 otherwise."""
 
     metric: str = Field("recall@50", description="A metric of evaluation.json, seen items kept.")
-    better_than: Literal["popularity", "popularity_recent", "itemcf", "ease", "ease_recent", "none"] = Field(
-        "popularity", description="The baseline that the model must beat; none: publish without an evaluation."
-    )
+    better_than: Literal[
+        "popularity", "popularity_recent", "itemcf", "itemcf_impressions", "ease", "ease_recent", "none"
+    ] = Field("popularity", description="The baseline that the model must beat; none: publish without an evaluation.")
     margin: FiniteFloat | None = Field(
         0.1,
         ge=0,

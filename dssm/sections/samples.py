@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
@@ -10,6 +10,8 @@ from dssm.strict import StrictModel
 
 
 class _Negatives(StrictModel):
+    from_lists: ClassVar[bool] = False  # drawn from a list of items of each row, not from the catalogue
+
     count: int = Field(4, ge=1, le=1000, description="Negatives of each positive, drawn independently.")
     weight: FiniteFloat = Field(1.0, ge=0, description="Factor on the positive's sample weight.")
 
@@ -52,6 +54,7 @@ class UnclickedNegatives(_Negatives):
     """Shown and not clicked: drawn from the user's newest unclicked impressions at or before the event."""
 
     kind: Literal["unclicked"] = "unclicked"
+    from_lists: ClassVar[bool] = True
     sources: tuple[str, ...] = Field((), description="Event sources that they come from; default: all.")
     pool: int = Field(50, ge=1, le=1000, description="Impressions drawn from, each equally likely; the newest.")
 
@@ -64,6 +67,7 @@ class HardNegatives(_Negatives):
     """
 
     kind: Literal["hard"] = "hard"
+    from_lists: ClassVar[bool] = True
     items: str = Field(
         description="The model's published item vectors: a Parquet folder, or table:NAME, whose newest partition dt "
         "before the run's date is read. With {date} in the folder's path, that of the newest day before the run's "

@@ -9,7 +9,7 @@ import pyarrow as pa
 from dssm.manifest import ITEM_ID, ITEM_TITLE
 from dssm.report.dataset import Run
 from dssm.report.item_words import Items
-from dssm.serving.lookup import places_in
+from dssm.samples.lookup_tables import places_in
 
 
 def item_names(run: Run, ids: Collection[str]) -> dict[str, str]:
@@ -29,5 +29,5 @@ def titles(run: Run, ids: pa.Array) -> pa.Array | None:
     if ITEM_TITLE not in items.manifest.columns:
         return None
     table = pa.Table.from_batches(list(items.batches([ITEM_ID, ITEM_TITLE]))).combine_chunks()
-    places = places_in(table[ITEM_ID].combine_chunks(), ids)
+    places = places_in(ids, table[ITEM_ID].combine_chunks())
     return table[ITEM_TITLE].combine_chunks().take(pa.array(places, mask=places < 0))

@@ -26,9 +26,10 @@ from dssm.retrieval.index import read_report
 from dssm.retrieval.queries import Users
 from dssm.retrieval.sinks.faiss import in_memory, read_index
 from dssm.retrieval.sinks.folders import DESCRIPTION, IDS, read_description
+from dssm.samples.lookup_tables import places_in
 from dssm.sections.indexing import FaissFlat
 from dssm.serving.catalogue import titles
-from dssm.serving.lookup import Lookup, places_in
+from dssm.serving.lookup import Lookup
 from dssm.serving.requests import request_model
 from dssm.serving.rescoring import Rescorer, rescorer_of
 from dssm.serving.search import ExactIndex
@@ -265,7 +266,7 @@ def _seen(run: Run, ids: pa.Array) -> SeenItems:
     """Reads what users have seen, as places among the published ids."""
     catalogue = pa.Table.from_batches(list(run.part("items").batches([ITEM_INDEX, ITEM_ID])))
     place_of = np.full(len(catalogue), -1, np.int32)  # of an item index
-    place_of[catalogue[ITEM_INDEX].to_numpy()] = places_in(ids, catalogue[ITEM_ID].combine_chunks())
+    place_of[catalogue[ITEM_INDEX].to_numpy()] = places_in(catalogue[ITEM_ID].combine_chunks(), ids)
     users, counts, items = [pa.array([], pa.string())], [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
     for batch in run.part("interactions").batches([USER_ID, SEEN]):
         users.append(batch.column(0))

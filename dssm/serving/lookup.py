@@ -6,7 +6,6 @@ import bisect
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -45,8 +44,3 @@ class Lookup(Sequence[str]):
     def _at(self, wanted: str) -> int:
         """Returns the place in the sorted order that the id has, or would have; texts sort by their bytes."""
         return bisect.bisect_left(self._order, wanted.encode(), key=lambda place: self[place].encode())
-
-
-def places_in(ids: pa.Array, wanted: pa.Array) -> np.ndarray:
-    """Returns where each of `wanted` stands among the ids, (wanted,) int64; −1 where it is not there."""
-    return pc.fill_null(pc.index_in(wanted, value_set=ids), -1).to_numpy().astype(np.int64)

@@ -85,12 +85,25 @@ def test_a_late_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "my_deadlines.py").write_text("def late(context):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("DSSM_DEADLINE_HOURS", "5.5")
-    assert parse().deadline is None  # nobody would hear of it
     monkeypatch.setenv("DSSM_LATE", "my_deadlines:late")
     [alert] = parse().deadline
     assert alert.reference == DeadlineReference.DAGRUN_QUEUED_AT
     assert alert.interval == dt.timedelta(hours=5, minutes=30)
     assert alert.callback == SyncCallback("my_deadlines.late")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "other"),
+    [("DSSM_DEADLINE_HOURS", "5.5", "DSSM_LATE"), ("DSSM_LATE", "my_deadlines:late", "DSSM_DEADLINE_HOURS")],
+)
+def test_half_a_deadline_is_an_error(
+    variable: str, value: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "my_deadlines.py").write_text("def late(context):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(variable, value)
+    [error] = DagBag(PROJECT / "dags" / "dssm_daily.py").import_errors.values()
+    assert f"{variable} is set without {other}, " in error
 
 
 def test_a_start_is_caught_up_from(monkeypatch: pytest.MonkeyPatch):

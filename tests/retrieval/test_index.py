@@ -14,7 +14,7 @@ from dssm import locks, published
 from dssm.config import Settings
 from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
-from dssm.retrieval.index import IndexReport, _place, index_items, read_report
+from dssm.retrieval.index import _place, index_items, read_report
 from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
 from dssm.retrieval.sinks.faiss import FaissSink
 from dssm.sections.indexing import Faiss, FaissFlat, SinkKind
@@ -67,6 +67,16 @@ class Failing(SinkKind):
 
     def build(self, *args: Any, **_: Any) -> FailingSink:
         return FailingSink(self, *args)
+
+
+class Sampling(Failing):
+    """A kind whose builds need some of the vectors first."""
+
+    kind: Literal["sampling"] = "sampling"  # type: ignore[assignment]
+
+    @property
+    def sample_size(self) -> int:
+        return 37
 
 
 def settings_of(root: Path, sinks: dict[str, Any], **index: Any) -> Settings:
@@ -159,6 +169,27 @@ def test_a_rerun_builds_nothing_and_a_new_version_replaces_the_old(
     assert report.sinks[0].dropped == versions[:1]
     assert len({*versions}) == 3
     assert all(version.startswith("20240108_") for version in versions)
+
+
+@pytest.mark.parametrize(
+    ("sink", "drawn"),
+    [("failing", 0), ("sampling", 37), ({"kind": "faiss", "index": "flat", "training_vectors": 20}, 20)],
+)
+def test_a_build_is_given_as_many_vectors_as_its_kind_asks_for(
+    sink: Any, drawn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, samples = settings_of(tmp_path, {"mine": sink}), []
+    matrix, build = publish(settings, "v0"), FaissSink.build
+
+    def noted(sink: FaissSink, version: str, vectors: Vectors) -> None:
+        samples.append(vectors.sample)
+        build(sink, version, vectors)
+
+    monkeypatch.setattr(FaissSink, "build", noted)
+    index_items(settings)
+    [sample] = samples
+    assert sample.shape == (drawn, DIM)
+    assert {row.tobytes() for row in sample} <= {row.tobytes() for row in matrix}
 
 
 def test_below_the_gate_no_sink_is_switched(tmp_path: Path) -> None:
@@ -295,8 +326,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         index_items(settings)
 
 
-def test_a_report_of_another_version_counts_as_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(json.dumps({"date": DATE, "more": 1}), "Extra inputs are not permitted"), ('{"date": "20', "Invalid JSON")],
+)
+def test_a_report_that_cant_be_read_counts_as_none_which_is_said_once(
+    text: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert read_report(str(tmp_path)) is None
-    (tmp_path / "index.json").write_text(json.dumps({"date": DATE, "more": 1}))
+    assert capsys.readouterr().out == ""
+    (tmp_path / "index.json").write_text(text)
     assert read_report(str(tmp_path)) is None
-    assert "sinks" in IndexReport.model_fields
+    told = capsys.readouterr().out
+    assert "/index.json: can't be read (" in told.replace("\n", "")
+    assert reason in " ".join(told.split())
+    assert read_report(str(tmp_path)) is None
+    assert capsys.readouterr().out == ""

@@ -11,9 +11,21 @@ import pyarrow as pa
 import pytest
 
 from dssm.errors import UserError
-from dssm.retrieval.sinks import VERSION, Place, Sink, Vectors, default_probes, ids_at, version_name
+from dssm.retrieval.sinks import VERSION, Place, Sink, Vectors, default_lists, default_probes, ids_at, version_name
 from dssm.retrieval.sinks.faiss import in_memory
-from dssm.sections.indexing import Annoy, Faiss, FaissFlat, FaissHnsw, FaissIvf, FaissPq, Index, Milvus, Redis
+from dssm.sections.indexing import (
+    Annoy,
+    Faiss,
+    FaissFlat,
+    FaissHnsw,
+    FaissIndex,
+    FaissIvf,
+    FaissPq,
+    Index,
+    Milvus,
+    Redis,
+    SinkKind,
+)
 from tests.serving.engines import redis_server
 from tests.serving.tables import unit_rows
 
@@ -46,7 +58,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-KINDS = {
+KINDS: dict[str, SinkKind] = {
     "faiss_flat": Faiss(index=FaissFlat()),
     "faiss_ivf": Faiss(index=FaissIvf(lists=4, probes=4)),
     "faiss_hnsw": Faiss(index=FaissHnsw()),
@@ -77,6 +89,14 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     yield sink
     for one in made:
         one.close()
+
+
+def test_every_sink_of_the_project_is_tested_here() -> None:
+    ours = sorted(kind for kind, made in SinkKind.choices.items() if made.__module__.startswith("dssm."))
+    assert sorted({settings.kind for settings in KINDS.values()}) == ours
+    assert sorted(KINDS[name].kind for name in ENGINES) == ours
+    indexes = {settings.index.kind for settings in KINDS.values() if isinstance(settings, Faiss)}
+    assert indexes == {kind for kind, made in FaissIndex.choices.items() if made.__module__.startswith("dssm.")}
 
 
 @pytest.mark.slow
@@ -233,7 +253,9 @@ def test_ids_at_places() -> None:
     assert found.tolist() == [["b", None], ["a", "b"]]
 
 
-def test_probes_of_lists() -> None:
+def test_lists_and_probes() -> None:
+    assert [default_lists(rows, rows) for rows in (1, 77, 2000, 1_000_000)] == [1, 1, 51, 4000]
+    assert default_lists(1_000_000, 100_000) == 2564
     assert [default_probes(lists) for lists in (1, 40, 256, 4096)] == [1, 32, 32, 512]
 
 

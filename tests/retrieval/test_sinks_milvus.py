@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,15 @@ def test_collections_of_others_stay() -> None:
 
 
 def test_the_index_that_a_server_is_asked_for() -> None:
-    def asked(index: Any) -> Any:
+    def asked(index: Any, rows: int = len(MATRIX)) -> Any:
         sink = MilvusSink(Milvus(uri="http://m:1", index=index), Place("m", "p", ""), FakeServer())  # type: ignore[arg-type]
-        return sink._index_params(vectors_of(MATRIX))
+        return sink._index_params(replace(vectors_of(MATRIX), rows=rows))
 
     assert asked(MilvusFlat()) == ("FLAT", {})
     assert asked(MilvusAuto()) == ("AUTOINDEX", {})
     assert asked(MilvusIvf(lists=12)) == ("IVF_FLAT", {"nlist": 12})
-    assert asked(MilvusIvf()) == ("IVF_FLAT", {"nlist": 31})  # 4 √60
+    assert asked(MilvusIvf(), rows=1_000_000) == ("IVF_FLAT", {"nlist": 4000})  # 4 √rows
+    assert asked(MilvusIvf(), rows=400) == ("IVF_FLAT", {"nlist": 10})  # one for 39 vectors, not 80
     assert asked(MilvusHnsw(links=24, ef_construction=99)) == ("HNSW", {"M": 24, "efConstruction": 99})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.samples.candidates import ItemLists, ItemSampler, item_weights, word2vec_keep
-from dssm.sections import GroupNegatives, PopularityNegatives, SuppressedNegatives, UnclickedNegatives
+from dssm.sections import GroupNegatives, Negatives, PopularityNegatives, SuppressedNegatives, UnclickedNegatives
+from tests.samples.test_negatives import KINDS
 
 
 def test_word2vec_keep() -> None:
@@ -32,6 +34,12 @@ def test_item_weights() -> None:
     np.testing.assert_allclose(item_weights(GroupNegatives(column="city"), popularity), 1)
     with pytest.raises(ValueError, match="unclicked"):
         item_weights(UnclickedNegatives(), popularity)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_negatives_are_drawn_from_lists_or_have_weights(kind: Negatives) -> None:
+    with pytest.raises(ValueError, match=kind.kind) if kind.from_lists else contextlib.nullcontext():
+        assert len(item_weights(kind, np.array([1, 2]))) == 2
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 3.0]), st.integers(-1, 2), st.integers(0, 4)), max_size=12))

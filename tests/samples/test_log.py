@@ -20,7 +20,7 @@ from dssm.samples.log import (
     ITEM_SUMS,
     LAST,
     OUTCOMES,
-    ItemDays,
+    ItemDayCounter,
     Scan,
     added_up,
     bucket_of,
@@ -158,7 +158,7 @@ def test_an_items_days_are_local_and_of_the_counters_sources() -> None:
     names = (ITEM_INDEX, EVENT_TIME, LABEL, SOURCE, IN_LOG)
     columns = zip(*rows, strict=True)
     table = pa.table({name: pa.array(of, KINDS[name]) for name, of in zip(names, columns, strict=True)})
-    (found,) = ItemDays((1,), ZONE.key).run(sliced(table))
+    (found,) = ItemDayCounter((1,), ZONE.key).run(sliced(table))
     seventh = 19_729  # 2024-01-07, in days from 1970
     assert {(row[ITEM_INDEX], row["day"]): (row["events"], row["positives"]) for row in found.to_pylist()} == {
         (3, seventh): (2, 1), (3, seventh + 1): (1, 1), (5, seventh + 1): (1, 0),

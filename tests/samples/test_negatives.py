@@ -25,6 +25,7 @@ from dssm.sections import (
     UnclickedNegatives,
     UniformNegatives,
 )
+from dssm.strict import kinds_of
 
 ALWAYS = np.iinfo(np.int64).min
 NO_GROUP = -1
@@ -38,6 +39,10 @@ KINDS: dict[str, Negatives] = {
     "unclicked": UnclickedNegatives(count=3),
     "hard": HardNegatives(count=2, items="unread", ranks=(3, 8)),
 }
+
+
+def test_every_kind_of_negatives_is_tested_here() -> None:
+    assert {kind.kind for kind in KINDS.values()} == set(kinds_of(Negatives))
 
 
 # A small world, and what each kind should draw from it, item by item ---------------------------------

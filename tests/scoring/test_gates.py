@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from dssm.errors import GateError, UserError
 from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
+from dssm.retrieval.evaluated import MODEL
+from dssm.retrieval.rankers import Rankers
 from dssm.scoring.gates import (
     BASELINE,
     DRIFT,
@@ -49,6 +51,15 @@ def test_a_model_as_good_as_the_baseline_is_refused() -> None:
     assert refused(decide(better_than="ease")) == [
         "the model's recall@50 is 0.4000, ease has 0.4000 (item_table.gate.better_than: none publishes anyway)"
     ]
+
+
+def test_every_baseline_of_an_evaluation_can_be_asked_for() -> None:
+    made = Rankers("", items=0, recent=True, item_cf=("itemcf", "itemcf_impressions"), ease=True)
+    asked = get_args(Gate.model_fields["better_than"].annotation)
+    assert {*made.names} - {MODEL} == {*asked} - {"none"}
+    for baseline in {*made.names} - {MODEL}:
+        kept = {"model": {"recall@50": 0.4}, baseline: {"recall@50": 0.5}}
+        assert refused(decide(kept=kept, better_than=baseline))[0].startswith("the model's recall@50 is 0.4000, ")
 
 
 @pytest.mark.parametrize(("before", "passes"), [(0.3, True), (0.44, True), (0.445, False), (0.9, False)])

@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.serving.lookup import Lookup, places_in
+from dssm.serving.lookup import Lookup
 
 TEXTS = st.lists(st.text(max_size=4), unique=True, max_size=30)
 
@@ -16,12 +16,6 @@ def test_each_id_has_its_place_and_no_other_has_one(ids: list[str], others: list
     assert [lookup.place(text) for text in ids] == list(range(len(ids)))
     assert [lookup[place] for place in range(len(lookup))] == ids
     assert {lookup.place(text) for text in set(others) - set(ids)} <= {None}
-
-
-@given(ids=TEXTS, wanted=st.lists(st.text(max_size=4), max_size=30))
-def test_places_of_many(ids: list[str], wanted: list[str]) -> None:
-    found = places_in(pa.array(ids, pa.string()), pa.array(wanted, pa.string()))
-    assert found.tolist() == [ids.index(text) if text in ids else -1 for text in wanted]
 
 
 def test_hints_are_near_or_few() -> None:

@@ -7,6 +7,7 @@ shared: what beside a sink's versions begins with its name is another's, and sta
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from dssm import storage
 
 Batches = Iterator[tuple[pa.Array, np.ndarray]]
+VECTORS_PER_LIST = 39  # fewer, and faiss, which Milvus uses too, warns that centres are poorly placed
 VERSION = re.compile(r"\d{8}_[0-9a-f]{16}", re.ASCII)
 
 
@@ -57,7 +59,8 @@ class Vectors:
     Attributes:
       rows, dim: of all batches together.
       batches: calls for the ids, (n,) text, and vectors, (n, dim) float32, once more from the start.
-      sample: (drawn, dim), some of the vectors, drawn uniformly.
+      sample: (drawn, dim), some of the vectors, drawn uniformly: as many as the largest `SinkKind.sample_size` of
+        the settings' sinks asks for, where there are so many.
       norm: of every vector; None where they differ.
       facts: what they are of, such as the model's version.
     """
@@ -150,6 +153,19 @@ class Sink(ABC):
         for version in old:
             self.drop(version)
         return old
+
+
+def default_lists(rows: int, known: int) -> int:
+    """Returns how many lists the vectors are put in: 4 √rows, at most one for 39 of those that centres are trained on.
+
+    Args:
+      rows: vectors in all.
+      known: those that centres are trained on.
+
+    >>> default_lists(1_000_000, 100_000), default_lists(2_000, 2_000), default_lists(5, 5)
+    (2564, 51, 1)
+    """
+    return max(1, min(round(4 * math.sqrt(rows)), known // VECTORS_PER_LIST))
 
 
 def default_probes(lists: int) -> int:

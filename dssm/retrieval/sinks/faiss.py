@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import faiss
 import numpy as np
 import pyarrow as pa
 
 from dssm.errors import UserError
-from dssm.retrieval.sinks import Hits, Opened, Place, Vectors, default_probes, ids_at
+from dssm.retrieval.sinks import Hits, Opened, Place, Vectors, default_lists, default_probes, ids_at
 from dssm.retrieval.sinks.folders import Description, FolderSink, with_ids_written
 from dssm.sections.indexing import Faiss, FaissFlat, FaissHnsw, FaissIndex, FaissIvf, FaissPq
 
 FILE = "index.faiss"
-VECTORS_PER_LIST = 39  # fewer, and faiss warns that centres are poorly placed
 FEWEST_PER_CENTRE = 1  # below which faiss would warn of each training
 
 
@@ -124,12 +121,3 @@ def _codes(settings: FaissPq, vectors: Vectors, setting: str) -> faiss.Index:
 def _enough(what: str, centres: int, known: int) -> None:
     if known < centres:
         raise UserError(f"{what} {centres:,} centres for {known:,} training vectors; expected at most as many")
-
-
-def default_lists(rows: int, known: int) -> int:
-    """Returns 4 √rows lists, at most one for 39 training vectors.
-
-    >>> default_lists(1_000_000, 100_000), default_lists(2_000, 2_000), default_lists(5, 5)
-    (2564, 51, 1)
-    """
-    return max(1, min(round(4 * math.sqrt(rows)), known // VECTORS_PER_LIST))

@@ -17,7 +17,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 
 from dssm import storage
 from dssm.errors import UserError
-from dssm.retrieval.sinks import Hits, Opened, Place, Sink, Vectors, default_probes
+from dssm.retrieval.sinks import Hits, Opened, Place, Sink, Vectors, default_lists, default_probes
 from dssm.retrieval.sinks.folders import move_alias, read_alias
 from dssm.secrets import read_secret
 from dssm.sections.indexing import Milvus, MilvusHnsw, MilvusIvf
@@ -120,7 +120,7 @@ class MilvusSink(Sink):
     def _index_params(self, vectors: Vectors) -> tuple[str, dict[str, int]]:
         index = self.settings.index
         if isinstance(index, MilvusIvf):
-            return "IVF_FLAT", {"nlist": index.lists or _default_lists(vectors.rows)}
+            return "IVF_FLAT", {"nlist": index.lists or default_lists(vectors.rows, vectors.rows)}
         if isinstance(index, MilvusHnsw):
             return "HNSW", {"M": index.links, "efConstruction": index.ef_construction}
         return {"flat": "FLAT", "auto": "AUTOINDEX"}[index.kind], {}
@@ -186,10 +186,6 @@ class MilvusOpened(Opened):
         if isinstance(index, MilvusIvf):
             return {"nprobe": min(index.probes or default_probes(self.lists), self.lists)}
         return {"ef": max(index.ef_search, count)} if isinstance(index, MilvusHnsw) else {}
-
-
-def _default_lists(rows: int) -> int:
-    return max(1, round(4 * rows**0.5))
 
 
 def _count(client: MilvusClient, name: str) -> int:
