@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dssm.evaluation import KEPT, MODEL, POPULARITY
 from dssm.manifest import Manifest
 from dssm.report.html import Html, figure_text, join, tag
 from dssm.report.run_facts import RunFacts
@@ -84,12 +85,12 @@ def _evaluation(facts: RunFacts) -> tuple[str, ...]:
     evaluation = facts.evaluation
     if evaluation is None:
         return ()
-    metric, kept = facts.settings.item_table.gate.metric, evaluation["seen_kept"]
+    metric, kept = facts.settings.item_table.gate.metric, evaluation[KEPT]
     lines = [f"{evaluation['users']:,} users"]
-    for name in ("model", "popularity"):
+    for name in (MODEL, POPULARITY):
         value = kept.get(name, {}).get(metric)
         if value is not None:
-            lines.append(f"{metric} {value:.3f}" if name == "model" else f"{name} {value:.3f}")
+            lines.append(f"{metric} {value:.3f}" if name == MODEL else f"{name} {value:.3f}")
     return tuple(lines)
 
 

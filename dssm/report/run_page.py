@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dssm.config import Settings
+from dssm.evaluation import KEPT, MODEL
 from dssm.report import run_evaluation, run_model, run_tables, run_vectors
 from dssm.report.html import Html, document, join, note, number_cell, table, tag, text_cell, words_cell
 from dssm.report.item_words import Items
@@ -119,10 +120,10 @@ def _tiles(facts: RunFacts) -> Html:
 
 
 def _recall_tiles(facts: RunFacts, found: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
-    metric, kept = run_evaluation.cutoff_of(facts), found["seen_kept"]
-    bounds = found.get("intervals", {}).get("seen_kept", {}).get("model", {}).get(metric)
+    metric, kept = run_evaluation.cutoff_of(facts), found[KEPT]
+    bounds = found.get("intervals", {}).get(KEPT, {}).get(MODEL, {}).get(metric)
     told = run_evaluation.interval_text(bounds)
-    value = kept["model"].get(metric)
+    value = kept[MODEL].get(metric)
     if value is not None:
         yield f"{value:.3f}", f"{metric} of the model" + (f" ({told})" if told else "")
     best = run_evaluation.best_baseline(found, metric)

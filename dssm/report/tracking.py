@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.evaluation import MODEL, VIEWS
 from dssm.paths import RunPaths
-from dssm.report.run_evaluation import MODEL, VIEWS
 from dssm.report.run_facts import RunFacts, read_facts
 from dssm.report.run_page import shown_settings
 

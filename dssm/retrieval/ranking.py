@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dssm.evaluation import FILTERED, KEPT, MODEL, POPULARITY
 from dssm.manifest import NO_ITEM
 from dssm.retrieval.arrays import gathered
 from dssm.retrieval.bootstrap import SEED, poisson_weights
-from dssm.retrieval.evaluated import FILTERED, KEPT, MODEL, POPULARITY
 from dssm.retrieval.rankers import COLD_ITEMS, ITEM_KEYS, Block, Rankers
 from dssm.retrieval.search import Ranked, Scores, best_items, contains, pairs
 from dssm.retrieval.tally import TENTHS, Items, Tally, Users, popularity_tenths
