@@ -88,6 +88,12 @@ class RunPaths:
         return f"{self.folder}/tables.json"
 
 
+def earlier_run(root: str, run: str) -> RunPaths:
+    """Returns where an earlier run's files lie. Args: run: its folder, or NAME/DATE below root."""
+    inside = f"{root}/{run}"
+    return RunPaths(inside if storage.exists(inside) else run)
+
+
 def spark_log_file(settings: Settings, job: str) -> str:
     """Returns the local file that Spark's driver logs to: in the run's folder, where that is local."""
     kept = RunPaths(settings.run_folder).spark_log(job)
