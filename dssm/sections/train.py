@@ -169,6 +169,11 @@ class Train(StrictModel):
     )
 
     @property
+    def by_spark(self) -> bool:
+        """Whether the ranks start inside a Spark job."""
+        return self.launch in ("spark", "spark-elastic")
+
+    @property
     def elasticity(self) -> Elastic | None:
         """How the ranks may change; None where they may not."""
         return self.elastic or (Elastic() if self.launch == "spark-elastic" else None)
