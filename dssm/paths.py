@@ -9,6 +9,7 @@ from dssm import storage
 from dssm.config import Settings
 
 SPARK_LOG, SPARK_LEVEL = "dssm.sparkLog", "dssm.sparkLevel"  # of the JVM: what conf/spark/log4j2.properties reads
+VOCABULARIES = "vocabularies"  # the folder of them, in that of the samples
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,16 @@ class RunPaths:
     def tables(self) -> str:
         """Where the run's published tables lie; see `dssm.published.run_table`."""
         return f"{self.folder}/tables.json"
+
+
+def vocabulary_path(samples: str, name: str) -> str:
+    """Returns the Parquet file of a vocabulary's tokens. Args: samples: a run's folder of them."""
+    return f"{samples}/{VOCABULARIES}/{name}.parquet"
+
+
+def vectors_path(samples: str, name: str) -> str:
+    """Returns the Parquet file of frozen vectors. Args: samples: a run's folder of them."""
+    return f"{samples}/vectors/{name}/vectors.parquet"
 
 
 def earlier_run(root: str, run: str) -> RunPaths:

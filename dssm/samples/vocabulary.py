@@ -27,6 +27,7 @@ from dssm.features import (
     embedded,
 )
 from dssm.manifest import Manifest, Statistics, VocabularySpec
+from dssm.paths import vocabulary_path
 from dssm.samples.column_checks import list_entries
 from dssm.samples.exchange import SLICED_BYTES, Batches, joined
 from dssm.samples.lookups import tokens_digest
@@ -228,7 +229,7 @@ def frozen_files(manifest: Manifest, folder: str, owners: Sequence[EmbeddedFeatu
                 f"samples.vocabularies.run: {folder} has no vocabulary '{feature.name}'"
                 + did_you_mean(feature.name, known)
             )
-    return {feature.name: f"{folder}/vocabularies/{feature.name}.parquet" for feature in owners}
+    return {feature.name: vocabulary_path(folder, feature.name) for feature in owners}
 
 
 # Numbers ---------------------------------------------------------------------------------------------

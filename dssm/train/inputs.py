@@ -14,7 +14,7 @@ from dssm.features import embedded
 from dssm.manifest import EVENT_TIME, ColumnSpec, Manifest, check_columns, read_manifest
 from dssm.model.inputs import tower_columns
 from dssm.model.towers import frozen_tables
-from dssm.paths import RunPaths
+from dssm.paths import RunPaths, vectors_path
 from dssm.samples.lookups import load_vectors
 from dssm.stream.batches import Prefetched, Reading, rank_batches
 from dssm.train.catalogue import catalogue_batches
@@ -123,7 +123,7 @@ def frozen_matrices(settings: Settings, paths: RunPaths) -> dict[str, np.ndarray
     """
     matrices = {}
     for name in frozen_tables(settings.features, settings.vectors):
-        path = f"{paths.part('vectors')}/{name}/vectors.parquet"
+        path = vectors_path(paths.samples, name)
         matrix, width = load_vectors(path).matrix, settings.vectors[name].width
         if len(matrix) and matrix.shape[1] != width:
             raise UserError(
