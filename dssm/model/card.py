@@ -152,11 +152,10 @@ def _encoded_signature(settings: Settings, side: Side, made: RawTower, model: Mo
 
 def _scorer_signature(model: ModelManifest, pair: Mapping[Side, Sequence[float]]) -> SignatureCard:
     objective, divisor = model.scorer_takes
-    output = OUTPUT if objective is None else output_name(objective)
     scaled = "" if divisor == 1 else f" / {divisor:g}"
     inputs = {
         f"{side}_vector": InputCard(
-            dtype="float32", shape=(None, len(vector)), says=f"{output} of {side}_tower{scaled}"
+            dtype="float32", shape=(None, len(vector)), says=f"{output_name(objective)} of {side}_tower{scaled}"
         )
         for side, vector in pair.items()
     }
