@@ -19,9 +19,9 @@ from benchmarks.report import report
 from dssm.paths import RunPaths
 from dssm.plan.constants import Constants, load_constants
 from dssm.plan.estimate import Cluster, plan
-from dssm.plan.show import bytes_shown, seconds_shown
 from dssm.plan.sizes import Sizes, read_sizes
 from dssm.storage import folder_size
+from dssm.units import bytes_shown, seconds_shown
 
 EVENTS = (100_000, 200_000, 400_000)
 ITEMS = (300_000, 600_000, 1_200_000)

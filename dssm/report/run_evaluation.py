@@ -10,9 +10,9 @@ from typing import Any
 from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY, VIEWS
 from dssm.report.decoding import percent
 from dssm.report.html import Html, join, note, table, tag
-from dssm.report.plots import short_count
 from dssm.report.run_facts import RunFacts, TrainedModel
 from dssm.report.run_plots import Bounds, by_epoch, rankers, tenths
+from dssm.units import bytes_shown
 
 EPOCH_PARTS = {"test": "test rows", "validation": "rows kept back from training"}
 
@@ -71,8 +71,8 @@ def _received(model: TrainedModel) -> str | None:
     """Returns what rank 0 received a step, beside the bound by the plan of the exchange."""
     if model.bytes_per_step is None:
         return None
-    told, expected = f"{short_count(model.bytes_per_step)}B", model.expected_bytes_per_step
-    return told if expected is None else f"{told}; planned: {short_count(expected)}B at most on average"
+    told, expected = bytes_shown(model.bytes_per_step), model.expected_bytes_per_step
+    return told if expected is None else f"{told}; planned: {bytes_shown(expected)} at most on average"
 
 
 def facts_list(given: Sequence[tuple[str, str]]) -> Html:
