@@ -9,6 +9,8 @@ from dssm import storage
 from dssm.config import Settings
 
 SPARK_LOG, SPARK_LEVEL = "dssm.sparkLog", "dssm.sparkLevel"  # of the JVM: what conf/spark/log4j2.properties reads
+DATASETS = ("train", "test", "users", "items", "interactions")  # of build_samples
+CARD = "model.json"  # in a model's folder
 VOCABULARIES = "vocabularies"  # the folder of them, in that of the samples
 
 
@@ -30,12 +32,16 @@ class RunPaths:
         return f"{self.folder}/samples"
 
     def part(self, name: str) -> str:
-        """A dataset of build_samples: train, test, users, items or interactions."""
+        """The folder of one of DATASETS."""
         return f"{self.samples}/{name}"
 
     @property
     def model(self) -> str:
         return f"{self.folder}/model" if self.model_version is None else f"{self.models}/{self.model_version}"
+
+    @property
+    def card(self) -> str:
+        return f"{self.model}/{CARD}"
 
     @property
     def models(self) -> str:
@@ -82,6 +88,10 @@ class RunPaths:
     @property
     def evaluation(self) -> str:
         return f"{self.folder}/evaluation.json"
+
+    @property
+    def report(self) -> str:
+        return f"{self.folder}/report.html"
 
     @property
     def tables(self) -> str:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dssm import storage
 from dssm.errors import UserError, did_you_mean, no_objective
-from dssm.model.card import CARD, ModelCard
+from dssm.model.card import ModelCard
 from dssm.model.export import LoadedRawTower
 from dssm.model.manifest import ModelManifest
 from dssm.model.outputs import output_name
@@ -61,7 +61,7 @@ class UserTower:
 
 
 def _signature(paths: RunPaths, model: ModelManifest) -> SignatureCard:
-    path = f"{paths.model}/{CARD}"
+    path = paths.card
     if not storage.exists(path):
         raise UserError(f"{path}: not found; run train for this date again")
     try:
