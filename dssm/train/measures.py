@@ -15,7 +15,6 @@ from dssm.stream.batches import Batch, Prefetched, Reading
 from dssm.stream.plan import Leg, plan_epoch
 from dssm.train.inputs import Inputs
 from dssm.train.measure import Predict, make_predict, measure, metric_names
-from dssm.train.passes import staging_of
 from dssm.train.rank_watchdog import expect_progress
 from dssm.train.validation import CatalogueRecall
 
@@ -89,5 +88,5 @@ def _catalogue_recall(inputs: Inputs, model: TwoTowerModel) -> CatalogueRecall |
     check_columns(manifest, inputs.item_columns, folder)
     return CatalogueRecall(
         model, folder, manifest, inputs.item_columns, settings.train.batch_size,
-        staging_of(settings.train), lambda: expect_progress(settings),
+        settings.train.staging, lambda: expect_progress(settings),
     )  # fmt: skip
