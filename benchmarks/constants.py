@@ -22,9 +22,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import retrieve, score
-from benchmarks.jobs import PAIR, PARTS, ROW, Demo, Stored, score_seconds, shuffle_written, stored
+from benchmarks.jobs import PAIR, ROW, Demo, Stored, score_seconds, shuffle_written, stored
 from dssm.console import table
-from dssm.paths import RunPaths
+from dssm.paths import DATASETS, RunPaths
 from dssm.plan.constants import FILE, Assumed, Constants, Parquet, Shares, load_constants
 from dssm.plan.estimate import step_products
 from dssm.plan.network import side_cost
@@ -81,7 +81,7 @@ def measured_builds(folder: Path) -> tuple[dict[str, object], Demo]:
         demo.write_feed()
         seconds[events] = demo.run("build_samples")
         settings = demo.settings
-        parts = {part: stored(settings, part) for part in PARTS}
+        parts = {part: stored(settings, part) for part in DATASETS}
         samples, pairs = parts["train"].rows + parts["test"].rows, parts["interactions"].numbers[PAIR]
         rows[events] = events + parts["items"].rows
         written[events] = shuffle_written(demo.logs)

@@ -21,7 +21,6 @@ from dssm.plan.rows import column_kind, numbers_of
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIG = "conf/demo.yaml"
 EVENTS_A_CLIENT, EVENTS_A_POST = 100, 200  # as in the demo's feed
-PARTS = ("train", "test", "users", "items", "interactions")
 ROW, PAIR = "row", "pair"  # what a column counts to that is no feature's
 
 

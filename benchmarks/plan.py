@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import score
-from benchmarks.jobs import PARTS, Demo, score_seconds, shuffle_written, stored
+from benchmarks.jobs import Demo, score_seconds, shuffle_written, stored
 from benchmarks.report import report
-from dssm.paths import RunPaths
+from dssm.paths import DATASETS, RunPaths
 from dssm.plan.constants import Constants, load_constants
 from dssm.plan.estimate import Cluster, plan
-from dssm.plan.show import bytes_shown, seconds_shown
 from dssm.plan.sizes import Sizes, read_sizes
 from dssm.storage import folder_size
+from dssm.units import bytes_shown, seconds_shown
 
 EVENTS = (100_000, 200_000, 400_000)
 ITEMS = (300_000, 600_000, 1_200_000)
@@ -39,7 +39,7 @@ def demo_figures(folder: Path, events: int, constants: Constants) -> Figures:
     sizes = read_sizes(settings)
     assert sizes is not None
     predicted = {(line.job, line.what): line.value for line in plan(settings, sizes, CLUSTER, constants)}
-    parts = {part: stored(settings, part) for part in PARTS}
+    parts = {part: stored(settings, part) for part in DATASETS}
     took = demo.train()
     title = f"{events:,} events"
     return [

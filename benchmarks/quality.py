@@ -20,14 +20,13 @@ from benchmarks.ablation import mean_and_deviation
 from benchmarks.jobs import PROJECT, run_job
 from benchmarks.report import markdown_table, replace_table, report
 from dssm.config import load_settings
+from dssm.evaluation import MODEL, VIEWS
 from dssm.paths import RunPaths
 
 CONFIG = "conf/kuairand.yaml"
 README = PROJECT / "README.md"
-VIEWS = {"seen_kept": "seen items kept", "seen_filtered": "seen items filtered"}
 METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@100")
 JUDGED = ("recall@50", "recall@100")
-MODEL = "model"
 Evaluation = Mapping[str, Mapping[str, Mapping[str, float]]]  # by view, ranking and metric
 
 

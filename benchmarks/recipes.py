@@ -23,6 +23,7 @@ from dssm import storage
 from dssm.config import Settings, load_settings
 from dssm.demo.__main__ import main as write_demo
 from dssm.errors import GateError
+from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY
 from dssm.model.manifest import read_model_manifest
 from dssm.paths import RunPaths
 from dssm.samples.earlier import content_of
@@ -57,11 +58,11 @@ class Outcome:
 
     @property
     def recall(self) -> float:
-        return self.recalls["model"]
+        return self.recalls[MODEL]
 
     @property
     def share_of_best(self) -> float:
-        return self.recall / self.recalls["best_reachable"]
+        return self.recall / self.recalls[BEST_REACHABLE]
 
     def figures(self) -> list[str]:
         auc = "–" if self.auc is None else f"{self.auc:.3f}"
@@ -138,7 +139,7 @@ class Runner:
         self._job("evaluate", recipe)
         published = self._job("score_items", recipe, (0, GateError.exit_code)) == 0
         model = read_model_manifest(paths.model)
-        kept = json.loads(Path(paths.evaluation).read_text(encoding="utf-8"))["seen_kept"]
+        kept = json.loads(Path(paths.evaluation).read_text(encoding="utf-8"))[KEPT]
         return Outcome(
             name=name,
             title=title(recipe),
@@ -164,7 +165,7 @@ def ranked(outcomes: Iterable[Outcome]) -> list[Outcome]:
 def bounds(outcomes: Sequence[Outcome]) -> dict[str, str]:
     """Returns the recall of the rankings that need no model: the same users and items whatever the recipe."""
     recalls = outcomes[0].recalls
-    return {name: f"{recalls[name]:.3f}" for name in ("best_reachable", "popularity")}
+    return {name: f"{recalls[name]:.3f}" for name in (BEST_REACHABLE, POPULARITY)}
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:

@@ -25,8 +25,8 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from benchmarks.report import report
+from dssm.evaluation import KEPT, MODEL, POPULARITY
 from dssm.retrieval.arrays import mapped, part_name, parts, write_array
-from dssm.retrieval.evaluated import KEPT, MODEL, POPULARITY
 from dssm.retrieval.rankers import COLD_ITEMS, ITEM_KEYS, VECTORS, Block, Rankers
 from dssm.retrieval.ranking import Activity, Asked, Ranking
 from dssm.retrieval.search import ITEMS_AT_ONCE, Scores

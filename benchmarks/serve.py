@@ -26,7 +26,6 @@ import numpy as np
 
 from benchmarks.report import report
 from dssm.errors import UserError
-from dssm.model.card import CARD
 from dssm.paths import RunPaths
 from dssm.report.dataset import open_run
 from dssm.report.runs import find_run
@@ -50,7 +49,7 @@ def requests_of(paths: RunPaths) -> dict[str, list[tuple[str, str, bytes | None]
     run = open_run(paths)
     users = [user for batch in run.part("users").batches(["row__user_id"]) for user in batch.column(0).to_pylist()]
     items = [item for batch in run.part("items").batches(["row__item_id"]) for item in batch.column(0).to_pylist()]
-    example = json.loads(Path(paths.model, CARD).read_text(encoding="utf-8"))["towers"]["user_tower_raw"]["example"]
+    example = json.loads(Path(paths.card).read_text(encoding="utf-8"))["towers"]["user_tower_raw"]["example"]
     body = json.dumps({"features": example, "count": COUNT}).encode()
     drawn = np.random.default_rng(0)
     return {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dssm.config import Settings, load_settings, parse_dates
 from dssm.console import err, heading
 from dssm.errors import INTERRUPTED, UserError
+from dssm.paths import DATASETS
 
 JOBS = {
     "build_samples": "join logs, profiles, catalogue and vectors into encoded samples",
@@ -37,7 +38,7 @@ TOOLS = {
     "init": "write a commented config for your own tables, by looking at their first rows",
     "plan": "say what a config will need on a cluster: bytes, memory and hours, each with its formula",
 }
-PARTS = ("train", "test", "users", "items")
+PARTS = tuple(name for name in DATASETS if name != "interactions")  # whose pairs hold nothing to show
 TABLES = ("items", "users")
 
 

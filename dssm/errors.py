@@ -56,3 +56,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f" (did you mean '{near[0]}'?)"
     return f" (known: {', '.join(words)})" if words else ""
+
+
+def no_objective(objective: str, known: Iterable[str]) -> str:
+    """Returns what is told where a model has no such objective. Args: known: those it has, none where it has one."""
+    return f"no objective is named '{objective}'{did_you_mean(objective, known) or ' (the model has one only)'}"

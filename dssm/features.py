@@ -19,6 +19,7 @@ from dssm.strict import StrictModel
 PADDING_ID = 0
 UNKNOWN_ID = 1
 FIRST_TOKEN_ID = 2
+TIME_VALUES = {"hour": 24, "weekday": 7}  # how many values a feature of the time has
 
 Side = Literal["user", "item"]
 

@@ -9,6 +9,9 @@ from dssm import storage
 from dssm.config import Settings
 
 SPARK_LOG, SPARK_LEVEL = "dssm.sparkLog", "dssm.sparkLevel"  # of the JVM: what conf/spark/log4j2.properties reads
+DATASETS = ("train", "test", "users", "items", "interactions")  # of build_samples
+CARD = "model.json"  # in a model's folder
+VOCABULARIES = "vocabularies"  # the folder of them, in that of the samples
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,16 @@ class RunPaths:
         return f"{self.folder}/samples"
 
     def part(self, name: str) -> str:
-        """A dataset of build_samples: train, test, users, items or interactions."""
+        """The folder of one of DATASETS."""
         return f"{self.samples}/{name}"
 
     @property
     def model(self) -> str:
         return f"{self.folder}/model" if self.model_version is None else f"{self.models}/{self.model_version}"
+
+    @property
+    def card(self) -> str:
+        return f"{self.model}/{CARD}"
 
     @property
     def models(self) -> str:
@@ -83,9 +90,29 @@ class RunPaths:
         return f"{self.folder}/evaluation.json"
 
     @property
+    def report(self) -> str:
+        return f"{self.folder}/report.html"
+
+    @property
     def tables(self) -> str:
         """Where the run's published tables lie; see `dssm.published.run_table`."""
         return f"{self.folder}/tables.json"
+
+
+def vocabulary_path(samples: str, name: str) -> str:
+    """Returns the Parquet file of a vocabulary's tokens. Args: samples: a run's folder of them."""
+    return f"{samples}/{VOCABULARIES}/{name}.parquet"
+
+
+def vectors_path(samples: str, name: str) -> str:
+    """Returns the Parquet file of frozen vectors. Args: samples: a run's folder of them."""
+    return f"{samples}/vectors/{name}/vectors.parquet"
+
+
+def earlier_run(root: str, run: str) -> RunPaths:
+    """Returns where an earlier run's files lie. Args: run: its folder, or NAME/DATE below root."""
+    inside = f"{root}/{run}"
+    return RunPaths(inside if storage.exists(inside) else run)
 
 
 def spark_log_file(settings: Settings, job: str) -> str:

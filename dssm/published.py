@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from dssm import storage
-from dssm.errors import UserError, did_you_mean
+from dssm.errors import UserError, no_objective
 from dssm.manifest import SCHEMA_VERSION, load_versioned
 from dssm.paths import RunPaths
 
@@ -331,8 +331,7 @@ def width_of(published: Published, objective: str | None = None) -> int:
     if objective is None:
         return manifest.vector_dim
     if objective not in manifest.objectives:
-        hint = did_you_mean(objective, manifest.objectives)
-        raise UserError(f"{manifest.table}: no objective is named '{objective}'{hint or ' (its model has one only)'}")
+        raise UserError(f"{manifest.table}: {no_objective(objective, manifest.objectives)}")
     return manifest.objectives[objective]
 
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _session(settings: Settings) -> AbstractContextManager[object]:
-    if settings.train.launch not in ("spark", "spark-elastic"):
+    if not settings.train.by_spark:
         return nullcontext()
     from dssm.spark import spark_session
 

@@ -38,7 +38,7 @@ from dssm.manifest import (
     write_manifest,
 )
 from dssm.packing import pack
-from dssm.paths import RunPaths
+from dssm.paths import RunPaths, vectors_path
 
 SIZES = {"user_id": 12, "item_id": 20, "topic_id": 7}
 VOCABULARIES = {name: VocabularySpec(size=size, digest=name) for name, size in SIZES.items()}
@@ -304,8 +304,8 @@ def write_items(settings: Settings, build: str = "tiny") -> Rows:
 
 def write_vectors(settings: Settings, vectors: np.ndarray = VECTORS) -> None:
     """Writes the table of pretrained vectors that codes are row numbers of."""
-    folder = Path(RunPaths(settings.run_folder).part("vectors")) / "post"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(vectors_path(RunPaths(settings.run_folder).samples, "post"))
+    path.parent.mkdir(parents=True, exist_ok=True)
     table = {"id": [f"item{number:02d}" for number in range(len(vectors))], "values": vectors.tolist()}
     schema = pa.schema([("id", pa.string()), ("values", pa.list_(pa.float32()))])
-    pq.write_table(pa.table(table, schema=schema), folder / "vectors.parquet")
+    pq.write_table(pa.table(table, schema=schema), path)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.constants import line, parquet_of, rounded
-from benchmarks.jobs import PAIR, PARTS, ROW, Stored, shuffle_written, stored
+from benchmarks.jobs import PAIR, ROW, Stored, shuffle_written, stored
 from dssm.config import load_settings
 from dssm.manifest import read_manifest
+from dssm.paths import DATASETS
 from dssm.plan.constants import FILE, Constants, load_constants
 from tests.report.full_run import samples_run, settings_of
 
@@ -52,7 +53,7 @@ def test_constants_are_weighted_over_the_datasets() -> None:
                     {ROW: 10, "id": 20, "number": 4, "list_id": 80, "list_number": 10, "vector": 20})  # fmt: skip
     item = Stored(5, {ROW: 150, "id": 30}, {ROW: 5, "id": 10})
     pairs = Stored(2, {PAIR: 44}, {ROW: 2, PAIR: 4})
-    parts = dict(zip(PARTS, (sample, sample, sample, item, pairs), strict=True))
+    parts = dict(zip(DATASETS, (sample, sample, sample, item, pairs), strict=True))
     made = parquet_of(parts)
     assert (made.sample_row, made.user_row, made.item_row, made.pair) == (10, 10, 30, 11)
     assert (made.id, made.vector, made.list_id) == (pytest.approx((3 * 60 + 30) / (3 * 20 + 10)), 4, 0.5)

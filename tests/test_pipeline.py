@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.jobs import PARTS, shuffle_written, stored
+from benchmarks.jobs import shuffle_written, stored
 from dssm import published
 from dssm.config import load_settings
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, NEGATIVES, SEEN, data_files, read_manifest
 from dssm.model.manifest import read_model_manifest
 from dssm.packing import unpack_all
+from dssm.paths import DATASETS
 from dssm.plan.constants import load_constants
 from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import read_sizes
@@ -167,7 +168,7 @@ def test_the_plan_knows_the_bytes(demo: Demo) -> None:
     seen = pq.read_table(str(demo.run_folder(DATE) / "samples/interactions"), columns=[SEEN])[SEEN]
     assert sizes.pairs == pc.sum(pc.list_value_length(seen)).as_py()
     lines = {(line.job, line.what): line.value for line in plan(settings, sizes, Cluster(), constants)}
-    parts = {part: stored(settings, part).total for part in PARTS}
+    parts = {part: stored(settings, part).total for part in DATASETS}
     run = demo.run_folder(DATE)
     (version,) = (demo.root / "demo/item_table" / f"dt={DATE}").glob("version=*")
     (index,) = (demo.root / "demo/index").rglob("index.faiss")

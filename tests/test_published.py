@@ -93,7 +93,7 @@ def test_an_objective_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no objective is named 'lik' \(did you mean 'like'\?\)"):
         published.load(made, "lik")
     alone = version(tmp_path / "other")
-    with pytest.raises(UserError, match=r"no objective is named 'like' \(its model has one only\)"):
+    with pytest.raises(UserError, match=r"no objective is named 'like' \(the model has one only\)"):
         published.load(alone, "like")
 
 

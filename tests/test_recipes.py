@@ -264,8 +264,9 @@ def assert_neighbours_are_found(settings: Settings) -> None:
 
 def assert_saved_scorer_agrees(settings: Settings, scorer: tf.keras.Model, measured: float | None) -> None:
     """On each test row the saved scorer gives the trained one's probability, and by these the AUC that was measured."""
-    from dssm.model.card import CARD, ModelCard
+    from dssm.model.card import ModelCard
     from dssm.model.export import LoadedScorer, LoadedTower
+    from dssm.paths import CARD
 
     rows, model = DemoRows(settings), Path(settings.run_folder) / "model"
     towers = {side: LoadedTower(f"{model}/{side}_tower") for side in ("user", "item")}
@@ -283,8 +284,9 @@ def assert_saved_scorer_agrees(settings: Settings, scorer: tf.keras.Model, measu
 
 def assert_raw_towers_agree(settings: Settings) -> None:
     """Both towers give each test row, and the card's example, the same vectors, encoded and raw."""
-    from dssm.model.card import CARD, ModelCard
+    from dssm.model.card import ModelCard
     from dssm.model.export import LoadedRawTower, LoadedTower
+    from dssm.paths import CARD
 
     rows, model = DemoRows(settings), Path(settings.run_folder) / "model"
     towers = ModelCard.model_validate_json((model / CARD).read_bytes()).towers

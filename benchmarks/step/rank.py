@@ -107,7 +107,7 @@ def profiled(config: str, changes: Sequence[str], folder_of_all: Path | None, tr
     from dssm.config import load_settings
     from dssm.stream.plan import Leg
     from dssm.train.devices import use_device
-    from dssm.train.measures import expect_nothing
+    from dssm.train.rank_watchdog import expect_nothing
     from dssm.train.step import EXCHANGE_S
     from dssm.train.worker import _Trainer
 

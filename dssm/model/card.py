@@ -15,14 +15,13 @@ from dssm.manifest import MANIFEST, ColumnSpec, Manifest, Statistics, Vocabulary
 from dssm.model.card_page import card_html
 from dssm.model.manifest import ModelManifest
 from dssm.model.outputs import OUTPUT, SCORE, output_name
-from dssm.paths import RunPaths
+from dssm.paths import CARD, DATASETS, RunPaths
 from dssm.report.card_parts import InputCard, PartCard, SignatureCard
 
 if TYPE_CHECKING:
     from dssm.model.raw.save import RawTower  # with TensorFlow, which a job that adds an evaluation has no need of
 
-CARD, PAGE = "model.json", "model.html"
-PARTS = ("train", "test", "users", "items", "interactions")
+PAGE = "model.html"
 
 
 class _Card(BaseModel):
@@ -104,9 +103,9 @@ def write_card(folder: str, card: ModelCard) -> None:
 def add_evaluation(settings: Settings) -> None:
     """Writes the run's card anew with evaluation.json, where both are there and of the same model."""
     paths = RunPaths(settings.run_folder)
-    if not storage.exists(f"{paths.model}/{CARD}"):
+    if not storage.exists(paths.card):
         return
-    card = ModelCard.model_validate_json(storage.read_bytes(f"{paths.model}/{CARD}"))
+    card = ModelCard.model_validate_json(storage.read_bytes(paths.card))
     found = _evaluation(paths, card.model_version)
     if found is not None:
         write_card(paths.model, card.model_copy(update={"evaluation": found}))
@@ -121,7 +120,7 @@ def _evaluation(paths: RunPaths, model_version: str) -> dict[str, Any] | None:
 
 def _parts(paths: RunPaths) -> dict[str, PartCard]:
     found = {}
-    for part in PARTS:
+    for part in DATASETS:
         path = f"{paths.part(part)}/{MANIFEST}"
         if storage.exists(path):
             content = storage.read_bytes(path)
@@ -152,11 +151,10 @@ def _encoded_signature(settings: Settings, side: Side, made: RawTower, model: Mo
 
 def _scorer_signature(model: ModelManifest, pair: Mapping[Side, Sequence[float]]) -> SignatureCard:
     objective, divisor = model.scorer_takes
-    output = OUTPUT if objective is None else output_name(objective)
     scaled = "" if divisor == 1 else f" / {divisor:g}"
     inputs = {
         f"{side}_vector": InputCard(
-            dtype="float32", shape=(None, len(vector)), says=f"{output} of {side}_tower{scaled}"
+            dtype="float32", shape=(None, len(vector)), says=f"{output_name(objective)} of {side}_tower{scaled}"
         )
         for side, vector in pair.items()
     }

@@ -6,14 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dssm.evaluation import VIEWS
 from dssm.report.card_parts import samples, signature, vocabularies
 from dssm.report.html import Html, document, figure_text, join, note, number_cell, table, tag
 from dssm.report.style import STYLE
 
 if TYPE_CHECKING:
     from dssm.model.card import ModelCard
-
-VIEWS = ("seen_kept", "seen_filtered")  # of evaluation.json: the metrics of each ranking
 
 
 def card_html(card: ModelCard) -> str:

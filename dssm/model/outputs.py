@@ -3,6 +3,6 @@
 OUTPUT, SCORE = "vector", "score"
 
 
-def output_name(objective: str) -> str:
-    """Name of the output with one objective's vector."""
-    return f"{OUTPUT}_{objective}"
+def output_name(objective: str | None) -> str:
+    """Name of the output with an objective's own vectors; None: with the combined ones."""
+    return OUTPUT if objective is None else f"{OUTPUT}_{objective}"

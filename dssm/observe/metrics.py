@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dssm import storage
 from dssm.attempts import Attempt
 from dssm.errors import UserError
+from dssm.evaluation import KEPT
 from dssm.report.run_facts import TABLE_JOBS, RunFacts
 from dssm.secrets import read_secret
 from dssm.sections import Observe
@@ -124,7 +125,7 @@ def _of_evaluation(facts: RunFacts) -> list[Sample]:
     if facts.evaluation is None:
         return []
     found = [Sample("dssm_evaluation_users", facts.evaluation["users"])]
-    for ranker, metrics in facts.evaluation["seen_kept"].items():
+    for ranker, metrics in facts.evaluation[KEPT].items():
         for metric, value in metrics.items():
             if "@" in metric and isinstance(value, (int, float)):
                 found.append(Sample("dssm_evaluation_metric", value, (ranker, metric)))

@@ -11,8 +11,9 @@ from pathlib import Path
 from dssm.config import Settings, load_settings
 from dssm.plan.constants import Constants, load_constants
 from dssm.plan.estimate import Cluster, Line, plan
-from dssm.plan.show import bytes_shown, shown
+from dssm.plan.show import shown
 from dssm.plan.sizes import EVENTS_OF_A_USER, sizes_of
+from dssm.units import bytes_shown
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = PROJECT / "docs" / "scale.md"

@@ -10,6 +10,7 @@ from dssm.console import out, table
 from dssm.plan.constants import Constants
 from dssm.plan.estimate import Cluster, Line, Lines
 from dssm.plan.sizes import Sizes
+from dssm.units import bytes_shown, seconds_shown
 
 COLUMNS = ("", "figure", "formula", "inputs")
 
@@ -21,39 +22,6 @@ def shown(line: Line) -> str:
     if line.unit == "bytes":
         return bytes_shown(line.value)
     return seconds_shown(line.value) if line.unit == "s" else f"{line.value:,.0f}"
-
-
-def bytes_shown(size: float) -> str:
-    """Returns bytes for reading.
-
-    >>> bytes_shown(512), bytes_shown(2_500_000), bytes_shown(1.2e13)
-    ('512 B', '2.50 MB', '12.0 TB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}" if size >= 100 else f"{_three(size)} {unit}"
-        size /= 1000
-    return f"{_three(size)} TB" if size < 100 else f"{size:,.0f} TB"
-
-
-def _three(number: float) -> str:
-    return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:.0f}"
-
-
-def seconds_shown(seconds: float) -> str:
-    """Returns a time for reading.
-
-    >>> seconds_shown(0.0123), seconds_shown(95), seconds_shown(600), seconds_shown(7200), seconds_shown(3e6)
-    ('12.3 ms', '95 s', '10 min', '2.0 h', '833 h')
-    """
-    if seconds < 1:
-        return f"{_three(seconds * 1000)} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def show_plan(settings: Settings, sizes: Sizes, cluster: Cluster, constants: Constants, lines: Lines) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.features import AnyFeature, SparseFeat, VarLenSparseFeat, embedded
+from dssm.features import TIME_VALUES, AnyFeature, SparseFeat, VarLenSparseFeat, embedded
 from dssm.manifest import MANIFEST, SEEN, Manifest, data_files
 from dssm.paths import RunPaths
 from dssm.plan.constants import Shares
@@ -123,7 +123,7 @@ def _fixed_ids(feature: AnyFeature) -> int | None:
     if not isinstance(feature, SparseFeat):
         return None
     if feature.time is not None:
-        return {"hour": 24, "weekday": 7}[feature.time]
+        return TIME_VALUES[feature.time]
     return len(feature.boundaries) + 1 if feature.boundaries is not None else feature.quantiles
 
 

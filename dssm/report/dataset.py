@@ -18,7 +18,7 @@ from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.features import FIRST_TOKEN_ID, UNKNOWN_ID, SparseFeat, embedded
 from dssm.manifest import ITEM_ID, ITEM_INDEX, Manifest, VocabularySpec, data_files, read_manifest, read_settings
-from dssm.paths import RunPaths
+from dssm.paths import RunPaths, vectors_path, vocabulary_path
 from dssm.report.decoding import clock, interval
 
 MADE_BY = "build_samples"
@@ -116,7 +116,7 @@ class Run:
             return np.array([known.get(word, -1) for word in words], np.int64)
         start = FIRST_TOKEN_ID
         value_set = pa.array(words, pa.string())
-        for batch in parquet_batches(self._vocabulary_path(name), ["token"]):
+        for batch in parquet_batches(vocabulary_path(self.paths.samples, name), ["token"]):
             places = pc.index_in(batch.column(0), value_set=value_set)
             inside = places.is_valid().to_numpy(zero_copy_only=False)
             found[pc.fill_null(places, 0).to_numpy()[inside]] = start + np.flatnonzero(inside)
@@ -124,21 +124,16 @@ class Run:
         return found
 
     def _tokens(self, name: str, places: np.ndarray) -> list[str]:
-        table = take_rows(parquet_batches(self._vocabulary_path(name), ["token"]), places)
+        path = vocabulary_path(self.paths.samples, name)
+        table = take_rows(parquet_batches(path, ["token"]), places)
         if len(table) != len(places):
-            raise UserError(
-                f"{self._vocabulary_path(name)}: {len(places) - len(table)} ids are above the last token's; "
-                f"run {MADE_BY} again"
-            )
+            raise UserError(f"{path}: {len(places) - len(table)} ids are above the last token's; run {MADE_BY} again")
         return table["token"].to_pylist() if len(table) else []
-
-    def _vocabulary_path(self, name: str) -> str:
-        return f"{self.paths.samples}/vocabularies/{name}.parquet"
 
     def vector_ids(self, name: str, numbers: np.ndarray) -> dict[int, str]:
         """Returns the ids of rows of a frozen table of vectors, by row number from 1."""
         wanted = np.unique(numbers[numbers >= 1]).astype(np.int64) - 1
-        path = f"{self.paths.samples}/vectors/{name}/vectors.parquet"
+        path = vectors_path(self.paths.samples, name)
         table = take_rows(parquet_batches(path, ["id"]), wanted)
         return dict(zip((wanted + 1).tolist(), table["id"].to_pylist() if len(table) else [], strict=True))
 

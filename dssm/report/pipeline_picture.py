@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dssm.evaluation import KEPT, MODEL, POPULARITY
 from dssm.manifest import Manifest
 from dssm.report.html import Html, figure_text, join, tag
 from dssm.report.run_facts import RunFacts
+from dssm.units import seconds_shown
 
 LINES = 4  # in a box, below its name
 LEADING, NAME = 18, 25  # height of a line, of a box's name
@@ -26,20 +28,6 @@ class Box:
     name: str
     job: str | None
     lines: tuple[str, ...]
-
-
-def duration(seconds: float) -> str:
-    """Returns a time for reading.
-
-    >>> duration(0.42), duration(83.4), duration(272), duration(7500)
-    ('0.4 s', '83.4 s', '4 min 32 s', '2 h 5 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def boxes(facts: RunFacts) -> list[Box]:
@@ -84,12 +72,12 @@ def _evaluation(facts: RunFacts) -> tuple[str, ...]:
     evaluation = facts.evaluation
     if evaluation is None:
         return ()
-    metric, kept = facts.settings.item_table.gate.metric, evaluation["seen_kept"]
+    metric, kept = facts.settings.item_table.gate.metric, evaluation[KEPT]
     lines = [f"{evaluation['users']:,} users"]
-    for name in ("model", "popularity"):
+    for name in (MODEL, POPULARITY):
         value = kept.get(name, {}).get(metric)
         if value is not None:
-            lines.append(f"{metric} {value:.3f}" if name == "model" else f"{name} {value:.3f}")
+            lines.append(f"{metric} {value:.3f}" if name == MODEL else f"{name} {value:.3f}")
     return tuple(lines)
 
 
@@ -142,7 +130,7 @@ def picture(facts: RunFacts) -> Html:
 
 def _time(facts: RunFacts, box: Box, before: str = "") -> str:
     used = facts.used.get(box.job or "")
-    return f"{before}{duration(used.seconds)}" if used is not None and box.lines else ""
+    return f"{before}{seconds_shown(used.seconds)}" if used is not None and box.lines else ""
 
 
 def _wide(facts: RunFacts, drawn: Sequence[Box], label: str) -> Html:

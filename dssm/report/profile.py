@@ -15,6 +15,7 @@ from dssm.console import out, step, table, warn
 from dssm.errors import UserError
 from dssm.features import embedded
 from dssm.manifest import SourceCounts
+from dssm.paths import DATASETS
 from dssm.report.dataset import Run, open_run
 from dssm.report.decoding import printable
 from dssm.report.figures import Coverage, PartProfile, Profile
@@ -23,7 +24,6 @@ from dssm.report.page import page
 from dssm.report.popularity import item_positives, popularity, popularity_groups
 from dssm.report.runs import page_path, previous_run, profile_path
 
-DATASETS = ("train", "test", "users", "items", "interactions")
 SAMPLES = ("train", "test")
 EXAMPLES = 3  # quarantined rows shown of each reason
 EXAMPLE_WIDTH = 300

@@ -7,14 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY, VIEWS
 from dssm.report.decoding import percent
 from dssm.report.html import Html, join, note, table, tag
-from dssm.report.plots import short_count
 from dssm.report.run_facts import RunFacts, TrainedModel
 from dssm.report.run_plots import Bounds, by_epoch, rankers, tenths
+from dssm.units import bytes_shown
 
-VIEWS = {"seen_kept": "seen items kept", "seen_filtered": "seen items filtered"}
-MODEL, POPULARITY, BEST_REACHABLE = "model", "popularity", "best_reachable"
 EPOCH_PARTS = {"test": "test rows", "validation": "rows kept back from training"}
 
 Evaluation = Mapping[str, Any]
@@ -72,8 +71,8 @@ def _received(model: TrainedModel) -> str | None:
     """Returns what rank 0 received a step, beside the bound by the plan of the exchange."""
     if model.bytes_per_step is None:
         return None
-    told, expected = f"{short_count(model.bytes_per_step)}B", model.expected_bytes_per_step
-    return told if expected is None else f"{told}; planned: {short_count(expected)}B at most on average"
+    told, expected = bytes_shown(model.bytes_per_step), model.expected_bytes_per_step
+    return told if expected is None else f"{told}; planned: {bytes_shown(expected)} at most on average"
 
 
 def facts_list(given: Sequence[tuple[str, str]]) -> Html:
@@ -103,7 +102,7 @@ def _told(found: Evaluation) -> str:
         f"The whole catalogue of {found['items']:,} items ranked for {found['users']:,} users of the test window "
         f"who have an event before it; {found.get('users_filtered', 0):,} of them clicked an item that was new to them."
     )
-    if found.get("intervals", {}).get("seen_kept"):
+    if found.get("intervals", {}).get(KEPT):
         bootstrap = found["bootstrap"]
         text += (
             f" Whiskers are {100 * bootstrap['level']:.0f} % intervals of a bootstrap over the users, "
@@ -127,13 +126,13 @@ def _view(found: Evaluation, view: str, title: str) -> Html:
 
 def recalls(found: Evaluation) -> list[str]:
     """Returns the names recall@K, by K."""
-    names = [name for name in found["seen_kept"][MODEL] if name.startswith("recall@")]
+    names = [name for name in found[KEPT][MODEL] if name.startswith("recall@")]
     return sorted(names, key=lambda name: int(name.split("@")[1]))
 
 
 def cutoff_of(facts: RunFacts) -> str:
     """Returns the recall@K that groups are told apart by: the gate's, else the one in the middle."""
-    found = recalls(facts.evaluation or {"seen_kept": {MODEL: {}}})
+    found = recalls(facts.evaluation or {KEPT: {MODEL: {}}})
     gate = facts.settings.item_table.gate.metric
     return gate if gate in found else found[len(found) // 2]
 
@@ -168,7 +167,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def best_baseline(found: Evaluation, metric: str, view: str = "seen_kept") -> tuple[str, float] | None:
+def best_baseline(found: Evaluation, metric: str, view: str = KEPT) -> tuple[str, float] | None:
     """Returns the baseline with the highest metric; what only an oracle reaches is none."""
     values = [
         (of[metric], name)
@@ -232,7 +231,7 @@ def _cold(found: Evaluation) -> Iterator[Html]:
         yield from [note(f"{found['cold_users']:,} cold users are left out.")] if found.get("cold_users") else ()
         return
     users, items = cold["users"], cold["items"]
-    kept, metrics = items.get("seen_kept", {}), recalls(found)
+    kept, metrics = items.get(KEPT, {}), recalls(found)
     clicks = kept.get("clicks", 0)
     yield tag("h3", "Cold users and items")
     if not users["users"] and not clicks:
@@ -245,7 +244,7 @@ def _cold(found: Evaluation) -> Iterator[Html]:
     if clicks:
         told = f"{items['items']:,} items without a training row, with {clicks:,} clicks in the test window."
         by_ranker = {name: of for name, of in kept.items() if name != "clicks"}
-        groups.append((told, by_ranker, items.get("intervals", {}).get("seen_kept", {})))
+        groups.append((told, by_ranker, items.get("intervals", {}).get(KEPT, {})))
     drawn = [tag("div", note(told), _by_ranker(of, bounds, metrics)) for told, of, bounds in groups]
     yield tag("div", *drawn, class_="plots")
 

@@ -14,14 +14,13 @@ from dssm import published, storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST, Manifest, Statistics, VocabularySpec
-from dssm.paths import RunPaths
+from dssm.paths import DATASETS, RunPaths
 from dssm.published import Published
 from dssm.report.card_parts import PartCard, SignatureCard
 from dssm.report.dataset import Run, open_run
 from dssm.usage import Usage, read_usage
 
-CARD, INDEX, EXAMPLES, REFUSALS = "model.json", "index.json", "examples.json", "refusals.json"
-PARTS = ("train", "test", "items", "users", "interactions")
+INDEX, EXAMPLES, REFUSALS = "index.json", "examples.json", "refusals.json"
 JOBS = ("build_samples", "train", "evaluate", "score_items", "score_users", "index_items")  # in their order
 TABLE_JOBS = {"items": "score_items", "users": "score_users"}
 
@@ -199,7 +198,7 @@ def read_facts(paths: RunPaths, settings: Settings | None = None) -> RunFacts:
     Raises: UserError where there are no finished samples. Whatever else is missing or damaged is told as missing.
     """
     run = open_run(paths)
-    manifests = {part: f"{paths.part(part)}/{MANIFEST}" for part in PARTS}
+    manifests = {part: f"{paths.part(part)}/{MANIFEST}" for part in DATASETS}
     contents = {part: storage.read_bytes(path) for part, path in manifests.items() if storage.exists(path)}
     facts = RunFacts(
         run=run,
@@ -221,7 +220,7 @@ def read_facts(paths: RunPaths, settings: Settings | None = None) -> RunFacts:
 def _settings_of_model(paths: RunPaths) -> Settings | None:
     """Returns the settings in the model's card; None where there is none, or one of other settings."""
     try:
-        return Settings.model_validate(json.loads(storage.read_text(f"{paths.model}/{CARD}"))["settings"])
+        return Settings.model_validate(json.loads(storage.read_text(paths.card))["settings"])
     except (OSError, KeyError, ValueError, UserError):
         return None
 
@@ -263,7 +262,7 @@ def _add_model(facts: RunFacts) -> None:
     facts.model = _part(facts, TrainedModel, f"{facts.paths.model}/{MANIFEST}", what, "train")
     if facts.model is not None:
         what = "model card"
-        card = _part(facts, CardFacts, f"{facts.paths.model}/{CARD}", what, "train")
+        card = _part(facts, CardFacts, facts.paths.card, what, "train")
         if card is not None and _is_of_model(facts, card.model_version, what, "train"):
             facts.card = card
     if facts.model is not None and facts.model.samples_build != facts.run.manifest.build:

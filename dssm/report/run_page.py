@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from dssm.config import Settings
+from dssm.evaluation import KEPT, MODEL
 from dssm.report import run_evaluation, run_model, run_tables, run_vectors
 from dssm.report.html import Html, document, join, note, number_cell, table, tag, text_cell, words_cell
 from dssm.report.item_words import Items
-from dssm.report.pipeline_picture import duration, picture
+from dssm.report.pipeline_picture import picture
 from dssm.report.run_facts import RunFacts
 from dssm.report.run_remarks import Remark, remarks
 from dssm.report.run_style import RUN_STYLE
@@ -21,6 +22,7 @@ from dssm.report.run_vectors import VectorFacts
 from dssm.report.style import STYLE
 from dssm.report.vector_map import SCRIPT
 from dssm.secrets import hidden_in
+from dssm.units import seconds_shown
 
 PACKAGES = (
     "tensorflow", "keras", "horovod", "petastorm", "pyspark", "pyarrow", "numpy", "pandas", "pydantic", "scikit-learn",
@@ -113,16 +115,16 @@ def _tiles(facts: RunFacts) -> Html:
             one = len(facts.index.sinks) == 1
             tiles.append((f"{min(recall):.4f}", "least recall of the index" if one else "least recall of the indexes"))
     if facts.used:
-        tiles.append((duration(sum(used.seconds for used in facts.used.values())), "all jobs together"))
+        tiles.append((seconds_shown(sum(used.seconds for used in facts.used.values())), "all jobs together"))
     drawn = [tag("div", tag("b", value), tag("span", what), class_="tile") for value, what in tiles]
     return tag("div", *drawn, class_="tiles")
 
 
 def _recall_tiles(facts: RunFacts, found: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
-    metric, kept = run_evaluation.cutoff_of(facts), found["seen_kept"]
-    bounds = found.get("intervals", {}).get("seen_kept", {}).get("model", {}).get(metric)
+    metric, kept = run_evaluation.cutoff_of(facts), found[KEPT]
+    bounds = found.get("intervals", {}).get(KEPT, {}).get(MODEL, {}).get(metric)
     told = run_evaluation.interval_text(bounds)
-    value = kept["model"].get(metric)
+    value = kept[MODEL].get(metric)
     if value is not None:
         yield f"{value:.3f}", f"{metric} of the model" + (f" ({told})" if told else "")
     best = run_evaluation.best_baseline(found, metric)
@@ -148,7 +150,7 @@ def _jobs(facts: RunFacts) -> Html:
             job,
             [
                 number_cell(f"{used.began:%Y-%m-%d %H:%M:%S}"),
-                number_cell(duration(used.seconds)),
+                number_cell(seconds_shown(used.seconds)),
                 number_cell(f"{used.peak_bytes / 2**30:.2f}"),
                 text_cell(used.peak_process),
             ],

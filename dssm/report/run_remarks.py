@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dssm.evaluation import MODEL, VIEWS
 from dssm.report.decoding import percent
-from dssm.report.run_evaluation import VIEWS, best_baseline, cutoff_of, interval_text
+from dssm.report.run_evaluation import best_baseline, cutoff_of, interval_text
 from dssm.report.run_facts import RunFacts
 from dssm.report.run_vectors import VectorFacts
 
@@ -45,11 +46,11 @@ def _of_evaluation(facts: RunFacts, found: Mapping[str, Any]) -> Iterator[Remark
     metric = cutoff_of(facts)
     for view, title in VIEWS.items():
         best = best_baseline(found, metric, view) if view in found else None
-        model = found[view]["model"].get(metric) if best is not None else None
+        model = found[view][MODEL].get(metric) if best is not None else None
         if best is None or model is None:
             continue
         name, value = best[0].replace("_", " "), best[1]
-        bounds = found.get("intervals", {}).get(view, {}).get("model", {}).get(metric)
+        bounds = found.get("intervals", {}).get(view, {}).get(MODEL, {}).get(metric)
         told = f"{metric} with {title}"
         if model < value:
             yield "evaluation", f"{told}: {name} is better, {value:.3f}; the model has {model:.3f}"

@@ -18,12 +18,7 @@ from dssm.report.run_page import page
 from dssm.report.run_vectors import vector_facts
 from dssm.report.tracking import check_tracking, log_run
 
-REPORT = "report.html"
 _ONE_AT_ONCE = threading.Lock()  # dates side by side: matplotlib's settings and MLflow's environment are the process's
-
-
-def report_path(paths: RunPaths) -> str:
-    return f"{paths.folder}/{REPORT}"
 
 
 def write_report(paths: RunPaths, settings: Settings | None = None) -> str:
@@ -37,10 +32,10 @@ def write_report(paths: RunPaths, settings: Settings | None = None) -> str:
         facts = read_facts(paths, settings)
         items = Items(facts.run, facts.settings.report)
         text = page(facts, items, vector_facts(facts, items))
-        storage.write_text(report_path(paths), text)
+        storage.write_text(paths.report, text)
         remarks.append(f"{len(text.encode()) / 1e6:.1f} MB")
         remarks += [f"without {missing.what} ({missing.job})" for missing in facts.missing]
-    return report_path(paths)
+    return paths.report
 
 
 @contextmanager

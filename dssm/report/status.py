@@ -11,8 +11,9 @@ from dssm.attempts import Attempt, read_attempts
 from dssm.console import out, table, warn
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
-from dssm.report.pipeline_picture import boxes, duration
+from dssm.report.pipeline_picture import boxes
 from dssm.report.run_facts import JOBS, RunFacts, read_facts
+from dssm.units import seconds_shown
 
 COLUMNS = ("job", "began", "took", "largest process", "left")
 NOT_YET, HAS_NOT_RUN = "–", "has not run"
@@ -49,10 +50,10 @@ def _row(job: str, left: str, facts: RunFacts | None, attempt: Attempt | None, z
     shown = "; ".join(told) or ("done" if done else HAS_NOT_RUN)
     if used is not None:
         size = f"{used.peak_bytes / 2**30:.2f} GiB ({used.peak_process})"
-        return [job, _when(used.began, zone), duration(used.seconds), size, shown]
+        return [job, _when(used.began, zone), seconds_shown(used.seconds), size, shown]
     if attempt is None:
         return [job, NOT_YET, NOT_YET, NOT_YET, shown]
-    took = duration((attempt.ended - attempt.began).total_seconds()) if attempt.ended is not None else NOT_YET
+    took = seconds_shown((attempt.ended - attempt.began).total_seconds()) if attempt.ended is not None else NOT_YET
     return [job, _when(attempt.began, zone), took, NOT_YET, shown]
 
 

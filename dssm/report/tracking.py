@@ -18,12 +18,11 @@ from urllib.parse import urlsplit
 from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.evaluation import MODEL, VIEWS
 from dssm.paths import RunPaths
-from dssm.report.run_evaluation import MODEL, VIEWS
 from dssm.report.run_facts import RunFacts, read_facts
 from dssm.report.run_page import shown_settings
 
-REPORT = "report.html"
 RUN, MODEL_VERSION = "dssm.run", "dssm.model_version"  # tags by which a run is found again
 LOCAL_FOLDER = "mlruns"
 BATCH = 100  # parameters that a server takes at once
@@ -230,7 +229,7 @@ def _log_metrics(client: Any, run: Any, facts: RunFacts) -> None:
 def _log_files(client: Any, run_id: str, paths: RunPaths) -> None:
     """Logs the report, the model's card and the evaluation, where they are there."""
     with tempfile.TemporaryDirectory(prefix="dssm-") as scratch:
-        for path in (f"{paths.folder}/{REPORT}", f"{paths.model}/model.json", paths.evaluation):
+        for path in (paths.report, paths.card, paths.evaluation):
             if storage.exists(path):
                 local = Path(scratch, Path(path).name)
                 local.write_bytes(storage.read_bytes(path))

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dssm.errors import UserError, did_you_mean
+from dssm.evaluation import FILTERED, KEPT, MODEL, VIEWS
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, Difference, difference, interval
-from dssm.retrieval.evaluated import DIGESTS, FILTERED, KEPT, MODEL, VIEWS, Evaluation, read_evaluation, what_differs
+from dssm.retrieval.evaluated import DIGESTS, Evaluation, read_evaluation, what_differs
 
 METRIC = "recall@50"
 

@@ -19,13 +19,13 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step
 from dssm.errors import UserError
+from dssm.evaluation import KEPT, MODEL
 from dssm.manifest import CLICKED, POSITIVE, SEEN, USER_ID, WARM, data_files, read_manifest
 from dssm.model.card import add_evaluation
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.packing import unpack_all
 from dssm.paths import RunPaths
 from dssm.retrieval.catalogue import write_catalogue
-from dssm.retrieval.evaluated import KEPT, MODEL
 from dssm.retrieval.examples import write_examples
 from dssm.retrieval.rankers import Block, Rankers, make_rankers
 from dssm.retrieval.ranking import Activity, Asked, Found, Ranking

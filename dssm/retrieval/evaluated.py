@@ -14,11 +14,9 @@ import numpy as np
 
 from dssm import storage
 from dssm.errors import UserError
+from dssm.evaluation import VIEWS
 from dssm.paths import RunPaths
 
-KEPT, FILTERED = "seen_kept", "seen_filtered"
-VIEWS = {KEPT: "seen items kept", FILTERED: "seen items filtered"}
-MODEL, POPULARITY = "model", "popularity"
 REPLICATES = "evaluation_replicates.npz"
 # Of what was evaluated: the catalogue, users, what is relevant to them, that of it which they had not seen.
 DIGESTS = ("catalogue", "users", "relevant", "relevant_unseen")

@@ -71,10 +71,10 @@ class Users:
 
     def _through_tower(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.Array, np.ndarray]]:
         from dssm.model.export import LoadedTower
-        from dssm.model.outputs import OUTPUT, output_name
+        from dssm.model.outputs import output_name
 
         tower = LoadedTower(f"{self._paths.model}/user_tower")
-        output = OUTPUT if self._objective is None else output_name(self._objective)
+        output = output_name(self._objective)
         for batch in batches:
             yield batch.column(0), tower.all_vectors(unpack_all(batch, self._model.user_columns))[output]
 

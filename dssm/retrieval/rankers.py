@@ -17,10 +17,10 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import warn
 from dssm.errors import UserError
+from dssm.evaluation import BEST_REACHABLE, MODEL, POPULARITY
 from dssm.manifest import ITEM_ID, ITEM_INDEX, LAST_TIME, POSITIVE, SEEN, TARGETS, USER_ID
 from dssm.retrieval.arrays import mapped, mapped_matrix, parts, write_array, write_matrix
 from dssm.retrieval.baselines import ease, item_cf_blocks, item_similarity
-from dssm.retrieval.evaluated import MODEL, POPULARITY
 from dssm.retrieval.search import ITEMS_AT_ONCE, Scores, product_blocks
 
 # Arrays in the rankers' folder, beside those of the rankers' names. In parts: the items' vectors, whether they have no
@@ -87,7 +87,7 @@ class Rankers:
             **dict.fromkeys(self.item_cf, with_history),
             "ease": self.ease and with_history,
             "ease_recent": self.ease and self.recent and with_history,
-            "best_reachable": self.oracle_users is not None,
+            BEST_REACHABLE: self.oracle_users is not None,
         }
         return [name for name, is_given in given.items() if is_given]
 
@@ -115,7 +115,7 @@ class Rankers:
                 yield "ease_recent", [(0, scores * np.sqrt(arrays[RECENT_POSITIVES]))]
         if self.oracle_users is not None:
             places = [self.oracle_users[user] for user in block.ids.to_pylist()]
-            yield "best_reachable", product_blocks(arrays[ORACLE_USERS][places], [(0, arrays[ORACLE_ITEMS])])
+            yield BEST_REACHABLE, product_blocks(arrays[ORACLE_USERS][places], [(0, arrays[ORACLE_ITEMS])])
 
 
 def _same_for_all(values: np.ndarray, users: int) -> Iterator[Scores]:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dssm.evaluation import FILTERED, KEPT, MODEL, POPULARITY
 from dssm.manifest import NO_ITEM
 from dssm.retrieval.arrays import gathered
 from dssm.retrieval.bootstrap import SEED, poisson_weights
-from dssm.retrieval.evaluated import FILTERED, KEPT, MODEL, POPULARITY
 from dssm.retrieval.rankers import COLD_ITEMS, ITEM_KEYS, Block, Rankers
 from dssm.retrieval.search import Ranked, Scores, best_items, contains, pairs
-from dssm.retrieval.tally import TENTHS, Items, Tally, Users, popularity_tenths
+from dssm.retrieval.tally import TENTHS, ItemGroups, Tally, UserGroups, popularity_tenths
 from dssm.samples.splitmix import mixed, uniforms
 
 COLD = "cold_users"  # beside the views: users without an event before the window
@@ -137,13 +137,13 @@ class Ranking:
         arrays = rankers.arrays()
         self.found, self.items = Found.empty(rankers, asked), rankers.items
         self._rankers, self._asked = rankers, asked
-        self._groups = Items(popularity_tenths(arrays[POPULARITY]), gathered(arrays, COLD_ITEMS))
+        self._groups = ItemGroups(popularity_tenths(arrays[POPULARITY]), gathered(arrays, COLD_ITEMS))
         self._item_keys = gathered(arrays, ITEM_KEYS)
 
     def add(self, block: Block) -> None:
         """Ranks for users with an event before the window."""
         places = self._asked.activity.places(np.diff(block.seen.indptr), block.keys)
-        users = Users(poisson_weights(block.keys, self._asked.replicates), (places * TENTHS).astype(np.int64))
+        users = UserGroups(poisson_weights(block.keys, self._asked.replicates), (places * TENTHS).astype(np.int64))
         clicked, seen = pairs(block.clicked), pairs(block.seen)
         unseen = clicked[~contains(seen, clicked)]
         self._add_digests(block.keys, clicked, unseen)
@@ -157,7 +157,7 @@ class Ranking:
     def add_cold(self, block: Block) -> None:
         """Ranks for users without an event before the window: by the model and by what needs no history."""
         self.found.cold_users += len(block.keys)
-        users = Users(poisson_weights(block.keys, self._asked.replicates), np.zeros(len(block.keys), np.int64))
+        users = UserGroups(poisson_weights(block.keys, self._asked.replicates), np.zeros(len(block.keys), np.int64))
         clicked = pairs(block.clicked)
         for name, scores in self._rankers.scores(block, with_history=False):
             best, _ = self._best(scores, len(block.keys), None)

@@ -10,10 +10,11 @@ import numpy as np
 
 from dssm import storage
 from dssm.console import table
+from dssm.evaluation import FILTERED, KEPT, MODEL, POPULARITY, VIEWS
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, interval
 from dssm.retrieval.catalogue import Catalogue
-from dssm.retrieval.evaluated import FILTERED, KEPT, MODEL, POPULARITY, VIEWS, Replicates, write_replicates
+from dssm.retrieval.evaluated import Replicates, write_replicates
 from dssm.retrieval.ranking import COLD, Asked, Found
 from dssm.retrieval.tally import TENTHS, Tally
 

@@ -28,7 +28,7 @@ def popularity_tenths(popularity: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemGroups:
     """What the items are grouped by.
 
     Attributes:
@@ -41,7 +41,7 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Users:
+class UserGroups:
     """What the users of a block count for.
 
     Attributes:
@@ -92,7 +92,7 @@ class Tally:
         """(10,), the users in each tenth of activity."""
         return self._sum("users_by_activity")[0].astype(np.int64)
 
-    def count(self, best: np.ndarray, relevant: np.ndarray, users: Users, items: Items) -> None:
+    def count(self, best: np.ndarray, relevant: np.ndarray, users: UserGroups, items: ItemGroups) -> None:
         """Adds a block of users; those without a relevant item are not counted.
 
         Args:
@@ -212,7 +212,11 @@ def _by_user(
 
 
 def _by_item(
-    best: np.ndarray, hits: np.ndarray, relevant: tuple[np.ndarray, np.ndarray], items: Items, cutoffs: Sequence[int]
+    best: np.ndarray,
+    hits: np.ndarray,
+    relevant: tuple[np.ndarray, np.ndarray],
+    items: ItemGroups,
+    cutoffs: Sequence[int],
 ) -> dict[str, np.ndarray]:
     """Returns each user's relevant items by group, and those found, (users, width) each.
 

@@ -12,7 +12,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step, warn
 from dssm.manifest import ITEM_INDEX, JoinCounts, Manifest, SourceCounts, write_manifest, write_settings
-from dssm.paths import RunPaths
+from dssm.paths import RunPaths, vectors_path
 from dssm.samples.datasets import Dataset, item_columns
 from dssm.samples.earlier import content_of
 from dssm.samples.freezing import Frozen, freeze
@@ -22,7 +22,6 @@ from dssm.samples.lookups import DAYS_COLUMN, Lookups
 from dssm.samples.published import copy_published
 from dssm.samples.sample_files import SampleFiles
 from dssm.samples.sources import ID, Quarantine
-from dssm.samples.vectors import vectors_folder
 from dssm.samples.vocabulary import shared_hash_buckets
 from dssm.samples.writing import write_one, write_shuffled
 
@@ -54,7 +53,7 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
         vocabularies=frozen.files,
         buckets=shared_hash_buckets(settings.features),
         statistics=frozen.statistics,
-        vectors={name: f"{vectors_folder(folder, name)}/vectors.parquet" for name in settings.vectors},
+        vectors={name: vectors_path(folder, name) for name in settings.vectors},
         storage={name: table.storage for name, table in settings.vectors.items()},
         negatives=settings.samples.negatives,
         published=published.items,
@@ -110,7 +109,7 @@ def _write_items(
         files = write_shuffled(items.select(*columns), f"{folder}/items", rows, size, settings.seed)
         joins = []
         for name in settings.vectors:
-            known = spark.read.parquet(vectors_folder(folder, name)).select(F.col("id").alias(ID))
+            known = spark.read.parquet(vectors_path(folder, name)).select(F.col("id").alias(ID))
             matched = tables.catalogue.select(ID).join(known, ID, "left_semi").count()
             joins.append(JoinCounts(name=f"catalogue ⋈ vectors.{name}", rows=rows, matched=matched))
         remarks.counted("items", rows, f"{rows:,} items")

@@ -10,7 +10,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST, Manifest, Statistics, read_manifest, read_settings
-from dssm.paths import RunPaths
+from dssm.paths import RunPaths, earlier_run
 from dssm.samples.vocabulary import needs_statistics
 from dssm.spark import matches
 
@@ -59,11 +59,10 @@ def came_late(spark: SparkSession, settings: Settings, source: str, day: dt.date
 
 
 def frozen_run(settings: Settings) -> str:
-    """Returns the samples' folder of the run whose vocabularies are used: its folder, or NAME/DATE below root."""
+    """Returns the samples' folder of the run whose vocabularies are used."""
     run = settings.samples.vocabularies.run
     assert run is not None
-    inside = f"{settings.root}/{run}"
-    return RunPaths(inside if storage.exists(f"{inside}/samples") else run).samples
+    return earlier_run(settings.root, run).samples
 
 
 def frozen_statistics(settings: Settings, manifest: Manifest, folder: str) -> dict[str, Statistics]:

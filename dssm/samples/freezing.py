@@ -9,6 +9,7 @@ from dssm.config import Settings
 from dssm.console import step, warn
 from dssm.features import embedded
 from dssm.manifest import Statistics, VocabularySpec, read_manifest
+from dssm.paths import VOCABULARIES, vocabulary_path
 from dssm.samples.earlier import frozen_run, frozen_statistics
 from dssm.samples.inputs import InputTables
 from dssm.samples.log import Log
@@ -60,7 +61,7 @@ def freeze(settings: Settings, tables: InputTables, log: Log, tasks: int, folder
         if owners:
             grow = settings.samples.vocabularies.grow
             counts = window.token_counts()
-            counted = write_vocabularies(counts, owners, f"{folder}/vocabularies", frozen, grow)
+            counted = write_vocabularies(counts, owners, f"{folder}/{VOCABULARIES}", frozen, grow)
         fixed = fixed_vocabularies(settings.features, statistics)
         both = {**counted, **fixed}
         vocabularies = {f.name: both[f.name] for f in embedded(settings.features) if f.name in both}
@@ -69,5 +70,5 @@ def freeze(settings: Settings, tables: InputTables, log: Log, tasks: int, folder
         for name, spec in counted.items():
             if spec.size == 2:
                 warn(f"features.{name}: no token in the training window; every id is unknown")
-    files = {name: f"{folder}/vocabularies/{name}.parquet" for name in counted}
+    files = {name: vocabulary_path(folder, name) for name in counted}
     return Frozen(window, vocabularies, files, statistics, vocabularies_of)

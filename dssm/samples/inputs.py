@@ -13,6 +13,7 @@ from dssm.config import Settings
 from dssm.console import step
 from dssm.features import of_side
 from dssm.manifest import ITEM_INDEX, NO_ITEM, JoinCounts
+from dssm.paths import vectors_path
 from dssm.samples.events import (
     LATER,
     TEST,
@@ -30,7 +31,7 @@ from dssm.samples.log import Log
 from dssm.samples.raw_columns import check_item_columns, raw_item_features, user_columns
 from dssm.samples.sources import EventLog, Quarantine
 from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile
-from dssm.samples.vectors import read_vectors, vectors_folder, write_vectors
+from dssm.samples.vectors import read_vectors, write_vectors
 
 READERS = 4  # tables that are read at the same time
 
@@ -105,7 +106,7 @@ def read_tables(spark: SparkSession, settings: Settings, folder: str, quarantine
 
 def _copy_vectors(spark: SparkSession, settings: Settings, name: str, folder: str, quarantine: Quarantine) -> None:
     vectors = read_vectors(spark, settings, name, settings.vectors[name], quarantine)
-    write_vectors(vectors, vectors_folder(folder, name), settings.vectors[name].width)
+    write_vectors(vectors, vectors_path(folder, name), settings.vectors[name].width)
 
 
 def read_log(settings: Settings, tables: InputTables, quarantine: Quarantine) -> InputEvents:

@@ -57,9 +57,8 @@ def copy_published(
         where = f"samples.negatives.{name}"
         items, width = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
         joins.append(count_published(settings, name, catalogue, rows, items.select(F.col("id").alias(ID))))
-        copy = f"{folder}/.lookups/published_{name}"
-        write_vectors(items, copy, width)
-        copies[name] = f"{copy}/vectors.parquet"
+        copies[name] = f"{folder}/.lookups/published_{name}/vectors.parquet"
+        write_vectors(items, copies[name], width)
         if kind.users is not None:
             users, _ = read_published(spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, width)
             of_users[name] = (users, width)

@@ -16,6 +16,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import step
 from dssm.manifest import ITEM_INDEX, ColumnSpec, FileSpec, JoinCounts, changing_item_features
+from dssm.paths import DATASETS
 from dssm.samples.datasets import NUMBER, Dataset, feature_columns, sample_columns
 from dssm.samples.events import TEST, TRAIN
 from dssm.samples.exchange import SLICE, filled, gathered, scattered, task_keys
@@ -39,7 +40,7 @@ from dssm.samples.user_pass import user_pass
 from dssm.samples.words import Words
 from dssm.samples.writing import remove_unfinished, stable_files
 
-PARTS = ("train", "test", "users", "interactions")
+PARTS = tuple(name for name in DATASETS if name != "items")  # which are written before
 ROWS_PER_FILE_TASK = 131_072  # of the last shuffle: a task's rows are in memory at once, a few hundred bytes each
 
 

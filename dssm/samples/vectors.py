@@ -70,12 +70,7 @@ def need_vectors(name: str, frame: DataFrame, column: str) -> None:
         raise UserError(f"{name}.values: '{column}' holds {kind.simpleString()}; expected lists of numbers")
 
 
-def vectors_folder(samples: str, name: str) -> str:
-    """Returns where a build keeps the vectors of a name."""
-    return f"{samples}/vectors/{name}"
-
-
-def write_vectors(vectors: DataFrame, folder: str, width: int) -> None:
-    """Writes (id, values) as one file, `vectors.parquet`, by id."""
+def write_vectors(vectors: DataFrame, path: str, width: int) -> None:
+    """Writes (id, values) as one file, by id."""
     rows = max(1, ROW_GROUP_BYTES // (4 * width))
-    write_one(vectors, f"{folder}/vectors.parquet", ["id"], rows)
+    write_one(vectors, path, ["id"], rows)

@@ -18,6 +18,7 @@ from dssm import storage
 from dssm.errors import UserError, did_you_mean
 from dssm.features import (
     FIRST_TOKEN_ID,
+    TIME_VALUES,
     AnyFeature,
     DenseFeat,
     EmbeddedFeature,
@@ -27,12 +28,11 @@ from dssm.features import (
     embedded,
 )
 from dssm.manifest import Manifest, Statistics, VocabularySpec
+from dssm.paths import vocabulary_path
 from dssm.samples.column_checks import list_entries
 from dssm.samples.exchange import SLICED_BYTES, Batches, joined
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.writing import PART_STEP, write_parts
-
-HOURS, WEEKDAYS = 24, 7
 
 
 def has_tokens(feature: EmbeddedFeature) -> bool:
@@ -61,7 +61,7 @@ def fixed_vocabularies(
             size = feature.hash_buckets + FIRST_TOKEN_ID
             specs[feature.name] = VocabularySpec(size=size, digest=digest, rule="hash")
         elif isinstance(feature, SparseFeat) and feature.time is not None:
-            size = (HOURS if feature.time == "hour" else WEEKDAYS) + FIRST_TOKEN_ID
+            size = TIME_VALUES[feature.time] + FIRST_TOKEN_ID
             specs[feature.name] = VocabularySpec(size=size, digest=storage.digest(feature.time), rule="time")
         elif isinstance(feature, SparseFeat) and feature.is_bucketised:
             boundaries = feature.boundaries or statistics[feature.name].boundaries
@@ -228,7 +228,7 @@ def frozen_files(manifest: Manifest, folder: str, owners: Sequence[EmbeddedFeatu
                 f"samples.vocabularies.run: {folder} has no vocabulary '{feature.name}'"
                 + did_you_mean(feature.name, known)
             )
-    return {feature.name: f"{folder}/vocabularies/{feature.name}.parquet" for feature in owners}
+    return {feature.name: vocabulary_path(folder, feature.name) for feature in owners}
 
 
 # Numbers ---------------------------------------------------------------------------------------------

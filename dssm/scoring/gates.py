@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dssm.errors import GateError, UserError
+from dssm.evaluation import MODEL
 from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
 from dssm.sections import Gate
 from dssm.sections.publishing import PublishedTable
@@ -35,7 +36,7 @@ def recall_gates(
         asked = [BASELINE] * (gate.better_than != "none") + [LAST] * (gate.margin is not None)
         reason = f"{NOT_MEASURED}: {path} holds no evaluation of this model on these samples"
         return [GateDecision(gate=name, passed=True, reason=reason) for name in asked]
-    found = kept["model"].get(gate.metric)
+    found = kept[MODEL].get(gate.metric)
     if found is None and (gate.better_than != "none" or gate.margin is not None):
         raise UserError(f"{setting}.gate.metric: {path} has no '{gate.metric}'; run evaluate again")
     decisions = []
@@ -51,7 +52,7 @@ def _against_baseline(gate: Gate, setting: str, kept: Mapping[str, Mapping[str, 
         raise UserError(
             f"{setting}.gate.better_than: {path} has no '{gate.better_than}'; expected one of {', '.join(kept)}"
         )
-    found, bar = kept["model"][gate.metric], kept[gate.better_than].get(gate.metric)
+    found, bar = kept[MODEL][gate.metric], kept[gate.better_than].get(gate.metric)
     if bar is None:
         raise UserError(f"{setting}.gate.metric: {path} has no '{gate.metric}'; run evaluate again")
     reason = (

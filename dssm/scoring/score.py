@@ -20,6 +20,7 @@ from dssm import published, storage
 from dssm.config import Settings
 from dssm.console import warn
 from dssm.errors import UserError
+from dssm.evaluation import KEPT, MODEL
 from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, SourceCounts, read_manifest
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
@@ -48,7 +49,6 @@ Part = Literal["items", "users"]
 IDS: dict[Part, str] = {"items": ITEM_ID, "users": USER_ID}
 TASKS_PER_CORE = 4  # so that none waits long for the last
 KEYS_AT_ONCE = 2**24  # that the driver counts, 8 bytes each
-KEPT, MODEL = "seen_kept", "model"  # of evaluation.json
 
 
 def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: bool = False) -> Published:

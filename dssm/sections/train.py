@@ -72,7 +72,9 @@ class Staging(StrictModel):
     """How sample files of a remote store come to local disk, ahead of the reader; local ones stay where they are."""
 
     cache_bytes: int = Field(4 << 30, ge=1, description="Disk that the copies of a rank take at most.")
-    folder: str | None = Field(None, description="Where the copies are made; default: the system's temporary folder.")
+    folder: str | None = Field(
+        None, description="Where the copies are made; default: the system's temporary folder, in memory on some hosts."
+    )
     threads: int = Field(2, ge=1, le=16, description="Files fetched at once.")
     attempts: int = Field(5, ge=1, description="Fetches of a file before it is an error.")
     backoff_s: FiniteFloat = Field(0.5, ge=0, description="Before the second one; each further wait is twice as long.")
@@ -167,6 +169,11 @@ class Train(StrictModel):
         ge=1,
         description="The same where no steps are taken: while ranks set up, resume, write the best epoch, or save.",
     )
+
+    @property
+    def by_spark(self) -> bool:
+        """Whether the ranks start inside a Spark job."""
+        return self.launch in ("spark", "spark-elastic")
 
     @property
     def elasticity(self) -> Elastic | None:

@@ -15,6 +15,7 @@ from dssm.errors import UserError
 from dssm.model.export import LoadedTower
 from dssm.model.kept import model_of
 from dssm.model.manifest import ModelManifest, read_model_manifest
+from dssm.model.outputs import output_name
 from dssm.packing import unpack
 from dssm.paths import RunPaths
 from dssm.published import Published
@@ -28,7 +29,7 @@ from dssm.serving.lookup import Lookup
 from dssm.serving.people import NO_HISTORY, History, histories_of, row_of
 from dssm.serving.rescoring import Rescorer, rescorer_of
 from dssm.serving.search import Best, best_of, vectors_of
-from dssm.serving.tower import FeaturesError, UserTower, check_objective, output, read_request
+from dssm.serving.tower import FeaturesError, UserTower, check_objective, read_request
 
 ENTRIES = 10  # of a list among the features
 
@@ -146,7 +147,7 @@ class Recommender:
         manifest = self.run.part(part).manifest
         check_model_fits(self.model, manifest, self.model.user_columns, self.run.paths.part(part))
         columns = {n: unpack(row[n].combine_chunks(), spec) for n, spec in self.model.user_columns.items()}
-        vector: np.ndarray = self._tower.all_vectors(columns)[output(objective)][0]
+        vector: np.ndarray = self._tower.all_vectors(columns)[output_name(objective)][0]
         return vector
 
     # Users for an item, items like an item ---------------------------------------------------------------

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dssm.errors import did_you_mean
+from dssm.errors import did_you_mean, no_objective
 from dssm.serving.loaded import Loaded
 from dssm.serving.metrics import CONTENT_TYPE, Metrics
 from dssm.serving.reload import Current
@@ -135,8 +135,7 @@ def checked_objective(loaded: Loaded, objective: str | None) -> str | None:
     """Raises: RequestValidationError where the model has no such objective."""
     if objective is None or objective in loaded.objectives:
         return objective
-    hint = did_you_mean(objective, loaded.objectives) or " (the model has one only)"
-    fault = {"type": "value_error", "loc": ["query", "objective"], "msg": f"no objective '{objective}'{hint}"}
+    fault = {"type": "value_error", "loc": ["query", "objective"], "msg": no_objective(objective, loaded.objectives)}
     raise RequestValidationError([fault])
 
 

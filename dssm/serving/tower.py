@@ -11,11 +11,11 @@ import tensorflow as tf
 from pydantic import ValidationError
 
 from dssm import storage
-from dssm.errors import UserError, did_you_mean
-from dssm.model.card import CARD, ModelCard
+from dssm.errors import UserError, did_you_mean, no_objective
+from dssm.model.card import ModelCard
 from dssm.model.export import LoadedRawTower
 from dssm.model.manifest import ModelManifest
-from dssm.model.outputs import OUTPUT, output_name
+from dssm.model.outputs import output_name
 from dssm.paths import RunPaths
 from dssm.report.card_parts import SignatureCard
 from dssm.serving.requests import faults, features_model
@@ -46,7 +46,7 @@ class UserTower:
         Raises: FeaturesError where the tower refuses a feature, or its vector is too large to be compared.
         """
         try:
-            vector: np.ndarray = self._tower.all_vectors([features])[output(objective)][0]
+            vector: np.ndarray = self._tower.all_vectors([features])[output_name(objective)][0]
         except tf.errors.InvalidArgumentError as error:
             reason = " ".join(str(error.message).split())
             raise FeaturesError(
@@ -60,13 +60,8 @@ class UserTower:
         return vector
 
 
-def output(objective: str | None) -> str:
-    """Name of the tower's output with an objective's own vectors; None: with the combined ones."""
-    return OUTPUT if objective is None else output_name(objective)
-
-
 def _signature(paths: RunPaths, model: ModelManifest) -> SignatureCard:
-    path = f"{paths.model}/{CARD}"
+    path = paths.card
     if not storage.exists(path):
         raise UserError(f"{path}: not found; run train for this date again")
     try:
@@ -82,8 +77,7 @@ def check_objective(model: ModelManifest, objective: str | None) -> None:
     """Raises: UserError where the model has no such objective."""
     known = model.objectives if len(model.objectives) > 1 else ()
     if objective is not None and objective not in known:
-        hint = did_you_mean(objective, known) or " (the model has one only)"
-        raise UserError(f"--objective: no objective is named '{objective}'{hint}")
+        raise UserError(f"--objective: {no_objective(objective, known)}")
 
 
 def read_request(path: str, signature: SignatureCard) -> dict[str, Any]:

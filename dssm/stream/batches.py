@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from dssm.manifest import EVENT_TIME, WEIGHT, ColumnSpec, Manifest
+from dssm.sections import Staging
 from dssm.stream.plan import EpochPlan
 from dssm.stream.reader import Columns, read_files
-from dssm.stream.staging import Staging
 
 Batch = dict[str, tf.Tensor]  # what a step takes: each (batch, *column shape)
 

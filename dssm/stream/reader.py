@@ -21,7 +21,8 @@ from petastorm.workers_pool.worker_base import WorkerBase
 from dssm.errors import UserError
 from dssm.manifest import ColumnSpec, FileSpec
 from dssm.packing import unpack
-from dssm.stream.staging import Closed, Files, Staging, local_files
+from dssm.sections import Staging
+from dssm.stream.staging import Closed, Files, local_files
 
 Columns = dict[str, np.ndarray]
 Prepare = Callable[[int, Columns], Columns]

@@ -17,7 +17,6 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -28,29 +27,10 @@ from fsspec.implementations.local import LocalFileSystem
 from dssm import storage
 from dssm.errors import UserError
 from dssm.manifest import FileSpec
+from dssm.sections import Staging
 
 CHUNK_BYTES = 4 << 20  # read from the store at a time: a close is seen between two chunks
 CLOSE_S = 5.0  # a fetch that hangs in the store for longer is left behind; its thread ends with the process
-
-
-@dataclass(frozen=True)
-class Staging:
-    """How remote files come to local disk.
-
-    Attributes:
-      cache_bytes: bound of the disk that the copies take at any moment.
-      folder: where the folder of the copies is made; default: the system's for temporary files, which on some
-        machines lies in memory.
-      threads: files fetched at once.
-      attempts: fetches of a file before it is an error.
-      backoff_s: seconds before the second attempt; each further one waits twice as long.
-    """
-
-    cache_bytes: int = 4 << 30
-    folder: str | None = None
-    threads: int = 2
-    attempts: int = 5
-    backoff_s: float = 0.5
 
 
 class Closed(Exception):  # noqa: N818  (no error: the reading was ended early)

@@ -156,7 +156,7 @@ def archived_classes(environment: Mapping[str, str]) -> dict[str, str]:
 
 def needs_spark(job: str, settings: Settings) -> bool:
     if job == "train":
-        return settings.train.launch in ("spark", "spark-elastic")
+        return settings.train.by_spark
     return job != "index_items"
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from dssm.manifest import ColumnSpec, Manifest
+from dssm.sections import Staging
 from dssm.stream.plan import plan_epoch
 from dssm.stream.reader import Columns, read_files
-from dssm.stream.staging import Staging
 
 
 def catalogue_batches(

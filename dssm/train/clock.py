@@ -10,7 +10,7 @@ from dssm.stream.batches import Batch
 
 
 @dataclass(frozen=True)
-class Shares:
+class TimeShares:
     """Attributes: input_wait, exchange: shares of a time; the latter is None with one rank."""
 
     input_wait: float
@@ -76,7 +76,7 @@ class Clock:
         """Of all ranks, over this process's training."""
         return self._rows / self._trained_s if self._trained_s else 0.0
 
-    def look(self, exchange_s: float | None, received_bytes: float | None, steps: int, rows: int) -> Shares:
+    def look(self, exchange_s: float | None, received_bytes: float | None, steps: int, rows: int) -> TimeShares:
         """Returns where the time since the last look went.
 
         Args:
@@ -84,7 +84,7 @@ class Clock:
           steps, rows: since the last look, the rows of this rank.
         """
         exchanged_s = None if exchange_s is None else exchange_s * steps
-        shares = Shares(self._wait / self._span, None if exchanged_s is None else exchanged_s / self._span)
+        shares = TimeShares(self._wait / self._span, None if exchanged_s is None else exchanged_s / self._span)
         waited_s = float("nan") if exchanged_s is None else exchanged_s
         own = self._own
         self._own = OwnTime(own.rows + rows, own.seconds + self._span, own.exchange_s + waited_s)

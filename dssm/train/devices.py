@@ -66,7 +66,7 @@ def gpu_of_rank(gpus: int, assigned: Sequence[str], local_rank: int, local_size:
 
 
 def _assigned_by_spark(settings: Settings) -> list[str]:
-    if settings.train.launch not in ("spark", "spark-elastic"):
+    if not settings.train.by_spark:
         return []
     from horovod.spark.task.task_info import get_available_devices
 

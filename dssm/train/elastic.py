@@ -13,8 +13,8 @@ from horovod.common.exceptions import HorovodInternalError
 
 from dssm.train.checkpoint import Arrays
 from dssm.train.collectives import lost_rank_in
-from dssm.train.measures import expect_nothing
 from dssm.train.place import Place
+from dssm.train.rank_watchdog import expect_nothing
 from dssm.train.state import TrainingState
 
 T = TypeVar("T")

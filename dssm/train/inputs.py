@@ -14,12 +14,12 @@ from dssm.features import embedded
 from dssm.manifest import EVENT_TIME, ColumnSpec, Manifest, check_columns, read_manifest
 from dssm.model.inputs import tower_columns
 from dssm.model.towers import frozen_tables
-from dssm.paths import RunPaths
+from dssm.paths import RunPaths, vectors_path
 from dssm.samples.lookups import load_vectors
 from dssm.stream.batches import Prefetched, Reading, rank_batches
 from dssm.train.catalogue import catalogue_batches
 from dssm.train.negatives import SampledNegatives, load_negatives, step_negative_columns
-from dssm.train.passes import Passes, plan_passes, staging_of
+from dssm.train.passes import Passes, plan_passes
 from dssm.train.place import Place
 from dssm.train.step import CATALOGUE_COLUMNS, step_columns
 from dssm.train.warm_start import check_vocabularies
@@ -59,7 +59,7 @@ class Inputs:
         train, manifest = self.settings.train, self.train if part == "train" else self.test
         made = rank_batches(
             self.paths.part(part), manifest, self.columns[part], reading, hvd.rank(), train.batch_size,
-            train.reader_threads, train.reader_queue_rows, staging_of(train),
+            train.reader_threads, train.reader_queue_rows, train.staging,
         )  # fmt: skip
         return Prefetched(made, train.prefetch)
 
@@ -86,7 +86,7 @@ class Inputs:
         leg, columns = place.legs[-1], {**CATALOGUE_COLUMNS, **self.item_columns}
         made = catalogue_batches(
             self.paths.part("items"), items, columns, rows, hvd.rank(),
-            (self.settings.seed, place.epoch, len(place.legs)), leg.steps, staging=staging_of(self.settings.train),
+            (self.settings.seed, place.epoch, len(place.legs)), leg.steps, staging=self.settings.train.staging,
         )  # fmt: skip
         return Prefetched(made, self.settings.train.prefetch)
 
@@ -125,7 +125,7 @@ def frozen_matrices(settings: Settings, paths: RunPaths) -> dict[str, np.ndarray
     """
     matrices = {}
     for name in frozen_tables(settings.features, settings.vectors):
-        path = f"{paths.part('vectors')}/{name}/vectors.parquet"
+        path = vectors_path(paths.samples, name)
         matrix, width = load_vectors(path).matrix, settings.vectors[name].width
         if len(matrix) and matrix.shape[1] != width:
             raise UserError(

@@ -53,7 +53,7 @@ def train(settings: Settings) -> None:
     if chosen.profile:
         storage.remove(paths.timeline)  # of an earlier training
     with ProgressView() as view, _launch_folder(paths) as folder:
-        if chosen.launch in ("spark", "spark-elastic"):
+        if chosen.by_spark:
             model = _by_spark(settings, view, folder)
         elif chosen.launch == "horovodrun":
             model = _by_horovodrun(settings, view, folder)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import horovod.tensorflow as hvd
 
-from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import check_columns, read_manifest
 from dssm.model.two_tower import TwoTowerModel
@@ -16,33 +15,8 @@ from dssm.stream.batches import Batch, Prefetched, Reading
 from dssm.stream.plan import Leg, plan_epoch
 from dssm.train.inputs import Inputs
 from dssm.train.measure import Predict, make_predict, measure, metric_names
-from dssm.train.passes import staging_of
+from dssm.train.rank_watchdog import expect_progress
 from dssm.train.validation import CatalogueRecall
-from dssm.train.watchdog import Watchdog
-
-_WATCHDOG = Watchdog()  # of this process, which is one rank
-
-
-def expect_progress(settings: Settings, more_s: int = 0) -> None:
-    """Ends this rank, and so the job, unless it is called again in time: another rank may have fallen silent.
-
-    Args: more_s: seconds beside train.stall_shutdown_s.
-
-    Horovod's stall inspector is there for this, but in 0.28.1 under Gloo it does not end the job (measured).
-    """
-    if hvd.size() > 1:
-        _WATCHDOG.expect(settings.train.stall_shutdown_s + more_s, hvd.rank(), "train.stall_shutdown_s")
-
-
-def expect_pause(settings: Settings) -> None:
-    """As `expect_progress`, where no steps are taken: while ranks set up, write what they wait for, or save."""
-    if hvd.size() > 1:
-        _WATCHDOG.expect(settings.train.pause_limit_s, hvd.rank(), "train.pause_limit_s")
-
-
-def expect_nothing() -> None:
-    """Lets this rank take its time until `expect_progress` is called again."""
-    _WATCHDOG.rest()
 
 
 @dataclass(frozen=True)
@@ -114,5 +88,5 @@ def _catalogue_recall(inputs: Inputs, model: TwoTowerModel) -> CatalogueRecall |
     check_columns(manifest, inputs.item_columns, folder)
     return CatalogueRecall(
         model, folder, manifest, inputs.item_columns, settings.train.batch_size,
-        staging_of(settings.train), lambda: expect_progress(settings),
+        settings.train.staging, lambda: expect_progress(settings),
     )  # fmt: skip

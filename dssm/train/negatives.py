@@ -25,11 +25,9 @@ from dssm.manifest import (
     read_manifest,
 )
 from dssm.model.losses import Sampled
-from dssm.sections import Negatives
+from dssm.sections import Negatives, Staging
 from dssm.stream.batches import Batch
 from dssm.stream.reader import Columns, read_files
-from dssm.stream.staging import Staging
-from dssm.train.passes import staging_of
 
 
 class SampledNegatives:
@@ -157,7 +155,7 @@ def load_negatives(
     changing = [feature.name for feature in changing_item_features(settings.features, settings.counters)]
     fixed = {name: spec for name, spec in item_columns.items() if name not in changing}
     return SampledNegatives(
-        read_catalogue(folder, manifest, fixed, staging_of(settings.train)),
+        read_catalogue(folder, manifest, fixed, settings.train.staging),
         changing,
         [(kind.count, kind.weight) for kind in kinds],
     )

@@ -9,10 +9,8 @@ from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import Manifest, read_manifest
 from dssm.paths import RunPaths
-from dssm.sections import Train
 from dssm.stream.batches import ALL_ROWS, Reading, Span
 from dssm.stream.plan import Leg, plan_epoch, rows_done
-from dssm.stream.staging import Staging
 from dssm.train.shares import ITEM_ROW_PROBABILITY, Shares, catalogue_shares, rows_within
 
 
@@ -58,11 +56,6 @@ class Passes:
         return [*self.epochs, *self.recent]
 
 
-def staging_of(train: Train) -> Staging:
-    """Returns how remote files come to this rank."""
-    return Staging(**train.staging.model_dump())
-
-
 def plan_passes(settings: Settings, samples: Manifest) -> Passes:
     """Raises: UserError where a pass has no rows."""
     train, folder = settings.train, RunPaths(settings.run_folder).part("train")
@@ -71,12 +64,12 @@ def plan_passes(settings: Settings, samples: Manifest) -> Passes:
     validation = None
     if train.validation is not None:
         start = settings.day_start_ms(-train.validation.days)
-        held = rows_within(folder, samples, Span(since=start), staging_of(train))
+        held = rows_within(folder, samples, Span(since=start), train.staging)
         if not sum(held.files):
             raise UserError(_no_rows("train.validation.days", folder, train.validation.days))
         validation = Pass(0, tuple(held.files), Span(since=start), held.shares)
         span = Span(until=start)
-        kept = rows_within(folder, samples, span, staging_of(train))
+        kept = rows_within(folder, samples, span, train.staging)
         if not sum(kept.files):
             raise UserError(
                 f"train.validation.days: {folder} has no rows before the last {train.validation.days} days; "
@@ -85,14 +78,12 @@ def plan_passes(settings: Settings, samples: Manifest) -> Passes:
         rows, shares = kept.files, kept.shares
     elif any((o.loss or train.loss).draws_all_rows for o in settings.model.all_objectives.values()):
         items = RunPaths(settings.run_folder).part("items")
-        shares = {
-            ITEM_ROW_PROBABILITY: catalogue_shares(items, read_manifest(items, "build_samples"), staging_of(train))
-        }
+        shares = {ITEM_ROW_PROBABILITY: catalogue_shares(items, read_manifest(items, "build_samples"), train.staging)}
     epochs = [Pass(number, tuple(rows), span, shares) for number in range(train.epochs)]
     if train.recent is None:
         return Passes(epochs, [], validation)
     newest = Span(since=settings.day_start_ms(-train.recent.days))
-    recent = rows_within(folder, samples, newest, staging_of(train))
+    recent = rows_within(folder, samples, newest, train.staging)
     if not sum(recent.files):
         raise UserError(_no_rows("train.recent.days", folder, train.recent.days))
     numbers = range(train.epochs, train.epochs + train.recent.epochs)

@@ -24,9 +24,9 @@ from dssm.manifest import (
     Manifest,
     check_columns,
 )
+from dssm.sections import Staging
 from dssm.stream.batches import Batch, Span
 from dssm.stream.reader import Columns, read_files
-from dssm.stream.staging import Staging
 
 ITEM_ROW_PROBABILITY = "step__item_row_probability"  # as ITEM_PROBABILITY, among rows of any label
 KEY = ColumnSpec(dtype="int64")

@@ -19,6 +19,7 @@ from dssm.model.randomness import randomness_of_step
 from dssm.model.scorer import SCORER
 from dssm.model.sharded import held_rows
 from dssm.model.two_tower import TwoTowerModel
+from dssm.samples.days import DAY_MS
 from dssm.sections import Train
 from dssm.stream.batches import Batch
 from dssm.train.collectives import Gradient, total
@@ -28,8 +29,6 @@ from dssm.train.scores import MAIN, Encoded, StepScores, encode, scorer_rows
 from dssm.train.sharding import Sources, fetch_rows, held_of
 from dssm.train.traffic import ExchangePlan
 from dssm.train.waits import note_wait, timing_waits
-
-DAY_MS = 86_400_000
 
 # What the losses need beside the features.
 STEP_COLUMNS = {

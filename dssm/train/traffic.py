@@ -26,6 +26,7 @@ from typing import Literal
 
 from dssm.config import Settings
 from dssm.features import VarLenSparseFeat, embedded
+from dssm.units import bytes_shown
 
 NUMBER_BYTES = 4  # of a float32, and of a table's id as int32
 
@@ -120,27 +121,18 @@ class ExchangePlan:
             lines.append(
                 (
                     use.name, f"{use.rows:,} × {use.dim}", f"{use.lookups:,}", f"≤ {use.distinct:,.0f}",
-                    *(shown_bytes(cost[way]) if way in cost else "–" for way in ("sparse", "dense")),
-                    f"{table.way}, {shown_bytes(table.expected_bytes)}",
+                    *(bytes_shown(cost[way]) if way in cost else "–" for way in ("sparse", "dense")),
+                    f"{table.way}, {bytes_shown(table.expected_bytes)}",
                 )
             )  # fmt: skip
-        lines.append(("other weights", f"{self.weights:,}", "", "", "", "", f"dense, {shown_bytes(self.weight_bytes)}"))
-        lines.append(("together", "", "", "", "", "", shown_bytes(self.expected_bytes)))
+        lines.append(("other weights", f"{self.weights:,}", "", "", "", "", f"dense, {bytes_shown(self.weight_bytes)}"))
+        lines.append(("together", "", "", "", "", "", bytes_shown(self.expected_bytes)))
         return lines
 
     def beside(self, received: float) -> str:
         """Returns a line for a reader. Args: received: bytes a step, as the steps have counted them."""
-        planned = shown_bytes(self.expected_bytes)
-        return f"  gradients and rows: {shown_bytes(received)} a step received, {planned} planned at most on average"
-
-
-def shown_bytes(count: float) -> str:
-    """Returns bytes in the unit that leaves one to three digits before the point."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+        planned = bytes_shown(self.expected_bytes)
+        return f"  gradients and rows: {bytes_shown(received)} a step received, {planned} planned at most on average"
 
 
 def allreduce_share(ranks: int) -> float:

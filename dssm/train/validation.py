@@ -11,9 +11,9 @@ import tensorflow as tf
 from dssm.manifest import ITEM_KEY, LABEL, WEIGHT, ColumnSpec, Manifest
 from dssm.model.towers import combined_vector
 from dssm.model.two_tower import TwoTowerModel
+from dssm.sections import Staging
 from dssm.stream.batches import Batch
 from dssm.stream.reader import read_files
-from dssm.stream.staging import Staging
 
 BLOCK_ITEMS = 16_384  # compared with a batch at once
 KEY = ColumnSpec(dtype="int64")

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import Manifest, VocabularySpec
 from dssm.model.manifest import read_model_manifest
-from dssm.paths import RunPaths
+from dssm.paths import earlier_run
 from dssm.train.checkpoint import Arrays, DamagedCheckpointError, manifest_of, opened_checkpoint
 from dssm.train.state import TrainingState
 
@@ -19,11 +18,9 @@ RATE = "learning_rate"  # Keras' variable of a rate that is always the same: the
 
 
 def earlier_model(settings: Settings) -> str:
-    """Returns the folder of the model that is trained further: of a run's folder, or of NAME/DATE below root."""
+    """Returns the folder of the model that is trained further."""
     assert settings.train.warm_start is not None
-    run = settings.train.warm_start.run
-    inside = f"{settings.root}/{run}"
-    return RunPaths(inside if storage.exists(f"{inside}/model") else run).model
+    return earlier_run(settings.root, settings.train.warm_start.run).model
 
 
 def check_vocabularies(settings: Settings, samples: Manifest) -> None:

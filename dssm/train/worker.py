@@ -32,12 +32,13 @@ from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
 from dssm.train.inputs import frozen_matrices, read_inputs
-from dssm.train.measures import Measures, expect_nothing, expect_pause, expect_progress
+from dssm.train.measures import Measures
 from dssm.train.own_name import warn_of_own_name
 from dssm.train.passes import Pass
 from dssm.train.place import Best, Place
 from dssm.train.profiling import FIRST, StepProfile
 from dssm.train.progress import REPORT_TO, Note, Report, Show, as_text, reporter
+from dssm.train.rank_watchdog import expect_nothing, expect_pause, expect_progress
 from dssm.train.result import FAULTS_TO, TrainResult, leave_fault
 from dssm.train.saving import model_manifest, save_model
 from dssm.train.sharding import whole_towers

@@ -17,13 +17,13 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.features import Side
 from dssm.manifest import read_manifest
-from dssm.model.card import CARD, PAGE, ModelCard, add_evaluation, make_card, write_card
+from dssm.model.card import PAGE, ModelCard, add_evaluation, make_card, write_card
 from dssm.model.card_page import card_html
 from dssm.model.export import LoadedRawTower, LoadedTower, save_scorer
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.model.raw.save import RawTower, save_raw_tower
 from dssm.model.scorer import build_scorer
-from dssm.paths import RunPaths
+from dssm.paths import CARD, RunPaths
 from dssm.sections import Scorer
 from tests.datasets import SIZES, write_run
 from tests.model.tiny import make_towers, write_model

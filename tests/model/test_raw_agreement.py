@@ -17,6 +17,7 @@ from dssm.model.export import LoadedRawTower, LoadedTower, raw_tensors, save_tow
 from dssm.model.raw.encoder import RawEncoder
 from dssm.model.raw.save import lookup_tables, save_raw_tower
 from dssm.model.towers import build_towers, frozen_tables
+from dssm.paths import vectors_path
 from dssm.samples.lookups import load_vectors
 from tests.samples.feed import build, read_part
 from tests.samples.rich import DAY, RichFeed, score, start_of, write_rich_feed
@@ -143,7 +144,7 @@ def test_every_test_row_is_encoded_as_in_the_samples(built: Built, side: Side, t
 def test_the_vectors_of_raw_and_encoded_rows_agree(built: Built, similarity: str, tmp_path: Path) -> None:
     settings = built.settings
     settings = settings.model_copy(update={"model": settings.model.model_copy(update={"similarity": similarity})})
-    files = {name: f"{built.samples}/vectors/{name}/vectors.parquet" for name in settings.vectors}
+    files = {name: vectors_path(built.samples, name) for name in settings.vectors}
     matrices = {name: load_vectors(files[name]).matrix for name in frozen_tables(settings.features, settings.vectors)}
     sizes = {name: spec.size for name, spec in built.manifest.vocabularies.items()}
     tf.keras.utils.set_random_seed(2)

@@ -17,7 +17,6 @@ from dssm.config import Settings
 from dssm.manifest import ITEM_ID, ITEM_KEY, ITEM_TITLE, MANIFEST, SourceCounts
 from dssm.paths import RunPaths
 from dssm.published import GateDecision, PublishedFile, PublishedManifest
-from dssm.report.run_facts import CARD
 from dssm.usage import Usage
 from tests.report.handmade import item, make_settings, sample, user, write_run
 
@@ -96,7 +95,7 @@ def write_model(paths: RunPaths, **over: Any) -> None:
     )  # fmt: skip
     inputs = {"topic": {"dtype": "string", "shape": [None, None], "says": "topics; [] for none"}}
     write(
-        f"{paths.model}/{CARD}",
+        paths.card,
         {
             "model_version": over.get("model_version", MODEL), "samples_build": BUILD, "name": "what else it holds",
             "parts": {"train": {"rows": 40, "files": 1, "digest": "0123train"}},

@@ -9,7 +9,7 @@ from dssm import published, storage
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
-from dssm.report.pipeline_picture import Box, boxes, duration, picture
+from dssm.report.pipeline_picture import Box, boxes, picture
 from dssm.report.run_facts import note_refusal, read_facts, read_refusals
 from tests.report.full_run import (
     BEGAN,
@@ -208,13 +208,6 @@ def test_published_users_have_a_box(tmp_path: Path) -> None:
     last = boxes(read_facts(paths))[-1]
     assert last == Box("users", "User table", "score_users", ("3 vectors", "8 × float32", "version v1"))
     assert picture(read_facts(paths)).count(">score_users</text>") == 2
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"), [(0, "0.0 s"), (99.94, "99.9 s"), (100, "1 min 40 s"), (3600, "1 h 0 min")]
-)
-def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
 
 
 def test_parts_may_lack_what_older_jobs_did_not_write(tmp_path: Path) -> None:

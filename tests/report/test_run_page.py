@@ -132,7 +132,7 @@ def test_every_section_has_its_figures(text: str) -> None:
         "0.5000least recall of the indexes",
         "25 min 0 sall jobs together",
         "The weights are those of epoch 2 (dashed), the best by validation.",
-        "received a step2.5 MB; planned: 3.1 MB at most on average",
+        "received a step2.50 MB; planned: 3.10 MB at most on average",
         "The whole catalogue of 60 items ranked for 1,234 users",
         "Whiskers are 95 % intervals of a bootstrap over the users, 500 replicates.",
         "82 to 90 in the first tenth, 10 to 18 in the last",

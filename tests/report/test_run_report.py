@@ -13,7 +13,7 @@ from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
 from dssm.report import run_report
 from dssm.report.run_facts import read_refusals
-from dssm.report.run_report import report_path, reported, write_report
+from dssm.report.run_report import reported, write_report
 from jobs.report import main
 from tests.report.full_run import samples_run, settings_of, write_model
 
@@ -27,18 +27,18 @@ def test_the_view_writes_the_page_of_the_run_that_is_named(
     paths: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["tiny", "--root", str(tmp_path)])
-    assert Path(report_path(paths)).read_text().startswith("<!DOCTYPE html>")
+    assert Path(paths.report).read_text().startswith("<!DOCTYPE html>")
     told = capsys.readouterr().out
-    assert told.splitlines()[-1] == report_path(paths)
+    assert told.splitlines()[-1] == paths.report
     assert "without loss and metric curves (train)" in told
 
 
 def test_a_report_is_replaced(paths: RunPaths) -> None:
-    assert write_report(paths) == report_path(paths)
-    assert "Towers" in Path(report_path(paths)).read_text()
+    assert write_report(paths) == paths.report
+    assert "Towers" in Path(paths.report).read_text()
     write_model(paths)
     write_report(paths)
-    assert "The weights are those of epoch 2" in Path(report_path(paths)).read_text()
+    assert "The weights are those of epoch 2" in Path(paths.report).read_text()
     assert [path.name for path in Path(paths.folder).glob(".*")] == []
 
 
@@ -47,7 +47,7 @@ def test_the_settings_are_those_of_the_job_else_of_the_model_else_of_the_samples
 ) -> None:
     def page_of(settings: Settings | None) -> str:
         write_report(paths, settings)
-        return Path(report_path(paths)).read_text()
+        return Path(paths.report).read_text()
 
     assert "batch_size: 4096" not in page_of(None).split("All settings")[0]
     write_model(paths)
@@ -64,8 +64,8 @@ def test_the_settings_are_those_of_the_job_else_of_the_model_else_of_the_samples
 
 def test_a_job_that_ends_well_leaves_its_report(paths: RunPaths, tmp_path: Path) -> None:
     with reported(settings_of(tmp_path), "build_samples"):
-        assert not Path(report_path(paths)).exists()
-    assert "40 train rows" in Path(report_path(paths)).read_text()
+        assert not Path(paths.report).exists()
+    assert "40 train rows" in Path(paths.report).read_text()
 
 
 def test_dates_side_by_side_leave_a_report_each(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_dates_side_by_side_leave_a_report_each(tmp_path: Path) -> None:
         write_model(paths, loss=[float(settings.date.day)])
         with reported(settings, "train"):
             pass
-        return Path(report_path(paths)).read_text()
+        return Path(paths.report).read_text()
 
     with ThreadPoolExecutor(3) as pool:
         pages = list(pool.map(run, dates))
@@ -88,18 +88,18 @@ def test_dates_side_by_side_leave_a_report_each(tmp_path: Path) -> None:
 def test_a_refusal_is_in_the_report_and_goes_on(paths: RunPaths, tmp_path: Path) -> None:
     with pytest.raises(GateError, match="gate: too bad"), reported(settings_of(tmp_path), "score_items"):
         raise GateError("gate: too bad\nthe table keeps what it had")
-    assert "score_items refused: gate: too bad the table keeps" in Path(report_path(paths)).read_text()
+    assert "score_items refused: gate: too bad the table keeps" in Path(paths.report).read_text()
     assert list(read_refusals(paths)) == ["score_items"]
     with reported(settings_of(tmp_path), "score_items"):
         pass
     assert read_refusals(paths) == {}
-    assert "refused" not in Path(report_path(paths)).read_text()
+    assert "refused" not in Path(paths.report).read_text()
 
 
 def test_a_job_that_fails_leaves_the_report_as_it_was(paths: RunPaths, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk"), reported(settings_of(tmp_path), "score_items"):
         raise OSError("disk full")
-    assert not Path(report_path(paths)).exists()
+    assert not Path(paths.report).exists()
 
 
 def test_a_report_that_can_not_be_written_does_not_undo_the_job(
@@ -149,5 +149,5 @@ def test_a_tracking_server_that_is_away_does_not_undo_the_job(
     write_model(paths)
     with reported(settings_of(tmp_path, tracking={"kind": "mlflow", "uri": "http://127.0.0.1:9"}), "train"):
         pass
-    assert Path(report_path(paths)).exists()
+    assert Path(paths.report).exists()
     assert "tracking.uri: MLflow at http://127.0.0.1:9" in capsys.readouterr().out

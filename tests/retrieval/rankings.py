@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 
+from dssm.evaluation import POPULARITY
 from dssm.retrieval.arrays import part_name, write_array, write_matrix
-from dssm.retrieval.evaluated import POPULARITY
 from dssm.retrieval.rankers import COLD_ITEMS, ITEM_KEYS, RECENT_POSITIVES, RECENT_TARGETS, VECTORS, Block, Rankers
 from dssm.retrieval.ranking import Activity, Asked
 

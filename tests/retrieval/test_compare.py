@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from dssm.errors import UserError
+from dssm.evaluation import KEPT, VIEWS
 from dssm.paths import RunPaths
 from dssm.retrieval.catalogue import Catalogue
 from dssm.retrieval.compare import compare
-from dssm.retrieval.evaluated import KEPT, VIEWS, read_evaluation
+from dssm.retrieval.evaluated import read_evaluation
 from dssm.retrieval.rankers import Block
 from dssm.retrieval.ranking import Ranking
 from dssm.retrieval.results import write_results

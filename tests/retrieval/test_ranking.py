@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dssm.evaluation import FILTERED, KEPT, MODEL
 from dssm.retrieval.bootstrap import poisson_weights
-from dssm.retrieval.evaluated import FILTERED, KEPT, MODEL
 from dssm.retrieval.rankers import Rankers
 from dssm.retrieval.ranking import COLD, Activity, Found, Ranking
 from dssm.retrieval.tally import TENTHS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dssm.manifest import NO_ITEM
 from dssm.metrics import ranking_metrics
 from dssm.retrieval.search import best_items
-from dssm.retrieval.tally import TENTHS, Items, Tally, Users, popularity_tenths
+from dssm.retrieval.tally import TENTHS, ItemGroups, Tally, UserGroups, popularity_tenths
 
 CUTOFFS = (1, 3, 8)
 
@@ -53,8 +53,8 @@ def _add(tally: Tally, scores: np.ndarray, wanted: np.ndarray, tenths: np.ndarra
     """Counts users whose scores, and wanted items, of the whole catalogue are at hand: (users, items) each."""
     users, items = scores.shape
     best, _ = best_items([(0, scores)], users, items, max(tally.cutoffs))
-    nothing = Users(np.zeros((len(tally.sums) - 1, users)), np.zeros(users, np.int64))
-    tally.count(best.items, np.flatnonzero(wanted), nothing, Items(tenths, np.zeros(items, bool)))
+    nothing = UserGroups(np.zeros((len(tally.sums) - 1, users)), np.zeros(users, np.int64))
+    tally.count(best.items, np.flatnonzero(wanted), nothing, ItemGroups(tenths, np.zeros(items, bool)))
 
 
 @settings(max_examples=300, deadline=None)
@@ -134,15 +134,16 @@ def test_tenths_of_twenty_items():
 
 
 @st.composite
-def blocks_(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Users, Items]:
+def blocks_(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, UserGroups, ItemGroups]:
     """Rankings, what is relevant, and groups and replicates of users and items."""
     users, items, places = draw(st.integers(1, 6)), draw(st.integers(8, 14)), max(CUTOFFS)
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     best = np.stack([random.permutation(items)[:places] for _ in range(users)])
     best[np.arange(places) >= random.integers(0, places + 1, (users, 1))] = NO_ITEM
     wanted = random.random((users, items)) < draw(st.sampled_from([0.05, 0.4]))
-    groups = Items(random.integers(0, TENTHS, items), random.random(items) < 0.4)
-    return best, wanted, Users(random.poisson(1, (3, users)).astype(float), random.integers(0, TENTHS, users)), groups
+    groups = ItemGroups(random.integers(0, TENTHS, items), random.random(items) < 0.4)
+    counted = UserGroups(random.poisson(1, (3, users)).astype(float), random.integers(0, TENTHS, users))
+    return best, wanted, counted, groups
 
 
 def _mean(values: list[tuple[float, float]]) -> float | None:

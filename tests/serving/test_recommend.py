@@ -219,7 +219,7 @@ def test_an_objectives_own_vectors_in_the_view_and_in_the_service(tmp_path: Path
         refused = client.post("/recommend", json={"user": "a", "objective": "likes"})
         assert refused.json()["detail"][0]["msg"] == "Input should be 'click' or 'like'"
         refused = client.get("/recommend", params={"user": "a", "objective": "likes"})
-        assert refused.json()["detail"][0]["msg"] == "no objective 'likes' (did you mean 'like'?)"
+        assert refused.json()["detail"][0]["msg"] == "no objective is named 'likes' (did you mean 'like'?)"
     assert len({tuple(order) for order in orders.values()}) == 3
     with pytest.raises(UserError, match=r"--objective: no objective is named 'likes' \(did you mean 'like'\?\)"):
         open_recommender(paths, "likes")

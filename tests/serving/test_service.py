@@ -103,7 +103,7 @@ def test_raw_features(client: TestClient, served: RunPaths, tmp_path: Path) -> N
         ("/recommend?user=a&count=0", None, 422, ["query", "count"], "Input should be greater than or equal to 1"),
         ("/recommend?user=a&count=1001", None, 422, ["query", "count"], "Input should be less than or equal to 1000"),
         ("/recommend?user=a&seen=maybe", None, 422, ["query", "seen"], "Input should be a valid boolean"),
-        ("/recommend?user=a&objective=x", None, 422, ["query", "objective"], "no objective 'x' (the model has one"),
+        ("/recommend?user=a&objective=x", None, 422, ["query", "objective"], "no objective is named 'x' (the model"),
         ("/similar?item=item01&count=x", None, 422, ["query", "count"], "Input should be a valid integer"),
         ("/recommend", "{", 422, ["body"], "Invalid JSON"),
         ("/recommend", "", 422, ["body"], "Invalid JSON"),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from dssm import storage
 from dssm.errors import UserError
 from dssm.manifest import USER_KEY, WEIGHT, ColumnSpec, FileSpec, Manifest
+from dssm.sections import Staging
 from dssm.stream.batches import Reading, rank_batches
 from dssm.stream.plan import plan_epoch
 from dssm.stream.reader import Columns, read_files
-from dssm.stream.staging import Staging
 from tests.datasets import Rows, columns_of, draw_files, make_settings, write_dataset
 
 COUNTS = [700, 1, 13, 5, 240, 2, 11]

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 
 from dssm.errors import UserError
 from dssm.manifest import FileSpec
-from dssm.stream.staging import Closed, StagedFiles, Staging, local_files
+from dssm.sections import Staging
+from dssm.stream.staging import Closed, StagedFiles, local_files
 
 _NUMBERS = itertools.count()
 
@@ -75,7 +76,7 @@ def opening(open_file: Callable[[str, Callable[[], Any]], Any]) -> Iterator[None
 
 def at_once(tmp_path: Path, cache_bytes: int = 1 << 30, **changed: Any) -> Staging:
     """Settings without waits between attempts."""
-    return Staging(cache_bytes, folder=str(tmp_path), backoff_s=0.0, **changed)
+    return Staging(cache_bytes=cache_bytes, folder=str(tmp_path), backoff_s=0.0, **changed)
 
 
 def disk_in_use(folder: Path) -> int:

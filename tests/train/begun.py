@@ -12,8 +12,8 @@ import horovod.tensorflow as hvd
 
 from dssm.config import Settings
 from dssm.train import worker
-from dssm.train.measures import expect_nothing
 from dssm.train.place import Place
+from dssm.train.rank_watchdog import expect_nothing
 
 if __name__ == "__main__":
     hvd.init()

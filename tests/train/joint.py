@@ -27,7 +27,7 @@ from dssm.train import scores, worker
 from dssm.train.collectives import Gradient, sum_gradients
 from dssm.train.exchange import exchange_of
 from dssm.train.measure import measure, predictions
-from dssm.train.measures import expect_nothing
+from dssm.train.rank_watchdog import expect_nothing
 from dssm.train.scores import tower_vectors
 from dssm.train.sharding import Sources, gathered_blocks, shard_states, shared_variables, whole_towers
 from dssm.train.shares import ITEM_ROW_PROBABILITY

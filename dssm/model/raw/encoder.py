@@ -11,6 +11,7 @@ import tensorflow as tf
 from dssm import storage
 from dssm.features import (
     FIRST_TOKEN_ID,
+    TIME_VALUES,
     UNKNOWN_ID,
     AnyFeature,
     DenseFeat,
@@ -20,7 +21,7 @@ from dssm.features import (
 )
 from dssm.manifest import Statistics
 from dssm.model.raw.hashing import bucket_ids
-from dssm.model.raw.inputs import HOURS, WEEKDAYS, entry_separator, is_history, raw_inputs
+from dssm.model.raw.inputs import entry_separator, is_history, raw_inputs
 from dssm.model.raw.lists import counted, kept, padded, shares
 from dssm.model.raw.lookup import TokenTable
 from dssm.model.raw.strings import real_entries, split_lists, split_weights, trimmed
@@ -107,7 +108,7 @@ class RawEncoder(tf.Module):
 
     def _one_id(self, feature: SparseFeat, value: tf.Tensor) -> tf.Tensor:
         if feature.time is not None:
-            known = (value >= 0) & (value < (HOURS if feature.time == "hour" else WEEKDAYS))
+            known = (value >= 0) & (value < TIME_VALUES[feature.time])
             return tf.where(known, tf.cast(value, tf.int32) + FIRST_TOKEN_ID, UNKNOWN_ID)
         if not feature.is_bucketised:
             return self._ids(feature.vocabulary, value)

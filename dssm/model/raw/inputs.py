@@ -13,8 +13,6 @@ from dssm.model.raw.lookup import any_token_holds
 from dssm.samples.lookup_tables import Tables
 from dssm.sections import History
 
-HOURS, WEEKDAYS = 24, 7
-
 
 class RawInput(BaseModel):
     """An input: `says` tells what to send, and what for nothing."""

@@ -25,6 +25,7 @@ from dssm.manifest import Manifest
 from dssm.model.export import named_outputs, raw_tensors, save_function
 from dssm.model.raw.encoder import RawEncoder
 from dssm.model.raw.inputs import RawInput
+from dssm.paths import vectors_path, vocabulary_path
 from dssm.samples.lookup_tables import Tables
 from dssm.samples.lookups import load_tokens, load_vectors
 from dssm.sections import History
@@ -88,13 +89,11 @@ def lookup_tables(
     vectors = {f.pre_embed for f in features if isinstance(f, DenseFeat) and f.pre_embed is not None}
     return Tables(
         vocabularies={
-            name: load_tokens(f"{samples_folder}/vocabularies/{name}.parquet")
-            for name in used
-            if specs[name].rule == "tokens"
+            name: load_tokens(vocabulary_path(samples_folder, name)) for name in used if specs[name].rule == "tokens"
         },
         buckets={name: specs[name].size - FIRST_TOKEN_ID for name in used if specs[name].rule == "hash"},
         statistics=manifest.statistics,
-        vectors={name: load_vectors(f"{samples_folder}/vectors/{name}/vectors.parquet") for name in vectors},
+        vectors={name: load_vectors(vectors_path(samples_folder, name)) for name in vectors},
         storage={name: table.storage for name, table in settings.vectors.items()},
     )
 
