@@ -32,7 +32,7 @@ from dssm.manifest import CLICKED, ITEM_INDEX, SEEN, USER_ID, WARM, data_files, 
 from dssm.packing import unpack
 from dssm.paths import RunPaths
 from dssm.retrieval.search import best_items
-from dssm.retrieval.tally import Items, Tally, Users
+from dssm.retrieval.tally import ItemGroups, Tally, UserGroups
 
 CUTOFFS = (50, 100)
 BLOCK = 1024  # users ranked at once
@@ -265,7 +265,7 @@ def recall(settings: Settings) -> Recalls:
     seen = dict(zip(seen_of[USER_ID], seen_of[SEEN], strict=True))
     warm = np.flatnonzero(users[WARM] > 0)
     tallies = {view: Tally.empty(CUTOFFS, len(vectors)) for view in ("kept", "filtered")}
-    groups = Items(np.zeros(len(vectors), np.int64), np.zeros(len(vectors), bool))  # not looked at
+    groups = ItemGroups(np.zeros(len(vectors), np.int64), np.zeros(len(vectors), bool))  # not looked at
     for start in range(0, len(warm), BLOCK):
         block = warm[start : start + BLOCK]
         scores = user_tower.vectors({name: users[name][block] for name in user_tower.inputs}) @ vectors.T
@@ -274,7 +274,7 @@ def recall(settings: Settings) -> Recalls:
             wanted[row, users[CLICKED][user]] = True
             known[row, seen.get(users[USER_ID][user], [])] = True
         best = best_items([(0, scores)], *scores.shape, max(CUTOFFS), np.flatnonzero(known))
-        alike = Users(np.zeros((0, len(block))), np.zeros(len(block), np.int64))
+        alike = UserGroups(np.zeros((0, len(block))), np.zeros(len(block), np.int64))
         for tally, ranked, relevant in zip(tallies.values(), best, (wanted, wanted & ~known), strict=True):
             tally.count(ranked.items, np.flatnonzero(relevant), alike, groups)
     recalls = {view: tally.metrics() for view, tally in tallies.items()}

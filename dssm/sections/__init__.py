@@ -37,10 +37,10 @@ from dssm.sections.tables import (
 from dssm.sections.train import Elastic, Recent, Staging, Train
 
 __all__ = [
-    "Catalogue", "Counter", "Elastic", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives", "HardNegatives",
-    "History", "Index", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives", "Objective", "Observe",
-    "Optimizer", "OptimizerKind", "PopularityNegatives", "ProfileTable", "PublishedTable", "Recent", "Report",
-    "Samples", "Schedule", "ScheduleKind", "Scorer", "Spark", "Split", "Staging", "SuppressedNegatives", "Table",
-    "Target", "TimeUnit", "Tower", "TowerKind", "Tracking", "Train", "UnclickedNegatives", "UniformNegatives", "UserTable",
-    "VectorTable", "Window",
+    "Catalogue", "Counter", "Elastic", "Evaluate", "EventSource", "Frozen", "Gate", "GroupNegatives",
+    "HardNegatives", "History", "Index", "ItemTable", "KeyedTable", "Loss", "LossKind", "Model", "Negatives",
+    "Objective", "Observe", "Optimizer", "OptimizerKind", "PopularityNegatives", "ProfileTable", "PublishedTable",
+    "Recent", "Report", "Samples", "Schedule", "ScheduleKind", "Scorer", "Spark", "Split", "Staging",
+    "SuppressedNegatives", "Table", "Target", "TimeUnit", "Tower", "TowerKind", "Tracking", "Train",
+    "UnclickedNegatives", "UniformNegatives", "UserTable", "VectorTable", "Window",
 ]  # fmt: skip
