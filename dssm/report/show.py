@@ -223,7 +223,7 @@ def _facts(run: Run, table: pa.Table, specs: Mapping[str, ColumnSpec], entries: 
         if target_column(target) in specs:
             found[target] = numbers(target_column(target))
     if ITEM_PROBABILITY in specs:
-        found["share of train rows"] = numbers(ITEM_PROBABILITY)
+        found["item's share of train rows"] = numbers(ITEM_PROBABILITY)
     if ITEM_POSITIVES in specs:
         found["training positives"] = numbers(ITEM_POSITIVES)
     if UPLOAD_TIME in specs:
@@ -285,7 +285,8 @@ def _number_texts(run: Run, feature: DenseFeat, stored: np.ndarray) -> list[str]
     values = restored(feature, stored, run.manifest.statistics.get(feature.name))
     if feature.transform == "raw":
         return [number(value) for value in values]
-    return [f"{number(value)} (stored {number(kept)})" for value, kept in zip(values, stored, strict=True)]
+    # What was transformed and back has lost the last digit of a float32.
+    return [f"{value:.6g} (stored {number(kept)})" for value, kept in zip(values, stored, strict=True)]
 
 
 def vector_text(vector: np.ndarray) -> str:

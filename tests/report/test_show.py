@@ -47,7 +47,7 @@ def test_a_training_row(tmp_path: Path) -> None:
             "weight": "1",
             "like": "0",
             "share": "unknown",
-            "share of train rows": "0.25",
+            "item's share of train rows": "0.25",
         },
         features={
             "user": {
@@ -108,7 +108,7 @@ def test_a_user(tmp_path: Path) -> None:
 
 def test_an_item(tmp_path: Path) -> None:
     found = decoded(tmp_path, part="items")
-    assert found.facts == {"item": "i1", "share of train rows": "0.5", "training positives": "4", "index": "0"}
+    assert found.facts == {"item": "i1", "item's share of train rows": "0.5", "training positives": "4", "index": "0"}
     assert list(found.features) == ["item"]
 
 
