@@ -35,7 +35,7 @@ VIEWS = {
 }
 # These have no run yet.
 TOOLS = {
-    "init": "write a commented config for your own tables, by looking at their first rows",
+    "init": "write a commented config for your own tables, by looking at them",
     "plan": "say what a config will need on a cluster: bytes, memory and hours, each with its formula",
 }
 PARTS = tuple(name for name in DATASETS if name != "interactions")  # whose pairs hold nothing to show
@@ -131,7 +131,12 @@ def view_parser(view: str) -> argparse.ArgumentParser:
 def init_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="./spark-submit.sh init", description=TOOLS["init"] + ".")
     made.add_argument("name", metavar="NAME", help="of the pipeline")
-    made.add_argument("--events", required=True, metavar="PATH", help="event log: a file, or a folder of days")
+    made.add_argument(
+        "--events",
+        required=True,
+        metavar="PATH",
+        help="event log: a file, or a folder of files or days; a second log: another entry under sources in the config",
+    )
     made.add_argument("--items", required=True, metavar="PATH", help="catalogue, one row an item")
     made.add_argument("--profiles", action="append", default=[], metavar="PATH", help="one row a user; may be repeated")
     made.add_argument("--vectors", metavar="PATH", help="pretrained vectors of the items")

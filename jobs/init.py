@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = asked.out or f"conf/{asked.name}.yaml"
     text = init(asked.name, look_at(asked.events, asked.items, asked.profiles, asked.vectors), path)
     out.print(
-        f"{path}: {text.count('kind:')} features; {text.count('# ?')} guesses are marked with ?: look at them, then"
+        f"{path}: {text.count('{kind:')} features; {text.count('# ?')} choices are marked with ?: look at them, then"
     )
     out.print(f"  ./spark-submit.sh build_samples --config {path}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import IO, Literal
 
 import pandas as pd
@@ -18,11 +18,15 @@ ROWS = 2000  # looked at
 FEW = 100  # distinct whole numbers up to which a column is a category
 AMOUNTS = ("num", "count", "days", "age", "price", "length", "duration", "score", "width", "height")
 Format = Literal["csv", "json", "parquet"]
-Looks = Literal["number", "category", "list", "weighted list", "text", "vector", "empty"]
+Looks = Literal["number", "category", "list", "weighted list", "text", "vector", "date", "empty"]
 DAY = re.compile(r"(?<!\d)(20\d{2})-?(\d{2})-?(\d{2})(?!\d)")
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 WEIGHTED = re.compile(r"^[^:,\s]+:[-+.0-9eE]+(,[^:,\s]+:[-+.0-9eE]+)*$")
 LIST = re.compile(r"^[^,\s\[\]()]+(,[^,\s\[\]()]+)+$")
+SEPARATORS = (",", "|", ";")
+LEAST_LISTS = 0.01  # share of a column's values that hold the separator, if it is one of lists
+TOKEN = re.compile(r"^[^\s\[\](){}\"']{1,24}$")  # so (10,50] is no list
+DATE = re.compile(r"^(19[7-9]\d|20\d{2})-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[-+]\d{2}:?\d{2})?)?$")
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Column:
       unique: whether no value stands twice.
       width: numbers of a vector, or the entries of the longest list.
       example: of its values.
-      last: the largest number, or the last text, of those looked at.
+      separator: between the entries of a list in a text.
+      is_flag: whether it says yes or no by 1 and 0.
+      is_whole: whether its values are whole numbers of at least 0.
     """
 
     name: str
@@ -41,17 +47,33 @@ class Column:
     unique: bool
     width: int
     example: str
-    last: str = ""
+    separator: str = ","
+    is_flag: bool = False
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)
 class Looked:
-    """A table: the path that settings name, its format, its columns, and the newest day that a folder is named by."""
+    """A table.
+
+    Attributes:
+      path: what settings name; it holds {date} where the files lie in folders of days.
+      days: the oldest and newest that a file or folder is named by.
+      files: all of its format, by name.
+      rows: the first ones, as read.
+    """
 
     path: str
     format: Format
     columns: tuple[Column, ...]
-    newest_day: str | None = None
+    days: tuple[str, str] | None = None
+    files: tuple[str, ...] = ()
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
+
+    @property
+    def in_folders(self) -> bool:
+        """Whether it lies in folders of days."""
+        return "{date" in self.path
 
     def named(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
@@ -82,13 +104,14 @@ def look(setting: str, path: str) -> Looked:
         ) from error
     if rows.empty:
         raise UserError(f"{setting} {known[0]}: has no rows; expected some to look at")
-    columns = tuple(_column(str(name), rows[name].tolist()) for name in rows.columns)
+    columns = _alike(tuple(_column(str(name), rows[name].tolist()) for name in rows.columns))
     below = "" if system.isfile(place) else known[0].removeprefix(place.rstrip("/"))
     folder, _, name = below.rpartition("/")
     tail = f"{_daily(folder)}/*{name[name.index('.') :]}" if below else ""
     days = [day for file in known for day in DAY.findall(file.removeprefix(place))]
-    newest = max(("-".join(day) for day in days), default=None)
-    return Looked(path.rstrip("/") + tail, kind, columns, newest)
+    named = sorted("-".join(day) for day in days)
+    of_kind = tuple(system.unstrip_protocol(file) if "://" in path else file for file in known if _format(file) == kind)
+    return Looked(path.rstrip("/") + tail, kind, columns, (named[0], named[-1]) if named else None, of_kind, rows)
 
 
 def _first_rows(file: IO[bytes], kind: Format, compression: Literal["gzip"] | None) -> pd.DataFrame:
@@ -126,14 +149,53 @@ def _column(name: str, values: Sequence[object]) -> Column:
         return Column(name, "vector" if is_vector else "list", False, width, str(given[0])[:40])
     texts = [" ".join(str(value).split()) for value in given]
     unique = len(set(texts)) == len(texts)
-    looks = _looks(name, texts)
-    last = max(texts, key=float) if all(_is_number(text) for text in texts) else max(texts)
-    return Column(name, looks, unique, max(text.count(",") + 1 for text in texts), texts[0][:40], last)
+    separator = _separator(texts)
+    looks: Looks = "list" if separator and not all(map(WEIGHTED.match, texts)) else _looks(name, texts)
+    width = max(text.count(separator or ",") + 1 for text in texts)
+    return Column(name, looks, unique, width, texts[0][:40], separator or ",", _is_flag(name, texts), _is_whole(texts))
+
+
+def _separator(texts: Sequence[str]) -> str | None:
+    """Returns what stands between the short tokens of some values, where the others are one such token each.
+
+    >>> _separator(["20,43", "39"]), _separator(["a|b", "c"]), _separator(["(0,10]", "500+"]), _separator(["a b, c"])
+    (',', '|', None, None)
+    """
+    for separator in SEPARATORS:
+        lists = sum(separator in text for text in texts)
+        tokens = itertools.chain.from_iterable(text.split(separator) for text in texts)
+        if lists and lists >= LEAST_LISTS * len(texts) and all(TOKEN.match(token) for token in tokens):
+            return separator
+    return None
+
+
+def _is_flag(name: str, texts: Sequence[str]) -> bool:
+    """Whether both 0 and 1 are there, or one of them and the name says so: an amount may begin with many zeros."""
+    found = {float(text) if _is_number(text) else -1.0 for text in texts}
+    return found == {0, 1} or (found <= {0, 1} and name.lower().startswith(("is_", "has_")))
+
+
+def _alike(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Makes whole numbers categories where most columns of the same name but for its digits are: ids without meaning.
+
+    One of many values, such as feat3 beside feat0 to feat9, would be taken for an amount.
+    """
+    stems = [column.name.rstrip("0123456789") for column in columns]
+    made = []
+    for column, stem in zip(columns, stems, strict=True):
+        siblings = [other.looks for other, its in zip(columns, stems, strict=True) if its == stem != other.name]
+        is_one = column.looks == "number" and column.is_whole and stem != column.name
+        made.append(
+            replace(column, looks="category") if is_one and siblings.count("category") > len(siblings) / 2 else column
+        )
+    return tuple(made)
 
 
 def _looks(name: str, texts: Sequence[str]) -> Looks:
-    if all(WEIGHTED.match(text) for text in texts):
+    if all(map(WEIGHTED.match, texts)):
         return "weighted list"
+    if all(map(DATE.match, texts)):
+        return "date"
     if sum(LIST.match(text) is not None for text in texts) > len(texts) / 3:
         return "list"
     if all(_is_number(text) for text in texts):
@@ -146,6 +208,11 @@ def _looks(name: str, texts: Sequence[str]) -> Looks:
     if sum(" " in text for text in texts) > len(texts) / 3:
         return "text"
     return "category"
+
+
+def _is_whole(texts: Sequence[str]) -> bool:
+    """Whether all are whole numbers of at least 0."""
+    return all(_is_number(text) and float(text) >= 0 and float(text).is_integer() for text in texts)
 
 
 def _entries(value: object) -> list[object] | None:

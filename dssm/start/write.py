@@ -10,13 +10,25 @@ from pathlib import Path
 
 from dssm.config import load_settings
 from dssm.errors import UserError
+from dssm.start import choose
+from dssm.start.guess import (
+    ITEM_WORDS,
+    LABEL_WORDS,
+    TIME_WORDS,
+    TITLE_WORDS,
+    USER_WORDS,
+    Zone,
+    found,
+    key,
+    needed,
+    rivals,
+    unit_of,
+    upload_time,
+    zone,
+)
+from dssm.start.log import Tally, tally
 from dssm.start.look import Column, Looked, look
 
-USER_WORDS = ("user", "client", "member", "customer", "uid", "viewer", "visitor")
-ITEM_WORDS = ("item", "post", "video", "product", "article", "goods", "movie", "song", "doc", "nid", "ad")
-TIME_WORDS = ("timestamp", "time_ms", "event_time", "time", "ts", "date", "datetime")
-LABEL_WORDS = ("label", "click", "is_click", "clicked", "act", "like", "buy", "purchase")
-TITLE_WORDS = ("title", "name", "headline", "caption")
 YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 NAME = re.compile(r"^[A-Za-z]\w*$", re.ASCII)
 
@@ -63,32 +75,50 @@ def look_at(events: str, items: str, profiles: Sequence[str], vectors: str | Non
     )
 
 
-def config_text(name: str, tables: Tables, date: dt.date | None = None) -> str:
-    """Returns the YAML: what was told from the tables, each guess marked."""
+@dataclass(frozen=True)
+class _Guess:
+    """The columns that all else depends on."""
+
+    user: Column
+    item: Column
+    time: Column
+    label: Column | None
+    key: Column
+    title: Column | None
+    upload: Column | None
+    zone: Zone
+
+
+def _guess(tables: Tables) -> _Guess:
     events, items = tables.events, tables.items
-    user = _guess(events, "--events", "user id", USER_WORDS)
-    item = _guess(events, "--events", "item id", ITEM_WORDS)
-    time = _guess(events, "--events", "time", TIME_WORDS)
-    label = _found(events, LABEL_WORDS)
-    key = _key(items, item)
-    title = _found(items, TITLE_WORDS)
+    user = needed(events, "--events", "user id", USER_WORDS)
+    item = needed(events, "--events", "item id", ITEM_WORDS)
+    time = needed(events, "--events", "time", TIME_WORDS)
+    return _Guess(
+        user,
+        item,
+        time,
+        found(events, LABEL_WORDS),
+        key(items, item),
+        found(items, TITLE_WORDS),
+        upload_time(items),
+        zone(events, time),
+    )
+
+
+def config_text(name: str, tables: Tables, date: dt.date | None = None) -> str:
+    """Reads the log, and returns the YAML; what changes the results' meaning is marked with ?."""
+    guess = _guess(tables)
+    label = guess.label.name if guess.label else None
+    log = tally(tables.events, guess.user.name, guess.time.name, unit_of(guess.time), label)
+    window = _windows(tables.events, log, guess)
     lines = [
-        "# Made by init from the first rows of each table. What is marked with ? is a guess: look at it.",
+        "# Made by init from the first rows of each table, and from all times and labels of the log. What is marked",
+        "# with ? decides what the results mean: look at it.",
         f"name: {name}",
-        f"date: {date or _last_day(events, time)}    # ? D: train on the days before it, test on the day itself",
-        "window: {train_days: 14, test_days: 1}",
-        "timezone: UTC           # ? of the days",
+        *_when(log, window, guess.zone, date),
         "",
-        "sources:",
-        "  events:",
-        f"    path: {_quoted(events.path)}",
-        f"    format: {events.format}",
-        f"    user: {_quoted(user.name)}    # ? such as {user.example}",
-        f"    item: {_quoted(item.name)}    # ? such as {item.example}",
-        f"    time: {_quoted(time.name)}    # ? such as {time.example}",
-        f"    time_unit: {_unit(time)}",
-        f"    label: {_quoted(label.name if label else '1')}    # ? SQL; above 0 is a positive",
-        "",
+        *_sources(tables, guess),
     ]
     if tables.profiles:
         lines.append("profiles:")
@@ -97,42 +127,122 @@ def config_text(name: str, tables: Tables, date: dt.date | None = None) -> str:
                 f"  profile_{number}:",
                 f"    path: {_quoted(profile.path)}",
                 f"    format: {profile.format}",
-                f"    key: {_quoted(_key(profile, user).name)}",
+                f"    key: {_quoted(key(profile, guess.user).name)}",
             ]
         lines.append("")
-    lines += [
-        "catalogue:",
-        f"  path: {_quoted(items.path)}",
-        f"  format: {items.format}",
-        f"  key: {_quoted(key.name)}",
-    ]
-    lines += [f"  title: {_quoted(title.name)}    # ? names an item for people", ""] if title else [""]
+    lines += _catalogue(tables.items, guess)
     if tables.vectors is not None:
-        lines += _vectors(tables.vectors, item)
+        lines += _vectors(tables.vectors, guess.item)
     lines += ["histories:", "  clicks: {sources: [events], last: 50}", "", "features:"]
-    lines += _features(tables, user, key, title)
-    lines += ["", "samples: {train_rows: positives}", _TRAINING.rstrip()]
+    lines += _features(tables, guess, choose.least_count(window.positives, log.users))
+    lines += ["", "samples: {train_rows: positives}", _training(round(window.positives * log.scale)).rstrip()]
     return "\n".join(lines) + "\n"
 
 
-_TRAINING = """
+def _windows(events: Looked, log: Tally, guess: _Guess) -> choose.Windows:
+    """Chooses the windows from the log's days: those of its folders, or else of its times."""
+    positives = choose.by_day(log.positives, guess.zone.offset_min)
+    if events.in_folders and events.days is not None:
+        first, last = map(dt.date.fromisoformat, events.days)
+    elif log.rows:
+        first, last = choose.span(choose.by_day(log.rows, guess.zone.offset_min))
+    else:
+        raise UserError(
+            f"--events {events.path}: no row has a time in '{guess.time.name}'; expected {unit_of(guess.time)}, "
+            f"1970 to 2100, such as {guess.time.example}"
+        )
+    return choose.windows(first, last, positives, events.in_folders)
+
+
+def _when(log: Tally, window: choose.Windows, zone: Zone, date: dt.date | None) -> list[str]:
+    """Returns the lines of the date, the windows and the zone."""
+    rows, positives = (round(sum(counts.values()) * log.scale) for counts in (log.rows, log.positives))
+    part = "" if log.scale == 1 else f": about, by 1 / {log.scale:.3g} of its bytes"
+    lines = []
+    if rows:
+        lines += [
+            f"# The log runs from {_minute(log.first_ms)} to {_minute(log.last_ms)} UTC: {rows:,} events, {positives:,}"
+            f" positives, {log.users:,} users{part}."
+        ]
+    if not window.can_train:
+        lines.append("# Too short to train and test: both windows need positives. Give more days, or another label.")
+    return [
+        *lines,
+        f"date: {date or window.date}    # ? D: train on the days before it, test from it on",
+        f"window: {{train_days: {window.train_days}, test_days: {window.test_days}}}    "
+        "# ? the test has the last tenth of the days, at least one",
+        f"timezone: {zone.name}    # ? days begin at midnight there; {zone.why}",
+    ]
+
+
+def _minute(time_ms: int) -> str:
+    return f"{dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC):%Y-%m-%d %H:%M}"
+
+
+def _sources(tables: Tables, guess: _Guess) -> list[str]:
+    events, label = tables.events, guess.label
+    taken = {column.name for column in (guess.user, guess.item, guess.time, label) if column is not None}
+    flags = [column.name for column in events.columns if column.is_flag and column.name not in taken]
+    others = [f"    # Other columns of 0 and 1, which may be the label: {', '.join(flags)}."] if flags else []
+    every = "" if label else " (each event is a positive)"
+    return [
+        "sources:                # a second log is another entry beside events, with its own path and columns",
+        "  events:",
+        f"    path: {_quoted(events.path)}",
+        f"    format: {events.format}",
+        f"    user: {_quoted(guess.user.name)}{_or(rivals(events, guess.user, USER_WORDS), guess.user)}",
+        f"    item: {_quoted(guess.item.name)}{_or(rivals(events, guess.item, ITEM_WORDS), guess.item)}",
+        f"    time: {_quoted(guess.time.name)}    # such as {guess.time.example}",
+        f"    time_unit: {unit_of(guess.time)}",
+        f"    label: {_quoted(label.name if label else '1')}    # ? SQL; above 0 is a positive{every}",
+        *others,
+        "",
+    ]
+
+
+def _or(others: Sequence[str], chosen: Column) -> str:
+    """Returns the comment of an id: a question only where another column may be it."""
+    return f"    # ? or {', '.join(others)}" if others else f"    # such as {chosen.example}"
+
+
+def _catalogue(items: Looked, guess: _Guess) -> list[str]:
+    lines = [
+        "catalogue:",
+        f"  path: {_quoted(items.path)}",
+        f"  format: {items.format}",
+        f"  key: {_quoted(guess.key.name)}",
+    ]
+    if guess.title is not None:
+        lines.append(f"  title: {_quoted(guess.title.name)}    # names an item for people")
+    if guess.upload is not None:
+        lines.append(f"  upload_time: {_quoted(guess.upload.name)}    # no event of an item before it counts")
+        if unit_of(guess.upload) != "iso":
+            lines.append(f"  upload_unit: {unit_of(guess.upload)}")
+    return [*lines, ""]
+
+
+def _training(positives: int) -> str:
+    """Returns the sections model and train."""
+    size = choose.sizes(positives)
+    launch = "spark" if size.ranks > 1 else "single"
+    return f"""
 model:
-  user_tower: {layers: [256, 128]}
-  item_tower: {layers: [256, 128]}
+  user_tower: {{layers: [256, 128]}}
+  item_tower: {{layers: [256, 128]}}
   vector_dim: 64
   temperature: 0.1
 
-train:
-  launch: spark
-  ranks: 2                # processes that train together
+train:                    # sized by the {positives:,} positives of the train days
+  launch: {launch:<16}# one rank needs no launcher; spark for more
+  ranks: {size.ranks:<17}# processes that train together; each needs sample files of its own
   loss: in_batch_softmax
-  batch_size: 1024
-  epochs: 3
+  batch_size: {size.batch_size:<12}# of a rank; small for a small log: {choose.LEAST_STEPS} steps an epoch, or nearly
+  epochs: {size.epochs:<16}# the more, the fewer steps an epoch has: {choose.STEPS:,} in all, or nearly
 """
 
 
 def _vectors(vectors: Looked, item: Column) -> list[str]:
-    key = _key(vectors, item)
+    its_key = key(vectors, item)
     values = next((column for column in vectors.columns if column.looks == "vector"), None)
     if values is None:
         raise UserError(f"--vectors {vectors.path}: no column holds lists of equally many numbers")
@@ -141,52 +251,55 @@ def _vectors(vectors: Looked, item: Column) -> list[str]:
         "  item:",
         f"    path: {_quoted(vectors.path)}",
         f"    format: {vectors.format}",
-        f"    key: {_quoted(key.name)}",
+        f"    key: {_quoted(its_key.name)}",
         f"    values: {_quoted(values.name)}",
         f"    width: {values.width}",
         "",
     ]
 
 
-def _features(tables: Tables, user: Column, item: Column, title: Column | None) -> list[str]:
+def _features(tables: Tables, guess: _Guess, least: int) -> list[str]:
     """Returns a line for each feature; a column that none fits stands there as a comment."""
-    lines = ["  user_id: {kind: SparseFeat, side: user, column: " + _quoted(user.name) + ", dim: 32, min_count: 5}"]
+    lines = [
+        "  # Kinds are guessed from each column's name and first values, of which one stands behind it.",
+        f"  user_id: {{kind: SparseFeat, side: user, column: {_quoted(guess.user.name)}, dim: 32, min_count: {least}}}",
+    ]
     taken = {"user_id", "clicks", "item_id", "item_vector", "clicks_vector"}
     for profile in tables.profiles:
-        key = _key(profile, user)
-        chosen = [column for column in profile.columns if column.name != key.name]
-        lines += [_feature(column, "user", taken, _shared(column, tables.items, item)) for column in chosen]
+        its_key = key(profile, guess.user)
+        chosen = [column for column in profile.columns if column.name != its_key.name]
+        lines += [_feature(column, "user", taken, _shared(column, tables.items, guess.key)) for column in chosen]
     lines.append("  clicks: {kind: VarLenSparseFeat, side: user, maxlen: 50, share_embedding: item_id, dim: 32}")
     if tables.vectors is not None:
         lines.append(
             "  clicks_vector: {kind: DenseFeat, side: user, column: clicks, pre_embed: item, reduce_type: mean}"
         )
-    lines.append("  item_id: {kind: SparseFeat, side: item, column: " + _quoted(item.name) + ", dim: 32}")
-    others = [column for column in tables.items.columns if column.name != item.name]
-    lines += [_feature(column, "item", taken) for column in others if title is None or column.name != title.name]
+    of_item = _quoted(guess.key.name)
+    lines.append(f"  item_id: {{kind: SparseFeat, side: item, column: {of_item}, dim: 32}}")
+    apart = {column.name for column in (guess.key, guess.title, guess.upload) if column is not None}
+    lines += [_feature(column, "item", taken) for column in tables.items.columns if column.name not in apart]
     if tables.vectors is not None:
-        lines.append(
-            "  item_vector: {kind: DenseFeat, side: item, column: " + _quoted(item.name) + ", pre_embed: item}"
-        )
+        lines.append(f"  item_vector: {{kind: DenseFeat, side: item, column: {of_item}, pre_embed: item}}")
     return lines
 
 
-def _shared(column: Column, items: Looked, key: Column) -> str | None:
+def _shared(column: Column, items: Looked, its_key: Column) -> str | None:
     """Returns the item feature whose ids a user's list seems to hold: read_post_id those of post_id."""
     for other in items.columns:
         stem = other.name.lower().removesuffix("_id")
         if column.looks.endswith("list") and len(stem) > 2 and stem in column.name.lower():
-            return "item_id" if other.name == key.name else other.name
+            return "item_id" if other.name == its_key.name else other.name
     return None
 
 
 def _feature(column: Column, side: str, taken: set[str], shared: str | None = None) -> str:
     longest = min(max(column.width, 1), 50)
     width = 32 if shared == "item_id" else 8 if shared else 16
+    between = "" if column.separator == "," else f', separator: "{column.separator}"'
     kinds = {
         "number": "kind: DenseFeat, side: SIDE, transform: standard",
         "category": "kind: SparseFeat, side: SIDE, dim: 8",
-        "list": f"kind: VarLenSparseFeat, side: SIDE, maxlen: {longest}, dim: {width}",
+        "list": f"kind: VarLenSparseFeat, side: SIDE{between}, maxlen: {longest}, dim: {width}",
         "weighted list": f"kind: VarLenSparseFeat, side: SIDE, weighted: true, maxlen: {longest}, dim: {width}",
         "text": "kind: TextFeat, side: SIDE, maxlen: 20, hash_buckets: 20000, dim: 16",
     }
@@ -198,66 +311,7 @@ def _feature(column: Column, side: str, taken: set[str], shared: str | None = No
         why = "another has its name" if column.name in taken else f"{column.looks}, such as {column.example}"
         return f"  # {column.name}: left out ({why})"
     taken.add(column.name)
-    return f"{line}    # ? such as {column.example}"
-
-
-def _found(table: Looked, words: Sequence[str]) -> Column | None:
-    """Returns the column whose name is one of the words, else holds one, the first words first."""
-    for word in words:
-        for column in table.columns:
-            if column.name.lower() == word:
-                return column
-    for word in words:
-        for column in table.columns:
-            if word in _words(column.name):
-                return column
-    return None
-
-
-def _words(name: str) -> list[str]:
-    """Returns the words of a name.
-
-    >>> _words("userId"), _words("is_click")
-    (['user', 'id'], ['is', 'click'])
-    """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_")
-
-
-def _guess(table: Looked, option: str, what: str, words: Sequence[str]) -> Column:
-    found = _found(table, words)
-    if found is None:
-        names = ", ".join(column.name for column in table.columns)
-        raise UserError(
-            f"{option} {table.path}: no column looks like the {what}; found {names}, expected a name with one of "
-            f"{', '.join(words)}: rename it, or copy conf/demo.yaml and name the columns there"
-        )
-    return found
-
-
-def _key(table: Looked, like: Column) -> Column:
-    """Returns the column of the same name, else the first that has no value twice."""
-    same = table.named(like.name)
-    found = same or next((column for column in table.columns if column.unique), None)
-    if found is None:
-        raise UserError(f"{table.path}: no column is named '{like.name}', and none has each value once")
-    return found
-
-
-def _last_day(events: Looked, time: Column) -> str:
-    """Returns the newest day of the folders, else that of the newest time looked at."""
-    if events.newest_day is not None:
-        return events.newest_day
-    if _unit(time) == "iso":
-        return time.last[:10]
-    seconds = float(time.last) / (1000 if _unit(time) == "ms" else 1)
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).date().isoformat()
-
-
-def _unit(time: Column) -> str:
-    try:
-        return "ms" if float(time.example) > 1e11 else "s"
-    except ValueError:
-        return "iso"
+    return f"{line}    # such as {column.example}"
 
 
 def _quoted(text: str) -> str:

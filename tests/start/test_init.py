@@ -67,16 +67,16 @@ def test_columns_become_the_features_that_they_look_like(made: tuple[Settings, s
     assert (read.weighted, read.share_embedding, read.maxlen) == (False, "item_id", 3)
     assert "# cover size: left out (no feature can have this name" in text
     assert "fav_topic_7: {kind: VarLenSparseFeat" in text
-    assert text.count("# ? such as") == 10
+    assert text.count("# such as") == 10
 
 
 def test_parquet_without_days(tmp_path: Path) -> None:
     rows = {"uid": ["a", "b"], "item": [1, 2], "event_time": ["2024-03-01 10:00:00", "2024-03-02 11:00:00"]}
     pq.write_table(pa.table({**rows, "tags": [["x", "y"], ["z"]]}), tmp_path / "log.parquet")
     found = look("--events", str(tmp_path / "log.parquet"))
-    assert (found.format, found.newest_day) == ("parquet", None)
+    assert (found.format, found.days) == ("parquet", None)
     assert {column.name: column.looks for column in found.columns} == {
-        "uid": "category", "item": "category", "event_time": "text", "tags": "list",
+        "uid": "category", "item": "category", "event_time": "date", "tags": "list",
     }  # fmt: skip
     (tmp_path / "items.csv").write_text("item,colour\n1,red\n2,red\n")
     init("mine", look_at(f"{tmp_path}/log.parquet", f"{tmp_path}/items.csv", [], None), f"{tmp_path}/x.yaml")
@@ -110,7 +110,9 @@ def test_names_in_camel_case_and_columns_that_yaml_reads_as_something_else(tmp_p
     settings = load_settings(out)
     log = settings.sources["events"]
     assert (log.user, log.item, log.time, log.time_unit) == ("userId", "movieId", "timestamp", "s")
+    # Both events are of one day: none is left to train on, which the file says.
     assert (settings.date.isoformat(), settings.catalogue.title) == ("2005-04-02", "title")
+    assert "# Too short to train and test" in text
     assert "# on: left out" in text
     assert "# null: left out" in text
 
