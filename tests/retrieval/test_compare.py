@@ -62,6 +62,14 @@ def _result(root: Path, name: str) -> dict[str, Any]:
     return json.loads((root / name / "evaluation.json").read_text())
 
 
+def test_no_number_is_cut_on_a_narrow_terminal(runs: Path):
+    out = Console(file=io.StringIO(), width=60)
+    compare([(name, RunPaths(f"{runs}/{name}")) for name in ("one", "better")], out, "recall@2", False)
+    shown = out.file.getvalue().split()  # type: ignore[attr-defined]
+    wide = [cell for row in _compared(runs, "one", "better", metric="recall@2") for cell in row]
+    assert [word for cell in wide for word in cell.split() if word not in shown] == []
+
+
 def test_a_better_run_stands_first_with_its_difference(runs: Path):
     rows = _compared(runs, "one", "again", "better", metric="recall@2")
     names = [row[0].rpartition("/")[2] for row in rows]
