@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from dssm.errors import UserError, did_you_mean
 from dssm.evaluation import FILTERED, KEPT, MODEL, VIEWS
+from dssm.model.manifest import read_model_manifest
 from dssm.narrow_tables import drawn_table
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, Difference, difference, interval
@@ -41,7 +42,7 @@ class Compared:
 def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | None, filtered: bool) -> None:
     """Prints each run's metrics, its difference to the first run and whether that could be chance.
 
-    Of one run, its rankers are compared with its model.
+    Of one run, its rankers are compared with its model. An evaluation of another model than the run's now is told.
 
     Args:
       runs: what they are called, and where they lie.
@@ -49,7 +50,8 @@ def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | No
       filtered: whether seen items are.
     Raises: UserError where a run has no evaluation, or one of other users or another catalogue; or has no such metric.
     """
-    evaluations = [read_evaluation(paths, name) for name, paths in _named(runs)]
+    named = _named(runs)
+    evaluations = [read_evaluation(paths, name) for name, paths in named]
     for other in evaluations[1:]:
         differs = what_differs(evaluations[0], other, DIGESTS if filtered else DIGESTS[:-1])
         if differs:
@@ -67,6 +69,9 @@ def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | No
     if chosen not in names:
         raise UserError(f"--metric {chosen}: these evaluations don't share it" + did_you_mean(chosen, names))
     out.print(_table(rows, view, chosen, names, out.width), crop=False)
+    for evaluation, (_, paths) in zip(evaluations, named, strict=True):
+        if stale := _stale(evaluation, paths):
+            out.print(stale, style="yellow", markup=False)
 
 
 def _named(runs: Sequence[tuple[str, RunPaths]]) -> list[tuple[str, RunPaths]]:
@@ -75,6 +80,18 @@ def _named(runs: Sequence[tuple[str, RunPaths]]) -> list[tuple[str, RunPaths]]:
     return [
         (name if short.count(name) == 1 else typed, paths) for name, (typed, paths) in zip(short, runs, strict=True)
     ]
+
+
+def _stale(evaluation: Evaluation, paths: RunPaths) -> str | None:
+    """Says that the run has another model by now; None where it has the one evaluated, or none that can be read."""
+    evaluated = evaluation.result["model_version"]
+    try:
+        now = read_model_manifest(paths.model).model_version
+    except UserError:
+        return None
+    if now == evaluated:
+        return None
+    return f"{evaluation.run}: evaluated model {evaluated}, its model is now {now}; run evaluate for it"
 
 
 def _rows(evaluations: Sequence[Evaluation], view: str) -> list[Compared]:
