@@ -28,7 +28,7 @@ from benchmarks.report import report
 from dssm.errors import UserError
 from dssm.paths import RunPaths
 from dssm.report.dataset import open_run
-from dssm.report.runs import find_run
+from dssm.report.runs import find_run, published_table
 
 PROJECT = Path(__file__).resolve().parent.parent
 RUN, ROOT, INDEX = "demo", "runs", "faiss"
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args(argv)
-    paths = find_run(given.run, given.root)
+    paths = find_run(given.run, given.root, need=published_table("items"))
     with service(paths, given.index) as url:
         loaded = health(url)
         found = measured(url, requests_of(paths), given)

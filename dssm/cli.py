@@ -38,6 +38,13 @@ TOOLS = {
     "init": "write a commented config for your own tables, by looking at them",
     "plan": "say what a config will need on a cluster: bytes, memory and hours, each with its formula",
 }
+# Which date a NAME alone stands for, where that is not the newest with samples; see `dssm.report.runs`.
+NEWEST = {
+    "compare": "its newest date that is evaluated",
+    "versions": "its newest date with a published table",
+    "recommend": "its newest date with published items",
+    "serve": "its newest date with published items",
+}
 PARTS = tuple(name for name in DATASETS if name != "interactions")  # whose pairs hold nothing to show
 TABLES = ("items", "users")
 
@@ -121,7 +128,8 @@ def skips_complete(argv: Sequence[str] | None) -> bool:
 def view_parser(view: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"./spark-submit.sh {view}", description=VIEWS[view] + ".")
     several = "+" if view == "compare" else None
-    made.add_argument("run", metavar="RUN", nargs=several, help="NAME/DATE, NAME (its newest date), or a run's folder")
+    date = NEWEST.get(view, "its newest date")
+    made.add_argument("run", metavar="RUN", nargs=several, help=f"NAME/DATE, NAME ({date}), or a run's folder")
     made.add_argument("--root", default="runs", help="folder of the runs (default: %(default)s)")
     if view in VIEW_OPTIONS:
         VIEW_OPTIONS[view](made)

@@ -22,8 +22,9 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.control import Control
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
+
+from dssm.narrow_tables import drawn_table
 
 WIDTH_OF_A_FILE = 120  # rich takes 80 where there is no terminal, too few for the tables
 TERMINAL = "DSSM_TERMINAL"
@@ -205,10 +206,5 @@ def heading(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = (0,)) -> None:
     """Prints a table. Args: texts: places of the columns of text; the others are numbers."""
-    drawn = Table(title=title, title_justify="left")
-    for place, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if place in texts else "right", overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    out.print(drawn, level=None)
+    out.print(drawn_table(title, columns, rows, out.width, texts), level=None, crop=False)
     log(title, columns=list(columns), rows=[list(row) for row in rows])  # lines of a drawing are no use to a reader

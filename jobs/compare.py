@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from dssm.cli import exit_with, parse_view
 from dssm.console import out
-from dssm.report.runs import find_run
+from dssm.report.runs import EVALUATED, find_run
 from dssm.retrieval.compare import compare
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_view(argv, "compare")
-    compare([(run, find_run(run, asked.root)) for run in asked.run], out, asked.metric, asked.filtered)
+    runs = [(run, find_run(run, asked.root, need=EVALUATED)) for run in asked.run]
+    compare(runs, out, asked.metric, asked.filtered)
 
 
 if __name__ == "__main__":

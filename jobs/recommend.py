@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from dssm.cli import exit_with, parse_view
 from dssm.console import out
-from dssm.report.runs import find_run
+from dssm.report.runs import find_run, published_table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse_view(argv, "recommend")
-    paths = find_run(asked.run, asked.root)
+    paths = find_run(asked.run, asked.root, need=published_table("items"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow, which the view imports
     from dssm.serving.view import recommend
 

@@ -274,6 +274,11 @@ def _add_evaluation(facts: RunFacts) -> None:
     found = _json(facts, path, recall, "evaluate")
     if found is not None and _is_of_model(facts, found.get("model_version"), recall, "evaluate"):
         facts.evaluation = found
+    elif found is not None and facts.model is not None:
+        facts.warnings.append(
+            f"The evaluation is of model {found.get('model_version')}, the model is now {facts.model.model_version}: "
+            "run evaluate again."
+        )
     path, what = f"{facts.paths.folder}/{EXAMPLES}", "example users"
     examples = _part(facts, Examples, path, what, "evaluate")
     if examples is not None and _is_of_model(facts, examples.model_version, what, "evaluate"):

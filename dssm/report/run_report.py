@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dssm import storage
@@ -33,9 +33,15 @@ def write_report(paths: RunPaths, settings: Settings | None = None) -> str:
         items = Items(facts.run, facts.settings.report)
         text = page(facts, items, vector_facts(facts, items))
         storage.write_text(paths.report, text)
-        remarks.append(f"{len(text.encode()) / 1e6:.1f} MB")
-        remarks += [f"without {missing.what} ({missing.job})" for missing in facts.missing]
+        remarks.append(_remark(len(text.encode()), [missing.job for missing in facts.missing]))
     return paths.report
+
+
+def _remark(size: int, jobs: Sequence[str]) -> str:
+    """Says how large the report is, and which jobs make what it lacks. Args: size: bytes."""
+    named = list(dict.fromkeys(jobs))
+    told = " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]]))
+    return f"{size / 1e6:.1f} MB" + (f"; {told} will add to it" if told else "")
 
 
 @contextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from dssm import storage
+from dssm import published, storage
 from dssm.attempts import read_attempts
+from dssm.console import out
 from dssm.errors import UserError, did_you_mean
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
@@ -14,13 +17,39 @@ from dssm.paths import RunPaths
 DATES_TOLD = 10  # of a run's dates, the newest, in a message
 
 
-def find_run(run: str, root: str, begun: bool = False) -> RunPaths:
+@dataclass(frozen=True)
+class Need:
+    """What a command reads of a run besides its samples.
+
+    Attributes: what: in words; is_met: whether a run has it.
+    """
+
+    what: str
+    is_met: Callable[[RunPaths], bool]
+
+
+EVALUATED = Need("an evaluation", lambda paths: storage.exists(paths.evaluation))
+
+
+def published_table(table: str) -> Need:
+    """Needs a current version of the run's table, `items` or `users`."""
+
+    def is_met(paths: RunPaths) -> bool:
+        location, date = published.run_tables(paths.folder).get(table), posixpath.basename(paths.folder)
+        return location is not None and storage.is_there(f"{published.date_folder(location, date)}/{published.CURRENT}")
+
+    return Need(f"a published table of {table}", is_met)
+
+
+def find_run(run: str, root: str, begun: bool = False, need: Need | None = None) -> RunPaths:
     """Returns the run that is meant.
 
     Args:
       run: a run's folder, or NAME/DATE or NAME below `root`; without a date, the newest finished one.
       root: folder of the runs.
       begun: a run counts from its first job's start on, whether or not it has samples.
+      need: without a date, the newest that has this is taken, and said where a newer one has not; the newest of all
+        where none has.
     Raises: UserError where there is none, with what comes near.
     """
     for folder in (run.rstrip("/"), f"{root}/{run}".rstrip("/")):
@@ -28,8 +57,21 @@ def find_run(run: str, root: str, begun: bool = False) -> RunPaths:
             return RunPaths(folder)
         dates = finished_dates(folder, begun)
         if dates:
-            return RunPaths(f"{folder}/{dates[-1]}")
+            return _newest(folder, dates, need)
     raise UserError(f"RUN {run}: {_explained(run.rstrip('/'), root)}")
+
+
+def _newest(folder: str, dates: list[str], need: Need | None) -> RunPaths:
+    """Returns the run of the newest date that meets the need. Args: dates: ascending, at least one."""
+    newest = RunPaths(f"{folder}/{dates[-1]}")
+    if need is None:
+        return newest
+    runs = (RunPaths(f"{folder}/{date}") for date in reversed(dates))
+    found = next(filter(need.is_met, runs), newest)
+    if found != newest:
+        name, date = found.folder.split("/")[-2:]
+        out.print(f"{name}/{date} is the newest date with {need.what}: {dates[-1]} has none", style="dim", markup=False)
+    return found
 
 
 def finished_dates(folder: str, begun: bool = False) -> list[str]:

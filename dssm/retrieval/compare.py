@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from dssm.errors import UserError, did_you_mean
 from dssm.evaluation import FILTERED, KEPT, MODEL, VIEWS
+from dssm.model.manifest import read_model_manifest
+from dssm.narrow_tables import drawn_table
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, Difference, difference, interval
 from dssm.retrieval.evaluated import DIGESTS, Evaluation, read_evaluation, what_differs
@@ -41,7 +42,7 @@ class Compared:
 def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | None, filtered: bool) -> None:
     """Prints each run's metrics, its difference to the first run and whether that could be chance.
 
-    Of one run, its rankers are compared with its model.
+    Of one run, its rankers are compared with its model. An evaluation of another model than the run's now is told.
 
     Args:
       runs: what they are called, and where they lie.
@@ -49,7 +50,8 @@ def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | No
       filtered: whether seen items are.
     Raises: UserError where a run has no evaluation, or one of other users or another catalogue; or has no such metric.
     """
-    evaluations = [read_evaluation(paths, name) for name, paths in _named(runs)]
+    named = _named(runs)
+    evaluations = [read_evaluation(paths, name) for name, paths in named]
     for other in evaluations[1:]:
         differs = what_differs(evaluations[0], other, DIGESTS if filtered else DIGESTS[:-1])
         if differs:
@@ -66,7 +68,10 @@ def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | No
     chosen = metric or (METRIC if METRIC in names else recalls[0])
     if chosen not in names:
         raise UserError(f"--metric {chosen}: these evaluations don't share it" + did_you_mean(chosen, names))
-    out.print(_table(rows, view, chosen, names))
+    out.print(_table(rows, view, chosen, names, out.width), crop=False)
+    for evaluation, (_, paths) in zip(evaluations, named, strict=True):
+        if stale := _stale(evaluation, paths):
+            out.print(stale, style="yellow", markup=False)
 
 
 def _named(runs: Sequence[tuple[str, RunPaths]]) -> list[tuple[str, RunPaths]]:
@@ -77,6 +82,18 @@ def _named(runs: Sequence[tuple[str, RunPaths]]) -> list[tuple[str, RunPaths]]:
     ]
 
 
+def _stale(evaluation: Evaluation, paths: RunPaths) -> str | None:
+    """Says that the run has another model by now; None where it has the one evaluated, or none that can be read."""
+    evaluated = evaluation.result["model_version"]
+    try:
+        now = read_model_manifest(paths.model).model_version
+    except UserError:
+        return None
+    if now == evaluated:
+        return None
+    return f"{evaluation.run}: evaluated model {evaluated}, its model is now {now}; run evaluate for it"
+
+
 def _rows(evaluations: Sequence[Evaluation], view: str) -> list[Compared]:
     """Returns what is compared; the first is what the others differ from."""
     if len(evaluations) == 1:
@@ -84,7 +101,7 @@ def _rows(evaluations: Sequence[Evaluation], view: str) -> list[Compared]:
     return [Compared(evaluation.run, evaluation, MODEL) for evaluation in evaluations]
 
 
-def _table(rows: Sequence[Compared], view: str, metric: str, names: Sequence[str]) -> Table:
+def _table(rows: Sequence[Compared], view: str, metric: str, names: Sequence[str], width: int) -> RenderableType:
     first = rows[0]
     result, cutoff = first.evaluation.result, metric.partition("@")[2]
     others = sorted(
@@ -94,18 +111,15 @@ def _table(rows: Sequence[Compared], view: str, metric: str, names: Sequence[str
     others += [name for name in (f"ndcg@{cutoff}",) if name in names and name != metric]
     replicates = min(len(row.evaluation.replicates.sums[0, 0]) for row in rows) - 1
     users = result["users_filtered" if view == FILTERED else "users"]
-    made = Table(
-        title=f"{metric}, {VIEWS[view]}: {users:,} users, {result['items']:,} items; differences to {first.name}\n"
-        f"{100 * LEVEL:.0f} % intervals and p of {replicates:,} paired replicates of the users; * p < {1 - LEVEL:.2g}",
-        title_justify="left",
+    title = (
+        f"{metric}, {VIEWS[view]}: {users:,} users, {result['items']:,} items; differences to {first.name}\n"
+        f"{100 * LEVEL:.0f} % intervals and p of {replicates:,} paired replicates of the users; * p < {1 - LEVEL:.2g}"
     )
-    made.add_column("", overflow="fold")
-    for column in (metric, "difference", "interval", "p", *others):
-        made.add_column(column, justify="right")
+    shown = []
     for row in sorted(rows, key=lambda row: -(row.metrics(view)[metric] or 0.0)):
-        shown = [_with_mark(row, first, view, name) for name in others]
-        made.add_row(row.name, _measured(row, view, metric), *_differing(row, first, view, metric), *shown)
-    return made
+        marked = [_with_mark(row, first, view, name) for name in others]
+        shown.append([row.name, _measured(row, view, metric), *_differing(row, first, view, metric), *marked])
+    return drawn_table(title, ["", metric, "difference", "interval", "p", *others], shown, width)
 
 
 def _measured(row: Compared, view: str, metric: str) -> str:

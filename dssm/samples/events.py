@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from functools import reduce
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -124,7 +126,7 @@ def _has_role(settings: Settings, role: str) -> Column:
 class Outcome(NamedTuple):
     """How many rows of a source (its number) have a reason to be unreadable, or a fate.
 
-    positives: those with a label and a weight above 0.
+    positives: those with a label and a weight above 0. last: the newest one's time, Unix ms; None where none has one.
     """
 
     source: int
@@ -132,6 +134,7 @@ class Outcome(NamedTuple):
     fate: str | None
     rows: int
     positives: int
+    last: int | None
 
 
 def count_read(outcomes: Sequence[Outcome], logs: Sequence[EventLog], quarantine: Quarantine) -> None:
@@ -243,6 +246,16 @@ def _without_cold(events: DataFrame, settings: Settings) -> DataFrame:
             fate = F.when(cold, f"cold {side.removesuffix('s')}").otherwise(F.col(FATE))
             events = events.join(trained, column, "left").withColumn(FATE, fate).drop("__warm")
     return events
+
+
+def logs_end_early(settings: Settings, outcomes: Sequence[Outcome]) -> str | None:
+    """Says that the logs end before the last day of the test window; None where they do not."""
+    days = settings.window.test_days
+    last = max((o.last for o in outcomes if o.reason is None and o.last is not None), default=None)
+    if settings.samples.split.kind != "time" or last is None or last >= settings.day_start_ms(days - 1):
+        return None
+    ends = dt.datetime.fromtimestamp(last / 1000, ZoneInfo(settings.timezone)).date()
+    return f"the test window reaches to {settings.window_days()[-1]}, the logs end {ends}"
 
 
 def check_windows(settings: Settings, events: DataFrame, train_rows: int, test_rows: int) -> None:

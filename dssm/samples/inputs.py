@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from dssm.config import Settings
-from dssm.console import step
+from dssm.console import step, warn
 from dssm.features import of_side
 from dssm.manifest import ITEM_INDEX, NO_ITEM, JoinCounts
 from dssm.paths import vectors_path
@@ -23,6 +23,7 @@ from dssm.samples.events import (
     check_windows,
     count_fates,
     count_read,
+    logs_end_early,
     read_logs,
     with_final_fates,
 )
@@ -125,6 +126,8 @@ def read_log(settings: Settings, tables: InputTables, quarantine: Quarantine) ->
         train_rows, test_rows = (sum(u.get(fate, 0) for u in used) for fate in (TRAIN, TEST))
         candidates = sum(outcome.positives for outcome in outcomes if outcome.fate == TRAIN)
         check_windows(settings, events, train_rows, test_rows)
+        if early := logs_end_early(settings, outcomes):
+            warn(f"  {early}")
         log_rows, joins = 0, []
         for source in logs:
             filtered = counts[source.name].filtered

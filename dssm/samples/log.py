@@ -74,8 +74,11 @@ class Log:
         if not found:
             return []
         tables = pa.concat_tables(pa.ipc.open_stream(row[SLICE]).read_all() for row in found)
-        total = tables.group_by([SOURCE, REASON, FATE]).aggregate([("rows", "sum"), ("positives", "sum")])
-        columns = (total[name].to_pylist() for name in (SOURCE, REASON, FATE, "rows_sum", "positives_sum"))
+        total = tables.group_by([SOURCE, REASON, FATE]).aggregate(
+            [("rows", "sum"), ("positives", "sum"), ("last", "max")]
+        )
+        names = (SOURCE, REASON, FATE, "rows_sum", "positives_sum", "last_max")
+        columns = (total[name].to_pylist() for name in names)
         return [Outcome(*values) for values in zip(*columns, strict=True)]
 
     def item_counts(self) -> DataFrame:
@@ -173,11 +176,13 @@ class Scan:
 
 
 def outcomes(table: pa.Table) -> pa.Table:
-    """Returns the number of rows, and of positives of a weight above 0, by source, reason and fate."""
+    """Returns the rows, the positives of a weight above 0 and the newest time, by source, reason and fate."""
     positive = pc.fill_null(pc.and_(pc.greater(table[LABEL], 0), pc.greater(table[WEIGHT], 0)), False)
-    given = table.select([SOURCE, REASON, FATE]).append_column("positives", positive.cast(pa.int64()))
-    counts = given.group_by([SOURCE, REASON, FATE]).aggregate([([], "count_all"), ("positives", "sum")])
-    names = {"count_all": "rows", "positives_sum": "positives"}
+    given = table.select([SOURCE, REASON, FATE, EVENT_TIME]).append_column("positives", positive.cast(pa.int64()))
+    counts = given.group_by([SOURCE, REASON, FATE]).aggregate(
+        [([], "count_all"), ("positives", "sum"), (EVENT_TIME, "max")]
+    )
+    names = {"count_all": "rows", "positives_sum": "positives", f"{EVENT_TIME}_max": "last"}
     return counts.rename_columns([names.get(name, name) for name in counts.column_names])
 
 

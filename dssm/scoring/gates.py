@@ -164,6 +164,15 @@ def unheard(decisions: Sequence[GateDecision]) -> list[str]:
     return [f"gate '{decision.gate}' has not looked: {decision.reason}" for decision in blind]
 
 
+def tally(decisions: Sequence[GateDecision]) -> str:
+    """Says how many gates let a published version through, had nothing to judge by, or were overruled by --force."""
+    passed = sum(decision.passed and not decision.reason for decision in decisions)
+    blind = sum(decision.passed and bool(decision.reason) for decision in decisions)
+    overruled = len(refused(decisions))
+    told = {"gates passed": passed, "had nothing to compare with": blind, "overruled by --force": overruled}
+    return ", ".join(f"{count} {what}" for what, count in told.items() if count)
+
+
 def refused(decisions: Sequence[GateDecision]) -> list[str]:
     """Returns the reasons of the gates that refuse."""
     return [decision.reason for decision in decisions if not decision.passed]

@@ -44,7 +44,8 @@ def table_of_versions(known: Sequence[Published], current: str | None) -> Table:
     first = known[0].manifest
     drawn = Table(title=f"{first.table} dt={first.date}: {CURRENT_MARK} is current", title_justify="left")
     for column in ("", "version", "model", "rows", "quarantined", "metric", "made at (UTC)", "forced"):
-        drawn.add_column(column, justify="right" if column in ("rows", "quarantined") else "left", overflow="fold")
+        number = column in ("rows", "quarantined")
+        drawn.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for version in known:
         made = version.manifest
         drawn.add_row(

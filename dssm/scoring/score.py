@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from dssm import published, storage
 from dssm.config import Settings
-from dssm.console import warn
+from dssm.console import out, warn
 from dssm.errors import UserError
 from dssm.evaluation import KEPT, MODEL
 from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, SourceCounts, read_manifest
@@ -85,6 +85,7 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
     for told in gates.unheard(done.manifest.gates):
         warn(f"  {told}")
+    out.print(f"  published version {version}: {gates.tally(done.manifest.gates)}", markup=False)
     published.write_run_tables(settings.run_folder, {part: table.location})
     return done
 

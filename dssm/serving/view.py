@@ -132,5 +132,5 @@ def _table(*columns: str) -> Table:
     drawn = Table(box=box.SIMPLE, pad_edge=False, title_justify="left", title_style="bold")
     for column in columns:
         number = column in ("", "score", "cosine", "probability")
-        drawn.add_column(column, justify="right" if number else "left", overflow="fold")
+        drawn.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     return drawn

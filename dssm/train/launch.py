@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dssm import storage
@@ -62,12 +63,21 @@ def train(settings: Settings) -> None:
 
             model = train_here(settings, view.show)
     out.print(f"  model {model.model_version}, {model.rows_per_s:,.0f} samples/s: {paths.model}")
-    out.print(f"  [dim]tensorboard --logdir {paths.logs}[/dim]")
+    out.print(f"  {tensorboard()} --logdir {paths.logs}", style="dim", markup=False)
     if chosen.profile:
         made = {"profile: its Profile tab": f"{paths.logs}/plugins/profile", "timeline": paths.timeline}
         for what, place in made.items():
             if storage.exists(place):
                 out.print(f"  [dim]{what}: {place}[/dim]")
+
+
+def tensorboard() -> str:
+    """Returns the command of this environment, which need not be on PATH; below the current folder as a short path."""
+    command = Path(sys.executable).with_name("tensorboard")
+    if not command.exists():
+        return command.name
+    here = Path.cwd()
+    return str(command.relative_to(here) if command.is_relative_to(here) else command)
 
 
 @contextlib.contextmanager

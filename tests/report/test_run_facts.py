@@ -83,6 +83,7 @@ def test_an_evaluation_of_another_model_is_not_shown(tmp_path: Path) -> None:
     assert {one.job for one in facts.missing} == {"evaluate"}
     assert facts.warnings == [
         "The model was trained on other samples than now lie here: run train again.",
+        "The evaluation is of model m1, the model is now m2: run evaluate again.",
         "The items published are of model m1, not of the run's m2: run score_items again.",
     ]
 
@@ -100,6 +101,7 @@ def test_a_rollback_is_told_as_one(tmp_path: Path) -> None:
     published.write_pointer(location, date, "v2", BEGAN)
     published.write_pointer(location, date, "v1", BEGAN, back=True)
     assert read_facts(paths).warnings == [
+        "The evaluation is of model m1, the model is now m2: run evaluate again.",
         "The items published are of model m1, not of the run's m2: version v2 was rolled back.",
     ]
 

@@ -30,7 +30,19 @@ def test_the_view_writes_the_page_of_the_run_that_is_named(
     assert Path(paths.report).read_text().startswith("<!DOCTYPE html>")
     told = capsys.readouterr().out
     assert told.splitlines()[-1] == paths.report
-    assert "without loss and metric curves (train)" in told
+    assert " MB; train, evaluate, score_items and index_items will add to it\n" in told
+
+
+@pytest.mark.parametrize(
+    ("jobs", "told"),
+    [
+        ([], "0.1 MB"),
+        (["evaluate", "evaluate"], "0.1 MB; evaluate will add to it"),
+        (["evaluate", "score_items", "index_items"], "0.1 MB; evaluate, score_items and index_items will add to it"),
+    ],
+)
+def test_the_closing_line_names_the_jobs_to_come(jobs: list[str], told: str) -> None:
+    assert run_report._remark(123_456, jobs) == told
 
 
 def test_a_report_is_replaced(paths: RunPaths) -> None:

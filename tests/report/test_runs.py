@@ -6,7 +6,8 @@ import pytest
 
 from dssm.errors import UserError
 from dssm.paths import RunPaths
-from dssm.report.runs import find_run, finished_dates, previous_run
+from dssm.published import write_run_tables
+from dssm.report.runs import EVALUATED, find_run, finished_dates, previous_run, published_table
 
 
 @pytest.fixture
@@ -29,6 +30,30 @@ def test_an_earlier_date_of_a_run(root: Path) -> None:
     assert find_run("feed/2024-01-09", str(root)).folder == f"{root}/feed/2024-01-09"
     assert finished_dates(f"{root}/feed") == ["2024-01-09", "2024-01-10"]
     assert finished_dates(f"{root}/nothing") == []
+
+
+def test_a_name_is_the_newest_date_that_has_what_a_command_needs(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "feed" / "2024-01-09" / "evaluation.json").touch()
+    assert find_run("feed", str(root), need=EVALUATED).folder == f"{root}/feed/2024-01-09"
+    told = "feed/2024-01-09 is the newest date with an evaluation: 2024-01-10 has none\n"
+    assert capsys.readouterr().out == told
+    (root / "feed" / "2024-01-10" / "evaluation.json").touch()
+    assert find_run("feed", str(root), need=EVALUATED).folder == f"{root}/feed/2024-01-10"
+    assert find_run("feed/2024-01-09", str(root), need=EVALUATED).folder == f"{root}/feed/2024-01-09"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_date_is_published_where_the_runs_table_has_a_current_version_of_it(root: Path) -> None:
+    need = published_table("items")
+    assert find_run("feed", str(root), need=need).folder == f"{root}/feed/2024-01-10"  # none has: as without a need
+    for date in ("2024-01-09", "2024-01-10"):
+        write_run_tables(f"{root}/feed/{date}", {"items": f"{root}/feed/item_table"})
+    (root / "feed" / "item_table" / "dt=2024-01-09").mkdir()
+    (root / "feed" / "item_table" / "dt=2024-01-09" / "_current").touch()
+    assert find_run("feed", str(root), need=need).folder == f"{root}/feed/2024-01-09"
+    assert find_run("feed", str(root), need=published_table("users")).folder == f"{root}/feed/2024-01-10"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dssm import storage
 from dssm.errors import UserError
 from dssm.evaluation import KEPT, VIEWS
 from dssm.paths import RunPaths
@@ -22,6 +23,7 @@ from dssm.retrieval.ranking import Ranking
 from dssm.retrieval.results import write_results
 from jobs.compare import main
 from tests.retrieval.rankings import asked_of, make_block, part_of, write_rankers
+from tests.serving.tables import model_manifest
 
 USERS, ITEMS, REPLICATES = 200, 25, 200
 
@@ -62,6 +64,14 @@ def _result(root: Path, name: str) -> dict[str, Any]:
     return json.loads((root / name / "evaluation.json").read_text())
 
 
+def test_no_number_is_cut_on_a_narrow_terminal(runs: Path):
+    out = Console(file=io.StringIO(), width=60)
+    compare([(name, RunPaths(f"{runs}/{name}")) for name in ("one", "better")], out, "recall@2", False)
+    shown = out.file.getvalue().split()  # type: ignore[attr-defined]
+    wide = [cell for row in _compared(runs, "one", "better", metric="recall@2") for cell in row]
+    assert [word for cell in wide for word in cell.split() if word not in shown] == []
+
+
 def test_a_better_run_stands_first_with_its_difference(runs: Path):
     rows = _compared(runs, "one", "again", "better", metric="recall@2")
     names = [row[0].rpartition("/")[2] for row in rows]
@@ -98,6 +108,17 @@ def test_of_one_run_its_rankers_are_compared(runs: Path):
 def test_coverage_has_a_difference_and_no_p(runs: Path):
     (first, _) = _compared(runs, "one", "better", metric="coverage@2")
     assert first[3:5] == ["", ""]
+
+
+def test_an_evaluation_of_another_model_than_the_runs_is_told(tmp_path: Path):
+    _write(tmp_path, "2024-01-08", make_block(USERS, ITEMS))
+    paths, out = RunPaths(f"{tmp_path}/2024-01-08"), Console(file=io.StringIO(), width=160)
+    for version in ("2024-01-08", "m2"):
+        manifest = model_manifest("2024-01-08", 2, version)
+        storage.write_text(f"{paths.model}/manifest.json", manifest.model_dump_json())
+        compare([("one", paths)], out, "recall@2", False)
+    told = [line for line in out.file.getvalue().splitlines() if "run evaluate" in line]  # type: ignore[attr-defined]
+    assert told == [f"{tmp_path.name}/2024-01-08: evaluated model 2024-01-08, its model is now m2; run evaluate for it"]
 
 
 def test_other_users_are_refused(runs: Path):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.manifest import EVENT_TIME, ITEM_INDEX, ITEM_POSITIVES, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT
-from dssm.samples.events import FATE, THINNED, TRAIN
+from dssm.samples.events import FATE, THINNED, TRAIN, Outcome, logs_end_early
 from dssm.samples.exchange import SLICE, as_batch
 from dssm.samples.log import (
     BUCKET,
@@ -29,6 +33,7 @@ from dssm.samples.log import (
 )
 from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
 from dssm.samples.sources import ID, REASON
+from tests.datasets import make_settings
 from tests.samples.feed import ZONE, ms
 
 KINDS = {
@@ -75,6 +80,32 @@ def test_rows_that_are_samples_or_known_to_one() -> None:
         (None, TRAIN): 1, (None, "test"): 2, (None, "outside the windows"): 2, (None, "item not in the catalogue"): 1,
         (None, "left out by where"): 1, ("no user in 'user'", None): 1,
     }  # fmt: skip
+
+
+def test_the_newest_time_of_each_fate() -> None:
+    counted = scanned(
+        events({FATE: TRAIN, EVENT_TIME: 1}, {REASON: "no time", EVENT_TIME: None}, {FATE: TRAIN, EVENT_TIME: 3})
+    )[OUTCOMES]
+    found = {(row[REASON], row[FATE]): row["last"] for row in counted.to_pylist()}
+    assert found == {(None, TRAIN): 3, ("no time", None): None}
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("2024-01-09 23:59:59", "the test window reaches to 2024-01-10, the logs end 2024-01-09"),
+        ("2024-01-10 00:00:00", None),
+        ("2024-01-12 00:00:00", None),
+    ],
+)
+def test_logs_that_end_before_the_test_window_are_told(last: str, told: str | None, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings = settings.model_copy(update={"window": settings.window.model_copy(update={"test_days": 3})})
+    at = int(dt.datetime.fromisoformat(last).replace(tzinfo=ZoneInfo(settings.timezone)).timestamp() * 1000)
+    later = settings.day_start_ms(9)  # of a row that can't be read: it does not count
+    given = [Outcome(0, None, TRAIN, 1, 1, at), Outcome(0, "no item", None, 1, 0, later)]
+    assert logs_end_early(settings, [*given, Outcome(0, "no time", None, 1, 0, None)]) == told
+    assert logs_end_early(settings, []) is None
 
 
 def test_nothing_is_kept_where_no_row_is_known() -> None:

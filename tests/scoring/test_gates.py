@@ -5,8 +5,8 @@ from typing import Any, get_args
 import pytest
 
 from dssm.errors import GateError, UserError
+from dssm.evaluation import MODEL
 from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
-from dssm.retrieval.evaluated import MODEL
 from dssm.retrieval.rankers import Rankers
 from dssm.scoring.gates import (
     BASELINE,
@@ -18,6 +18,7 @@ from dssm.scoring.gates import (
     recall_gates,
     refused,
     rollback_gates,
+    tally,
     unheard,
     unmeasured,
 )
@@ -224,6 +225,14 @@ def test_a_rollback_refuses_what_it_has_left() -> None:
         "v2 again"
     ]
     assert rollback_gates(pointer, "v3", "score_items") == rollback_gates(None, "v2", "score_items") == []
+
+
+def test_a_publish_counts_its_gates() -> None:
+    passed, blind = GateDecision(gate="a", passed=True), GateDecision(gate="b", passed=True, reason=FIRST)
+    overruled = GateDecision(gate="c", passed=False, reason="too bad")
+    assert tally([passed, passed]) == "2 gates passed"
+    assert tally([passed, passed, blind]) == "2 gates passed, 1 had nothing to compare with"
+    assert tally([passed, passed, overruled]) == "2 gates passed, 1 overruled by --force"
 
 
 def test_all_reasons_are_said() -> None:

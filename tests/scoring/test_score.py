@@ -279,7 +279,9 @@ def test_gates_that_saw_nothing_are_told(
     settings = settings_at(tmp_path, "blind", kind="path", min_drift_cosine=0.5, gate=Gate(better_than="none"))
     write_run(settings)
     first = score_items(spark, settings)
-    assert "has not looked" not in told()
+    found = told()
+    assert "has not looked" not in found
+    assert f"published version {first.manifest.version}: 3 gates passed, 2 had nothing to compare with" in found
     (tmp_path / "tiny").rename(tmp_path / "before")
     (tmp_path / "before/item_table").rename(tmp_path / "item_table")
     write_run(settings, "later")
