@@ -84,7 +84,7 @@ def make_app(current: Current, metrics: Metrics) -> FastAPI:
 def told_of_routes(app: FastAPI) -> str:
     """Returns the routes as text, a line each: it needs no script of another host, as the page /docs does."""
     routes = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
-    told = {f"{' '.join(sorted(route.methods))} {route.path}": route.summary or "" for route in routes}
+    told = {f"{' '.join(sorted(route.methods or ()))} {route.path}": route.summary or "" for route in routes}
     told["GET /openapi.json"] = "All of these with their parameters, for programs."
     told["GET /docs"] = "The same for people; the page loads scripts from cdn.jsdelivr.net."
     width = max(map(len, told))
