@@ -107,16 +107,6 @@ def test_the_limits_that_are_told_are_those_that_are_set(tmp_path: Path, elastic
     assert set_for_ranks["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "90"
 
 
-def test_fewer_files_than_ranks_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
-    def not_started(*_: object) -> None:
-        raise UserError("not started")
-
-    monkeypatch.setattr("dssm.train.launch._by_horovodrun", not_started)
-    with pytest.raises(UserError, match="not started"):
-        train(write_run(tmp_path, train_rows=(5,), launch="horovodrun", ranks=2))
-    assert "1 sample files for 2 ranks: some ranks have nothing to read" in capsys.readouterr().out
-
-
 def test_test_samples_without_rows_leave_the_auc_out(tmp_path: Path):
     model = _trained(write_run(tmp_path, test_rows=(0,)))
     assert model.auc == [None]
