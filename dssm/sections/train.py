@@ -63,7 +63,7 @@ class Checkpoint(StrictModel):
     every_steps: int | None = Field(None, ge=1)
     every_minutes: FiniteFloat | None = Field(10.0, gt=0)
     epoch_minutes: FiniteFloat = Field(
-        1.0, ge=0, description="The end of an epoch is written where the last write was so long ago; 0: each one."
+        0.25, ge=0, description="The end of an epoch is written where the last write was so long ago; 0: each one."
     )
     keep: int = Field(2, ge=1, description="Checkpoints that stay until the model is there.")
 

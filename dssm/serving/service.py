@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +30,7 @@ TITLE, DESCRIPTION = "dssm", "Recommendations from a two-tower model: its export
 
 Count = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="Items of the answer at most.")]
 Objective = Annotated[str | None, Query(max_length=LONGEST_TEXT, description="Score by this objective's vectors.")]
+Seen = Annotated[bool, Query(description="Also items that the user has seen.")]
 Rescore = Annotated[int | None, Query(ge=1, le=MOST_ITEMS, description=RESCORE)]
 Id = Annotated[str, Query(min_length=1, max_length=LONGEST_TEXT)]
 
@@ -68,6 +70,10 @@ def make_app(current: Current, metrics: Metrics) -> FastAPI:
         gauges = {"items": len(loaded.items), "users": len(loaded.users), "loaded_seconds": loaded.at.timestamp()}
         return PlainTextResponse(metrics.text(gauges, loaded.facts), media_type=CONTENT_TYPE)
 
+    @app.get("/", include_in_schema=False)
+    def routes() -> PlainTextResponse:
+        return PlainTextResponse(told_of_routes(app))
+
     def openapi() -> dict[str, Any]:
         return with_inputs(get_openapi(title=TITLE, version="1", routes=app.routes, description=DESCRIPTION), current)
 
@@ -75,12 +81,22 @@ def make_app(current: Current, metrics: Metrics) -> FastAPI:
     return app
 
 
+def told_of_routes(app: FastAPI) -> str:
+    """Returns the routes as text, a line each: it needs no script of another host, as the page /docs does."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
+    told = {f"{' '.join(sorted(route.methods or ()))} {route.path}": route.summary or "" for route in routes}
+    told["GET /openapi.json"] = "All of these with their parameters, for programs."
+    told["GET /docs"] = "The same for people; the page loads scripts from cdn.jsdelivr.net."
+    width = max(map(len, told))
+    return f"{DESCRIPTION}\n\n" + "".join(f"{route:<{width}}  {what}\n" for route, what in told.items())
+
+
 def _add_answers(app: FastAPI, current: Current) -> None:
     checked = [Depends(known_parameters)]
 
     @app.get("/recommend", summary="Top items for a user of the samples, or a cold answer.", dependencies=checked)
     def recommend(
-        user: Id, count: Count = 10, seen: bool = False, objective: Objective = None, rescore: Rescore = None
+        user: Id, count: Count = 10, seen: Seen = False, objective: Objective = None, rescore: Rescore = None
     ) -> dict[str, Any]:
         loaded = current.loaded
         check_rescore(loaded, rescore, count, "query")

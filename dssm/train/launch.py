@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.console import out, warn
+from dssm.console import err, out, warn
 from dssm.errors import LostRankError, UserError
 from dssm.manifest import read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
 from dssm.sections import Elastic, Train
+from dssm.train.checkpoint import checkpoints_in
+from dssm.train.interrupts import Interrupts, interrupts_told
 from dssm.train.progress import REPORT_TO, ProgressView, ReportListener, ReportStream
 from dssm.train.result import FAULTS_TO, TrainResult, fault_left
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 SLOTS_LIMIT_S = 60
+END_S = 15  # wait for ranks that were told to end
+FEW_STEPS = 20  # in all: with fewer the weights hardly leave where they began
 
 
 def train(settings: Settings) -> None:
@@ -47,15 +51,24 @@ def train(settings: Settings) -> None:
     if len(samples.files) < chosen.ranks:
         warn(
             f"  {len(samples.files)} sample files for {chosen.ranks} ranks: "
-            "some ranks have nothing to read; lower samples.rows_per_file"
+            "some ranks have nothing to read; lower train.ranks, or samples.rows_per_file and run build_samples again"
         )
+    if (in_all := steps * chosen.epochs) < FEW_STEPS:
+        warn(f"  {in_all} steps in all: lower train.batch_size or raise train.epochs")
+    if chosen.resume and storage.exists(paths.checkpoints) and not checkpoints_in(paths.checkpoints):
+        # The folder is of a start that has not come to its end. Said here: Horovod forwards the ranks' lines late.
+        out.print("  the start before left no checkpoint: it begins at the first step")
     if chosen.ranks > 1:
         out.print(f"  {_limits_of(chosen)}", style="dim")
     if chosen.profile:
         storage.remove(paths.timeline)  # of an earlier training
-    with ProgressView() as view, _launch_folder(paths) as folder:
+    with (
+        interrupts_told(lambda: _tell_broken_off(settings)) as interrupts,
+        ProgressView() as view,
+        _launch_folder(paths) as folder,
+    ):
         if chosen.by_spark:
-            model = _by_spark(settings, view, folder)
+            model = _by_spark(settings, view, folder, interrupts)
         elif chosen.launch == "horovodrun":
             model = _by_horovodrun(settings, view, folder)
         else:
@@ -78,6 +91,20 @@ def tensorboard() -> str:
         return command.name
     here = Path.cwd()
     return str(command.relative_to(here) if command.is_relative_to(here) else command)
+
+
+def _tell_broken_off(settings: Settings) -> None:
+    """Says what the same command will do after this one was broken off."""
+    if settings.train.by_spark:
+        from pyspark import SparkContext
+
+        if (context := SparkContext._active_spark_context) is not None:
+            with contextlib.suppress(Exception):  # its JVM may be gone already
+                context.setLogLevel("OFF")  # it calls the end of its tasks an error
+    how = "begins at the first step: there is no checkpoint"
+    if checkpoints_in(RunPaths(settings.run_folder).checkpoints):
+        how = "goes on from the last checkpoint" if settings.train.resume else "begins at the first step (train.resume)"
+    err.print(f"train: broken off; the same command {how}")
 
 
 @contextlib.contextmanager
@@ -135,7 +162,7 @@ def _gloo_timeout_s(train: Train) -> int:
     return min(train.start_timeout_s, max(1, train.stall_shutdown_s * 2 // 3))
 
 
-def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManifest:
+def _by_spark(settings: Settings, view: ProgressView, folder: str, interrupts: Interrupts) -> ModelManifest:
     import horovod.spark
     from pyspark import SparkContext
 
@@ -160,6 +187,7 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str) -> ModelManif
         listening_at(host if security is not None and security.interfaces else None),
         ranks_start_with(python),
         lost_hosts_noticed(context, train.stall_shutdown_s),
+        interrupts.ending_ranks(),
     ):
         how = {
             "args": (settings.model_dump_json(exclude={"spark"}),),
@@ -251,8 +279,15 @@ def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> Model
         ) as process,
     ):
         assert process.stdout is not None
-        for line in process.stdout:
-            stream.write(line)
+        try:
+            for line in process.stdout:
+                stream.write(line)
+        except KeyboardInterrupt:
+            process.terminate()  # with its ranks, whose last words are of that end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=END_S)
+            process.kill()
+            raise
     ended = f"horovodrun ended with exit code {process.returncode}, its output is above"
     if not storage.exists(made):
         raise LostRankError(ended)

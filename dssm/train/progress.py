@@ -118,7 +118,7 @@ class ProgressView:
         self._bar.update(self._task, completed=done, total=total, epoch=f"epoch {epoch}", state=steps)
         if report.auc is not None:
             validation = f"  validation {report.validation}" if report.validation else ""
-            told = f"  epoch {epoch}  {state}  AUC {report.auc:.4f}{validation}"
+            told = f"  epoch {epoch}  {state}  test AUC {report.auc:.4f}{validation}"
             out.print(told, level=None)
         elif not out.is_terminal and time.monotonic() - self._shown > 10:  # a log file wants a sign of life
             left = report.seconds / report.step * (total - done)

@@ -181,6 +181,8 @@ def test_health_metrics_and_the_documents(client: TestClient, served: RunPaths) 
     assert f"dssm_items {ITEMS}.0" in metrics.text
     assert client.get("/docs").status_code == 200
     schema = client.get("/openapi.json").json()
+    parameters = {one["name"]: one for one in schema["paths"]["/recommend"]["get"]["parameters"]}
+    assert parameters["seen"]["description"] == "Also items that the user has seen."
     body = schema["paths"]["/recommend"]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"] == {"$ref": "#/components/schemas/Recommend"}
     assert set(body["example"]["features"]) == {"user_id", "age", "clicked", "liked", "images"}
@@ -189,6 +191,15 @@ def test_health_metrics_and_the_documents(client: TestClient, served: RunPaths) 
     assert set(features) == {"user_id", "age", "clicked", "liked", "images"}
     assert features["age"]["description"] == "a number; NaN for null"
     assert features["clicked"]["anyOf"][0]["type"] == ["array", "string"]
+
+
+def test_the_root_names_each_route(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    named = [line.split()[:2] for line in answer.text.splitlines()[2:]]
+    routes = client.get("/openapi.json").json()["paths"]
+    assert named[-2:] == [["GET", "/openapi.json"], ["GET", "/docs"]]
+    assert sorted(named[:-2]) == sorted([how.upper(), path] for path, methods in routes.items() for how in methods)
 
 
 JSON = st.recursive(

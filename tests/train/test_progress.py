@@ -86,6 +86,15 @@ def test_a_log_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch):
     assert written.getvalue() == line
 
 
+def test_an_epoch_ends_with_the_auc_of_the_test_samples(monkeypatch: pytest.MonkeyPatch):
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "out", LoggedConsole(file=written, width=120, soft_wrap=True))
+    with ProgressView() as view:
+        view.show(replace(LAST, loss=0.5, validation="recall@100 0.2500"))
+    told = "  epoch 2/2  loss 0.5000  1,000,000 samples/s  test AUC 0.7500  validation recall@100 0.2500\n"
+    assert written.getvalue() == told
+
+
 def _wait_for(shown: list[Report]) -> None:
     deadline = time.monotonic() + 10
     while not shown and time.monotonic() < deadline:

@@ -1,0 +1,71 @@
+"""Ctrl-C in a training: told at once, and not as the loss of a rank."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+
+class Interrupts:
+    """The handler of SIGINT while a training goes on.
+
+    Attributes: met: whether there was one.
+    """
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._launched: threading.Event | None = None
+        self.met = False
+
+    def __call__(self, *_: object) -> None:
+        """Raises: KeyboardInterrupt, unless Horovod's launcher is to end its ranks first; at once the second time."""
+        again, self.met = self.met, True
+        if not again:
+            # In a thread, for this one may hold a lock of the terminal. At once, for spark-submit's JVM, which a
+            # driver's output goes through, hears Ctrl-C too and is gone within a second.
+            threading.Thread(target=self._tell, name="broken off").start()
+        if again or self._launched is None:
+            raise KeyboardInterrupt
+        self._launched.set()
+
+    @contextlib.contextmanager
+    def ending_ranks(self) -> Iterator[None]:
+        """Has Horovod's launcher in this process wait for this handler: it would put its own in this one's place."""
+        from horovod.runner import gloo_run
+
+        def register() -> threading.Event:
+            self._launched = launched = threading.Event()
+            signal.signal(signal.SIGTERM, lambda *_: launched.set())
+            return launched
+
+        try:
+            with mock.patch.object(gloo_run, "register_shutdown_event", register):
+                yield
+        finally:
+            self._launched = None
+
+
+@contextlib.contextmanager
+def interrupts_told(tell: Callable[[], None]) -> Iterator[Interrupts]:
+    """Has Ctrl-C call `tell` in a thread, once, and end what goes on.
+
+    Raises: KeyboardInterrupt in the place of what a launcher makes of it.
+    """
+    interrupts = Interrupts(tell)
+    if threading.current_thread() is not threading.main_thread():  # no other one may set a handler
+        yield interrupts
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, interrupts)
+    try:
+        yield interrupts
+    except Exception:
+        if interrupts.met:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""Ctrl-C: one line, no rank that stays, and no talk of a lost one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from horovod.runner import gloo_run
+
+from dssm import storage
+from dssm.errors import LostRankError
+from dssm.paths import RunPaths
+from dssm.train import launch
+from dssm.train.interrupts import interrupts_told
+from tests.datasets import write_run
+
+
+def _handlers() -> list[object]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def _wait_for(threads_before: set[threading.Thread]) -> None:
+    for thread in set(threading.enumerate()) - threads_before:
+        thread.join(5)
+
+
+def _interrupted_twice(told: list[str]) -> None:
+    with interrupts_told(lambda: told.append("broken off")):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        told.append("went on")
+
+
+def test_an_interrupt_is_told_once_and_ends_what_goes_on() -> None:
+    told: list[str] = []
+    before, threads = _handlers(), set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted_twice(told)
+    _wait_for(threads)
+    assert told == ["broken off"]
+    assert _handlers() == before
+
+
+def _launched(told: list[str], *signals: signal.Signals) -> None:
+    """A launcher that waits for its event, and calls the end of its ranks the loss of one."""
+    with interrupts_told(lambda: told.append("broken off")) as interrupts, interrupts.ending_ranks():
+        event = gloo_run.register_shutdown_event()
+        assert not event.is_set()
+        for number in signals:
+            signal.raise_signal(number)
+        assert event.is_set()
+        told.append("ranks ended")
+        raise LostRankError("it ended with exit code 143")
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, LostRankError)])
+def test_a_launcher_ends_its_ranks_first(number: signal.Signals, error: type[BaseException]) -> None:
+    told: list[str] = []
+    before, threads = _handlers(), set(threading.enumerate())
+    with pytest.raises(error):
+        _launched(told, number)
+    _wait_for(threads)
+    assert sorted(told) == ["broken off"] * (number == signal.SIGINT) + ["ranks ended"]
+    assert _handlers() == before
+
+
+def test_the_second_interrupt_waits_for_no_rank() -> None:
+    told: list[str] = []
+    threads = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        _launched(told, signal.SIGINT, signal.SIGINT)
+    _wait_for(threads)
+    assert told == ["broken off"]
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(LostRankError), interrupts_told(lambda: None):
+        raise LostRankError("its host is gone")
+
+
+@pytest.mark.parametrize(
+    ("left", "resume", "how"),
+    [
+        ("step-0000000010-000000/x", True, "goes on from the last checkpoint"),
+        ("step-0000000010-000000/x", False, "begins at the first step"),
+        ("owner", True, "begins at the first step: there is no checkpoint"),
+    ],
+)
+def test_a_broken_off_launch_says_how_it_goes_on_and_leaves_no_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    left: str,
+    resume: bool,
+    how: str,
+) -> None:
+    started, script = tmp_path / "started", tmp_path / "horovodrun"
+    script.write_text(f"#!/bin/sh\necho $$ > {started}.tmp; mv {started}.tmp {started}; exec sleep 60\n", "utf-8")
+    script.chmod(0o755)
+    monkeypatch.setattr(launch, "sys", SimpleNamespace(executable=str(script)))
+
+    def interrupt() -> None:
+        while not started.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, resume=resume)
+    storage.write_text(f"{RunPaths(settings.run_folder).checkpoints}/{left}", "")
+    threads = set(threading.enumerate())
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        launch.train(settings)
+    _wait_for(threads)
+    assert f"train: broken off; the same command {how}" in capsys.readouterr().err
+    assert not psutil.pid_exists(int(started.read_text("utf-8")))
