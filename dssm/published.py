@@ -317,11 +317,7 @@ def vector_column(objective: str | None = None) -> str:
 
 
 def scale_column(column: str) -> str:
-    """Name of the column that the int8 vectors of a column are multiplied by.
-
-    >>> scale_column("vector"), scale_column("vector_click")
-    ('scale', 'scale_click')
-    """
+    """Name of the column that the int8 vectors of a column are multiplied by: scale_click of vector_click."""
     return f"{SCALE}{column.removeprefix(VECTOR)}"
 
 

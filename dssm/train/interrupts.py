@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from unittest import mock
 
 
 class Interrupts:
@@ -41,10 +40,11 @@ class Interrupts:
             signal.signal(signal.SIGTERM, lambda *_: launched.set())
             return launched
 
+        own, gloo_run.register_shutdown_event = gloo_run.register_shutdown_event, register
         try:
-            with mock.patch.object(gloo_run, "register_shutdown_event", register):
-                yield
+            yield
         finally:
+            gloo_run.register_shutdown_event = own
             self._launched = None
 
 

@@ -17,6 +17,7 @@ from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import LossKind
 from dssm.stream.batches import Batch
 from dssm.train.measure import make_predict, measure, metric_names, predictions
+from dssm.train.scores import label_and_weight
 from tests.datasets import Rows, make_rows, make_settings
 from tests.model.tiny import redraw, vectors_of
 from tests.train.conftest import launch
@@ -139,6 +140,13 @@ def test_a_rating_of_ones_own_loss_has_a_squared_error_and_no_log_loss(squashed:
     assert found.keys() == {"mse", "auc"} == set(metric_names(model))
     counts = rows[WEIGHT] > 0
     assert found["mse"] == pytest.approx(((expected - rows[LABEL]) ** 2)[counts].mean(), rel=1e-5)
+
+
+def test_a_label_that_is_not_known_counts_as_0_without_weight():
+    batch = {LABEL: tf.constant([0.3, np.nan, 0.0]), WEIGHT: tf.constant([2.0, 3.0, 1.0])}
+    label, weight = label_and_weight(batch, "label")
+    np.testing.assert_array_equal(label, np.float32([0.3, 0, 0]))
+    assert weight.numpy().tolist() == [2, 0, 1]
 
 
 @pytest.mark.horovod

@@ -16,7 +16,7 @@ from dssm.model.losses import Candidates, Scored
 from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import LossKind
 from dssm.train.collectives import merge_rows
-from dssm.train.scores import Encoded, StepScores, label_and_weight, tower_vectors
+from dssm.train.scores import Encoded, StepScores, tower_vectors
 from dssm.train.shares import ITEM_ROW_PROBABILITY
 from dssm.train.step import Step, loss_shares, make_optimizer, make_step, total_loss, weighted_by_age
 from tests.datasets import ITEMS, Rows, make_catalogue, make_rows, make_settings
@@ -315,13 +315,6 @@ def test_a_label_that_is_not_known_weighs_nothing():
         loss = mean_loss(settings, _batch(unknown), variable, items)
     assert float(loss) == pytest.approx(float(mean_loss(settings, _batch(known), users[~some], items[~some])), rel=1e-6)
     assert np.isfinite(tape.gradient(loss, variable)).all()
-
-
-def test_a_loss_sees_a_label_that_is_not_known_as_0_without_weight():
-    batch = {LABEL: tf.constant([0.3, np.nan, 0.0]), WEIGHT: tf.constant([2.0, 3.0, 1.0])}
-    label, weight = label_and_weight(batch, "label")
-    np.testing.assert_array_equal(label, np.float32([0.3, 0, 0]))
-    assert weight.numpy().tolist() == [2, 0, 1]
 
 
 def test_a_rows_weight_halves_with_each_half_life():
