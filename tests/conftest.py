@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[1]
 # The same examples each time, without a time limit: how long one takes says more of the machine than of the code.
+# HYPOTHESIS_PROFILE=search looks for new ones.
 hypothesis.settings.register_profile("dssm", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("dssm")
+hypothesis.settings.register_profile("search", deadline=None, derandomize=False, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dssm"))
 
 
 @pytest.fixture

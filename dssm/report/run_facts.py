@@ -145,11 +145,12 @@ _REFUSALS = TypeAdapter(dict[str, Refusal])
 
 @dataclass(frozen=True)
 class Missing:
-    """A part that the report leaves out, and the job that would make it."""
+    """A part that the report leaves out, and the job that would make it. Args: to_come: the job has not run yet."""
 
     what: str
     job: str
     why: str
+    to_come: bool = False
 
 
 @dataclass
@@ -299,7 +300,7 @@ def _add_table(facts: RunFacts, table: str) -> None:
     job, known = TABLE_JOBS[table], _table_names(facts.paths)
     if table not in known:
         if table == "items":
-            facts.missing.append(Missing(what, job, "nothing is published from this run"))
+            facts.missing.append(Missing(what, job, "nothing is published from this run", to_come=True))
         return
     location, date = published.run_table(facts.paths.folder, table), facts.run.manifest.date
     try:
@@ -309,7 +310,7 @@ def _add_table(facts: RunFacts, table: str) -> None:
         return
     if found is None:
         if table == "items":
-            facts.missing.append(Missing(what, job, f"nothing is published for {date}"))
+            facts.missing.append(Missing(what, job, f"nothing is published for {date}", to_come=True))
         return
     facts.tables[table] = found
     if facts.model is not None and found.manifest.model_version != facts.model.model_version:
@@ -371,7 +372,7 @@ _Parsed = TypeVar("_Parsed")
 
 def _read(facts: RunFacts, parsed: Callable[[bytes], _Parsed], path: str, what: str, job: str) -> _Parsed | None:
     if not storage.exists(path):
-        facts.missing.append(Missing(what, job, "it has not run"))
+        facts.missing.append(Missing(what, job, "it has not run", to_come=True))
         return None
     try:
         return parsed(storage.read_bytes(path))

@@ -13,7 +13,7 @@ from dssm.errors import GateError, UserError
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
 from dssm.report.item_words import Items
-from dssm.report.run_facts import note_refusal, read_facts
+from dssm.report.run_facts import Missing, note_refusal, read_facts
 from dssm.report.run_page import page
 from dssm.report.run_vectors import vector_facts
 from dssm.report.tracking import check_tracking, log_run
@@ -33,15 +33,16 @@ def write_report(paths: RunPaths, settings: Settings | None = None) -> str:
         items = Items(facts.run, facts.settings.report)
         text = page(facts, items, vector_facts(facts, items))
         storage.write_text(paths.report, text)
-        remarks.append(_remark(len(text.encode()), [missing.job for missing in facts.missing]))
+        remarks.append(_remark(len(text.encode()), facts.missing))
     return paths.report
 
 
-def _remark(size: int, jobs: Sequence[str]) -> str:
-    """Says how large the report is, and which jobs make what it lacks. Args: size: bytes."""
-    named = list(dict.fromkeys(jobs))
+def _remark(size: int, missing: Sequence[Missing]) -> str:
+    """Says how large the report is, which jobs are to come, and what else it lacks. Args: size: bytes."""
+    named = list(dict.fromkeys(part.job for part in missing if part.to_come))
     told = " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]]))
-    return f"{size / 1e6:.1f} MB" + (f"; {told} will add to it" if told else "")
+    lost = [f"without {part.what}: {part.why}" for part in missing if not part.to_come]
+    return "; ".join([f"{size / 1e6:.1f} MB", *([f"{told} will add to it"] if told else []), *lost])
 
 
 @contextmanager

@@ -35,7 +35,11 @@ def published_table(table: str) -> Need:
     """Needs a current version of the run's table, `items` or `users`."""
 
     def is_met(paths: RunPaths) -> bool:
-        location, date = published.run_tables(paths.folder).get(table), posixpath.basename(paths.folder)
+        try:
+            location = published.run_tables(paths.folder).get(table)
+        except ValueError:  # a damaged file is no table's
+            return False
+        date = posixpath.basename(paths.folder)
         return location is not None and storage.is_there(f"{published.date_folder(location, date)}/{published.CURRENT}")
 
     return Need(f"a published table of {table}", is_met)

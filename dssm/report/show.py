@@ -286,7 +286,8 @@ def _number_texts(run: Run, feature: DenseFeat, stored: np.ndarray) -> list[str]
     if feature.transform == "raw":
         return [number(value) for value in values]
     # What was transformed and back has lost the last digit of a float32.
-    return [f"{value:.6g} (stored {number(kept)})" for value, kept in zip(values, stored, strict=True)]
+    rounded = [float(f"{value:.6g}") for value in values]
+    return [f"{value:.12g} (stored {number(kept)})" for value, kept in zip(rounded, stored, strict=True)]
 
 
 def vector_text(vector: np.ndarray) -> str:

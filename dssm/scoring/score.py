@@ -85,7 +85,8 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
     for told in gates.unheard(done.manifest.gates):
         warn(f"  {told}")
-    out.print(f"  published version {version}: {gates.tally(done.manifest.gates)}", markup=False)
+    told = f"published version {version} of {table.name}, {table.date}: {gates.tally(done.manifest.gates)}"
+    out.print(f"  {told}", markup=False)
     published.write_run_tables(settings.run_folder, {part: table.location})
     return done
 

@@ -12,7 +12,7 @@ from dssm.config import Settings
 from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
 from dssm.report import run_report
-from dssm.report.run_facts import read_refusals
+from dssm.report.run_facts import Missing, read_refusals
 from dssm.report.run_report import reported, write_report
 from jobs.report import main
 from tests.report.full_run import samples_run, settings_of, write_model
@@ -41,8 +41,11 @@ def test_the_view_writes_the_page_of_the_run_that_is_named(
         (["evaluate", "score_items", "index_items"], "0.1 MB; evaluate, score_items and index_items will add to it"),
     ],
 )
-def test_the_closing_line_names_the_jobs_to_come(jobs: list[str], told: str) -> None:
-    assert run_report._remark(123_456, jobs) == told
+def test_the_closing_line_names_the_jobs_to_come_and_what_is_lost(jobs: list[str], told: str) -> None:
+    to_come = [Missing("what", job, "it has not run", to_come=True) for job in jobs]
+    assert run_report._remark(123_456, to_come) == told
+    damaged = Missing("map", "score_items", "a.json can't be read (bad)")
+    assert run_report._remark(123_456, [*to_come, damaged]) == f"{told}; without map: a.json can't be read (bad)"
 
 
 def test_a_report_is_replaced(paths: RunPaths) -> None:
