@@ -80,7 +80,7 @@ def test_lists_ids_and_upload_times_are_told_by_values(made: tuple[Settings, str
 
 def test_only_what_decides_the_meaning_is_marked(made: tuple[Settings, str]) -> None:
     marked = [line.split(":")[0].strip() for line in made[1].splitlines() if "# ?" in line]
-    assert marked == ["date", "window", "timezone", "label"]
+    assert marked == ["date", "window", "timezone", "label", "upload_time"]
     assert "which may be the label: is_like." in made[1]
     assert "a second log is another entry beside events" in made[1]
     assert "another entry under sources" in " ".join(init_parser().format_help().split())
