@@ -102,6 +102,9 @@ def test_an_id_with_a_rival_is_marked(tmp_path: Path) -> None:
         (0, "UTC", 0),
         (-5, "Etc/GMT+5", -300),
         (2, "Etc/GMT-2", 120),
+        (14, "Etc/GMT-14", 840),
+        (-12, "Etc/GMT+12", -720),
+        (-13, "UTC", 0),  # there is no Etc/GMT+13
     ],
 )
 def test_the_zone_of_a_day_and_a_time_beside_a_unix_time(tmp_path: Path, ahead: float, name: str, minutes: int) -> None:
