@@ -63,16 +63,39 @@ def span(rows: Mapping[dt.date, int]) -> tuple[dt.date, dt.date]:
     return ends[0], ends[1]
 
 
-def windows(first: dt.date, last: dt.date, positives: Mapping[dt.date, int], in_folders: bool) -> Windows:
-    """Chooses the last tenth of the days for the test, or as many as hold a positive, and the others to train on."""
+def estimated(
+    first: dt.date, last: dt.date, rows: Mapping[dt.date, int], positives: Mapping[dt.date, int], scale: float
+) -> dict[dt.date, float]:
+    """Returns about how many positives each day has, where a log was read in part.
+
+    A day that was read and had none has none. The others share what the whole log has, scale times what was read,
+    evenly: a day may lie in files that were read, in others, or in both.
+
+    >>> day = [dt.date(2024, 1, number) for number in (1, 2, 3, 4)]
+    >>> made = estimated(day[0], day[3], {day[0]: 9, day[3]: 9}, {day[0]: 6}, 2.0)
+    >>> [made.get(one) for one in day]
+    [4.0, 4.0, 4.0, None]
+    """
+    days = [first + dt.timedelta(number) for number in range((last - first).days + 1)]
+    some = [day for day in days if positives.get(day) or not rows.get(day)]
+    whole = scale * sum(positives.get(day, 0) for day in some)
+    return dict.fromkeys(some, whole / max(len(some), 1))
+
+
+def windows(first: dt.date, last: dt.date, positives: Mapping[dt.date, float], in_folders: bool) -> Windows:
+    """Chooses the last tenth of the days for the test, or as many as hold a positive, and the others to train on.
+
+    Of a log in folders of days the newest are taken: a tenth of all would grow with it.
+    """
     days = (last - first).days + 1
+    taken = min(days, LONGEST_IN_FOLDERS + LONGEST_IN_FOLDERS // 9) if in_folders else days
     held = [day for day in positives if first <= day <= last and positives[day] > 0]
     since = (last - max(held)).days + 1 if held else 1  # the newest positive is tested
-    test = min(max(1, days // 10, since), max(days - 1, 1), LONGEST_WINDOW)
+    test = min(max(1, taken // 10, since), max(days - 1, 1), LONGEST_WINDOW)
     train = min(max(days - test, 1), LONGEST_IN_FOLDERS if in_folders else LONGEST_WINDOW)
     date = last - dt.timedelta(test - 1)
     of_train = sum(positives[day] for day in held if dt.timedelta(0) < date - day <= dt.timedelta(train))
-    return Windows(date, train, test, of_train, of_train > 0 and any(day >= date for day in held))
+    return Windows(date, train, test, round(of_train), of_train > 0 and any(day >= date for day in held))
 
 
 def sizes(positives: int) -> Sizes:

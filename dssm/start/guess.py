@@ -135,8 +135,8 @@ def zone(events: Looked, time: Column) -> Zone:
     if abs(offset) > 14 * 60 or np.mean((ahead > offset - 61) & (ahead < offset + 1)) < 0.95:
         return Zone("UTC", 0, f"{names} beside {time.name} tell no other")
     hours = offset / 60
-    # Etc/GMT-2 is two hours ahead: POSIX counts the other way.
-    name = ZONES.get(offset) or (f"Etc/GMT{-int(hours):+d}" if hours.is_integer() else "UTC")
+    # Etc/GMT-2 is two hours ahead: POSIX counts the other way. None is more than 12 hours behind.
+    name = ZONES.get(offset) or (f"Etc/GMT{-int(hours):+d}" if hours.is_integer() and hours >= -12 else "UTC")
     change = "" if offset in ZONES else "; name the place where its clocks change"
     return Zone(
         name,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Literal
 
@@ -24,6 +26,7 @@ from dssm.start.look import Looked
 LIMIT_BYTES = 1_000_000_000
 BLOCK_BYTES = 8_000_000  # of text held at a time
 BATCH_ROWS = 200_000  # of Parquet held at a time
+TYPED_LINES = 100  # of a block of JSON, by which its values' types are told
 SMALLEST_HASHES = 4096  # of users: up to so many are counted exactly, more within about 2 %
 HOUR_MS = 3_600_000
 LATEST_MS = 4_102_444_800_000  # 2100: later than this, or before 1970, is no time
@@ -56,9 +59,9 @@ def tally(log: Looked, user: str, time: str, unit: Unit, label: str | None, limi
     Memory: a block of text or of rows, and a number an hour of the log.
     Raises: UserError where a file can't be read, or lacks a column.
     """
-    sizes = [storage.filesystem(file)[0].size(storage.filesystem(file)[1]) for file in log.files]
-    chosen = spread(len(sizes), sum(sizes), limit)
-    scale = sum(sizes) / max(sum(sizes[place] for place in chosen), 1)
+    chosen = spread(len(log.files), sum(log.sizes), limit)
+    read = sum(log.sizes[place] for place in chosen)
+    scale = sum(log.sizes) / read if read else 1
     names = list(dict.fromkeys(name for name in (user, time, label) if name is not None))
     first, last = LATEST_MS, 0
     rows: Counter[int] = Counter()
@@ -158,21 +161,75 @@ def _csv_batches(file: IO[bytes], names: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def _json_batches(file: IO[bytes], names: Sequence[str]) -> Iterator[pa.Table]:
-    """Yields blocks of whole lines: Arrow would read all of a file of JSON lines at once."""
+    """Yields blocks of whole lines as texts. Raises: ValueError where no line at all is an object."""
+    rows, seen = 0, False
+    for lines in _blocks(file):
+        seen = True
+        table = _json_table(lines, names)
+        rows += len(table)
+        yield table
+    if seen and not rows:
+        raise ValueError("no line is a JSON object")
+
+
+def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """Yields whole lines, a part at a time: Arrow would read all of a file of JSON lines at once."""
     rest = b""
     while block := file.read(BLOCK_BYTES):
-        lines, newline, rest = (rest + block).rpartition(b"\n")
-        if newline and lines.strip():
-            yield _json_table(lines, names)
+        lines, _, rest = (rest + block).rpartition(b"\n")
+        if lines.strip():
+            yield lines
     if rest.strip():
-        yield _json_table(rest, names)
+        yield rest
 
 
 def _json_table(lines: bytes, names: Sequence[str]) -> pa.Table:
-    table = pa_json.read_json(io.BytesIO(lines), pa_json.ReadOptions(block_size=len(lines) + 1))
-    for name in set(names) - set(table.column_names):  # a key may be left out where there is nothing to say
-        table = table.append_column(name, pa.nulls(len(table)))
-    return table
+    """Returns the values as texts, null where a line has none.
+
+    Arrow is the faster, but refuses a block for one bad line, or for a value of another type than most: then each line
+    is read by itself, and a bad one is the job's to quarantine.
+    """
+    types = _json_types(_objects(lines.split(b"\n", TYPED_LINES)[:TYPED_LINES]), names)
+    try:
+        table = pa_json.read_json(
+            io.BytesIO(lines),
+            pa_json.ReadOptions(block_size=len(lines) + 1),
+            pa_json.ParseOptions(explicit_schema=types, unexpected_field_behavior="ignore"),
+        )
+    except pa.ArrowInvalid:
+        rows = list(_objects(lines.split(b"\n")))
+        return pa.table({name: pa.array([_text(row.get(name)) for row in rows], pa.string()) for name in names})
+    numbers = [pa.field(kind.name, pa.int8()) if pa.types.is_boolean(kind.type) else kind for kind in types]
+    return table.cast(pa.schema(numbers)).cast(pa.schema([(name, pa.string()) for name in names]))
+
+
+def _json_types(rows: Iterable[Mapping[str, object]], names: Sequence[str]) -> pa.Schema:
+    """Returns what Arrow shall read the values as; text where they are of several types, or there is none."""
+    found: dict[str, set[type]] = {name: set() for name in names}
+    for row in rows:
+        for name in names:
+            if row.get(name) is not None:
+                found[name].add(type(row[name]))
+    arrow = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    return pa.schema(
+        [
+            (name, arrow.get(float if kinds == {int, float} else next(iter(kinds), str), pa.string()))
+            for name, kinds in found.items()
+        ]
+    )
+
+
+def _objects(lines: Iterable[bytes]) -> Iterator[dict[str, object]]:
+    """Yields the JSON objects among the lines."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                yield row
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
 def _parquet_batches(file: IO[bytes], names: Sequence[str]) -> Iterator[pa.Table]:

@@ -59,7 +59,8 @@ class Looked:
     Attributes:
       path: what settings name; it holds {date} where the files lie in folders of days.
       days: the oldest and newest that a file or folder is named by.
-      files: all of its format, by name.
+      files: all of its format that hold something, by name.
+      sizes: of those, in bytes; 0 where the store does not tell.
       rows: the first ones, as read.
     """
 
@@ -68,6 +69,7 @@ class Looked:
     columns: tuple[Column, ...]
     days: tuple[str, str] | None = None
     files: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
     rows: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False, compare=False)
 
     @property
@@ -88,10 +90,12 @@ def look(setting: str, path: str) -> Looked:
     system, place = storage.filesystem(path)
     if not system.exists(place):
         raise UserError(f"{setting} {path}: not found; expected a file, or a folder of files")
-    files = [place] if system.isfile(place) else sorted(system.find(place))
-    known = [file for file in files if _format(file) is not None]
+    found = {place: system.info(place)} if system.isfile(place) else system.find(place, detail=True)
+    known = [file for file in sorted(found) if _format(file) is not None]
     if not known:
         raise UserError(f"{setting} {path}: no file ends in .csv, .csv.gz, .jsonl, .json or .parquet")
+    # A writer without rows leaves files without a byte, which hold no column either.
+    known = [file for file in known if found[file].get("size") != 0] or known
     kind = _format(known[0])
     assert kind is not None
     try:
@@ -110,15 +114,24 @@ def look(setting: str, path: str) -> Looked:
     tail = f"{_daily(folder)}/*{name[name.index('.') :]}" if below else ""
     days = [day for file in known for day in DAY.findall(file.removeprefix(place))]
     named = sorted("-".join(day) for day in days)
-    of_kind = tuple(system.unstrip_protocol(file) if "://" in path else file for file in known if _format(file) == kind)
-    return Looked(path.rstrip("/") + tail, kind, columns, (named[0], named[-1]) if named else None, of_kind, rows)
+    of_kind = [file for file in known if _format(file) == kind]
+    return Looked(
+        path.rstrip("/") + tail,
+        kind,
+        columns,
+        (named[0], named[-1]) if named else None,
+        tuple(system.unstrip_protocol(file) if "://" in path else file for file in of_kind),
+        tuple(found[file].get("size") or 0 for file in of_kind),
+        rows,
+    )
 
 
 def _first_rows(file: IO[bytes], kind: Format, compression: Literal["gzip"] | None) -> pd.DataFrame:
     if kind == "parquet":
         return next(pq.ParquetFile(file).iter_batches(ROWS)).to_pandas()
     if kind == "json":
-        return pd.read_json(file, lines=True, nrows=ROWS, compression=compression, dtype=False)
+        # pandas would turn numbers into dates where a column is named timestamp or ends in _at, and guess their unit.
+        return pd.read_json(file, lines=True, nrows=ROWS, compression=compression, dtype=False, convert_dates=False)
     return pd.read_csv(file, nrows=ROWS, compression=compression, dtype=str, keep_default_na=False)
 
 

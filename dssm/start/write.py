@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dssm.config import load_settings
+from dssm.console import step
 from dssm.errors import UserError
 from dssm.start import choose
 from dssm.start.guess import (
@@ -110,10 +111,13 @@ def config_text(name: str, tables: Tables, date: dt.date | None = None) -> str:
     """Reads the log, and returns the YAML; what changes the results' meaning is marked with ?."""
     guess = _guess(tables)
     label = guess.label.name if guess.label else None
-    log = tally(tables.events, guess.user.name, guess.time.name, unit_of(guess.time), label)
+    with step("times and labels of the log") as remarks:
+        log = tally(tables.events, guess.user.name, guess.time.name, unit_of(guess.time), label)
+        rows = sum(log.rows.values())
+        remarks.counted("rows", rows, f"{rows:,} events")
     window = _windows(tables.events, log, guess)
     lines = [
-        "# Made by init from the first rows of each table, and from all times and labels of the log. What is marked",
+        f"# Made by init from the first rows of each table, and from {_read(log)}. What is marked",
         "# with ? decides what the results mean: look at it.",
         f"name: {name}",
         *_when(log, window, guess.zone, date),
@@ -134,8 +138,9 @@ def config_text(name: str, tables: Tables, date: dt.date | None = None) -> str:
     if tables.vectors is not None:
         lines += _vectors(tables.vectors, guess.item)
     lines += ["histories:", "  clicks: {sources: [events], last: 50}", "", "features:"]
-    lines += _features(tables, guess, choose.least_count(window.positives, log.users))
-    lines += ["", "samples: {train_rows: positives}", _training(round(window.positives * log.scale)).rstrip()]
+    of_read = round(window.positives / log.scale)  # as the users are, who are not scaled
+    lines += _features(tables, guess, choose.least_count(of_read, log.users))
+    lines += ["", "samples: {train_rows: positives}", _training(window.positives).rstrip()]
     return "\n".join(lines) + "\n"
 
 
@@ -151,7 +156,14 @@ def _windows(events: Looked, log: Tally, guess: _Guess) -> choose.Windows:
             f"--events {events.path}: no row has a time in '{guess.time.name}'; expected {unit_of(guess.time)}, "
             f"1970 to 2100, such as {guess.time.example}"
         )
-    return choose.windows(first, last, positives, events.in_folders)
+    if log.scale == 1:
+        return choose.windows(first, last, positives, events.in_folders)
+    rows = choose.by_day(log.rows, guess.zone.offset_min)
+    return choose.windows(first, last, choose.estimated(first, last, rows, positives, log.scale), events.in_folders)
+
+
+def _read(log: Tally) -> str:
+    return "all times and labels of the log" if log.scale == 1 else "the times and labels of some of the log's files"
 
 
 def _when(log: Tally, window: choose.Windows, zone: Zone, date: dt.date | None) -> list[str]:
@@ -170,7 +182,7 @@ def _when(log: Tally, window: choose.Windows, zone: Zone, date: dt.date | None) 
         *lines,
         f"date: {date or window.date}    # ? D: train on the days before it, test from it on",
         f"window: {{train_days: {window.train_days}, test_days: {window.test_days}}}    "
-        "# ? the test has the last tenth of the days, at least one",
+        "# ? the test has the last tenth of these days, at least one",
         f"timezone: {zone.name}    # ? days begin at midnight there; {zone.why}",
     ]
 
@@ -215,7 +227,7 @@ def _catalogue(items: Looked, guess: _Guess) -> list[str]:
     if guess.title is not None:
         lines.append(f"  title: {_quoted(guess.title.name)}    # names an item for people")
     if guess.upload is not None:
-        lines.append(f"  upload_time: {_quoted(guess.upload.name)}    # no event of an item before it counts")
+        lines.append(f"  upload_time: {_quoted(guess.upload.name)}    # ? no event of an item before it counts")
         if unit_of(guess.upload) != "iso":
             lines.append(f"  upload_unit: {unit_of(guess.upload)}")
     return [*lines, ""]

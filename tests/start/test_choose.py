@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import booleans, dictionaries, integers
 
-from dssm.start.choose import Sizes, Windows, by_day, least_count, sizes, span, windows
+from dssm.start.choose import Sizes, Windows, by_day, estimated, least_count, sizes, span, windows
 
 FIRST = dt.date(2024, 1, 1)
 
@@ -20,7 +20,36 @@ def test_the_test_has_the_last_tenth_of_the_days() -> None:
     assert windows(day(0), day(34), positives, False) == Windows(day(32), 32, 3, 320, True)
     assert windows(day(0), day(6), positives, False) == Windows(day(6), 6, 1, 60, True)
     in_folders = windows(day(0), day(99), {day(number): 1 for number in range(100)}, True)
-    assert in_folders == Windows(day(90), 30, 10, 30, True)
+    assert in_folders == Windows(day(97), 30, 3, 30, True)
+
+
+def test_of_folders_no_more_days_are_tested_the_longer_the_log_is() -> None:
+    every = {day(number): 1 for number in range(1000)}
+    assert windows(day(0), day(999), every, True) == Windows(day(997), 30, 3, 30, True)
+    assert windows(day(0), day(19), every, True) == Windows(day(18), 18, 2, 18, True)
+    # The newest positive is tested all the same.
+    assert windows(day(0), day(999), {day(900): 1, day(899): 7}, True) == Windows(day(900), 30, 100, 7, True)
+
+
+def test_days_that_were_not_read_have_as_many_positives_as_the_others() -> None:
+    """Of 100 folders of days every 33rd is read, as of a large log."""
+    rows = {day(number): 50 for number in (0, 33, 66, 99)}
+    positives = {day(number): 20 for number in (0, 33, 66, 99)}
+    made = estimated(day(0), day(99), rows, positives, 25)
+    assert made == {day(number): 20 for number in range(100)}
+    assert windows(day(0), day(99), made, True) == Windows(day(97), 30, 3, 600, True)
+    # Read from the days as they are, none of the train days would have a positive.
+    assert windows(day(0), day(99), positives, True) == Windows(day(97), 30, 3, 0, False)
+
+
+def test_a_day_read_without_a_positive_has_none_and_the_sum_is_the_whole_logs() -> None:
+    made = estimated(day(0), day(5), {day(0): 9, day(3): 9, day(5): 9}, {day(0): 4, day(3): 6, day(9): 50}, 2)
+    assert made == {day(number): 4 for number in range(5)}
+    assert windows(day(0), day(5), made, True) == Windows(day(4), 4, 2, 16, True)
+    # Each day in part: a third of its files.
+    every = {day(number): 7 for number in range(3)}
+    assert estimated(day(0), day(2), every, every, 3) == {day(number): 21 for number in range(3)}
+    assert windows(day(0), day(9), estimated(day(0), day(9), {day(0): 1}, {}, 9), True).can_train is False
 
 
 def test_the_test_has_a_positive_where_one_is_left_for_training() -> None:

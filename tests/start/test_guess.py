@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_lists_ids_and_upload_times_are_told_by_values(made: tuple[Settings, str
 
 def test_only_what_decides_the_meaning_is_marked(made: tuple[Settings, str]) -> None:
     marked = [line.split(":")[0].strip() for line in made[1].splitlines() if "# ?" in line]
-    assert marked == ["date", "window", "timezone", "label"]
+    assert marked == ["date", "window", "timezone", "label", "upload_time"]
     assert "which may be the label: is_like." in made[1]
     assert "a second log is another entry beside events" in made[1]
     assert "another entry under sources" in " ".join(init_parser().format_help().split())
@@ -101,6 +102,9 @@ def test_an_id_with_a_rival_is_marked(tmp_path: Path) -> None:
         (0, "UTC", 0),
         (-5, "Etc/GMT+5", -300),
         (2, "Etc/GMT-2", 120),
+        (14, "Etc/GMT-14", 840),
+        (-12, "Etc/GMT+12", -720),
+        (-13, "UTC", 0),  # there is no Etc/GMT+13
     ],
 )
 def test_the_zone_of_a_day_and_a_time_beside_a_unix_time(tmp_path: Path, ahead: float, name: str, minutes: int) -> None:
@@ -118,6 +122,19 @@ def test_a_zone_is_told_by_a_time_in_words_and_by_nothing_else(tmp_path: Path) -
     assert zone(apart, apart.columns[0]) == Zone("UTC", 0, "seen_at beside ts tell no other")
     empty = looked(tmp_path, ["ts,date,hour", "1700000000,20231115,"])
     assert zone(empty, empty.columns[0]).name == "UTC"
+
+
+def test_numbers_of_json_lines_stay_numbers_whatever_their_column_is_called(tmp_path: Path) -> None:
+    """Pandas would make dates of a timestamp and of created_at, after which nothing tells their unit."""
+    ms = [1_700_000_000_000 + 40_000_000 * number for number in range(9)]
+    rows = [{"user_id": n % 2, "item_id": n % 3, "timestamp": time, "click": 1} for n, time in enumerate(ms)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    items = [{"item_id": number, "created_at": 1_600_000_000 + number} for number in range(3)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    init("x", look_at(f"{tmp_path}/log.jsonl", f"{tmp_path}/items.jsonl", [], None), f"{tmp_path}/x.yaml")
+    settings = load_settings(f"{tmp_path}/x.yaml")
+    assert settings.sources["events"].time_unit == "ms"
+    assert (settings.catalogue.upload_time, settings.catalogue.upload_unit) == ("created_at", "s")
 
 
 def test_an_upload_time_has_the_name_and_the_values_of_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from dssm.config import Settings, load_settings
 from dssm.errors import UserError
 from dssm.features import DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
+from dssm.start.log import tally
 from dssm.start.look import look
 from dssm.start.write import init, look_at
 
@@ -132,6 +134,30 @@ def test_a_file_that_can_not_be_read_is_one_message(tmp_path: Path, name: str, c
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"^--items {tmp_path}/{name}: (can't be read as|has no rows)"):
         look("--items", str(tmp_path / name))
+
+
+def test_of_a_large_log_in_folders_of_days_the_train_days_positives_are_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(100):
+        day = dt.datetime(2024, 1, 1, 12, tzinfo=dt.UTC) + dt.timedelta(number)
+        rows = [f"u{n % 9},p{n % 3},{n % 2},{day.timestamp() * 1000 + n:.0f}" for n in range(200)]
+        (tmp_path / "log" / f"dt={day:%Y-%m-%d}").mkdir(parents=True)
+        (tmp_path / "log" / f"dt={day:%Y-%m-%d}" / "a.csv").write_text("\n".join(["user_id,item_id,click,time", *rows]))
+    (tmp_path / "items.csv").write_text("item_id,colour\np1,red\np2,red\n")
+    tables = look_at(f"{tmp_path}/log", f"{tmp_path}/items.csv", [], None)
+    whole = init("x", tables, f"{tmp_path}/whole.yaml")
+    limit = sum(tables.events.sizes) // 30  # so that three days are read: the first, one amid and the last
+    monkeypatch.setattr("dssm.start.write.tally", lambda *told: tally(*told, limit=limit))
+    part = init("x", tables, f"{tmp_path}/part.yaml")
+    for text in (whole, part):
+        assert "date: 2024-04-07 " in text
+        assert "window: {train_days: 30, test_days: 3}" in text
+        assert "# sized by the 3,000 positives of the train days" in text
+        assert "Too short" not in text
+    assert "from all times and labels of the log." in whole
+    assert "from the times and labels of some of the log's files." in part
+    assert "20,000 events" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_a_config_that_does_not_hold_leaves_no_file(tmp_path: Path) -> None:

@@ -79,6 +79,52 @@ def test_of_a_large_folder_some_files_are_read_and_scaled(tmp_path: Path) -> Non
     assert log.scale == pytest.approx(5 / 3, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("line", "rows"),
+    [
+        ('{"user_id": "u1", "time": 17000', 0),
+        ("not JSON", 0),
+        ("[1]", 0),
+        ('{"user_id": 7, "time": "1700000000000", "click": "1"}', 1),
+        ('{"user_id": "u1", "time": 1700000000000.0, "click": true, "note": {"a": 1}}', 1),
+        ('{"user_id": "u1", "time": 1700000000000, "click": 1, "note": [3]}', 1),
+    ],
+    ids=["cut short", "no JSON", "no object", "texts", "other numbers", "another field's type"],
+)
+def test_a_json_line_that_is_bad_or_of_other_types_ends_nothing(tmp_path: Path, line: str, rows: int) -> None:
+    path = write_json(tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2500], line, *lines[2500:], line]))
+    log = tally_of(path)
+    assert (sum(log.rows.values()), sum(log.positives.values())) == (ROWS + 2 * rows, ROWS / 4 + 2 * rows)
+    assert log.users == 7 + ("7" in line.split(",")[0])
+
+
+def test_flags_of_json_may_be_true_and_false(tmp_path: Path) -> None:
+    lines = [{"user_id": 2**60, "item_id": 2, "time": 1.7e12 + n, "click": n % 3 == 0} for n in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    log = tally_of(tmp_path / "a.jsonl")
+    assert (sum(log.rows.values()), sum(log.positives.values()), log.last_ms) == (30, 10, 1_700_000_000_029)
+
+
+def test_a_file_without_any_json_line_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    write_json(tmp_path / "log").rename(tmp_path / "log" / "a.jsonl")
+    (tmp_path / "log" / "b.jsonl").write_text("user_id,time,click\nu1,1700000000000,1\n")
+    with pytest.raises(UserError, match=r"b.jsonl: can't be read as json \(no line is a JSON object\)"):
+        tally_of(tmp_path / "log")
+
+
+def test_files_without_a_byte_are_left_out(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    for name in ("part-.csv", "part-2a.csv", "part-9.csv"):
+        (folder / name).touch()
+    seen = look("--events", str(folder))
+    assert [Path(file).name for file in seen.files] == [f"part-{number}.csv" for number in range(5)]
+    assert list(seen.sizes) == [Path(file).stat().st_size for file in seen.files]
+    assert sum(tally_of(folder).rows.values()) == ROWS
+
+
 def test_an_absent_key_of_a_json_line_is_no_positive(tmp_path: Path) -> None:
     lines = [json.dumps({"user_id": 1, "item_id": 2, "time": 1_700_000_000_000, **more}) for more in ({"click": 1}, {})]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
