@@ -52,20 +52,24 @@ class Interrupts:
 def interrupts_told(tell: Callable[[], None]) -> Iterator[Interrupts]:
     """Has Ctrl-C call `tell` in a thread, once, and end what goes on.
 
-    Raises: KeyboardInterrupt in the place of what a launcher makes of it.
+    Where SIGINT is ignored, as in what a script starts with &, it stays so.
+
+    Raises: KeyboardInterrupt in the place of what a launcher makes of it, a good end too: it is told as broken off.
     """
     interrupts = Interrupts(tell)
     if threading.current_thread() is not threading.main_thread():  # no other one may set a handler
         yield interrupts
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, interrupts)
+    if before[signal.SIGINT] != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupts)
     try:
         yield interrupts
     except Exception:
-        if interrupts.met:
-            raise KeyboardInterrupt from None
-        raise
+        if not interrupts.met:
+            raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if interrupts.met:  # without an error, too: once the ranks have ended, nobody looks at the launcher's event
+        raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import err, out, warn
 from dssm.errors import LostRankError, UserError
-from dssm.manifest import read_manifest
+from dssm.manifest import MANIFEST, read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
 from dssm.sections import Elastic, Train
@@ -101,10 +101,19 @@ def _tell_broken_off(settings: Settings) -> None:
         if (context := SparkContext._active_spark_context) is not None:
             with contextlib.suppress(Exception):  # its JVM may be gone already
                 context.setLogLevel("OFF")  # it calls the end of its tasks an error
-    how = "begins at the first step: there is no checkpoint"
-    if checkpoints_in(RunPaths(settings.run_folder).checkpoints):
-        how = "goes on from the last checkpoint" if settings.train.resume else "begins at the first step (train.resume)"
-    err.print(f"train: broken off; the same command {how}")
+    err.print(f"train: broken off; {_how_it_goes_on(settings)}")
+
+
+def _how_it_goes_on(settings: Settings) -> str:
+    paths = RunPaths(settings.run_folder)
+    if checkpoints_in(paths.checkpoints):
+        if not settings.train.resume:
+            return "the same command begins at the first step (train.resume)"
+        return "the same command goes on from the last checkpoint, if that is of these settings and samples"
+    # The checkpoints' folder is there from a training's start until its model is saved.
+    if not storage.exists(paths.checkpoints) and storage.exists(f"{paths.model}/{MANIFEST}"):
+        return "there is a whole model, and the same command trains it anew, from the first step"
+    return "the same command begins at the first step: there is no checkpoint"
 
 
 @contextlib.contextmanager

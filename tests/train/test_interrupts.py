@@ -15,7 +15,6 @@ from horovod.runner import gloo_run
 
 from dssm import storage
 from dssm.errors import LostRankError
-from dssm.paths import RunPaths
 from dssm.train import launch
 from dssm.train.interrupts import interrupts_told
 from tests.datasets import write_run
@@ -80,6 +79,40 @@ def test_the_second_interrupt_waits_for_no_rank() -> None:
     assert told == ["broken off"]
 
 
+def _ended_well(told: list[str]) -> None:
+    with interrupts_told(lambda: told.append("broken off")) as interrupts, interrupts.ending_ranks():
+        gloo_run.register_shutdown_event()
+        signal.raise_signal(signal.SIGINT)
+        told.append("model")
+
+
+def test_an_interrupt_that_no_launcher_looked_at_ends_the_training_all_the_same() -> None:
+    """It came when the ranks had ended well, and no other date may begin."""
+    told: list[str] = []
+    before, threads = _handlers(), set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        _ended_well(told)
+    _wait_for(threads)
+    assert sorted(told) == ["broken off", "model"]
+    assert _handlers() == before
+
+
+def test_an_interrupt_stays_ignored_where_it_was() -> None:
+    """As in what a script starts with &: who presses Ctrl-C means another."""
+    told: list[str] = []
+    own = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts_told(lambda: told.append("broken off")) as interrupts, interrupts.ending_ranks():
+            event = gloo_run.register_shutdown_event()
+            signal.raise_signal(signal.SIGINT)
+            assert not event.is_set()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, own)
+    assert not told
+    assert not interrupts.met
+
+
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(LostRankError), interrupts_told(lambda: None):
         raise LostRankError("its host is gone")
@@ -88,9 +121,22 @@ def test_other_errors_stay_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("left", "resume", "how"),
     [
-        ("step-0000000010-000000/x", True, "goes on from the last checkpoint"),
-        ("step-0000000010-000000/x", False, "begins at the first step"),
-        ("owner", True, "begins at the first step: there is no checkpoint"),
+        (
+            "checkpoints/step-0000000010-000000/x",
+            True,
+            "the same command goes on from the last checkpoint, if that is of these settings and samples",
+        ),
+        (
+            "checkpoints/step-0000000010-000000/x",
+            False,
+            "the same command begins at the first step (train.resume)",
+        ),
+        ("checkpoints/owner", True, "the same command begins at the first step: there is no checkpoint"),
+        (
+            "model/manifest.json",
+            True,
+            "there is a whole model, and the same command trains it anew, from the first step",
+        ),
     ],
 )
 def test_a_broken_off_launch_says_how_it_goes_on_and_leaves_no_process(
@@ -112,11 +158,11 @@ def test_a_broken_off_launch_says_how_it_goes_on_and_leaves_no_process(
         os.kill(os.getpid(), signal.SIGINT)
 
     settings = write_run(tmp_path, launch="horovodrun", ranks=2, resume=resume)
-    storage.write_text(f"{RunPaths(settings.run_folder).checkpoints}/{left}", "")
+    storage.write_text(f"{settings.run_folder}/{left}", "")
     threads = set(threading.enumerate())
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         launch.train(settings)
     _wait_for(threads)
-    assert f"train: broken off; the same command {how}" in capsys.readouterr().err
+    assert f"train: broken off; {how}\n" in capsys.readouterr().err
     assert not psutil.pid_exists(int(started.read_text("utf-8")))

@@ -1,4 +1,4 @@
-"""Processes of a training that Spark launches are killed; the same command ends with the weights of a calm one."""
+"""Processes of a training are killed, or interrupted; the same command ends with the weights of a calm one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import yaml
 
 from dssm import storage
 from dssm.config import Settings
+from dssm.errors import INTERRUPTED
 from dssm.paths import RunPaths
 from dssm.train.checkpoint import checkpoints_in, manifest_of, read_checkpoint
 from dssm.train.launch import train
@@ -31,6 +32,7 @@ HOW: dict[str, Any] = {
     "launch": "spark", "ranks": 2, "epochs": 10, "deterministic": True, "stall_shutdown_s": 20,
     "checkpoint": {"every_steps": 10, "epoch_minutes": 0}, "optimizer": "lazy_adam",
 }  # fmt: skip
+BROKEN_OFF = "train: broken off; the same command goes on from the last checkpoint, if that is of these settings"
 MARK = "DSSM_TRAINING_UNDER_TEST"  # all processes of the command inherit it
 
 
@@ -74,6 +76,10 @@ class Command:
             with contextlib.suppress(psutil.NoSuchProcess):  # the one before has taken it along
                 process.send_signal(signal.SIGKILL)
 
+    def interrupt(self) -> None:
+        """Is Ctrl-C: the terminal signals the whole group."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
     def wait(self, limit_s: float = 240) -> int:
         """Returns the exit code, when no process is left."""
         until = time.monotonic() + limit_s
@@ -113,7 +119,7 @@ def wait_until(holds: Callable[[], bool], command: Command, limit_s: float = 240
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("spark")
-def test_a_rank_and_then_the_driver_are_killed(tmp_path: Path):
+def test_a_rank_and_then_the_driver_are_killed_and_then_it_is_interrupted(tmp_path: Path):
     calm, hurt = (write_run(tmp_path / name, ROWS, **HOW) for name in ("calm", "hurt"))
     train(calm)
 
@@ -128,6 +134,15 @@ def test_a_rank_and_then_the_driver_are_killed(tmp_path: Path):
         wait_until(lambda: steps_kept(hurt) > kept, command)
         command.kill("org.apache.spark.deploy.SparkSubmit")
         assert command.wait() != 0
+    kept = steps_kept(hurt)
+    with Command(hurt, tmp_path) as command:
+        wait_until(lambda: steps_kept(hurt) > kept, command)
+        command.interrupt()
+        assert command.wait() == INTERRUPTED, command.output
+        assert command.output.count(BROKEN_OFF) == 1
+        assert "a rank was lost" not in command.output
+        # Horovod's thread in Spark's task has closed its pipe when a rank's last words come, and says so.
+        assert command.output.count("Traceback") == command.output.count("RuntimeError: Pipe is closed")
     assert not storage.exists(RunPaths(hurt.run_folder).model)
     kept = steps_kept(hurt)
     with Command(hurt, tmp_path) as command:
@@ -138,3 +153,15 @@ def test_a_rank_and_then_the_driver_are_killed(tmp_path: Path):
     assert one.keys() == other.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def test_a_training_in_one_process_is_interrupted(tmp_path: Path):
+    # So many epochs that it has not ended by itself when a busy machine comes to send the signal.
+    settings = write_run(tmp_path / "single", ROWS, **{**HOW, "launch": "single", "ranks": 1, "epochs": 200})
+    with Command(settings, tmp_path) as command:
+        wait_until(lambda: steps_kept(settings) > 0, command)
+        command.interrupt()
+        assert command.wait() == INTERRUPTED, command.output
+        assert command.output.count(BROKEN_OFF) == 1
+        assert "Traceback" not in command.output
+    assert steps_kept(settings) > 0

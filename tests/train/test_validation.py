@@ -11,7 +11,10 @@ from dssm.manifest import ITEM_KEY, LABEL, WEIGHT, read_manifest
 from dssm.model.inputs import tower_columns
 from dssm.paths import RunPaths
 from dssm.stream.batches import Prefetched
+from dssm.train import measures
+from dssm.train.inputs import read_inputs
 from dssm.train.measure import make_predict, measure, metric_names
+from dssm.train.measures import Measures
 from dssm.train.passes import plan_passes
 from dssm.train.validation import CatalogueRecall
 from tests.datasets import DAY_MS, EVENT_TIME, draw_files, make_catalogue, make_rows, make_settings, write_run
@@ -84,3 +87,26 @@ def test_the_names_of_metrics_are_those_that_are_measured():
     found = measure(model, make_predict(model), Prefetched(iter([rows]), 1))
     assert list(found) == metric_names(model)
     assert {"log_loss", "accuracy", "like_mse", "like_auc", "choice_auc", "scorer_auc"} <= found.keys()
+
+
+def test_the_first_batch_of_test_and_of_validation_rows_has_more_time_for_it_is_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = write_run(tmp_path, ROWS, batch_size=8, start_timeout_s=70, validation={"days": 2, "metric": "recall@3"})
+    more: list[int] = []
+    monkeypatch.setattr(measures, "expect_progress", lambda _, more_s=0: more.append(more_s))
+
+    def seen() -> list[int]:
+        made = more.copy()
+        more.clear()
+        return made
+
+    measured = Measures.of(read_inputs(settings), make_model(settings))
+    for longer_s in ([70], []):  # once a process
+        measured.test()
+        assert seen() == [*longer_s, *[0] * 3]  # 19 rows in batches of 8
+        measured.validation()
+        first, *others = seen()
+        assert [first] == (longer_s or [0])
+        assert others
+        assert set(others) == {0}
