@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from dssm.manifest import read_manifest
+from dssm.manifest import LABEL, data_files, read_manifest
 from tests.kuairand_log import write_download
 from tests.pipeline import Pipeline
 
@@ -23,7 +25,10 @@ def test_the_full_download_is_read_as_it_is(tmp_path: Path) -> None:
 
     samples = pipeline.run_folder("2022-05-01") / "samples"
     test_start = pd.Timestamp("2022-05-01", tz="Asia/Shanghai").value // 10**6
-    trained = (late["is_click"].eq(1) & late["time_ms"].lt(test_start)).sum() + earlier["long_view"].sum()
-    assert read_manifest(str(samples / "train"), "").rows == trained
+    before = late[late["time_ms"].lt(test_start)]
+    manifest = read_manifest(str(samples / "train"), "")
+    assert manifest.rows == len(earlier) + len(before)  # each impression is a row
+    labels = pq.read_table(data_files(str(samples / "train"), manifest), columns=[LABEL])[LABEL]
+    assert pc.sum(labels).as_py() == earlier["long_view"].sum() + before["is_click"].sum()
     assert read_manifest(str(samples / "test"), "").rows == late["time_ms"].ge(test_start).sum()
     assert read_manifest(str(samples / "items"), "").rows == 30

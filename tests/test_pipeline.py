@@ -165,7 +165,8 @@ def test_the_plan_knows_the_bytes(demo: Demo) -> None:
     constants = load_constants()
     sizes = read_sizes(settings)
     assert sizes is not None
-    seen = pq.read_table(str(demo.run_folder(DATE) / "samples/interactions"), columns=[SEEN])[SEEN]
+    interactions = str(demo.run_folder(DATE) / "samples/interactions")
+    seen = pq.read_table(data_files(interactions, read_manifest(interactions, "")), columns=[SEEN])[SEEN]
     assert sizes.pairs == pc.sum(pc.list_value_length(seen)).as_py()
     lines = {(line.job, line.what): line.value for line in plan(settings, sizes, Cluster(), constants)}
     parts = {part: stored(settings, part).total for part in DATASETS}
