@@ -12,7 +12,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.features import TIME_VALUES, AnyFeature, SparseFeat, VarLenSparseFeat, embedded
 from dssm.manifest import MANIFEST, SEEN, Manifest, data_files
-from dssm.paths import RunPaths
+from dssm.paths import DATASETS, RunPaths
 from dssm.plan.constants import Shares
 
 EVENTS, ITEMS, EVENTS_OF_A_USER = 100_000_000, 1_000_000, 50  # where neither a run nor the command says
@@ -79,9 +79,8 @@ def read_sizes(settings: Settings) -> Sizes | None:
     paths = RunPaths(settings.run_folder)
     if not storage.exists(f"{paths.samples}/{MANIFEST}"):
         return None
-    parts = ("train", "test", "users", "items", "interactions")
     whole = Manifest.model_validate_json(storage.read_bytes(f"{paths.samples}/{MANIFEST}"))
-    made = {p: Manifest.model_validate_json(storage.read_bytes(f"{paths.part(p)}/{MANIFEST}")) for p in parts}
+    made = {p: Manifest.model_validate_json(storage.read_bytes(f"{paths.part(p)}/{MANIFEST}")) for p in DATASETS}
     rows = {part: manifest.rows for part, manifest in made.items()}
     read = [source for name, source in whole.sources.items() if name.startswith("sources.")]
     events = sum(source.rows_read for source in read)

@@ -86,7 +86,7 @@ def told_of_routes(app: FastAPI) -> str:
     routes = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
     told = {f"{' '.join(sorted(route.methods or ()))} {route.path}": route.summary or "" for route in routes}
     told["GET /openapi.json"] = "All of these with their parameters, for programs."
-    told["GET /docs"] = "The same for people; the page loads scripts from cdn.jsdelivr.net."
+    told["GET /docs"] = "The same for people; the page loads its scripts over the network."
     width = max(map(len, told))
     return f"{DESCRIPTION}\n\n" + "".join(f"{route:<{width}}  {what}\n" for route, what in told.items())
 
