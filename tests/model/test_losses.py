@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -151,8 +153,11 @@ def test_pairs_found_by_joins_are_those_of_comparing_all_with_all(rows, data):
     rows=st.integers(1, 6),
     candidates=st.integers(1, 7),
     scale=st.sampled_from([1, 30, 300]),
+    block=st.sampled_from([1, 2, 256]),
 )
-def test_the_loss_of_few_passes_is_the_softmax_of_masked_candidates(seed: int, rows: int, candidates: int, scale: int):
+def test_the_loss_of_few_passes_is_the_softmax_of_masked_candidates(
+    seed: int, rows: int, candidates: int, scale: int, block: int
+):
     random = np.random.default_rng(seed)
     users, items = (random.normal(size=(count, 3)).astype(np.float32) for count in (rows, candidates))
     users *= scale
@@ -175,7 +180,10 @@ def test_the_loss_of_few_passes_is_the_softmax_of_masked_candidates(seed: int, r
         return parts.softmax_loss(parts.mask_candidates(logits, masked), tf.constant(own))
 
     expected = measured(of_masked)
-    found = measured(lambda users, items: parts.in_batch_loss(users, items, tf.constant(bias), tf.constant(own), hits))
+    with mock.patch.object(parts, "BLOCK_ROWS", block):
+        found = measured(
+            lambda users, items: parts.in_batch_loss(users, items, tf.constant(bias), tf.constant(own), hits)
+        )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5 + 1e-6 * scale)  # sums of what cancels
     assert (found[0] >= 0).all()

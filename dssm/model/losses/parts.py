@@ -12,6 +12,7 @@ from dssm.model.observed import observe
 MASKED = -1e9
 SMALLEST_PROBABILITY = 1e-9
 SMALLEST_CHANCE = 1e-30  # of a softmax whose logarithm still has all its digits in float32
+BLOCK_ROWS = 256  # of a softmax's matrix at once on processors: beside 4,096 candidates 4 MB, which their caches hold
 
 
 def known_labels(labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -160,8 +161,9 @@ def in_batch_loss(
 ) -> tf.Tensor:
     """Negative log softmax of each row's own candidate over ⟨u, v⟩ + bias, without its accidental hits.
 
-    It is `softmax_loss` of `mask_candidates`, values and gradient, in fewer passes over the matrix P of the softmax:
-    the loss is −log of its own numbers, and ∂u = P V − v_own, ∂v = Pᵀ U less the u whose own it is.
+    It is `softmax_loss` of `mask_candidates`, values and gradient, in fewer passes over the matrix P of the softmax,
+    a block of rows after the other: the loss is −log of its own numbers, and ∂u = P V − v_own, ∂v = Pᵀ U less the u
+    whose own it is.
 
     Args:
       users: (batch, dim), u / τ.
@@ -172,33 +174,71 @@ def in_batch_loss(
     Returns: (batch,), at least 0.
     """
     own = tf.cast(own, tf.int32)
-    own_places = tf.stack([tf.range(tf.size(own)), own], axis=1)
+    sizes = _block_sizes(users.shape[0])
+    hits_of_block = _by_block(hits, len(sizes))
 
-    @tf.custom_gradient
-    def loss(users: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, object]:
+    def logits_of(users: tf.Tensor, vectors: tf.Tensor, hits: tf.Tensor | None) -> tf.Tensor:
         # The bias as one more dimension of the product: a pass over the matrix less.
         of_rows = tf.concat([users, tf.ones_like(users[:, :1])], axis=1)
         logits = tf.matmul(of_rows, tf.concat([vectors, bias[:, None]], axis=1), transpose_b=True)
-        if hits is not None:
-            logits = tf.tensor_scatter_nd_update(logits, hits, tf.fill(tf.shape(hits)[:1], MASKED))
-        chances = tf.nn.softmax(logits)
-        own_chance, is_masked = tf.gather_nd(chances, own_places), tf.gather(bias, own) <= MASKED
+        if hits is None:
+            return logits
+        return tf.tensor_scatter_nd_update(logits, hits, tf.fill(tf.shape(hits)[:1], MASKED))
+
+    @tf.custom_gradient
+    def loss(users: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, object]:
+        chances, own_chances, expected = [], [], []
+        for rows, own_of_rows, left_out in zip(
+            tf.split(users, sizes), tf.split(own, sizes), hits_of_block, strict=True
+        ):
+            of_block = tf.nn.softmax(logits_of(rows, vectors, left_out))
+            chances.append(of_block)
+            own_chances.append(tf.gather(of_block, own_of_rows, batch_dims=1))
+            expected.append(tf.matmul(of_block, vectors))  # of the gradient, while the block is in the caches
+        own_chance, is_masked = tf.concat(own_chances, axis=0), tf.gather(bias, own) <= MASKED
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            of_users = upstream[:, None] * (tf.matmul(chances, vectors) - tf.gather(vectors, own))
+            of_users = upstream[:, None] * (tf.concat(expected, axis=0) - tf.gather(vectors, own))
             weighed = upstream[:, None] * users
-            of_vectors = tf.matmul(chances, weighed, transpose_a=True)
+            of_vectors = tf.add_n(
+                [
+                    tf.matmul(of_block, of_rows, transpose_a=True)
+                    for of_block, of_rows in zip(chances, tf.split(weighed, sizes), strict=True)
+                ]
+            )
             return of_users, tf.tensor_scatter_nd_sub(of_vectors, own[:, None], weighed)
 
         def of_small_chances() -> tf.Tensor:
-            log_sum = tf.reduce_max(logits, axis=1) - tf.math.log(tf.reduce_max(chances, axis=1))
-            return log_sum - tf.gather_nd(logits, own_places)
+            logits = logits_of(users, vectors, hits)
+            return tf.reduce_logsumexp(logits, axis=1) - tf.gather(logits, own, batch_dims=1)
 
         enough = tf.reduce_all(tf.logical_or(own_chance > SMALLEST_CHANCE, is_masked))
         of_chances = -tf.math.log(tf.clip_by_value(own_chance, SMALLEST_CHANCE, 1.0))
         return tf.cond(enough, lambda: of_chances, of_small_chances), gradient
 
     return loss(users, vectors)
+
+
+def _block_sizes(rows: int | None) -> list[int]:
+    """Returns how many rows of a softmax's matrix are computed at once; -1 for all, where their number is not known.
+
+    >>> _block_sizes(600)
+    [256, 256, 88]
+    """
+    if not rows or tf.config.list_logical_devices("GPU"):  # which would start more and smaller kernels
+        return [-1]
+    blocks, rest = divmod(rows, BLOCK_ROWS)
+    return [BLOCK_ROWS] * blocks + [rest] * (rest > 0)
+
+
+def _by_block(hits: tf.Tensor | None, blocks: int) -> list[tf.Tensor | None]:
+    """Returns the accidental hits of each block of rows, whose first row is their row 0."""
+    if hits is None or blocks == 1:
+        return [hits] * blocks
+    row, column = tf.unstack(hits, axis=1)
+    in_block = tf.stack([row % BLOCK_ROWS, column], axis=1)
+    parts: list[tf.Tensor | None] = tf.dynamic_partition(in_block, row // BLOCK_ROWS, blocks)
+    return parts
 
 
 def own_columns(own: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
