@@ -70,10 +70,12 @@ def encode(towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: 
     any_input = next(iter(towers.item.input))
     sizes = [tf.shape(part[any_input])[0] if part else 0 for part in parts]
     items = {name: tf.concat([part[name] for part in parts if part], axis=0) for name in towers.item.input}
-    with rows_of_batch(real, sum_over_ranks):
-        users = _vectors(towers.user, batch, training=True)
     with rows_of_batch(tf.concat([real, tf.ones([sizes[1] + sizes[2]], tf.bool)], axis=0), sum_over_ranks):
         vectors = _vectors(towers.item, items, training=True)
+    # With several ranks the items come first: the users are encoded while the items' vectors travel.
+    sent = list(vectors.values()) if hvd.size() > 1 else []
+    with rows_of_batch(real, sum_over_ranks), tf.control_dependencies(sent):
+        users = _vectors(towers.user, batch, training=True)
     of_part: list[Vectors] = [{}, {}, {}]
     for objective, joined in vectors.items():
         for part, vector in zip(of_part, tf.split(joined, sizes, axis=0), strict=True):

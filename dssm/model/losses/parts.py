@@ -198,15 +198,14 @@ def in_batch_loss(
         own_chance, is_masked = tf.concat(own_chances, axis=0), tf.gather(bias, own) <= MASKED
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            of_users = upstream[:, None] * (tf.concat(expected, axis=0) - tf.gather(vectors, own))
             weighed = upstream[:, None] * users
-            of_vectors = tf.add_n(
-                [
-                    tf.matmul(of_block, of_rows, transpose_a=True)
-                    for of_block, of_rows in zip(chances, tf.split(weighed, sizes), strict=True)
-                ]
-            )
-            return of_users, tf.tensor_scatter_nd_sub(of_vectors, own[:, None], weighed)
+            of_block = zip(chances, tf.split(weighed, sizes), strict=True)
+            of_vectors = tf.add_n([tf.matmul(chance, of_rows, transpose_a=True) for chance, of_rows in of_block])
+            of_vectors = tf.tensor_scatter_nd_sub(of_vectors, own[:, None], weighed)
+            # The candidates' first, as other ranks may wait for it; the user tower's follows while it travels.
+            with tf.control_dependencies([of_vectors]):
+                of_users = upstream[:, None] * (tf.concat(expected, axis=0) - tf.gather(vectors, own))
+            return of_users, of_vectors
 
         def of_small_chances() -> tf.Tensor:
             logits = logits_of(users, vectors, hits)
