@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -73,6 +74,10 @@ class Variant:
     name: str
     changes: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        return f"{self.group}: {self.name}"
+
 
 def variants_of(settings: Settings) -> list[Variant]:
     """Returns all variants, group by group."""
@@ -88,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", metavar="GROUP", help=f"some of {', '.join([*VARIANTS, 'features'])}")
     parser.add_argument(
         "--docs", action="store_true",
-        help="put the table into docs/performance.md, where rows of variants that are not finished here stay",
+        help="put the table into docs/performance.md, where rows of variants that are not finished here, or of more "
+        "seeds, stay",
     )  # fmt: skip
     options = parser.parse_args(argv)
     base = load_settings(options.config, options.set)
@@ -107,8 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = runs.run(variant, seed)
         left = (time.monotonic() - started) / done * (len(waiting) - done)
         print(
-            f"{done}/{len(waiting)} {variant.group}: {variant.name}, seed {seed}: {_shown(found)}  "
-            f"{left / 60:.0f} min left",
+            f"{done}/{len(waiting)} {variant.title}, seed {seed}: {_shown(found)}  {left / 60:.0f} min left",
             flush=True,
         )
     show(base.name, options.seeds, dict(runs.all_finished(variants, options.seeds)), keep=options.docs)
@@ -170,32 +175,59 @@ class Runs:
 
 
 def show(name: str, seeds: int, found: Mapping[Variant, Sequence[Recalls]], keep: bool) -> None:
-    """Prints the table. Args: keep: whether it goes into docs/performance.md and results/ as well."""
+    """Prints the table. Args: keep: whether it goes into docs/performance.md and results/ as well.
+
+    What is kept of a variant stays where it is of more seeds than are finished here.
+    """
     heads = ["", "variant", *(f"{view} recall@{k}" for view in ("kept", "filtered") for k in CUTOFFS)]
-    rows = merged(rows_of(results.PAGE) if keep else [], [[of.group, of.name, *_columns(found[of])] for of in found])
-    made = {f"{variant.group}: {variant.name}": list(recalls) for variant, recalls in found.items()}
-    figures = {**(kept_figures() if keep else {}), **made}
+    before, figures = kept_rows() if keep else [], kept_figures() if keep else {}
+    kept_seeds = {of: len(figures.get(of, [])) or 1 + ("±" in row[2]) for of, row in named(before).items()}
+    made = {}
+    for variant, recalls in found.items():
+        if kept_seeds.get(variant.title, 0) <= len(recalls):
+            made[variant] = recalls
+        else:
+            print(f"{variant.title}: stays as it is kept, of more seeds than the {len(recalls)} that are finished here")
+    rows = merged(before, [[of.group, of.name, *_columns(recalls)] for of, recalls in made.items()])
+    figures |= {variant.title: list(recalls) for variant, recalls in made.items()}
     title = f"{name}: mean ± deviation over seeds, {seeds} for rows made now"
     report("ablation", title, heads, rows, ratios_of(rows), figures=figures, keep=keep)
     if keep:
         replace_table(results.PAGE, "ablation", markdown_table(heads, rows, ["---"] * len(heads)))
 
 
+def kept_rows() -> list[list[str]]:
+    """Returns the rows that stand in the page and in results/; where they differ, as after a break between the two
+    writes, those in results/, which are written first.
+    """
+    return merged(rows_of(results.PAGE), _kept().get("rows", []))
+
+
 def kept_figures() -> dict[str, list[Recalls]]:
     """Returns the seeds' recalls of each variant that stand in results/, as far as they do."""
+    return dict(_kept().get("figures", {}))
+
+
+def _kept() -> dict[str, Any]:
     place = results.RESULTS / "ablation.json"
-    kept: dict[str, list[Recalls]] = json.loads(place.read_text(encoding="utf-8"))["figures"] if place.exists() else {}
+    kept: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
     return kept
 
 
 def ratios_of(rows: Sequence[Sequence[str]]) -> dict[str, float]:
     """Returns each variant's mean recall@50, seen items kept, by the recipe's. Args: rows: as in the table."""
-    means, group = dict[str, float](), ""
-    for row in rows:
-        group = row[0] or group
-        means[f"{group}: {row[1]}"] = float(row[2].split()[0])
+    means = {name: float(row[2].split()[0]) for name, row in named(rows).items()}
     recipe = means.pop("recipe: as it is", None)
     return {} if recipe is None else {name: mean / recipe for name, mean in means.items()}
+
+
+def named(rows: Sequence[Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Returns the rows of a table by group and variant. Args: rows: the group is empty where it is the last row's."""
+    found, group = dict[str, Sequence[str]](), ""
+    for row in rows:
+        group = row[0] or group
+        found[f"{group}: {row[1]}"] = row
+    return found
 
 
 def merged(before: Sequence[Sequence[str]], rows: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dssm import storage
 from dssm.console import table
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,7 +53,7 @@ def report(
         **({"figures": dict(figures)} if figures else {}),
         "ratios": {key: round(value, 3) for key, value in ratios.items()},
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    storage.write_text(str(RESULTS / f"{name}.json"), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     if marks(name)[0] in PAGE.read_text(encoding="utf-8"):
         replace_table(PAGE, name, kept_markdown(result))
 

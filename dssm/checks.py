@@ -92,6 +92,7 @@ def check_losses(model: Model, train: Train, samples: Samples) -> None:
                 "set that to all, or remove the weight"
             )
     _check_shares(model, train)
+    _check_objectives_differ(model, train)
     if samples.negatives and not takers:
         known = ", ".join(_kinds_with("reads_sampled", "takes_sampled"))
         raise UserError(
@@ -144,6 +145,21 @@ def _check_shares(model: Model, train: Train) -> None:
             if objective.loss is None
             else f"model.objectives.{name}.loss{setting}: {counted} the objective's label is {objective.label}; {fix}"
         )
+
+
+def _check_objectives_differ(model: Model, train: Train) -> None:
+    """Checks that no two objectives learn the same: most often one was named after a target and not given its label."""
+    known: list[tuple[str, str, LossKind]] = []
+    for name, objective in model.all_objectives.items():
+        loss = objective.loss or train.loss
+        for other, label, of_other in known:
+            if (label, of_other) == (objective.label, loss):
+                raise UserError(
+                    f"model.objectives.{name}: label '{label}' and loss {loss.kind} are those of "
+                    f"model.objectives.{other}, and both would learn the same; set another label or loss, or remove "
+                    "one of the two"
+                )
+        known.append((name, objective.label, loss))
 
 
 def _losses(model: Model, train: Train) -> Iterator[tuple[str, LossKind]]:

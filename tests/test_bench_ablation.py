@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,105 @@ def test_a_run_of_one_group_shows_what_else_is_finished(
     assert json.loads((kept_in / "ablation.json").read_text())["ratios"] == {"logq: off": 1.0}
     bench.main(options)
     assert len(trained) == 4
+
+
+def keep_results(folder: Path, rows: list[list[str]], figures: dict[str, list[dict[str, float]]]) -> None:
+    """Writes results and the page's table as `--docs` leaves them."""
+    page = folder / "page.md"
+    page.write_text("<!-- ablation -->\n<!-- /ablation -->\n")
+    heads = ["", "variant", "kept recall@50", "kept recall@100", "filtered recall@50", "filtered recall@100"]
+    report.report("ablation", "", heads, rows, bench.ratios_of(rows), figures=figures)
+    report.replace_table(page, "ablation", report.markdown_table(heads, rows, ["---"] * len(heads)))
+
+
+OLD = {"recipe: as it is": [{**RECALLS, "kept@50": value} for value in (0.4, 0.5, 0.6)], "towers: wide": [RECALLS] * 3}
+OLD_ROWS = [
+    ["recipe", "as it is", *_columns(OLD["recipe: as it is"])],
+    ["logq", "off", *["0.2000 ± 0.0100"] * 4],  # its seeds are not kept
+    ["towers", "wide", *_columns(OLD["towers: wide"])],
+]
+
+
+def results_in(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "ablation.json").read_text())
+    assert bench.rows_of(folder / "page.md") == found["rows"]
+    return found
+
+
+def test_a_run_that_is_broken_off_leaves_what_is_kept_and_goes_on(
+    kept_in: Path, trained: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench, "variants_of", lambda settings: [RECIPE, OFF])
+    keep_results(kept_in, OLD_ROWS, OLD)
+    before = [(kept_in / name).read_bytes() for name in ("ablation.json", "page.md")]
+    train = bench.subprocess.run
+
+    def break_off_in_the_third(command: list[str], check: bool, env: dict[str, str]) -> None:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        train(command, check, env)
+
+    monkeypatch.setattr(bench.subprocess, "run", break_off_in_the_third)
+    options = ["--config", CONFIG, "--set", f"root={kept_in}", "--docs"]
+    with pytest.raises(KeyboardInterrupt):
+        bench.main(options)
+    assert [(kept_in / name).read_bytes() for name in ("ablation.json", "page.md")] == before
+    monkeypatch.setattr(bench.subprocess, "run", train)
+    bench.main([*options, "--only", "recipe"])
+    assert len(trained) == 3  # a group alone, of which one seed was left
+    found = results_in(kept_in)
+    new = [{**RECALLS, "kept@50": value} for value in (0.1, 0.2, 0.3)]
+    assert found["figures"] == {**OLD, "recipe: as it is": new}
+    assert found["rows"] == [["recipe", "as it is", *_columns(new)], *OLD_ROWS[1:]]
+    bench.main(options)
+    assert len(trained) == 6
+    found = results_in(kept_in)
+    assert found["figures"] == {**OLD, "recipe: as it is": new, "logq: off": new}
+    assert found["rows"] == [["recipe", "as it is", *_columns(new)], ["logq", "off", *_columns(new)], OLD_ROWS[2]]
+
+
+@pytest.mark.parametrize(("seeds", "replaced"), [(1, []), (2, ["logq: off"]), (3, ["recipe: as it is", "logq: off"])])
+def test_fewer_seeds_do_not_take_the_place_of_more(
+    kept_in: Path,
+    trained: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seeds: int,
+    replaced: list[str],
+):
+    monkeypatch.setattr(bench, "variants_of", lambda settings: [RECIPE, OFF])
+    keep_results(kept_in, OLD_ROWS, OLD)
+    bench.main(["--config", CONFIG, "--set", f"root={kept_in}", "--docs", "--seeds", str(seeds)])
+    assert len(trained) == 2 * seeds
+    new = [{**RECALLS, "kept@50": round(0.1 * (seed + 1), 1)} for seed in range(seeds)]
+    found = results_in(kept_in)
+    assert found["figures"] == OLD | dict.fromkeys(replaced, new)
+    old, made = bench.named(OLD_ROWS), bench.named(found["rows"])
+    assert {name for name in made if made[name] != old[name]} == set(replaced)
+    stays = [line for line in capsys.readouterr().out.splitlines() if "stays as it is kept" in line]
+    assert len(stays) == 2 - len(replaced)
+
+
+def test_rows_that_the_page_has_lost_or_did_not_get_are_those_of_the_results(
+    kept_in: Path, trained: list[list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """As after a break between the writes of the two."""
+    monkeypatch.setattr(bench, "variants_of", lambda settings: [RECIPE])
+    keep_results(kept_in, OLD_ROWS, OLD)
+    page = kept_in / "page.md"
+    rows = [line for line in page.read_text().splitlines() if "wide" not in line]
+    page.write_text("\n".join(rows).replace("0.2000 ± 0.0100", "0.1000"))
+    bench.main(["--config", CONFIG, "--set", f"root={kept_in}", "--docs", "--only"])
+    assert not trained
+    assert results_in(kept_in)["rows"] == OLD_ROWS
+
+
+def test_results_without_figures_get_some(kept_in: Path, trained: list[list[str]], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench, "variants_of", lambda settings: [RECIPE])
+    keep_results(kept_in, OLD_ROWS[1:2], {})
+    assert "figures" not in results_in(kept_in)
+    bench.main(["--config", CONFIG, "--set", f"root={kept_in}", "--docs"])
+    assert list(results_in(kept_in)["figures"]) == ["recipe: as it is"]
 
 
 def test_rows_that_are_not_finished_here_stay(tmp_path: Path):

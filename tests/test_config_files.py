@@ -1,12 +1,14 @@
-"""SQL, sizes of files, and files that are no settings."""
+"""SQL, sizes of files, files that are no settings, and files that extend others."""
 
 from __future__ import annotations
 
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,3 +146,49 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"name: \xff")
     with pytest.raises(UserError, match=r"x\.yaml: not UTF-8 text \(invalid start byte at byte 6\)"):
         load_settings(str(tmp_path / "x.yaml"))
+
+
+# Files that extend others -------------------------------------------------------------------------------
+
+
+def _write(path: Path, values: dict[str, Any]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def test_a_file_extends_another(tmp_path: Path):
+    _write(tmp_path / "base.yaml", changed(train__loss={"logq": "batch"}, model__vector_dim=8))
+    above = {
+        "extends": "../base.yaml",
+        "name": "other",
+        "features": {"clicked": None, "topic_id": {"dim": 5}, "all_topic_fav_7": {"dim": 5}},
+        "train": {"loss": {"kind": "bpr", "negatives": "batch"}},
+    }
+    settings = load_settings(_write(tmp_path / "recipes" / "other.yaml", above))
+    assert settings.name == "other"
+    assert "clicked" not in settings.features
+    assert settings.features["topic_id"].dim == 5  # type: ignore[union-attr]
+    assert settings.features["topic_id"].side == "item"
+    assert settings.model.vector_dim == 8
+    assert settings.train.loss.kind == "bpr"
+
+
+def test_null_takes_an_entry_away_on_the_command_line_too(tmp_path: Path):
+    values = changed(train__recent={"days": 2})
+    settings = load(tmp_path, values, "features.clicked=null", "train.recent=null")
+    assert "clicked" not in settings.features
+    assert settings.train.recent is None
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ("pipeline.yaml", "extends itself"),
+        ("none.yaml", "none.yaml is no file; expected a YAML file's path relative to this one"),
+        (3, "extends: found 3, expected the path of a YAML file"),
+    ],
+)
+def test_what_can_not_be_extended(tmp_path: Path, extends: Any, message: str):
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, changed(extends=extends))

@@ -1,4 +1,4 @@
-"""Settings of the model and its training: choices by kind, what does not fit, files that extend others, plugins."""
+"""Settings of the model and its training: choices by kind, what does not fit, plugins."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from dssm.config import Settings, load_settings
-from dssm.errors import UserError
+from dssm.config import Settings
 from dssm.sections.losses import InBatchSoftmax, LossKind, SampledSoftmax
 from dssm.sections.model import Dnn, Senet
 from tests.settings_files import changed, faults, load
@@ -170,6 +168,17 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "train.loss.logq: frequency counts the items of the sources' own label, but the label of "
         "model.objectives.liked is like; set streaming, batch or off, or give that objective a loss of its own",
     ),
+    "objectives that learn the same": (
+        {
+            "model": {
+                "user_tower": HEADS,
+                "item_tower": HEADS,
+                "objectives": {"click": {}, "like": {"loss": {"logq": "frequency"}, "weight": 2.0}},
+            },
+        },
+        "model.objectives.like: label 'label' and loss in_batch_softmax are those of model.objectives.click, and both "
+        "would learn the same; set another label or loss, or remove one of the two",
+    ),
     "learned weights of one objective": (
         {"model__objective_weights": "uncertainty"},
         "model: objective_weights: uncertainty weighs several objectives; name them, or set fixed",
@@ -308,9 +317,10 @@ def test_a_loss_that_has_a_setting_without_a_default_spoils_no_others_settings(t
 
 
 def test_channels_of_heads_serve_several_objectives(tmp_path: Path):
-    settings = load(tmp_path, changed(model={**CHANNELS_OF_HEADS, "objectives": {"click": {}, "other": {}}}))
+    objectives = {"click": {}, "other": {"loss": {"logq": "batch"}}}  # of one label, by another loss
+    settings = load(tmp_path, changed(model={**CHANNELS_OF_HEADS, "objectives": objectives}))
     assert list(settings.model.all_objectives) == ["click", "other"]
-    one_side = {**CHANNELS, "user_tower": CHANNELS_OF_HEADS["user_tower"], "objectives": {"click": {}, "other": {}}}
+    one_side = {**CHANNELS, "user_tower": CHANNELS_OF_HEADS["user_tower"], "objectives": objectives}
     assert load(tmp_path, changed(model=one_side)).model.item_tower.width(64) == 128
 
 
@@ -324,52 +334,6 @@ def test_losses_of_another_label_that_count_its_own_rows_or_all(tmp_path: Path, 
         model__objectives={"liked": {"label": "like", "loss": loss}},
     )
     assert load(tmp_path, described).model.all_objectives["liked"].label == "like"
-
-
-# Files that extend others -------------------------------------------------------------------------------
-
-
-def _write(path: Path, values: dict[str, Any]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    return str(path)
-
-
-def test_a_file_extends_another(tmp_path: Path):
-    _write(tmp_path / "base.yaml", changed(train__loss={"logq": "batch"}, model__vector_dim=8))
-    above = {
-        "extends": "../base.yaml",
-        "name": "other",
-        "features": {"clicked": None, "topic_id": {"dim": 5}, "all_topic_fav_7": {"dim": 5}},
-        "train": {"loss": {"kind": "bpr", "negatives": "batch"}},
-    }
-    settings = load_settings(_write(tmp_path / "recipes" / "other.yaml", above))
-    assert settings.name == "other"
-    assert "clicked" not in settings.features
-    assert settings.features["topic_id"].dim == 5  # type: ignore[union-attr]
-    assert settings.features["topic_id"].side == "item"
-    assert settings.model.vector_dim == 8
-    assert settings.train.loss.kind == "bpr"
-
-
-def test_null_takes_an_entry_away_on_the_command_line_too(tmp_path: Path):
-    values = changed(train__recent={"days": 2})
-    settings = load(tmp_path, values, "features.clicked=null", "train.recent=null")
-    assert "clicked" not in settings.features
-    assert settings.train.recent is None
-
-
-@pytest.mark.parametrize(
-    ("extends", "message"),
-    [
-        ("pipeline.yaml", "extends itself"),
-        ("none.yaml", "none.yaml is no file; expected a YAML file's path relative to this one"),
-        (3, "extends: found 3, expected the path of a YAML file"),
-    ],
-)
-def test_what_can_not_be_extended(tmp_path: Path, extends: Any, message: str):
-    with pytest.raises(UserError, match=message):
-        load(tmp_path, changed(extends=extends))
 
 
 # Plugins ------------------------------------------------------------------------------------------------

@@ -208,7 +208,8 @@ class Model(StrictModel):
     scorer: Scorer | None = None
     objectives: dict[str, Objective] = Field(
         default_factory=dict,
-        description="By name; several go with towers of kind multi_objective. Default: the label alone.",
+        description="By name; several go with towers of kind multi_objective, and differ in their label or loss. "
+        "Default: the label alone.",
     )
     objective_weights: Literal["fixed", "uncertainty"] = Field(
         "fixed",

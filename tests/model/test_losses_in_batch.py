@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dssm.model.losses import Candidates
+from dssm.model.losses import Candidates, Scored, parts
 from dssm.model.losses.in_batch import drawing_probability
 from dssm.sections.losses import InBatchSoftmax, MixedNegative
 from tests.model import loss_reference
@@ -203,3 +203,114 @@ def test_the_probability_of_mixed_negatives_is_how_often_they_are_drawn():
     by_batch = probability(MixedNegative(logq="batch"), step=0)
     among = ~np.isnan(by_batch)
     np.testing.assert_allclose(by_batch[among], ((counts + uniform / catalogue) / 50)[among], rtol=1e-5)
+
+
+# Of several blocks of rows ------------------------------------------------------------------------------
+
+LARGE, OTHERS = 600, 100  # rows, in three blocks of which the last is shorter; candidates of another rank before them
+BORDERS = (0, 255, 256, 511, 512, 599)  # the blocks' first and last rows
+FAR = 520  # a row whose own item is so unlikely that float32 has no such number
+
+
+def _draw_large(padded: range, is_far: bool) -> Scored:
+    """Draws rows whose users and items come again in other blocks; each row of BORDERS has the item of another one."""
+    random, joint = np.random.default_rng(5), OTHERS + LARGE
+    users, items = random.integers(1, 250, joint), random.integers(1, 400, joint)
+    items[OTHERS + np.array(BORDERS)] = items[OTHERS + 300 - np.array(BORDERS) // 2]
+    label, weight = (random.random(joint) < 0.8).astype(np.float32), random.uniform(0.5, 2, joint).astype(np.float32)
+    label[OTHERS + np.array([*BORDERS, FAR])] = 1
+    weight[OTHERS + np.array(padded, int)] = 0
+    drawn = random.normal(size=(2, joint, 8))
+    of_users, of_items = drawn / np.linalg.norm(drawn, axis=2, keepdims=True)
+    of_users *= 10
+    if is_far:
+        of_users[OTHERS + FAR] = -60 * of_items[OTHERS + FAR]
+    candidates = Candidates(
+        user_vectors=of_users[OTHERS:].astype(np.float32),
+        vectors=of_items.astype(np.float32),
+        own=np.arange(OTHERS, joint, dtype=np.int32),
+        users=users,
+        items=items,
+        positive=(label > 0) & (weight > 0),
+        real=weight > 0,
+        uniform=np.zeros(joint, bool),
+        share=random.uniform(0.001, 0.01, 400).astype(np.float32)[items],
+    )
+    return Scored(np.zeros(LARGE), label[OTHERS:], weight[OTHERS:], users[OTHERS:], items[OTHERS:], candidates)
+
+
+def _hits_of(scored: Scored) -> np.ndarray:
+    """Marks what is no negative for a row: its item elsewhere, an item that its user has: (rows, candidates) bool."""
+    of = scored.candidates
+    assert of is not None
+    same_user = (scored.users[:, None] == of.users[None, :]) & of.positive[None, :]
+    of_user = [np.isin(of.items, [item, *of.items[same]]) for item, same in zip(scored.items, same_user, strict=True)]
+    return np.array(of_user) & of.positive[None, :] & (np.arange(len(of.items)) != of.own[:, None])
+
+
+def _losses_and_gradients(scored: Scored, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the losses and the gradients of Σ weight · loss by both sides' vectors, from the formula in float64."""
+    of, rows = scored.candidates, np.arange(LARGE)
+    assert of is not None
+    users, vectors = of.user_vectors.astype(float), of.vectors.astype(float)
+    logits = users @ vectors.T - np.log(of.share.astype(float))
+    logits[hits | ~of.positive] = -np.inf
+    target = of.positive[of.own]
+    logits[~target] = 0  # of rows without a loss
+    largest = logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(logits - largest).sum(axis=1, keepdims=True)) + largest
+    losses = np.where(target, log_sum[:, 0] - logits[rows, of.own], 0)
+    slopes = np.exp(logits - log_sum)
+    slopes[rows, of.own] -= 1
+    slopes *= np.where(target, scored.weight, 0)[:, None]
+    return losses, slopes @ vectors, slopes.T @ users
+
+
+@pytest.mark.parametrize("rows", [LARGE, None], ids=["rows known", "rows not known"])
+@pytest.mark.parametrize("is_far", [False, True], ids=["near", "far"])
+@pytest.mark.parametrize("padded", [range(0), range(256, 512), range(130, 600)], ids=str)
+def test_losses_and_gradients_of_several_blocks_of_rows(padded: range, is_far: bool, rows: int | None):
+    """With accidental hits within and across blocks, at their borders, and blocks of padding alone."""
+    scored = _draw_large(padded, is_far)
+    of = scored.candidates
+    assert of is not None
+    hits = _hits_of(scored)
+    with_loss = of.positive[of.own]
+    assert all(hits[row].any() for row in BORDERS if row not in padded)
+    blocks = range(0, LARGE, parts.BLOCK_ROWS)
+    assert len(blocks) == 3
+    for start in blocks:
+        of_block = slice(start, start + parts.BLOCK_ROWS)
+        if with_loss[of_block].any():
+            assert np.count_nonzero(hits[of_block] & with_loss[of_block, None]) > 20
+
+    def measured(users: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        assert users.shape[0] == rows
+        with tf.GradientTape() as tape:
+            tape.watch([users, vectors])
+            given_vectors = replace(of, user_vectors=users, vectors=vectors)
+            losses, weights = InBatchSoftmax().build(replace(scored, candidates=given_vectors))
+            total = tf.reduce_sum(losses * weights)
+        return losses, *tape.gradient(total, [users, vectors])
+
+    shapes = [tf.TensorSpec((rows, 8)), tf.TensorSpec((OTHERS + LARGE, 8))]
+    found = tf.function(measured, autograph=False, input_signature=shapes)(of.user_vectors, of.vectors)
+    expected = _losses_and_gradients(scored, hits)
+    assert (expected[0].max() > 69) == (is_far and FAR not in padded)  # −log of 1e-30
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=5e-5)
+    np.testing.assert_array_equal(found[0].numpy()[~with_loss], 0)
+    np.testing.assert_array_equal(found[1].numpy()[~with_loss], 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"), [(1, [1]), (256, [256]), (257, [256, 1]), (512, [256, 256]), (600, [256, 256, 88])]
+)
+def test_the_blocks_have_all_rows(rows: int, sizes: list[int]):
+    assert parts._block_sizes(rows) == sizes
+    assert parts._block_sizes(None) == parts._block_sizes(0) == [-1]
+
+
+def test_a_gpu_has_one_block(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    assert parts._block_sizes(600) == [-1]

@@ -99,6 +99,20 @@ CASES: dict[str, dict[str, Any]] = {
     "sharded_sgd": {"optimizer": {"kind": "sgd", "momentum": 0.5}, "learning_rate": 0.02},
 }  # fmt: skip
 
+# Where a rank's rows are compared with its own items alone: what one process does with each rank's rows apart.
+OWN_CANDIDATES: dict[str, dict[str, Any]] = {
+    "own_frequency": {**SLOW, "loss": {"candidates": "rank"}},
+    # Beside uniform items it makes a difference how often a rank draws from the batch: without them q has a factor.
+    "own_streaming": {
+        **SLOW,
+        "loss": {
+            "kind": "mixed_negative", "candidates": "rank", "logq": "streaming",
+            "frequency": {"buckets": 64, "rate": 0.5, "initial_gap": 5.0},
+        },
+    },
+}  # fmt: skip
+OWN_CANDIDATES_AT = 2  # ranks
+
 OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  # the losses' candidates are
 
 # Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four. Losses with
@@ -181,7 +195,7 @@ def sharded_model(settings: Settings, whole: TwoTowerModel) -> TwoTowerModel:
 def train_on_joint_batches(name: str) -> Rows:
     """Returns what is found before and after the first step, the loss of each step, and what the last one leaves."""
     share = JOINT_ROWS // hvd.size()
-    how = {**CASES[name], "batch_size": share}
+    how = {**CASES, **OWN_CANDIDATES}[name] | {"batch_size": share}
     settings = make_settings("unused", **how)
     model = make_model(settings, seed=3)
     if name.startswith("sharded") and hvd.size() > 1:
@@ -312,7 +326,7 @@ def all_found(folder: Path) -> Rows:
     """Returns what this rank sees in all cases, under the case's name. Args: folder: with measured.json."""
     found = tables_in_memory() | exchanged_by_hand()
     found |= metrics_of_test(Settings.model_validate_json((folder / "measured.json").read_text(encoding="utf-8")))
-    for name in cases_at(hvd.size()):
+    for name in (*cases_at(hvd.size()), *(OWN_CANDIDATES if hvd.size() == OWN_CANDIDATES_AT else ())):
         found |= train_on_joint_batches(name)
     return found
 

@@ -17,8 +17,20 @@ from dssm.packing import unpack
 from dssm.paths import RunPaths
 from dssm.train.result import TrainResult
 from tests.datasets import NEGATIVE_KINDS, write_run
+from tests.train.apart import train_apart
 from tests.train.conftest import launch
-from tests.train.joint import CASES, JOINT_ROWS, LONG, LONG_CASES, MEASURED, PADDED_ROWS, PASSES, cases_at
+from tests.train.joint import (
+    CASES,
+    JOINT_ROWS,
+    LONG,
+    LONG_CASES,
+    MEASURED,
+    OWN_CANDIDATES,
+    OWN_CANDIDATES_AT,
+    PADDED_ROWS,
+    PASSES,
+    cases_at,
+)
 
 pytestmark = pytest.mark.horovod
 
@@ -127,6 +139,21 @@ def test_ranks_step_like_one_process_with_the_joint_batch(found_by, ranks: int, 
             if "/slots/" in name:
                 tolerance = 1e-3  # sums of squared gradients have twice their error
             np.testing.assert_allclose(rank[name], one[name], rtol=tolerance, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("case", OWN_CANDIDATES)
+def test_ranks_with_candidates_of_their_own_step_like_one_process_with_each_ranks_rows_apart(found_by, case: str):
+    """Losses of each step, gradients of the steps over each of the joint batches, weights after the last."""
+    expected, hits = train_apart(case, OWN_CANDIDATES_AT)
+    assert hits > 5
+    assert len(expected[f"{case}/losses"]) == 4 * PASSES
+    assert len([name for name in expected if f"{case}/gradient/" in name]) >= 11 * len(PADDED_ROWS)
+    joint, _ = train_apart(case, ranks=1)
+    assert abs(joint[f"{case}/losses"][0] - expected[f"{case}/losses"][0]) > 0.01
+    for rank in found_by(OWN_CANDIDATES_AT):
+        for name, values in expected.items():
+            tolerance = {"rtol": 1e-4, "atol": 2e-6} if "/gradient/" in name else {"rtol": 1e-5, "atol": 1e-5}
+            np.testing.assert_allclose(rank[name], values, err_msg=name, **tolerance)
 
 
 @of_cases(*SHARDED)

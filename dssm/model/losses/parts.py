@@ -177,21 +177,12 @@ def in_batch_loss(
     sizes = _block_sizes(users.shape[0])
     hits_of_block = _by_block(hits, len(sizes))
 
-    def logits_of(users: tf.Tensor, vectors: tf.Tensor, hits: tf.Tensor | None) -> tf.Tensor:
-        # The bias as one more dimension of the product: a pass over the matrix less.
-        of_rows = tf.concat([users, tf.ones_like(users[:, :1])], axis=1)
-        logits = tf.matmul(of_rows, tf.concat([vectors, bias[:, None]], axis=1), transpose_b=True)
-        if hits is None:
-            return logits
-        return tf.tensor_scatter_nd_update(logits, hits, tf.fill(tf.shape(hits)[:1], MASKED))
-
     @tf.custom_gradient
     def loss(users: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, object]:
         chances, own_chances, expected = [], [], []
-        for rows, own_of_rows, left_out in zip(
-            tf.split(users, sizes), tf.split(own, sizes), hits_of_block, strict=True
-        ):
-            of_block = tf.nn.softmax(logits_of(rows, vectors, left_out))
+        blocks = list(zip(tf.split(users, sizes), tf.split(own, sizes), hits_of_block, strict=True))
+        for rows, own_of_rows, left_out in blocks:
+            of_block = tf.nn.softmax(_masked_logits(rows, vectors, bias, left_out))
             chances.append(of_block)
             own_chances.append(tf.gather(of_block, own_of_rows, batch_dims=1))
             expected.append(tf.matmul(of_block, vectors))  # of the gradient, while the block is in the caches
@@ -208,14 +199,27 @@ def in_batch_loss(
             return of_users, of_vectors
 
         def of_small_chances() -> tf.Tensor:
-            logits = logits_of(users, vectors, hits)
-            return tf.reduce_logsumexp(logits, axis=1) - tf.gather(logits, own, batch_dims=1)
+            losses = []
+            for rows, own_of_rows, left_out in blocks:
+                logits = _masked_logits(rows, vectors, bias, left_out)
+                losses.append(tf.reduce_logsumexp(logits, axis=1) - tf.gather(logits, own_of_rows, batch_dims=1))
+            return tf.concat(losses, axis=0)
 
         enough = tf.reduce_all(tf.logical_or(own_chance > SMALLEST_CHANCE, is_masked))
         of_chances = -tf.math.log(tf.clip_by_value(own_chance, SMALLEST_CHANCE, 1.0))
         return tf.cond(enough, lambda: of_chances, of_small_chances), gradient
 
     return loss(users, vectors)
+
+
+def _masked_logits(users: tf.Tensor, vectors: tf.Tensor, bias: tf.Tensor, hits: tf.Tensor | None) -> tf.Tensor:
+    """Returns ⟨u, v⟩ + bias, MASKED at the hits: (rows, candidates). Args: as of `in_batch_loss`, of some rows."""
+    # The bias as one more dimension of the product: a pass over the matrix less.
+    of_rows = tf.concat([users, tf.ones_like(users[:, :1])], axis=1)
+    logits = tf.matmul(of_rows, tf.concat([vectors, bias[:, None]], axis=1), transpose_b=True)
+    if hits is None:
+        return logits
+    return tf.tensor_scatter_nd_update(logits, hits, tf.fill(tf.shape(hits)[:1], MASKED))
 
 
 def _block_sizes(rows: int | None) -> list[int]:
