@@ -10,7 +10,7 @@ import numpy as np
 
 from dssm import storage
 from dssm.console import table
-from dssm.evaluation import FILTERED, KEPT, MODEL, POPULARITY, VIEWS
+from dssm.evaluation import FILTERED, KEPT, MODEL, VIEWS
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, interval
 from dssm.retrieval.catalogue import Catalogue
@@ -42,7 +42,7 @@ def write_results(
         "cold_users": found.cold_users,
         **{view: {name: found.tallies[view, name].metrics() for name in names} for view in VIEWS},
         "intervals": {view: _intervals(found, view, names, Tally.statistics) for view in VIEWS},
-        "popularity_tenths": _popularity_tenths(found, catalogue.items),
+        "popularity_tenths": _popularity_tenths(found, names, catalogue.items),
         "activity_tenths": _activity_tenths(found, names, asked),
         "cold": {"users": _cold_users(found), "items": _cold_items(found, names, catalogue.cold)},
         "bootstrap": {"replicates": asked.replicates, "level": LEVEL, "digest": digest},
@@ -60,12 +60,11 @@ def _replicates(found: Found, names: Sequence[str]) -> Replicates:
     return Replicates(tuple(names), metrics, np.array(sums))
 
 
-def _popularity_tenths(found: Found, items: int) -> dict[str, Any]:
+def _popularity_tenths(found: Found, names: Sequence[str], items: int) -> dict[str, Any]:
     """Returns the recall of each popularity tenth of the catalogue, the most popular first.
 
     It is that of all users together: the share of their clicks on items of the tenth that are in the top K.
     """
-    names = (MODEL, POPULARITY)
     return {
         "items": np.bincount(np.arange(items) * TENTHS // items, minlength=TENTHS).tolist(),
         **{
@@ -183,7 +182,8 @@ def _show_view(result: Mapping[str, Any], view: str, title: str, cutoffs: Sequen
 
 
 def _by_tenth(tenths: Mapping[str, Any], metric: str) -> list[list[str]]:
-    return [[name, *(_number(value, 3) for value in tenths[name][metric])] for name in (MODEL, POPULARITY)]
+    """Returns a row a ranker. Args: tenths: of a view: rankers, and what the groups hold."""
+    return [[name, *(_number(value, 3) for value in of[metric])] for name, of in tenths.items() if metric in of]
 
 
 def _show_cold(cold: Mapping[str, Any], metric: str) -> None:

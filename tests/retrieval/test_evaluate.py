@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from dssm.retrieval.bootstrap import poisson_weights
 from dssm.retrieval.evaluate import evaluate
 from dssm.retrieval.evaluated import read_evaluation
 from dssm.retrieval.rankers import Rankers, make_rankers
+from dssm.retrieval.results import show
 from dssm.retrieval.tally import TENTHS
 from dssm.sections import Evaluate
 from tests.datasets import (
@@ -243,14 +245,23 @@ def test_the_written_evaluation_is_that_of_plain_python(run: Settings, scores: R
     for view in ("seen_kept", "seen_filtered"):
         assert list(found[view]) == RANKERS
         tenths = found["popularity_tenths"][view]
-        assert list(tenths) == ["clicks", "model", "popularity"]
+        assert list(tenths) == ["clicks", *RANKERS]
         for ranker in RANKERS:
             rankings = _rankings(scores, ranker, view)
             assert found[view][ranker] == pytest.approx(_expected(rankings), abs=1e-9), (view, ranker)
-            if ranker in tenths:
-                assert (tenths["clicks"], tenths[ranker]) == _expected_tenths(rankings), (view, ranker)
+            assert (tenths["clicks"], tenths[ranker]) == _expected_tenths(rankings), (view, ranker)
     assert len({found["seen_kept"][ranker]["ndcg@5"] for ranker in RANKERS}) == len(RANKERS)
     assert not (Path(run.run_folder) / ".evaluate.tmp").exists()
+
+
+def test_the_printed_tenths_have_a_row_a_ranker(
+    run: Settings, scores: Rankings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(_written(run), CUTOFFS)
+    printed = capsys.readouterr().out
+    for group in ("the catalogue", "the users"):
+        below = printed[printed.index(f"recall@5 by tenth of {group}") :].split("└")[0]
+        assert re.findall("│ ([a-z_]+) +│", below)[-len(RANKERS) :] == RANKERS, below
 
 
 def test_cold_users_and_cold_items_count_apart(run: Settings, scores: Rankings):
