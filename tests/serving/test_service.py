@@ -175,7 +175,7 @@ def test_each_feature_that_the_tower_refuses_is_named(client: TestClient, monkey
     wrong = {"liked": "topic_id2:1e", "clicked": ["item_id3"] * 60}
     says = client.get("/openapi.json").json()["components"]["schemas"]["Features"]["properties"]
     liked = (
-        "the tower refuses a value (could not convert 1e); found \"topic_id2:1e\", expected "
+        'the tower refuses a value (could not convert 1e); found "topic_id2:1e", expected '
         + says["liked"]["description"]
     )
     for features, places in (
@@ -192,7 +192,13 @@ def test_each_feature_that_the_tower_refuses_is_named(client: TestClient, monkey
     assert len(told["clicked"]) < 300
 
 
-def test_a_number_too_large_for_a_vector_is_named(client: TestClient) -> None:
+def test_a_number_too_large_for_a_vector_is_named(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LoadedRawTower.all_vectors
+
+    def linear(tower: LoadedRawTower, rows: Any) -> Any:
+        return {name: vectors * np.float32(rows[0].get("age", 1)) for name, vectors in whole(tower, rows).items()}
+
+    monkeypatch.setattr(LoadedRawTower, "all_vectors", linear)
     answer = client.post("/recommend", json={"features": {"user_id": "user_id4", "age": 1e300}})
     assert answer.status_code == 422
     (fault,) = answer.json()["detail"]
