@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY, VIEWS
+from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY, VIEWS, headline, recalls
 from dssm.report.decoding import listed, percent
 from dssm.report.html import Html, join, note, table, tag
 from dssm.report.run_facts import RunFacts, TrainedModel
@@ -114,7 +114,7 @@ def _told(found: Evaluation) -> str:
 def _view(found: Evaluation, view: str, title: str) -> Html:
     values, bounds = found[view], found.get("intervals", {}).get(view, {})
     figures = []
-    for metric in recalls(found):
+    for metric in recalls(found[KEPT][MODEL]):
         shown = {name: of.get(metric) for name, of in values.items()}
         whiskers = {name: of.get(metric) for name, of in bounds.items()}
         drawn = rankers(f"{metric}, {title}", shown, whiskers, MODEL, BEST_REACHABLE)
@@ -124,17 +124,9 @@ def _view(found: Evaluation, view: str, title: str) -> Html:
     )
 
 
-def recalls(found: Evaluation) -> list[str]:
-    """Returns the names recall@K, by K."""
-    names = [name for name in found[KEPT][MODEL] if name.startswith("recall@")]
-    return sorted(names, key=lambda name: int(name.split("@")[1]))
-
-
 def cutoff_of(facts: RunFacts) -> str:
-    """Returns the recall@K that groups are told apart by: the gate's, else the one in the middle."""
-    found = recalls(facts.evaluation or {KEPT: {MODEL: {}}})
-    gate = facts.settings.item_table.gate.metric
-    return gate if gate in found else found[len(found) // 2]
+    """Returns the recall@K that groups are told apart by."""
+    return headline(facts.settings.item_table.gate.metric, (facts.evaluation or {KEPT: {MODEL: {}}})[KEPT][MODEL])
 
 
 def _all_metrics(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Html:
@@ -209,9 +201,7 @@ def _ranges(items: Sequence[Sequence[int] | None]) -> str:
     return f"{known[0][1]:,} to {known[0][0]:,} in the first tenth, {known[-1][1]:,} to {known[-1][0]:,} in the last"
 
 
-def _tenths(
-    given: Mapping[str, Any], metric: str, others: Sequence[str], grouped: str, counted: str
-) -> Iterator[Html]:
+def _tenths(given: Mapping[str, Any], metric: str, others: Sequence[str], grouped: str, counted: str) -> Iterator[Html]:
     """Draws the model and those of the others that the groups know: an older evaluation has but one."""
     known = [name for name in (MODEL, *others) if any(metric in given.get(view, {}).get(name, {}) for view in VIEWS)]
     figures = []
@@ -236,7 +226,7 @@ def _cold(found: Evaluation) -> Iterator[Html]:
         yield from [note(f"{found['cold_users']:,} cold users are left out.")] if found.get("cold_users") else ()
         return
     users, items = cold["users"], cold["items"]
-    kept, metrics = items.get(KEPT, {}), recalls(found)
+    kept, metrics = items.get(KEPT, {}), recalls(found[KEPT][MODEL])
     clicks = kept.get("clicks", 0)
     yield tag("h3", "Cold users and items")
     if not users["users"] and not clicks:
