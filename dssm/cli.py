@@ -197,7 +197,8 @@ def _show_options(made: argparse.ArgumentParser) -> None:
 
 
 def _compare_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--metric", metavar="M", help="the metric that runs are ordered by (default: recall@50)")
+    default = "that of the first run's item_table.gate"
+    made.add_argument("--metric", metavar="M", help=f"the metric that runs are ordered by (default: {default})")
     made.add_argument("--filtered", action="store_true", help="with seen items filtered")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -204,14 +205,20 @@ def here(
     """
 
     def run(pipeline: Pipeline, job: str, *arguments: str) -> str:
-        entry = importlib.import_module(f"jobs.{job}")
-        if hasattr(entry, "spark_session"):
-            monkeypatch.setattr(entry, "spark_session", lambda *_, **__: nullcontext(spark))
-        entry.main([*pipeline.options(), *arguments])
+        run_in_process(spark, monkeypatch, pipeline, job, *arguments)
         captured = capsys.readouterr()
         return captured.out + captured.err
 
     return run
+
+
+def run_in_process(
+    spark: SparkSession, patched: pytest.MonkeyPatch, pipeline: Pipeline, job: str, *arguments: str
+) -> None:
+    entry = importlib.import_module(f"jobs.{job}")
+    if hasattr(entry, "spark_session"):
+        patched.setattr(entry, "spark_session", lambda *_, **__: nullcontext(spark))
+    entry.main([*pipeline.options(), *arguments])
 
 
 @contextmanager
@@ -292,28 +299,71 @@ def test_past_dates_run_in_turn_and_are_built_once(demo: Demo, here: Callable[..
     assert files_of(demo.run_folder(dates[0]) / "samples") != before[dates[0]]
 
 
-def test_a_days_increment_trains_the_day_before_further_with_grown_vocabularies(
-    demo: Demo, here: Callable[..., str]
-) -> None:
-    dates = ("2024-01-13", "2024-01-14")
+DAYS = ("2024-01-13", "2024-01-14")
+
+
+@pytest.fixture(scope="module")
+def daily(demo: Demo, spark: SparkSession) -> Pipeline:
+    """A run of two days, built and trained; the second day's vocabularies are the first's, grown."""
     single = ["train.launch=single", "train.ranks=1", "train.epochs=1", "window.train_days=2"]
-    daily = Pipeline(demo.config, "daily", demo.root, [*demo.sets, "name=daily", *single])
-    for job in ("build_samples", "train"):
-        here(daily, job, "--date", dates[0])
-    earlier = ("--vocabularies", f"daily/{dates[0]}", "--grow")
-    here(daily, "build_samples", "--date", dates[1], *earlier, "--set", "window.train_days=1")
-    day = ("--date", dates[1], "--set", "window.train_days=1")
-    models = []
-    for options in ((), ("--warm-start", f"daily/{dates[0]}")):
-        here(daily, "train", *day, *options)
-        models.append(read_model_manifest(str(daily.run_folder(dates[1]) / "model")))
-    cold, warm = models
-    before = read_model_manifest(str(daily.run_folder(dates[0]) / "model"))
+    made = Pipeline(demo.config, "daily", demo.root, [*demo.sets, "name=daily", *single])
+    earlier, one_day = ("--vocabularies", f"daily/{DAYS[0]}", "--grow"), ("--set", "window.train_days=1")
+    with pytest.MonkeyPatch.context() as patched:
+        for job in ("build_samples", "train"):
+            run_in_process(spark, patched, made, job, "--date", DAYS[0])
+        run_in_process(spark, patched, made, "build_samples", "--date", DAYS[1], *earlier, *one_day)
+        run_in_process(spark, patched, made, "train", "--date", DAYS[1], *one_day)
+    return made
+
+
+def test_a_days_increment_trains_the_day_before_further_with_grown_vocabularies(
+    daily: Pipeline, here: Callable[..., str]
+) -> None:
+    before, cold = (read_model_manifest(str(daily.run_folder(day) / "model")) for day in DAYS)
+    here(daily, "train", "--date", DAYS[1], "--set", "window.train_days=1", "--warm-start", f"daily/{DAYS[0]}")
+    warm = read_model_manifest(str(daily.run_folder(DAYS[1]) / "model"))
     grown = {name: warm.vocabularies[name].size - spec.size for name, spec in before.vocabularies.items()}
     assert min(grown.values()) >= 0
     assert max(grown.values()) > 0
     assert warm.rows_per_epoch == cold.rows_per_epoch < 0.7 * before.rows_per_epoch
     assert warm.loss[0] < cold.loss[0]
+
+
+def test_a_backfill_publishes_a_version_a_date_and_goes_on_where_it_failed(
+    daily: Pipeline, here: Callable[..., str], spark: SparkSession
+) -> None:
+    """The second date's scoring fails on an executor: a file of its catalogue is gone."""
+    table = daily.root / "daily/item_table"
+    asked = ("--dates", f"{DAYS[0]}..{DAYS[1]}", "--set", "item_table.gate.better_than=none")
+
+    def versions() -> list[list[str]]:
+        return [sorted(path.name for path in (table / f"dt={day}").glob("version=*")) for day in DAYS]
+
+    lost = sorted((daily.run_folder(DAYS[1]) / "samples/items").rglob("*.parquet"))[0]
+    lost.rename(lost.with_suffix(".away"))
+    with pytest.raises(Exception, match=re.escape(lost.name)):
+        here(daily, "score_items", *asked)
+    assert [len(of_date) for of_date in versions()] == [1, 0]
+    assert published.read_pointer(str(table), DAYS[1]) is None
+    first = files_of(table / f"dt={DAYS[0]}")
+    lost.with_suffix(".away").rename(lost)
+
+    assert here(daily, "score_items", *asked).count("is there already") == 1
+    assert [len(of_date) for of_date in versions()] == [1, 1]
+    assert files_of(table / f"dt={DAYS[0]}") == first
+    for day in DAYS:
+        current = published.current(str(table), day)
+        assert current is not None
+        model = read_model_manifest(str(daily.run_folder(day) / "model"))
+        items = read_manifest(str(daily.run_folder(day) / "samples/items"), "")
+        assert (current.manifest.date, current.manifest.model_version) == (day, model.model_version)
+        ids, vectors = published.load(current)
+        assert (len(set(ids.to_pylist())), vectors.shape) == (items.rows, (items.rows, model.vector_dim))
+        found = spark.table("daily_items").filter(f"dt = '{day}'").select("item_id", "model_version").collect()
+        assert sorted(map(tuple, found)) == sorted((item, model.model_version) for item in ids.to_pylist())
+    whole = files_of(table)
+    assert here(daily, "score_items", *asked).count("is there already") == 2
+    assert files_of(table) == whole
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

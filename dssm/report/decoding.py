@@ -82,6 +82,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def listed(names: Sequence[str]) -> str:
+    """Returns names for reading.
+
+    >>> listed(["train", "evaluate", "score_items"]), listed(["train"]), listed([])
+    ('train, evaluate and score_items', 'train', '')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def percent(share: float | None) -> str:
     """Returns a share for reading; what is small but not nothing is not told as nothing.
 

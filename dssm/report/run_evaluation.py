@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY, VIEWS
-from dssm.report.decoding import percent
+from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY, VIEWS, headline, recalls
+from dssm.report.decoding import listed, percent
 from dssm.report.html import Html, join, note, table, tag
 from dssm.report.run_facts import RunFacts, TrainedModel
 from dssm.report.run_plots import Bounds, by_epoch, rankers, tenths
@@ -114,7 +114,7 @@ def _told(found: Evaluation) -> str:
 def _view(found: Evaluation, view: str, title: str) -> Html:
     values, bounds = found[view], found.get("intervals", {}).get(view, {})
     figures = []
-    for metric in recalls(found):
+    for metric in recalls(found[KEPT][MODEL]):
         shown = {name: of.get(metric) for name, of in values.items()}
         whiskers = {name: of.get(metric) for name, of in bounds.items()}
         drawn = rankers(f"{metric}, {title}", shown, whiskers, MODEL, BEST_REACHABLE)
@@ -124,17 +124,9 @@ def _view(found: Evaluation, view: str, title: str) -> Html:
     )
 
 
-def recalls(found: Evaluation) -> list[str]:
-    """Returns the names recall@K, by K."""
-    names = [name for name in found[KEPT][MODEL] if name.startswith("recall@")]
-    return sorted(names, key=lambda name: int(name.split("@")[1]))
-
-
 def cutoff_of(facts: RunFacts) -> str:
-    """Returns the recall@K that groups are told apart by: the gate's, else the one in the middle."""
-    found = recalls(facts.evaluation or {KEPT: {MODEL: {}}})
-    gate = facts.settings.item_table.gate.metric
-    return gate if gate in found else found[len(found) // 2]
+    """Returns the recall@K that groups are told apart by."""
+    return headline(facts.settings.item_table.gate.metric, (facts.evaluation or {KEPT: {MODEL: {}}})[KEPT][MODEL])
 
 
 def _all_metrics(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Html:
@@ -187,9 +179,10 @@ def _groups(found: Evaluation, metric: str) -> Iterator[Html]:
         yield tag("h3", f"{metric} by popularity of the item")
         yield note(
             "Tenths of the catalogue, 1 the most popular. Of all clicks on items of a tenth, the share in the user's "
-            "top K; below, the clicks."
+            "top K; below, the clicks. Of several baselines each is a line, without whiskers."
         )
-        yield from _tenths(given, metric, POPULARITY, "the items", "clicks")
+        baselines = [name for name in found[KEPT] if name not in (MODEL, BEST_REACHABLE)]
+        yield from _tenths(given, metric, baselines, "the items", "clicks")
     given = found.get("activity_tenths")
     if given is not None:
         best = best_baseline(found, metric)
@@ -198,7 +191,7 @@ def _groups(found: Evaluation, metric: str) -> Iterator[Html]:
             "Tenths of the users, 1 the most active. Activity is how many items a user has an event with before the "
             f"test window: {_ranges(given['items'])}. Below, the users."
         )
-        yield from _tenths(given, metric, best[0] if best is not None else POPULARITY, "the users", "users")
+        yield from _tenths(given, metric, [best[0] if best is not None else POPULARITY], "the users", "users")
 
 
 def _ranges(items: Sequence[Sequence[int] | None]) -> str:
@@ -208,19 +201,21 @@ def _ranges(items: Sequence[Sequence[int] | None]) -> str:
     return f"{known[0][1]:,} to {known[0][0]:,} in the first tenth, {known[-1][1]:,} to {known[-1][0]:,} in the last"
 
 
-def _tenths(given: Mapping[str, Any], metric: str, other: str, grouped: str, counted: str) -> Iterator[Html]:
+def _tenths(given: Mapping[str, Any], metric: str, others: Sequence[str], grouped: str, counted: str) -> Iterator[Html]:
+    """Draws the model and those of the others that the groups know: an older evaluation has but one."""
+    known = [name for name in (MODEL, *others) if any(metric in given.get(view, {}).get(name, {}) for view in VIEWS)]
     figures = []
     for view, title in VIEWS.items():
         of = given.get(view, {})
-        series = {name: of[name][metric] for name in (MODEL, other) if metric in of.get(name, {})}
+        series = {name: of[name][metric] for name in known if metric in of.get(name, {})}
         if not series:
             continue
         all_bounds = given.get("intervals", {}).get(view, {})
         bounds = {name: all_bounds.get(name, {}).get(metric) or () for name in series}
-        said = f"{metric} by tenth of {grouped}, {title}: {' and '.join(series)}"
+        said = f"{metric} by tenth of {grouped}, {title}: {listed(list(series))}"
         drawn = tenths(said, series, bounds, of[counted], counted)
         figures.append(_figure(title, drawn))
-    yield _legend([MODEL, other])
+    yield _legend(known)
     yield tag("div", *figures, class_="plots")
 
 
@@ -231,7 +226,7 @@ def _cold(found: Evaluation) -> Iterator[Html]:
         yield from [note(f"{found['cold_users']:,} cold users are left out.")] if found.get("cold_users") else ()
         return
     users, items = cold["users"], cold["items"]
-    kept, metrics = items.get(KEPT, {}), recalls(found)
+    kept, metrics = items.get(KEPT, {}), recalls(found[KEPT][MODEL])
     clicks = kept.get("clicks", 0)
     yield tag("h3", "Cold users and items")
     if not users["users"] and not clicks:
@@ -268,9 +263,11 @@ DOTS = {"train": "train", "test": "test", "validation": "validation", MODEL: "tr
 
 
 def _legend(names: Sequence[str]) -> Html:
-    """Draws dots in the colours of the plots; what has none of its own is a baseline."""
+    """Draws dots in the colours of the plots; of what has none of its own, one is grey, several are as of `tenths`."""
+    others = len([name for name in names if name not in DOTS])
+    classes = [DOTS.get(name, "other" if others == 1 else f"c{place}") for place, name in enumerate(names)]
     dots = [
-        tag("span", Html('<span class="dot"></span>'), name.replace("_", " "), class_=DOTS.get(name, "other"))
-        for name in names
+        tag("span", Html('<span class="dot"></span>'), name.replace("_", " "), class_=colour)
+        for name, colour in zip(names, classes, strict=True)
     ]
     return tag("p", *dots, class_="faint")

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dssm.report.html import figure_text
 from dssm.report.plots import FAINT, INK, OF_PART, OTHER, STYLE, TRAIN, WIDTH, page_svg, short_count
+from dssm.report.run_style import CATEGORIES
 
 THIRD = 4.2  # inches: of plots that stand three in a row on a wide screen
 Bounds = Sequence[float | None] | None
@@ -109,18 +110,21 @@ def tenths(
 
     Args:
       title: what a screen reader says.
-      series: at most two, the first stands out: (10,) each.
-      bounds: of some of them: whiskers.
+      series: (10,) each. The first stands out; two stand side by side, of more the others are lines.
+      bounds: of some of them: whiskers of the bars.
       counts: (10,), and `of`: what they count.
     """
     with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        groups, width = np.arange(1, len(counts) + 1), 0.8 / len(series)
+        groups, beside = np.arange(1, len(counts) + 1), len(series) if len(series) <= 2 else 1
         for number, (name, values) in enumerate(series.items()):
             heights = np.array([np.nan if value is None else value for value in values])
-            centres = groups + (number - (len(series) - 1) / 2) * width
-            above.bar(centres, np.nan_to_num(heights), 0.92 * width, color=OTHER if number else TRAIN)
+            if number >= beside:
+                above.plot(groups, heights, color=CATEGORIES[number], marker="o", markersize=3.5, linewidth=1.2)
+                continue
+            centres = groups + (number - (beside - 1) / 2) * 0.8 / beside
+            above.bar(centres, np.nan_to_num(heights), 0.92 * 0.8 / beside, color=OTHER if number else TRAIN)
             ends = np.array([_ends(found) for found in bounds.get(name, ())])
             if len(ends):
                 above.vlines(centres, ends[:, 0], ends[:, 1], color=INK, linewidth=1)

@@ -12,6 +12,7 @@ from dssm.console import out, step, warn
 from dssm.errors import GateError, UserError
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
+from dssm.report.decoding import listed
 from dssm.report.item_words import Items
 from dssm.report.run_facts import Missing, note_refusal, read_facts
 from dssm.report.run_page import page
@@ -40,9 +41,8 @@ def write_report(paths: RunPaths, settings: Settings | None = None) -> str:
 def _remark(size: int, missing: Sequence[Missing]) -> str:
     """Says how large the report is, which jobs are to come, and what else it lacks. Args: size: bytes."""
     named = list(dict.fromkeys(part.job for part in missing if part.to_come))
-    told = " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]]))
     lost = [f"without {part.what}: {part.why}" for part in missing if not part.to_come]
-    return "; ".join([f"{size / 1e6:.1f} MB", *([f"{told} will add to it"] if told else []), *lost])
+    return "; ".join([f"{size / 1e6:.1f} MB", *([f"{listed(named)} will add to it"] if named else []), *lost])
 
 
 @contextmanager

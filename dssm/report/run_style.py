@@ -7,7 +7,7 @@ CATEGORIES = (
 )  # fmt: skip
 
 _COLOURS = "".join(
-    f"svg.map .c{number} {{ fill: {colour}; }} .keys i.c{number} {{ background: {colour}; }}\n"
+    f"svg.map .c{number} {{ fill: {colour}; }} .keys i.c{number}, .c{number} .dot {{ background: {colour}; }}\n"
     for number, colour in enumerate((*CATEGORIES, "var(--other)"))
 )
 

@@ -9,14 +9,12 @@ import numpy as np
 from rich.console import Console, RenderableType
 
 from dssm.errors import UserError, did_you_mean
-from dssm.evaluation import FILTERED, KEPT, MODEL, VIEWS
+from dssm.evaluation import FILTERED, HEADLINE, KEPT, MODEL, SHOWN, VIEWS, recalls
 from dssm.model.manifest import read_model_manifest
 from dssm.narrow_tables import drawn_table
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, Difference, difference, interval
 from dssm.retrieval.evaluated import DIGESTS, Evaluation, read_evaluation, what_differs
-
-METRIC = "recall@50"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | No
 
     Args:
       runs: what they are called, and where they lie.
-      metric: the one that rows are ordered by, best first; default: METRIC where it is there, else the first recall.
+      metric: the one that rows are ordered by, best first; default: the first run's headline where it is there, else
+        the first recall.
       filtered: whether seen items are.
     Raises: UserError where a run has no evaluation, or one of other users or another catalogue; or has no such metric.
     """
@@ -62,10 +61,11 @@ def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | No
     view = FILTERED if filtered else KEPT
     rows = _rows(evaluations, view)
     names = [name for name in rows[0].metrics(view) if all(name in row.metrics(view) for row in rows)]
-    recalls = [name for name in names if name.startswith("recall@")]
-    if metric is None and not recalls:
+    shown = evaluations[0].result.get(SHOWN, HEADLINE)
+    of_recall = recalls(names)
+    if metric is None and not of_recall:
         raise UserError("these evaluations share no metric; run evaluate for them with the same evaluate.cutoffs")
-    chosen = metric or (METRIC if METRIC in names else recalls[0])
+    chosen = metric or (shown if shown in names else of_recall[0])
     if chosen not in names:
         raise UserError(f"--metric {chosen}: these evaluations don't share it" + did_you_mean(chosen, names))
     out.print(_table(rows, view, chosen, names, out.width), crop=False)

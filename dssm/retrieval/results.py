@@ -10,7 +10,7 @@ import numpy as np
 
 from dssm import storage
 from dssm.console import table
-from dssm.evaluation import FILTERED, KEPT, MODEL, POPULARITY, VIEWS
+from dssm.evaluation import FILTERED, KEPT, MODEL, SHOWN, VIEWS
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, interval
 from dssm.retrieval.catalogue import Catalogue
@@ -42,7 +42,7 @@ def write_results(
         "cold_users": found.cold_users,
         **{view: {name: found.tallies[view, name].metrics() for name in names} for view in VIEWS},
         "intervals": {view: _intervals(found, view, names, Tally.statistics) for view in VIEWS},
-        "popularity_tenths": _popularity_tenths(found, catalogue.items),
+        "popularity_tenths": _popularity_tenths(found, names, catalogue.items),
         "activity_tenths": _activity_tenths(found, names, asked),
         "cold": {"users": _cold_users(found), "items": _cold_items(found, names, catalogue.cold)},
         "bootstrap": {"replicates": asked.replicates, "level": LEVEL, "digest": digest},
@@ -60,12 +60,11 @@ def _replicates(found: Found, names: Sequence[str]) -> Replicates:
     return Replicates(tuple(names), metrics, np.array(sums))
 
 
-def _popularity_tenths(found: Found, items: int) -> dict[str, Any]:
+def _popularity_tenths(found: Found, names: Sequence[str], items: int) -> dict[str, Any]:
     """Returns the recall of each popularity tenth of the catalogue, the most popular first.
 
     It is that of all users together: the share of their clicks on items of the tenth that are in the top K.
     """
-    names = (MODEL, POPULARITY)
     return {
         "items": np.bincount(np.arange(items) * TENTHS // items, minlength=TENTHS).tolist(),
         **{
@@ -147,30 +146,30 @@ def _plain(values: Any) -> Any:
 
 
 def show(result: Mapping[str, Any], cutoffs: Sequence[int]) -> None:
-    """Prints the metrics of both views, and the last cutoff's recall by groups."""
+    """Prints the metrics of both views, and the headline's intervals and its recall by groups."""
     for view, title in VIEWS.items():
         _show_view(result, view, title, cutoffs)
-    last = f"recall@{cutoffs[-1]}"
+    shown = result[SHOWN]
     columns = ["", *(str(place + 1) for place in range(TENTHS))]
     tenths = result["popularity_tenths"][KEPT]
     table(
-        f"{last} by tenth of the catalogue, 1 the most popular; {VIEWS[KEPT]}",
+        f"{shown} by tenth of the catalogue, 1 the most popular; {VIEWS[KEPT]}",
         columns,
-        [["clicks", *(f"{clicks:,}" for clicks in tenths["clicks"])], *_by_tenth(tenths, last)],
+        [["clicks", *(f"{clicks:,}" for clicks in tenths["clicks"])], *_by_tenth(tenths, shown)],
     )
     activity = result["activity_tenths"]
     seen = ["–" if bounds is None else f"{bounds[1]:,}–{bounds[0]:,}" for bounds in activity["items"]]
     table(
-        f"{last} by tenth of the users, 1 the most active; {VIEWS[KEPT]}",
+        f"{shown} by tenth of the users, 1 the most active; {VIEWS[KEPT]}",
         columns,
-        [["items before", *seen], *_by_tenth(activity[KEPT], last)],
+        [["items before", *seen], *_by_tenth(activity[KEPT], shown)],
     )
-    _show_cold(result["cold"], last)
+    _show_cold(result["cold"], shown)
 
 
 def _show_view(result: Mapping[str, Any], view: str, title: str, cutoffs: Sequence[int]) -> None:
     names = [f"recall@{k}" for k in cutoffs] + [f"{m}@{cutoffs[-1]}" for m in ("hitrate", "ndcg", "mrr", "coverage")]
-    bounds, beside = result["intervals"][view], len(cutoffs)
+    bounds, beside = result["intervals"][view], names.index(result[SHOWN]) + 1
     rows = []
     for name, values in result[view].items():
         row = [name, *(_number(values[column]) for column in names)]
@@ -183,7 +182,8 @@ def _show_view(result: Mapping[str, Any], view: str, title: str, cutoffs: Sequen
 
 
 def _by_tenth(tenths: Mapping[str, Any], metric: str) -> list[list[str]]:
-    return [[name, *(_number(value, 3) for value in tenths[name][metric])] for name in (MODEL, POPULARITY)]
+    """Returns a row a ranker. Args: tenths: of a view: rankers, and what the groups hold."""
+    return [[name, *(_number(value, 3) for value in of[metric])] for name, of in tenths.items() if metric in of]
 
 
 def _show_cold(cold: Mapping[str, Any], metric: str) -> None:

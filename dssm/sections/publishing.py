@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
+from dssm.evaluation import HEADLINE
 from dssm.strict import StrictModel
 
 TABLE_NAME = r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$"
@@ -14,7 +15,11 @@ TABLE_NAME = r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$"
 class Gate(StrictModel):
     """What `evaluate` must have found before the table moves; exit code 3 otherwise."""
 
-    metric: str = Field("recall@50", description="A metric of evaluation.json, seen items kept.")
+    metric: str = Field(
+        HEADLINE,
+        description="A metric of evaluation.json, seen items kept. That of the item table, where it is a recall, is "
+        "also what evaluate's and the report's breakdowns show, and what compare orders by.",
+    )
     better_than: Literal[
         "popularity", "popularity_recent", "itemcf", "itemcf_impressions", "ease", "ease_recent", "none"
     ] = Field("popularity", description="The baseline that the model must beat; none: publish without an evaluation.")

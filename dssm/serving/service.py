@@ -189,8 +189,9 @@ def recommended(
         if rescore is not None and loaded.rescorer is not None:
             found = loaded.rescored(loaded.rescorer, vector(loaded.rescorer.objective), found, count)
     except FeaturesError as error:
-        fault = {"type": "value_error", "loc": ["body", "features"], "msg": str(error)}
-        raise RequestValidationError([fault]) from error
+        told = [([name], fault) for name, fault in error.faults.items()] or [([], str(error))]
+        faults = [{"type": "value_error", "loc": ["body", "features", *place], "msg": fault} for place, fault in told]
+        raise RequestValidationError(faults) from error
     return {"version": loaded.manifest.version, "user": user, "by": by, "items": loaded.told(found)}
 
 

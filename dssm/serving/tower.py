@@ -22,10 +22,22 @@ from dssm.serving.requests import faults, features_model
 
 FOLDER = "user_tower_raw"
 LONGEST_REASON = 200  # letters: TensorFlow's may quote what was sent
+LONGEST_FOUND = 60  # letters of a value that a message shows
+OF_CARD = "what its card says of each input"
 
 
 class FeaturesError(ValueError):
-    """What is wrong with features that the tower makes no vector of."""
+    """What is wrong with features that the tower makes no vector of.
+
+    Attributes:
+      problem, expected: its parts.
+      faults: what is wrong with each feature that is to blame, by name; empty where no feature is.
+    """
+
+    def __init__(self, problem: str, expected: str, faults: Mapping[str, str] | None = None) -> None:
+        self.problem, self.expected, self.faults = problem, expected, dict(faults or {})
+        told = [f"{name}: {fault}" for name, fault in self.faults.items()]
+        super().__init__("; ".join(told) or f"{problem}; expected {expected}")
 
 
 class UserTower:
@@ -43,21 +55,51 @@ class UserTower:
     def vector(self, features: Mapping[str, Any], objective: str | None = None) -> np.ndarray:
         """Returns a user's vector, (dim,) float32. Without any feature it is the tower's answer for a cold user.
 
-        Raises: FeaturesError where the tower refuses a feature, or its vector is too large to be compared.
+        Raises: FeaturesError that names the features which the tower refuses, or whose vector is too large to be
+          compared.
         """
+        try:
+            return self._made(features, objective)
+        except FeaturesError as error:
+            raise FeaturesError(error.problem, error.expected, self._faults(features, objective)) from error
+
+    def _made(self, features: Mapping[str, Any], objective: str | None) -> np.ndarray:
+        """Raises: FeaturesError that names no feature: TensorFlow does not say which it was."""
         try:
             vector: np.ndarray = self._tower.all_vectors([features])[output_name(objective)][0]
         except tf.errors.InvalidArgumentError as error:
             reason = " ".join(str(error.message).split())
-            raise FeaturesError(
-                f"the tower refuses a value ({reason[:LONGEST_REASON]}); expected what its card says of each input"
-            ) from error
+            raise FeaturesError(f"the tower refuses a value ({reason[:LONGEST_REASON]})", OF_CARD) from error
         # No vector whose square is infinite is published: between two that are finite, so are all products.
         if not np.isfinite(np.einsum("i,i", vector, vector)):
-            raise FeaturesError(
-                "the tower's vector is not finite, or too large to be compared; expected smaller numbers"
-            )
+            raise FeaturesError("the tower's vector is not finite, or too large to be compared", "smaller numbers")
         return vector
+
+    def _faults(self, features: Mapping[str, Any], objective: str | None) -> dict[str, str]:
+        """Returns what is wrong with each feature without which the tower makes a vector of the others.
+
+        One after the other joins those that it takes: of two that it refuses only together, the later is named. None
+        is, where it makes none of a user of whom nothing is known either.
+        """
+        taken: dict[str, Any] = {}
+        faults: dict[str, str] = {}
+        try:
+            self._made(taken, objective)
+        except FeaturesError:
+            return faults
+        for name, value in features.items():
+            try:
+                self._made({**taken, name: value}, objective)
+                taken[name] = value
+            except FeaturesError as error:
+                expected = self.signature.inputs[name].says if error.expected == OF_CARD else error.expected
+                faults[name] = f"{error.problem}; found {_shortened(value)}, expected {expected}"
+        return faults
+
+
+def _shortened(value: Any) -> str:
+    told = json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= LONGEST_FOUND else f"{told[:LONGEST_FOUND]}…"
 
 
 def _signature(paths: RunPaths, model: ModelManifest) -> SignatureCard:

@@ -125,7 +125,6 @@ def write_evaluation(paths: RunPaths, **over: Any) -> None:
         name: {f"recall@{k}": [[v - 0.1, v + 0.1]] * 9 + [[None, None]] for k in CUTOFFS} for name, v in values.items()
     }
     cold = {"model": {"recall@10": 0.2, "recall@50": 0.3}, "popularity": {"recall@10": 0.0, "recall@50": None}}
-    of_items = {name: tenths[name] for name in ("model", "popularity")}
     write(
         paths.evaluation,
         {
@@ -133,8 +132,8 @@ def write_evaluation(paths: RunPaths, **over: Any) -> None:
             "users_filtered": 1000, "cold_users": 7, **both(metrics),
             "intervals": both(bounds), "bootstrap": {"replicates": 500, "level": 0.95, "digest": "d"},
             "popularity_tenths": {
-                "items": [6] * 10, **both({"clicks": [*range(90, 0, -10), 0], **of_items}),
-                "intervals": both({name: tenth_bounds[name] for name in of_items}),
+                "items": [6] * 10, **both({"clicks": [*range(90, 0, -10), 0], **tenths}),
+                "intervals": both(tenth_bounds),
             },
             "activity_tenths": {
                 "items": [[90 - 9 * tenth, 82 - 9 * tenth] for tenth in range(9)] + [None],

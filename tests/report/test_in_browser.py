@@ -75,7 +75,8 @@ def test_every_plot_is_drawn_and_nothing_is_wrong(browser: Browser, report: str,
     assert labels[0].startswith("Sources: 4,321 events; build_samples: 40 train rows")
     for told in (
         "loss by epoch", "auc by epoch", "recall@50 by epoch", "recall@10, seen items kept",
-        "recall@50, seen items filtered", "recall@50 by tenth of the items, seen items kept: model and popularity",
+        "recall@50, seen items filtered",
+        "recall@50 by tenth of the items, seen items kept: model, popularity and itemcf",
         "recall@50 by tenth of the users, seen items filtered: model and itemcf", "N10 of all items",
     ):  # fmt: skip
         assert told in labels

@@ -14,6 +14,7 @@ import yaml
 
 from dssm.config import Settings
 from dssm.errors import UserError
+from dssm.evaluation import VIEWS
 from dssm.manifest import ITEM_KEY
 from dssm.paths import RunPaths
 from dssm.report.item_words import Items, shortened
@@ -21,6 +22,7 @@ from dssm.report.run_evaluation import best_baseline
 from dssm.report.run_facts import note_refusal, read_facts
 from dssm.report.run_page import page, shown_settings
 from dssm.report.run_remarks import remarks
+from dssm.report.run_style import CATEGORIES
 from dssm.report.run_vectors import vector_facts
 from dssm.sections.reporting import Report
 from tests.report.full_run import (
@@ -40,6 +42,9 @@ from tests.report.test_page import Reader
 SECTIONS = [
     "pipeline", "training", "model", "evaluation", "vectors", "examples", "gates", "indexes", "settings", "versions",
 ]  # fmt: skip
+
+
+DOT = '<span class="dot"></span>'
 
 
 def page_of(paths: RunPaths, settings: Settings | None = None) -> str:
@@ -177,6 +182,26 @@ def test_a_page_of_samples_alone_says_what_would_make_the_rest(tmp_path: Path) -
     assert "loss and metric curvestrainit has not run" in text
     assert re.findall(r'<h2 id="(\w+)"', shown) == ["pipeline", "settings", "versions", "missing"]
     assert "<script" not in shown
+
+
+def test_recall_by_popularity_has_every_baseline_that_was_evaluated(tmp_path: Path, shown: str) -> None:
+    """The bound is none; an older evaluation.json knows the most popular items alone."""
+    named = "recall@50 by tenth of the items, seen items kept: "
+    assert f'aria-label="{named}model, popularity and itemcf"' in shown
+    drawn = shown[shown.index(named) :].split("</svg>")[0]
+    assert [drawn.count(f"stroke: {colour}") > 0 for colour in (CATEGORIES[1], CATEGORIES[2])] == [True, True]
+    assert f'<span class="c2">{DOT}itemcf</span>' in shown
+    paths = full_run(tmp_path)
+    evaluation = json.loads(Path(paths.evaluation).read_text())
+    for view in VIEWS:
+        tenths = evaluation["popularity_tenths"]
+        for of in (tenths[view], tenths["intervals"][view]):
+            for name in ("itemcf", "best_reachable"):
+                of.pop(name)
+    Path(paths.evaluation).write_text(json.dumps(evaluation))
+    old = page_of(paths)
+    assert f'aria-label="{named}model and popularity"' in old
+    assert f'<span class="other">{DOT}popularity</span>' in old
 
 
 def test_an_evaluation_without_intervals_or_groups_is_shown(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dssm.retrieval.compare import compare
 from dssm.retrieval.evaluated import read_evaluation
 from dssm.retrieval.rankers import Block
 from dssm.retrieval.ranking import Ranking
-from dssm.retrieval.results import write_results
+from dssm.retrieval.results import show, write_results
 from jobs.compare import main
 from tests.retrieval.rankings import asked_of, make_block, part_of, write_rankers
 from tests.serving.tables import model_manifest
@@ -187,6 +188,32 @@ def test_intervals_stand_beside_each_metric(runs: Path):
     assert cold["items"] == 9
     low, high = cold["intervals"][KEPT]["model"]["recall@5"]
     assert 0 < low < cold[KEPT]["model"]["recall@5"] < high < 1
+
+
+@pytest.mark.parametrize("shown", ["recall@2", "recall@5"])
+def test_each_ranker_has_a_row_in_the_printed_tenths_of_the_headline(
+    runs: Path, capsys: pytest.CaptureFixture[str], shown: str
+):
+    result = _result(runs, "one")
+    show({**result, "headline": shown}, (2, 5))
+    printed = capsys.readouterr().out
+    assert re.search(rf"┃ {shown} ┃ +± 95 % ┃", printed)
+    for group in ("the catalogue", "the users"):
+        below = printed[printed.index(f"{shown} by tenth of {group}") :].split("└")[0]
+        assert re.findall("│ ([a-z_]+) +│", below)[-len(result[KEPT]) :] == list(result[KEPT]), below
+
+
+def test_rows_are_ordered_by_the_first_runs_headline(runs: Path):
+    """recall@50 in an evaluation from before there was one: here it is no cutoff, and the first recall stands in."""
+    path = runs / "one" / "evaluation.json"
+    before = path.read_text()
+    assert _compared(runs, "one", "better") == _compared(runs, "one", "better", metric="recall@2")
+    for shown in ("recall@2", "recall@5"):
+        path.write_text(json.dumps({**json.loads(before), "headline": shown}))
+        assert _compared(runs, "one", "better") == _compared(runs, "one", "better", metric=shown)
+    path.write_text(before)
+    by_both = [_compared(runs, "one", "better", metric=metric) for metric in ("recall@2", "recall@5")]
+    assert by_both[0] != by_both[1]
 
 
 def test_the_view_finds_runs_by_name(runs: Path, capsys: pytest.CaptureFixture[str]):

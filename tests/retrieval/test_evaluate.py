@@ -239,16 +239,16 @@ def test_the_written_evaluation_is_that_of_plain_python(run: Settings, scores: R
     found = _written(run)
     assert (found["users"], found["users_filtered"], found["cold_users"], found["items"]) == (6, 5, 1, ITEMS)
     assert found["samples_build"] == "tiny"
+    assert found["headline"] == "recall@5"  # the gate's recall@50 is none of the cutoffs
     assert found["popularity_tenths"]["items"] == [2, 1] * 5
     for view in ("seen_kept", "seen_filtered"):
         assert list(found[view]) == RANKERS
         tenths = found["popularity_tenths"][view]
-        assert list(tenths) == ["clicks", "model", "popularity"]
+        assert list(tenths) == ["clicks", *RANKERS]
         for ranker in RANKERS:
             rankings = _rankings(scores, ranker, view)
             assert found[view][ranker] == pytest.approx(_expected(rankings), abs=1e-9), (view, ranker)
-            if ranker in tenths:
-                assert (tenths["clicks"], tenths[ranker]) == _expected_tenths(rankings), (view, ranker)
+            assert (tenths["clicks"], tenths[ranker]) == _expected_tenths(rankings), (view, ranker)
     assert len({found["seen_kept"][ranker]["ndcg@5"] for ranker in RANKERS}) == len(RANKERS)
     assert not (Path(run.run_folder) / ".evaluate.tmp").exists()
 

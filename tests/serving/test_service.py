@@ -160,6 +160,54 @@ def test_a_value_that_the_tower_refuses_is_the_callers_fault(
     assert fault["msg"] == "the tower refuses a value (could not convert); expected what its card says of each input"
 
 
+def test_each_feature_that_the_tower_refuses_is_named(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, or beside others that are as they should be; a value is shown, but not all of a long one."""
+    whole = LoadedRawTower.all_vectors
+
+    def picky(tower: LoadedRawTower, rows: Any) -> Any:
+        if "1e" in str(rows[0].get("liked")):
+            raise tf.errors.InvalidArgumentError(None, None, "could not convert 1e")
+        if len(rows[0].get("clicked", [])) > 50:
+            raise tf.errors.InvalidArgumentError(None, None, "too long")
+        return whole(tower, rows)
+
+    monkeypatch.setattr(LoadedRawTower, "all_vectors", picky)
+    wrong = {"liked": "topic_id2:1e", "clicked": ["item_id3"] * 60}
+    says = client.get("/openapi.json").json()["components"]["schemas"]["Features"]["properties"]
+    liked = (
+        'the tower refuses a value (could not convert 1e); found "topic_id2:1e", expected '
+        + says["liked"]["description"]
+    )
+    for features, places in (
+        ({"age": 3, "liked": wrong["liked"], "user_id": "user_id1"}, ["liked"]),
+        ({**wrong, "age": 3}, ["liked", "clicked"]),
+    ):
+        answer = client.post("/recommend", json={"features": features})
+        assert answer.status_code == 422
+        faults = answer.json()["detail"]
+        assert sorted(fault["loc"] for fault in faults) == sorted(["body", "features", place] for place in places)
+        told = {fault["loc"][-1]: fault["msg"] for fault in faults}
+        assert told["liked"] == liked
+    assert 'found ["item_id3", "item_id3", ' in told["clicked"]
+    assert len(told["clicked"]) < 300
+
+
+def test_a_number_too_large_for_a_vector_is_named(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LoadedRawTower.all_vectors
+
+    def linear(tower: LoadedRawTower, rows: Any) -> Any:
+        return {name: vectors * np.float32(rows[0].get("age", 1)) for name, vectors in whole(tower, rows).items()}
+
+    monkeypatch.setattr(LoadedRawTower, "all_vectors", linear)
+    answer = client.post("/recommend", json={"features": {"user_id": "user_id4", "age": 1e30}})
+    assert answer.status_code == 422
+    (fault,) = answer.json()["detail"]
+    assert fault["loc"] == ["body", "features", "age"]
+    assert fault["msg"] == (
+        "the tower's vector is not finite, or too large to be compared; found 1e+30, expected smaller numbers"
+    )
+
+
 @pytest.mark.parametrize("weight", ["0." + 40 * "0" + "1", 40 * "0" + "1", "1e" + 40 * "0" + "1", "1." + 40 * "0"])
 def test_a_weight_of_many_digits_is_a_number(client: TestClient, weight: str) -> None:
     short = client.post("/recommend", json={"features": {"liked": [f"topic_id2:{float(weight)!r}", "topic_id3:0.5"]}})
