@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import ablation
 from benchmarks.jobs import shuffle_written, stored
 from dssm import published
 from dssm.config import load_settings
@@ -100,6 +101,19 @@ def test_the_model_stands_between_popularity_and_the_best_reachable(demo: Demo) 
     assert found["items"] == 400
     assert found["users"] > 100
     assert found["users"] + found["cold_users"] == read_manifest(str(demo.run_folder(DATE) / "samples/users"), "").rows
+
+
+def test_the_ablation_ranks_as_evaluate_does(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "BLOCK", 37)  # users, of which there are some hundred
+    evaluated = demo.evaluation(DATE)
+    told = {
+        f"{view}@{k}": evaluated[f"seen_{view}"]["model"][f"recall@{k}"]
+        for view in ("kept", "filtered")
+        for k in ablation.CUTOFFS
+    }
+    assert len(set(told.values())) == 4
+    settings = load_settings(demo.config, [f"root={demo.root}", *demo.sets])
+    assert ablation.recall(settings) == pytest.approx(told, abs=1e-9)
 
 
 def test_the_table_holds_each_item_once_with_unit_norm(demo: Demo) -> None:
