@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,3 +118,20 @@ TABLE_FACTS = (
     f"min({NORMS}) as shortest, max({NORMS}) as longest, min(size(vector)) as width, max(dt) as dt from {{table}} "
     "where dt = '{date}'"
 )
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextmanager
+def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
+    """Changes a JSON file for as long as the block runs."""
+    good = path.read_text()
+    content = json.loads(good)
+    change(content)
+    path.write_text(json.dumps(content))
+    try:
+        yield
+    finally:
+        path.write_text(good)

@@ -6,8 +6,8 @@ import importlib
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from dssm.plan.constants import load_constants
 from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import read_sizes
 from tests.checkout import SMALL_DEMO, copy_of_project, of_no_make, shrink
-from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said
+from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, changed, files_of, said
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -235,19 +235,6 @@ def run_in_process(
     entry.main([*pipeline.options(), *arguments])
 
 
-@contextmanager
-def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Iterator[None]:
-    """Changes a JSON file for as long as the block runs."""
-    good = path.read_text()
-    content = json.loads(good)
-    change(content)
-    path.write_text(json.dumps(content))
-    try:
-        yield
-    finally:
-        path.write_text(good)
-
-
 def test_a_gate_refuses_a_model_that_is_no_better(demo: Demo) -> None:
     def lower(evaluation: dict[str, Any]) -> None:
         kept = evaluation["seen_kept"]
@@ -378,10 +365,6 @@ def test_a_backfill_publishes_a_version_a_date_and_goes_on_where_it_failed(
     whole = files_of(table)
     assert here(daily, "score_items", *asked).count("is there already") == 2
     assert files_of(table) == whole
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_a_model_learns_from_negatives_of_an_earlier_one_with_its_vocabularies(
