@@ -119,6 +119,10 @@ bench-quality: | has-data setup ## recall of the recipe on KuaiRand and of all b
 bench-ablation: | has-data setup ## what each part of that recipe is worth, three seeds, of DATA=folder; goes on where it was broken off
 	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.ablation --set data='$(DATA)' --docs
 
+.PHONY: bench-engines
+bench-engines: setup ## recall and speed of the engines that a run is indexed in, as README.md shows them, of RUN=folder
+	@.venv/bin/python -m benchmarks.engines '$(RUN)' --keep
+
 bench-%: setup ## runs benchmarks/NAME.py: make bench-NAME
 	@$(with_java) TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m benchmarks.$(subst -,_,$*)
 

@@ -1,9 +1,9 @@
-"""make bench-engines: recall and speed of each engine that `index_items` filled for a run, as README.md shows them.
+"""make bench-engines RUN=folder: recall and speed of each engine that `index_items` filled for a run.
 
     python -m benchmarks.engines runs/kuairand/2022-05-01 --keep
 
-The figures are those of the run's index.json; `make kuairand-test` leaves one with all four engines. The table goes to
-the terminal, and with --keep to benchmarks/results/engines.json and, as Markdown, between two markers in README.md.
+The figures are those of the run's index.json. The table goes to the terminal, and with --keep, as the make rule says,
+to benchmarks/results/engines.json and, as Markdown, between two markers in README.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from benchmarks.jobs import PROJECT
 from benchmarks.report import markdown_table, replace_table, report
 from dssm.retrieval.index import REPORT, IndexReport
 
-RUN = "runs/kuairand/2022-05-01"
 README = PROJECT / "README.md"
 COUNTS = (10, 100)
 COLUMNS = ["", *(f"recall@{k}" for k in COUNTS), *(f"top {k}, queries/s" for k in COUNTS)]
@@ -55,10 +54,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.engines", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("run", nargs="?", default=RUN, help="folder of a run with an index.json (default: %(default)s)")
+    parser.add_argument("run", help="folder of a run with an index.json")
     parser.add_argument("--keep", action="store_true", help="put the table into README.md and results/")
     given = parser.parse_args(argv)
-    show(IndexReport.model_validate_json(Path(given.run, REPORT).read_text(encoding="utf-8")), given.keep)
+    path = Path(given.run, REPORT)
+    if not path.exists():
+        raise SystemExit(f"bench-engines: {path} is not there; index_items of that run writes it.")
+    found = IndexReport.model_validate_json(path.read_text(encoding="utf-8"))
+    if unmeasured := [sink.sink for sink in found.sinks if not set(COUNTS) <= set(sink.recall)]:
+        raise SystemExit(f"bench-engines: recall of {COUNTS} is not known of {', '.join(unmeasured)} in {path}.")
+    show(found, given.keep)
 
 
 if __name__ == "__main__":

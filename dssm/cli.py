@@ -197,8 +197,7 @@ def _show_options(made: argparse.ArgumentParser) -> None:
 
 
 def _compare_options(made: argparse.ArgumentParser) -> None:
-    default = "that of the first run's item_table.gate"
-    made.add_argument("--metric", metavar="M", help=f"the metric that runs are ordered by (default: {default})")
+    made.add_argument("--metric", metavar="M", help="that runs are ordered by (default: the first run's headline)")
     made.add_argument("--filtered", action="store_true", help="with seen items filtered")
 
 

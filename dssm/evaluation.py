@@ -7,8 +7,8 @@ from collections.abc import Iterable
 KEPT, FILTERED = "seen_kept", "seen_filtered"
 VIEWS = {KEPT: "seen items kept", FILTERED: "seen items filtered"}
 MODEL, POPULARITY, BEST_REACHABLE = "model", "popularity", "best_reachable"
-SHOWN = "headline"  # key of the metric that tables, breakdowns and comparisons show
-HEADLINE = "recall@50"  # unless item_table.gate.metric is another
+HEADLINE = "headline"  # key of the metric that tables, breakdowns and comparisons show
+DEFAULT_METRIC = "recall@50"  # unless item_table.gate.metric is another
 
 
 def recalls(metrics: Iterable[str]) -> list[str]:

@@ -113,7 +113,8 @@ def test_the_ablation_ranks_as_evaluate_does(demo: Demo, monkeypatch: pytest.Mon
     }
     assert len(set(told.values())) == 4
     settings = load_settings(demo.config, [f"root={demo.root}", *demo.sets])
-    assert ablation.recall(settings) == pytest.approx(told, abs=1e-9)
+    one_click = 1 / evaluated["users"]  # scores that hardly differ may change places: blocks round otherwise
+    assert ablation.recall(settings) == pytest.approx(told, abs=one_click)
 
 
 def test_the_table_holds_each_item_once_with_unit_norm(demo: Demo) -> None:
@@ -342,12 +343,14 @@ def test_a_backfill_publishes_a_version_a_date_and_goes_on_where_it_failed(
 
     lost = sorted((daily.run_folder(DAYS[1]) / "samples/items").rglob("*.parquet"))[0]
     lost.rename(lost.with_suffix(".away"))
-    with pytest.raises(Exception, match=re.escape(lost.name)):
-        here(daily, "score_items", *asked)
+    try:
+        with pytest.raises(Exception, match=re.escape(lost.name)):
+            here(daily, "score_items", *asked)
+    finally:
+        lost.with_suffix(".away").rename(lost)
     assert [len(of_date) for of_date in versions()] == [1, 0]
     assert published.read_pointer(str(table), DAYS[1]) is None
     first = files_of(table / f"dt={DAYS[0]}")
-    lost.with_suffix(".away").rename(lost)
 
     assert here(daily, "score_items", *asked).count("is there already") == 1
     assert [len(of_date) for of_date in versions()] == [1, 1]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dssm.evaluation import BEST_REACHABLE, KEPT, MODEL, POPULARITY, VIEWS, headline, recalls
+from dssm.evaluation import BEST_REACHABLE, HEADLINE, KEPT, MODEL, POPULARITY, VIEWS, headline, recalls
 from dssm.report.decoding import listed, percent
 from dssm.report.html import Html, join, note, table, tag
 from dssm.report.run_facts import RunFacts, TrainedModel
@@ -125,8 +125,10 @@ def _view(found: Evaluation, view: str, title: str) -> Html:
 
 
 def cutoff_of(facts: RunFacts) -> str:
-    """Returns the recall@K that groups are told apart by."""
-    return headline(facts.settings.item_table.gate.metric, (facts.evaluation or {KEPT: {MODEL: {}}})[KEPT][MODEL])
+    """Returns the recall@K that groups are told apart by: the evaluation's own headline; an older one has none."""
+    found = facts.evaluation or {KEPT: {MODEL: {}}}
+    shown: str = found.get(HEADLINE) or headline(facts.settings.item_table.gate.metric, found[KEPT][MODEL])
+    return shown
 
 
 def _all_metrics(values: Mapping[str, Any], bounds: Mapping[str, Any]) -> Html:
@@ -179,7 +181,7 @@ def _groups(found: Evaluation, metric: str) -> Iterator[Html]:
         yield tag("h3", f"{metric} by popularity of the item")
         yield note(
             "Tenths of the catalogue, 1 the most popular. Of all clicks on items of a tenth, the share in the user's "
-            "top K; below, the clicks. Of several baselines each is a line, without whiskers."
+            "top K; below, the clicks."
         )
         baselines = [name for name in found[KEPT] if name not in (MODEL, BEST_REACHABLE)]
         yield from _tenths(given, metric, baselines, "the items", "clicks")

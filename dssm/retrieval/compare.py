@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console, RenderableType
 
 from dssm.errors import UserError, did_you_mean
-from dssm.evaluation import FILTERED, HEADLINE, KEPT, MODEL, SHOWN, VIEWS, recalls
+from dssm.evaluation import DEFAULT_METRIC, FILTERED, HEADLINE, KEPT, MODEL, VIEWS, recalls
 from dssm.model.manifest import read_model_manifest
 from dssm.narrow_tables import drawn_table
 from dssm.paths import RunPaths
@@ -61,7 +61,7 @@ def compare(runs: Sequence[tuple[str, RunPaths]], out: Console, metric: str | No
     view = FILTERED if filtered else KEPT
     rows = _rows(evaluations, view)
     names = [name for name in rows[0].metrics(view) if all(name in row.metrics(view) for row in rows)]
-    shown = evaluations[0].result.get(SHOWN, HEADLINE)
+    shown = evaluations[0].result.get(HEADLINE, DEFAULT_METRIC)
     of_recall = recalls(names)
     if metric is None and not of_recall:
         raise UserError("these evaluations share no metric; run evaluate for them with the same evaluate.cutoffs")

@@ -19,7 +19,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step
 from dssm.errors import UserError
-from dssm.evaluation import KEPT, MODEL, SHOWN, headline
+from dssm.evaluation import HEADLINE, KEPT, MODEL, headline
 from dssm.manifest import CLICKED, POSITIVE, SEEN, USER_ID, WARM, data_files, read_manifest
 from dssm.model.card import add_evaluation
 from dssm.model.manifest import ModelManifest, read_model_manifest
@@ -74,7 +74,7 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
         raise UserError("evaluate: no user of the test window has an event before it; nothing can be measured")
     header = {"model_version": model.model_version, "samples_build": manifests["items"].build}
     shown = headline(settings.item_table.gate.metric, [f"recall@{k}" for k in settings.evaluate.cutoffs])
-    of_result = {**header, "date": settings.date.isoformat(), SHOWN: shown}
+    of_result = {**header, "date": settings.date.isoformat(), HEADLINE: shown}
     result = write_results(paths, of_result, found, catalogue, asked)
     write_examples(paths, header, found, parts, manifests["items"])
     add_evaluation(settings)

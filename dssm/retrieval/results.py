@@ -10,7 +10,7 @@ import numpy as np
 
 from dssm import storage
 from dssm.console import table
-from dssm.evaluation import FILTERED, KEPT, MODEL, SHOWN, VIEWS
+from dssm.evaluation import FILTERED, HEADLINE, KEPT, MODEL, VIEWS
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, interval
 from dssm.retrieval.catalogue import Catalogue
@@ -149,7 +149,7 @@ def show(result: Mapping[str, Any], cutoffs: Sequence[int]) -> None:
     """Prints the metrics of both views, and the headline's intervals and its recall by groups."""
     for view, title in VIEWS.items():
         _show_view(result, view, title, cutoffs)
-    shown = result[SHOWN]
+    shown = result[HEADLINE]
     columns = ["", *(str(place + 1) for place in range(TENTHS))]
     tenths = result["popularity_tenths"][KEPT]
     table(
@@ -169,7 +169,7 @@ def show(result: Mapping[str, Any], cutoffs: Sequence[int]) -> None:
 
 def _show_view(result: Mapping[str, Any], view: str, title: str, cutoffs: Sequence[int]) -> None:
     names = [f"recall@{k}" for k in cutoffs] + [f"{m}@{cutoffs[-1]}" for m in ("hitrate", "ndcg", "mrr", "coverage")]
-    bounds, beside = result["intervals"][view], names.index(result[SHOWN]) + 1
+    bounds, beside = result["intervals"][view], names.index(result[HEADLINE]) + 1
     rows = []
     for name, values in result[view].items():
         row = [name, *(_number(values[column]) for column in names)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
-from dssm.evaluation import HEADLINE
+from dssm.evaluation import DEFAULT_METRIC
 from dssm.strict import StrictModel
 
 TABLE_NAME = r"^([A-Za-z_]\w*\.)?[A-Za-z_]\w*$"
@@ -16,7 +16,7 @@ class Gate(StrictModel):
     """What `evaluate` must have found before the table moves; exit code 3 otherwise."""
 
     metric: str = Field(
-        HEADLINE,
+        DEFAULT_METRIC,
         description="A metric of evaluation.json, seen items kept. That of the item table, where it is a recall, is "
         "also what evaluate's and the report's breakdowns show, and what compare orders by.",
     )

@@ -215,7 +215,7 @@ def with_inputs(schema: dict[str, Any], current: Current) -> dict[str, Any]:
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:
-    """Says which field; what was sent is not sent back: it may be large, or no JSON."""
+    """Says which field; what was sent is not sent back whole: it may be large, or no JSON."""
     assert isinstance(error, RequestValidationError)
     told = [{name: fault[name] for name in ("type", "loc", "msg")} for fault in error.errors()]
     return JSONResponse({"detail": told}, status_code=422)

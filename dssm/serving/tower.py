@@ -76,29 +76,30 @@ class UserTower:
         return vector
 
     def _faults(self, features: Mapping[str, Any], objective: str | None) -> dict[str, str]:
-        """Returns what is wrong with each feature without which the tower makes a vector of the others.
+        """Returns what is wrong with each feature that the tower refuses of a user of whom nothing else is known.
 
-        One after the other joins those that it takes: of two that it refuses only together, the later is named. None
-        is, where it makes none of a user of whom nothing is known either.
+        Each alone, so that all together are no more to read than what was sent. None is named where only several
+        together are refused, or a user without features is.
         """
-        taken: dict[str, Any] = {}
         faults: dict[str, str] = {}
-        try:
-            self._made(taken, objective)
-        except FeaturesError:
-            return faults
         for name, value in features.items():
             try:
-                self._made({**taken, name: value}, objective)
-                taken[name] = value
+                self._made({name: value}, objective)
             except FeaturesError as error:
                 expected = self.signature.inputs[name].says if error.expected == OF_CARD else error.expected
                 faults[name] = f"{error.problem}; found {_shortened(value)}, expected {expected}"
-        return faults
+        return {} if len(faults) == len(features) and self._refuses_anybody(objective) else faults
+
+    def _refuses_anybody(self, objective: str | None) -> bool:
+        try:
+            self._made({}, objective)
+        except FeaturesError:
+            return True
+        return False
 
 
 def _shortened(value: Any) -> str:
-    told = json.dumps(value, ensure_ascii=False)
+    told = json.dumps(value[:LONGEST_FOUND] if isinstance(value, list) else value, ensure_ascii=False)
     return told if len(told) <= LONGEST_FOUND else f"{told[:LONGEST_FOUND]}…"
 
 

@@ -54,7 +54,9 @@ def tower_vectors(towers: TwoTowers, batch: Batch, training: bool) -> tuple[Vect
         return _vectors(towers.user, batch, training), _vectors(towers.item, batch, training)
 
 
-def encode(towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: Batch) -> Encoded:
+def encode(
+    towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: Batch, joins_ranks: bool = False
+) -> Encoded:
     """Passes the rows of a training step through the towers.
 
     The item tower sees the batch's items, the sampled negatives and the catalogue's items as one batch. Where tables
@@ -64,6 +66,7 @@ def encode(towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: 
       batch: the columns of both towers, and WEIGHT.
       drawn: the negatives of the batch's positives; None: there are none.
       catalogue: item columns of items drawn uniformly; empty where there are none.
+      joins_ranks: whether a loss compares users with the items of all ranks.
     """
     real = batch[WEIGHT] > 0
     parts: list[Batch] = [batch, {} if drawn is None else drawn.columns, catalogue]
@@ -72,8 +75,8 @@ def encode(towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: 
     items = {name: tf.concat([part[name] for part in parts if part], axis=0) for name in towers.item.input}
     with rows_of_batch(tf.concat([real, tf.ones([sizes[1] + sizes[2]], tf.bool)], axis=0), sum_over_ranks):
         vectors = _vectors(towers.item, items, training=True)
-    # With several ranks the items come first: the users are encoded while the items' vectors travel.
-    sent = list(vectors.values()) if hvd.size() > 1 else []
+    # Where items' vectors travel they come first: the users are encoded meanwhile.
+    sent = list(vectors.values()) if joins_ranks and hvd.size() > 1 else []
     with rows_of_batch(real, sum_over_ranks), tf.control_dependencies(sent):
         users = _vectors(towers.user, batch, training=True)
     of_part: list[Vectors] = [{}, {}, {}]
