@@ -156,8 +156,8 @@ def _check_objectives_differ(model: Model, train: Train) -> None:
             if (label, of_other) == (objective.label, loss):
                 raise UserError(
                     f"model.objectives.{name}: label '{label}' and loss {loss.kind} are those of "
-                    f"model.objectives.{other}, and both would learn the same task, whatever their weights; set another "
-                    "label or loss, or remove one of the two"
+                    f"model.objectives.{other}, and both would learn the same task, whatever their weights; set "
+                    "another label or loss, or remove one of the two"
                 )
         known.append((name, objective.label, loss))
 
