@@ -177,7 +177,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
             },
         },
         "model.objectives.like: label 'label' and loss in_batch_softmax are those of model.objectives.click, and both "
-        "would learn the same; set another label or loss, or remove one of the two",
+        "would learn the same task, whatever their weights; set another label or loss, or remove one of the two",
     ),
     "learned weights of one objective": (
         {"model__objective_weights": "uncertainty"},
