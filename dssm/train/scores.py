@@ -54,9 +54,7 @@ def tower_vectors(towers: TwoTowers, batch: Batch, training: bool) -> tuple[Vect
         return _vectors(towers.user, batch, training), _vectors(towers.item, batch, training)
 
 
-def encode(
-    towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: Batch, joins_ranks: bool = False
-) -> Encoded:
+def encode(towers: TwoTowers, batch: Batch, drawn: DrawnRows | None, catalogue: Batch) -> Encoded:
     """Passes the rows of a training step through the towers.
 
     The item tower sees the batch's items, the sampled negatives and the catalogue's items as one batch. Where tables
@@ -66,19 +64,16 @@ def encode(
       batch: the columns of both towers, and WEIGHT.
       drawn: the negatives of the batch's positives; None: there are none.
       catalogue: item columns of items drawn uniformly; empty where there are none.
-      joins_ranks: whether a loss compares users with the items of all ranks.
     """
     real = batch[WEIGHT] > 0
     parts: list[Batch] = [batch, {} if drawn is None else drawn.columns, catalogue]
     any_input = next(iter(towers.item.input))
     sizes = [tf.shape(part[any_input])[0] if part else 0 for part in parts]
     items = {name: tf.concat([part[name] for part in parts if part], axis=0) for name in towers.item.input}
+    with rows_of_batch(real, sum_over_ranks):
+        users = _vectors(towers.user, batch, training=True)
     with rows_of_batch(tf.concat([real, tf.ones([sizes[1] + sizes[2]], tf.bool)], axis=0), sum_over_ranks):
         vectors = _vectors(towers.item, items, training=True)
-    # Where items' vectors travel they come first: the users are encoded meanwhile.
-    sent = list(vectors.values()) if joins_ranks and hvd.size() > 1 else []
-    with rows_of_batch(real, sum_over_ranks), tf.control_dependencies(sent):
-        users = _vectors(towers.user, batch, training=True)
     of_part: list[Vectors] = [{}, {}, {}]
     for objective, joined in vectors.items():
         for part, vector in zip(of_part, tf.split(joined, sizes, axis=0), strict=True):

@@ -126,7 +126,6 @@ def make_step(
     now = settings.day_start_ms(0)
     plan = exchange_of(settings, model, hvd.size()) if plan is None else plan
 
-    joins_ranks = any(loss.reads_candidates and loss.joins_ranks for loss in model.losses.values())
     # A clock is not deterministic; and a GPU computes behind the graph, whose clock would not see it.
     is_timed = hvd.size() > 1 and not settings.train.deterministic and not tf.config.list_logical_devices("GPU")
 
@@ -144,7 +143,7 @@ def make_step(
                 observing() as observed,
             ):
                 tape.watch([of_table.held.rows for of_table in fetched.values()])
-                encoded = encode(model.towers, batch, drawn, catalogue, joins_ranks)
+                encoded = encode(model.towers, batch, drawn, catalogue)
                 shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
                 share = total_loss(model, shares)
             own = tape.gradient(share, sources.tensors)

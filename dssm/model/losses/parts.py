@@ -191,12 +191,10 @@ def in_batch_loss(
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             weighed = upstream[:, None] * users
             of_block = zip(chances, tf.split(weighed, sizes), strict=True)
-            # All at once: dim / 256 of P in memory, and a tenth faster than one added to the other.
+            # All products are there at once, dim / 256 of P in memory.
             of_vectors = tf.add_n([tf.matmul(chance, of_rows, transpose_a=True) for chance, of_rows in of_block])
             of_vectors = tf.tensor_scatter_nd_sub(of_vectors, own[:, None], weighed)
-            # The candidates' first, as other ranks may wait for it; the user tower's follows while it travels.
-            with tf.control_dependencies([of_vectors]):
-                of_users = upstream[:, None] * (tf.concat(expected, axis=0) - tf.gather(vectors, own))
+            of_users = upstream[:, None] * (tf.concat(expected, axis=0) - tf.gather(vectors, own))
             return of_users, of_vectors
 
         def of_small_chances() -> tf.Tensor:
