@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-_SURROGATES = range(0xD800, 0xE000)  # code points that are no letters and stand in no UTF-8 text
+_SURROGATES = (0xD800, 0xE000)  # from and to: code points that are no letters and stand in no UTF-8 text
+_POINTS = 0x110000
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"  # what build_samples takes for one
 _PARTS = r"^([-+]?)(\d*)\.?(\d*)(?:[eE]([-+]?)(\d+))?$"  # sign, whole, fraction, the exponent's sign and digits
 _LONGEST = 31  # letters of a number that `tf.strings.to_number` reads: TensorFlow's parser refuses 32, valid or not
@@ -21,9 +22,8 @@ _WEIGHTED = r"(?s)(.*):([^:]*)"  # the last colon parts id from weight: an id ma
 @functools.cache
 def _letters() -> tuple[np.ndarray, pa.StringArray]:
     """Returns every code point, (n,) int32, and its text."""
-    points = np.array([point for point in range(0x110000) if point not in _SURROGATES], np.int32)
-    text = "".join(map(chr, points.tolist()))
-    return points, pa.array(list(text))
+    points = np.concatenate([np.arange(_SURROGATES[0]), np.arange(_SURROGATES[1], _POINTS)]).astype("<i4")
+    return points, pa.array(list(points.tobytes().decode("utf-32-le")))
 
 
 @functools.cache
@@ -41,8 +41,8 @@ def lower_case() -> tuple[np.ndarray, np.ndarray]:
     letter.
     """
     points, letters = _letters()
-    text = "".join(pc.utf8_lower(letters).to_pylist())
-    lower = np.frombuffer(text.encode("utf-32-le"), "<i4")
+    _, _, text = pc.utf8_lower(letters).buffers()  # validity, offsets, and all the letters on end
+    lower = np.frombuffer(text.to_pybytes().decode().encode("utf-32-le"), "<i4")
     changed = lower != points
     return points[changed], lower[changed]
 
