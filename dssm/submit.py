@@ -10,8 +10,8 @@ from pathlib import Path
 from dssm.cli import JOBS, TOOLS, VIEWS, exit_with, parse_settings
 from dssm.console import terminal_environment
 from dssm.errors import UserError, did_you_mean
+from dssm.shipped import shipped
 from dssm.submitting.command import Submission
-from dssm.submitting.packing import PROJECT
 
 USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
        ./spark-submit.sh VIEW RUN [options]
@@ -46,7 +46,7 @@ def submit(argv: Sequence[str]) -> None:
         return
     job, arguments = argv[0], argv[1:]
     if job in VIEW_SCRIPTS:
-        line = [sys.executable, str(PROJECT / "jobs" / VIEW_SCRIPTS[job]), *arguments]
+        line = [sys.executable, str(shipped("jobs") / VIEW_SCRIPTS[job]), *arguments]
         os.execve(line[0], line, dict(os.environ) | terminal_environment())
     if job not in JOBS:
         raise UserError(f"no job is named '{job}'" + did_you_mean(job, [*JOBS, *VIEW_SCRIPTS]))

@@ -11,9 +11,10 @@ from pathlib import Path
 from dssm import storage
 from dssm.config import Settings
 from dssm.secrets import hidden_in_arguments, is_secret
+from dssm.shipped import shipped
 from dssm.submitting import masters
 from dssm.submitting.confs import CONF, conf_of
-from dssm.submitting.packing import CLASS_ARCHIVE, PROJECT, Code, Packed
+from dssm.submitting.packing import CLASS_ARCHIVE, Code, Packed
 
 JAVA_OPTIONS = "SPARK_SUBMIT_OPTS"  # of spark-submit's own Java, which is the driver's in client mode
 UNPACKED_AS = "environment"  # the folder's name in an executor's working folder
@@ -38,7 +39,7 @@ class Submission:
     @property
     def line(self) -> list[str]:
         """The whole command line."""
-        script = str(PROJECT / "jobs" / f"{self.job}.py")
+        script = str(shipped("jobs") / f"{self.job}.py")
         if not self.needs_spark:
             return [sys.executable, script, *self.arguments]
         submit = str(Path(sys.executable).with_name("spark-submit"))

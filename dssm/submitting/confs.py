@@ -10,10 +10,11 @@ from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.paths import SPARK_LEVEL, SPARK_LOG, spark_log_file
 from dssm.secrets import is_secret
+from dssm.shipped import shipped
 from dssm.submitting.masters import ClusterKind
 from dssm.workers import IMPORTS
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "spark"
+CONF = shipped("conf/spark")
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 GPU_OF_EXECUTOR = "spark.executor.resource.gpu."
 
