@@ -123,6 +123,18 @@ def test_the_settings_file_of_a_driver_on_the_cluster_is_the_same_settings(tmp_p
     assert load_settings(str(config)) == made.settings
 
 
+@pytest.mark.parametrize("remote", [[], [*REMOTE, UPLOAD]], ids=["client", "cluster"])
+def test_settings_that_only_refer_to_secrets_are_told_spark(remote: list[str]) -> None:
+    given = {
+        "spark.kubernetes.container.image.pullSecrets": "registry",
+        "spark.kubernetes.executor.secretKeyRef.S3_KEY": "s3:key",
+        "spark.hadoop.fs.s3a.aws.credentials.provider": "com.amazonaws.auth.WebIdentityTokenCredentialsProvider",
+    }
+    made = submission("kubernetes", "evaluate", *remote, *(f"spark.conf.{key}={value}" for key, value in given.items()))
+    assert given.items() <= conf_of(made.line).items()
+    assert given.items() <= conf_of(shlex.split(made.shown)).items()
+
+
 # Settings by job and kind of cluster -------------------------------------------------------------------
 
 
