@@ -101,10 +101,7 @@ def test_values_are_hidden_at_any_depth_and_their_places_are_not() -> None:
         ("a.password=hush", "a.password=(not shown)"),
         ("a={kind: redis, password: hush, prefix: x}", "a={kind: redis, password: (not shown), prefix: x}"),
         ("a={b: {token_env: T}}", "a={b: {token_env: T}}"),
-        (
-            "--set=spark.conf.spark.hadoop.fs.s3a.secret.key=hush",
-            "--set=spark.conf.spark.hadoop.fs.s3a.secret.key=(not shown)",
-        ),
+        ("--set=index.sinks.near.password=hush", "--set=index.sinks.near.password=(not shown)"),
         ("--set=train.epochs=3", "--set=train.epochs=3"),
         ("spark.conf.spark.security.credentials.hive.enabled=false",) * 2,
         ("url=redis://me:hush@a/0", "url=redis://(not shown)@a/0"),

@@ -171,9 +171,11 @@ def test_a_dry_run_prints_the_command_and_starts_nothing(
 ) -> None:
     monkeypatch.setenv("MASTER", "spark://a:7077")
     monkeypatch.setenv("A_PLACE", "hush-1")
+    (tmp_path / "a.secret").write_text("hush-2")
     given = [
         "--config", DEMO, "--set", f"spark.environment.folder={tmp_path}/cache", "--set",
-        "spark.conf.spark.hadoop.fs.s3a.secret.key=hush-2", "--set", "spark.secrets={spark.a.token: {env: A_PLACE}}",
+        "spark.conf.spark.hadoop.fs.proxy=http://me:hush-3@proxy", "--set",
+        f"spark.secrets={{spark.a.token: {{env: A_PLACE}}, spark.b.token: {{file: {tmp_path}/a.secret}}}}",
     ]  # fmt: skip
     submit(["evaluate", "--dry-run", *given])
     shown = capsys.readouterr().out
@@ -188,11 +190,11 @@ def test_a_dry_run_prints_the_command_and_starts_nothing(
     assert "--dry-run" not in words
     assert "hush" not in shown
     assert words[-3:] == [
-        "spark.conf.spark.hadoop.fs.s3a.secret.key=(not shown)",
+        "spark.conf.spark.hadoop.fs.proxy=http://(not shown)@proxy",
         "--set",
-        "spark.secrets={spark.a.token: {env: A_PLACE}}",
-    ]  # fmt: skip
-    assert list(tmp_path.iterdir()) == []  # nothing is packed
+        given[-1],
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.secret"]  # nothing is packed
 
 
 def test_a_dry_run_of_a_job_without_spark(capsys: pytest.CaptureFixture[str]) -> None:

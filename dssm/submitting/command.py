@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.secrets import hidden_in_arguments, is_secret
+from dssm.secrets import hidden_in_arguments
 from dssm.shipped import shipped
 from dssm.submitting import masters
 from dssm.submitting.confs import CONF, conf_of
@@ -144,11 +144,8 @@ class Submission:
 
     @cached_property
     def _settings_text(self) -> str:
-        """The settings, `extends` and --set worked in, for a driver elsewhere; secrets of spark.conf stay here."""
-        spark = self.settings.spark
-        known = {key: value for key, value in spark.conf.items() if not is_secret(key)}
-        told = self.settings.model_copy(update={"spark": spark.model_copy(update={"conf": known})})
-        return told.model_dump_json(indent=1) + "\n"
+        """The settings, `extends` and --set worked in, for a driver elsewhere."""
+        return self.settings.model_dump_json(indent=1) + "\n"
 
     @property
     def _config(self) -> Path:

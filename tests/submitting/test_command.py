@@ -213,11 +213,6 @@ def test_the_settings_own_conf_goes_over_the_files() -> None:
         ("k8s://https://a", [IMAGE, *REMOTE], "spark.conf: spark.kubernetes.file.upload.path is not set"),
         ("spark://a:7077", REMOTE, "spark.deploy_mode: found cluster, but with a standalone master"),
         ("yarn", ["spark.deploy_mode=cluster"], "root: found 'runs', which is of this folder"),
-        (
-            "yarn",
-            [*REMOTE, "spark.conf.spark.hadoop.fs.s3a.secret.key=x"],
-            "spark.conf: spark.hadoop.fs.s3a.secret.key",
-        ),
         ("spark://a:7077", ["spark.security={}"], "spark.security.secret: not set"),
         ("spark://a:7077", ["spark.security.secret.env=NO_SUCH"], "spark.security.secret.env: the environment has no"),
         ("spark://a:7077", ["spark.secrets={spark.a: {file: /no/such}}"], "spark.secrets.spark.a.file: /no/such can't"),
@@ -265,11 +260,12 @@ def test_an_interface_that_the_host_has_not() -> None:
 
 
 @pytest.mark.parametrize("kind", MASTERS)
-def test_secrets_stand_in_no_command_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_stand_in_no_command_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_PLACE", "hush-1")
-    given = ["spark.conf.spark.hadoop.fs.s3a.secret.key=hush-2", "spark.secrets={spark.some.thing: {env: A_PLACE}}"]
-    made = submission(kind, "build_samples", *given)
-    assert "hush" not in " ".join(made.line)
+    (tmp_path / "key").write_text("hush-2")
+    places = f"spark.some.thing: {{env: A_PLACE}}, spark.hadoop.fs.s3a.secret.key: {{file: {tmp_path}/key}}"
+    made = submission(kind, "build_samples", f"spark.secrets={{{places}}}")
+    assert "hush" not in " ".join([*made.line, *made.environment.values()])
     assert made.settings.spark.read_secrets() == {
         "spark.hadoop.fs.s3a.secret.key": "hush-2",
         "spark.some.thing": "hush-1",
