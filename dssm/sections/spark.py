@@ -62,7 +62,8 @@ class Security(StrictModel):
     interfaces: str | None = Field(
         None,
         description="The cluster's network interfaces, such as eth0: the driver and a training's rendezvous listen "
-        "there alone, and ranks talk over them (train.interfaces goes first); default: all.",
+        "there alone, and ranks talk over them (train.interfaces goes first); default: all. It binds "
+        "neither horovodrun's rendezvous nor a driver on the cluster (deploy_mode).",
     )
 
 
