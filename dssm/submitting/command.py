@@ -15,7 +15,7 @@ from dssm.secrets import hidden_in_arguments
 from dssm.shipped import shipped
 from dssm.submitting import masters
 from dssm.submitting.confs import CONF, conf_of
-from dssm.submitting.packing import CLASS_ARCHIVE, Code, Packed
+from dssm.submitting.packing import CLASS_ARCHIVE, Code, Packed, drop_unused
 
 SET_BY_SCRIPT = ("JAVA_HOME", "PYTHONPATH")  # spark-submit.sh: they stand in this process's environment already
 JAVA_OPTIONS = "SPARK_SUBMIT_OPTS"  # of spark-submit's own Java, which is the driver's in client mode
@@ -78,17 +78,21 @@ class Submission:
         return told | archived_classes(self._environment) if self.needs_spark else told
 
     def prepare(self) -> None:
-        """Makes what is sent: packs the environment where it is not packed yet.
+        """Makes what is sent: packs the environment where it is not packed yet, and drops what nobody uses any more.
 
         Raises: UserError where there is none to pack.
         """
         if not self.needs_spark or self.kind == "local":
             return
         self._code.make()
+        used = {self._code.archive}
         if self._packed is not None:
             self._packed.make()
+            used.add(self._packed.used)
         if self._is_remote:
             storage.write_text(str(self._config), self._settings_text)
+            used.add(self._config)
+        drop_unused(self._code.archive.parent, keep=used)
 
     @property
     def _is_remote(self) -> bool:
