@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import copy_of_project
+from tests.documents import PROJECT
 
 pytestmark = pytest.mark.slow
 
@@ -73,5 +74,6 @@ def test_a_job_and_a_view_run_from_the_package(installed: Path, tmp_path: Path) 
     assert view.stderr.startswith(f"error: RUN demo: {tmp_path}/runs/demo holds no finished samples")
 
 
-def test_the_script_that_looks_for_gpus_can_be_started(installed: Path) -> None:
+def test_the_script_that_looks_for_gpus_can_be_started_and_editors_have_the_schema(installed: Path) -> None:
     assert os.access(installed / "dssm/conf/spark/gpu_discovery.sh", os.X_OK)
+    assert (installed / "dssm/conf/schema.json").read_text() == (PROJECT / "conf/schema.json").read_text()
