@@ -7,7 +7,6 @@ from typing import Literal
 
 from dssm.config import Settings
 from dssm.errors import UserError
-from dssm.secrets import is_secret
 
 ClusterKind = Literal["local", "standalone", "yarn", "kubernetes"]
 PREFIXES: dict[str, ClusterKind] = {
@@ -44,11 +43,6 @@ def check(kind: ClusterKind, settings: Settings, environment: Mapping[str, str])
             raise UserError(
                 f"spark.deploy_mode: found cluster, but with a {kind} master Spark runs no Python driver elsewhere; "
                 "expected client"
-            )
-        if hidden := [key for key in spark.conf if is_secret(key)]:
-            raise UserError(
-                f"spark.conf: {hidden[0]} holds a secret, which is not sent to a driver on the cluster; name its place "
-                "there in spark.secrets"
             )
         places = {"root": settings.root, "data": settings.data}
         relative = [key for key, place in places.items() if place and "://" not in place and not place.startswith("/")]
