@@ -199,7 +199,7 @@ with DAG(
     # Airflow 3 reads "@daily" as a trigger: a run at 00:00 of D, for D, before D has any events.
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=dt.datetime.fromisoformat(START or "2020-01-01").replace(tzinfo=dt.UTC),
-    catchup=START is not None,
+    catchup=bool(START),
     max_active_runs=1,
     deadline=deadline(),
     default_args=DEFAULTS,

@@ -112,6 +112,18 @@ def test_a_start_is_caught_up_from(monkeypatch: pytest.MonkeyPatch):
     assert (dag.start_date, dag.catchup) == (dt.datetime(2024, 1, 14, tzinfo=dt.UTC), True)
 
 
+def test_empty_variables_are_as_unset(monkeypatch: pytest.MonkeyPatch):
+    names = ("HOME", "CONFIG", "SET", "START", "TRAIN_POOL", "DEADLINE_HOURS", "ALERT", "LATE")
+    for name in names:
+        monkeypatch.setenv(f"DSSM_{name}", "")
+    dag = parse()
+    assert (dag.start_date, dag.catchup, dag.deadline) == (dt.datetime(2020, 1, 1, tzinfo=dt.UTC), False, None)
+    train = dag.get_task("train")
+    assert train.command[:4] == [str(PROJECT / "spark-submit.sh"), "train", "--config", "conf/demo.yaml"]
+    assert train.command[4:] == ["--date", "{{ ds }}"]
+    assert (train.pool, list(train.on_failure_callback)) == ("default_pool", [])
+
+
 def test_the_rollback_names_its_version():
     task = parse(dag="dssm_rollback").get_task("rollback")
     task.render_template_fields({"params": {"date": "2024-01-14", "version": "1a2b", "table": "items"}})
