@@ -38,15 +38,18 @@ A published table is an update of the asset `dssm_item_table`, on which other DA
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import importlib
 import os
 import shlex
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import (
@@ -72,6 +75,26 @@ JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
 ITEM_TABLE = Asset("dssm_item_table")
 REFUSALS = {2: "a setting, a path or the data needs mending", 3: "the quality gate refused to publish"}
 AIRFLOWS_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+GRACE_S = 4  # Airflow's supervisor kills a task 5 s after its SIGTERM, and the job is to be gone before
+
+
+def processes_of(job: int) -> set[psutil.Process]:
+    """Returns the processes of a job's session, whose leader may have ended, and all below them.
+
+    Ranks have sessions of their own: a signal to the job's group does not reach them.
+    """
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if process not in found and os.getsid(process.pid) == job:
+                found |= {process, *process.children(recursive=True)}
+    return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 class Submission(SparkSubmitHook):
@@ -103,9 +126,23 @@ class Submission(SparkSubmitHook):
         return self._submit_sp.returncode if self._submit_sp else None
 
     def on_kill(self) -> None:
-        """Ends the job's whole group: the hook's own SIGKILL would leave the driver's Python and its ranks behind."""
-        if self._submit_sp and self._submit_sp.poll() is None:
-            os.killpg(self._submit_sp.pid, signal.SIGTERM)
+        """Ends the job and all that it has started, so that no further try begins beside an old rank.
+
+        SIGTERM goes to the group, where Horovod's launcher passes it on; who is left after GRACE_S is killed. The
+        hook's own SIGKILL would leave the driver's Python and its ranks behind.
+        """
+        if self._submit_sp is None:
+            return
+        job = self._submit_sp.pid
+        started = processes_of(job)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job, signal.SIGTERM)
+        end = time.monotonic() + GRACE_S
+        while time.monotonic() < end and any(map(is_alive, started)):
+            time.sleep(0.1)
+        for process in started | processes_of(job):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class SparkSubmit(SparkSubmitOperator):

@@ -157,7 +157,9 @@ def test_a_missing_checkout_is_named(monkeypatch: pytest.MonkeyPatch):
         parse().get_task("train").execute({})
 
 
-def test_a_killed_task_takes_its_job_along(project: FakeProject, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_task_takes_its_job_along_and_all_that_it_started(
+    project: FakeProject, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("DSSM_HOME", str(project.home))
     project.end_with(train=["sleep"])
     task = parse().get_task("train")
@@ -171,8 +173,9 @@ def test_a_killed_task_takes_its_job_along(project: FakeProject, monkeypatch: py
 
     thread = threading.Thread(target=execute, daemon=True)
     thread.start()
-    wait_for(lambda: len(project.calls()) == 1, "the job's start", 30)
+    wait_for(lambda: len(project.children()) == 2, "the job's children", 30)
     task.on_kill()
+    wait_for(lambda: project.children() == [], "the children's end", 10)
     thread.join(30)
     assert task._hook.exit_code == -15
     assert [str(error).split(";")[0] for error in errors] == ["train {{ ds }}: exit code -15"]
