@@ -9,6 +9,7 @@ The environment of the scheduler and the workers says what to run:
 | `DSSM_SET` | overrides as `key=value key='other value'`; each becomes a `--set` | none |
 | `DSSM_START` | first day that is caught up; without it the DAG begins with the day that ended last | none |
 | `DSSM_TRAIN_POOL` | Airflow's pool for `train`: with one slot, two pipelines never share the GPUs | `default_pool` |
+| `DSSM_TIMEOUT_HOURS` | hours that a try of a job may take; after them it is ended, with all that it started | 6 |
 | `DSSM_DEADLINE_HOURS` | hours that a run may take from when it is queued; after them `DSSM_LATE` is called | none |
 | `DSSM_ALERT` | `module:function`, called with the task's context when a task has failed for good | none |
 | `DSSM_LATE` | `module:function`, called with the run's context when it is late; goes with the hours | none |
@@ -203,19 +204,35 @@ def function_of(variable: str) -> Callable[..., None] | None:
     return getattr(importlib.import_module(module), function) if module else None
 
 
+def hours_of(variable: str) -> dt.timedelta | None:
+    """Returns how long a variable of hours says; None where it is not set.
+
+    Raises: ValueError, which Airflow shows as the DAG's import error.
+    """
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        found = dt.timedelta(hours=float(text))
+    except (ValueError, OverflowError):
+        found = dt.timedelta(0)
+    if found <= dt.timedelta(0):
+        raise ValueError(f"{variable}: found '{text}', expected a number of hours above 0, such as 6 or 0.5")
+    return found
+
+
 def deadline() -> DeadlineAlert | None:
     """Returns the alert of a late run; None where none is asked for.
 
-    Raises: ValueError, which Airflow shows as the DAG's import error, where only one of its two variables is set.
+    Raises: ValueError where only one of its two variables is set.
     """
-    hours, late = os.environ.get("DSSM_DEADLINE_HOURS"), function_of("DSSM_LATE")
-    if not hours and late is None:
+    interval, late = hours_of("DSSM_DEADLINE_HOURS"), function_of("DSSM_LATE")
+    if interval is None and late is None:
         return None
-    if not hours:
+    if interval is None:
         raise ValueError("DSSM_LATE is set without DSSM_DEADLINE_HOURS, so it would never be called; set both, or none")
     if late is None:
         raise ValueError("DSSM_DEADLINE_HOURS is set without DSSM_LATE, so nobody would be told; set both, or none")
-    interval = dt.timedelta(hours=float(hours))
     return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, SyncCallback(late), name="item table is late")
 
 
@@ -225,7 +242,7 @@ def pool_of(job: str) -> str:
 
 DEFAULTS = {
     "retries": 1,
-    "execution_timeout": dt.timedelta(hours=6),
+    "execution_timeout": hours_of("DSSM_TIMEOUT_HOURS") or dt.timedelta(hours=6),
     # Holds over all runs, a backfill's too: score_items needs the embedded Derby metastore to itself.
     "max_active_tis_per_dag": 1,
     "on_failure_callback": function_of("DSSM_ALERT"),

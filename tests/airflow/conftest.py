@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -173,11 +174,11 @@ code = codes.get(job, [0]).pop(0)
 (here / "codes.json").write_text(json.dumps({{name: left for name, left in codes.items() if left}}))
 if code == "sleep":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as both children inherit
-    children = [subprocess.Popen(["sleep", "90"], start_new_session=own).pid for own in (False, True)]
+    children = [subprocess.Popen(["sleep", "600"], start_new_session=own).pid for own in (False, True)]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     (here / "children.new").write_text(json.dumps(children))
     (here / "children.new").rename(here / "children.json")
-    time.sleep(90)
+    time.sleep(600)
 if code == "wait":
     while not (here / "go").exists():
         time.sleep(0.1)
@@ -222,14 +223,16 @@ class FakeProject:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> FakeProject:
+def project(tmp_path: Path) -> Iterator[FakeProject]:
     fake = FakeProject(tmp_path / "a checkout")
     fake.home.mkdir()
     script = fake.home / "spark-submit.sh"
     script.write_text(SPARK_SUBMIT.format(python=sys.executable))
     script.chmod(0o755)
     fake.end_with()
-    return fake
+    yield fake
+    for child in fake.children():
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.fixture

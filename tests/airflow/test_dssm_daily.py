@@ -106,6 +106,14 @@ def test_half_a_deadline_is_an_error(
     assert f"{variable} is set without {other}, " in error
 
 
+@pytest.mark.parametrize("hours", ["six", "0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("variable", ["DSSM_TIMEOUT_HOURS", "DSSM_DEADLINE_HOURS"])
+def test_hours_that_are_none_are_an_error(variable: str, hours: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(variable, hours)
+    [error] = DagBag(PROJECT / "dags" / "dssm_daily.py").import_errors.values()
+    assert f"{variable}: found '{hours}', expected a number of hours above 0" in error
+
+
 def test_a_start_is_caught_up_from(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DSSM_START", "2024-01-14")
     dag = parse()
@@ -113,7 +121,7 @@ def test_a_start_is_caught_up_from(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_empty_variables_are_as_unset(monkeypatch: pytest.MonkeyPatch):
-    names = ("HOME", "CONFIG", "SET", "START", "TRAIN_POOL", "DEADLINE_HOURS", "ALERT", "LATE")
+    names = ("HOME", "CONFIG", "SET", "START", "TRAIN_POOL", "TIMEOUT_HOURS", "DEADLINE_HOURS", "ALERT", "LATE")
     for name in names:
         monkeypatch.setenv(f"DSSM_{name}", "")
     dag = parse()
@@ -122,6 +130,7 @@ def test_empty_variables_are_as_unset(monkeypatch: pytest.MonkeyPatch):
     assert train.command[:4] == [str(PROJECT / "spark-submit.sh"), "train", "--config", "conf/demo.yaml"]
     assert train.command[4:] == ["--date", "{{ ds }}"]
     assert (train.pool, list(train.on_failure_callback)) == ("default_pool", [])
+    assert train.execution_timeout == dt.timedelta(hours=6)
 
 
 def test_the_rollback_names_its_version():
@@ -227,6 +236,17 @@ def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
     }
     assert project.jobs() == ["build_samples", "build_samples", "train", "evaluate", "evaluate"]
     assert "evaluate 2024-01-15: exit code 137" in done.stdout
+
+
+def test_a_try_that_takes_too_long_is_ended_with_all_that_it_started(airflow: Airflow, project: FakeProject):
+    airflow.variables.update(DSSM_TIMEOUT_HOURS=str(15 / 3600))
+    project.end_with(train=["sleep"])
+    done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
+    assert done.returncode == 0, done.stdout
+    assert airflow.outcome() == {**dict.fromkeys(JOBS, ("success", 1)), "train": ("success", 2)}
+    assert project.jobs() == ["build_samples", "train", *JOBS[1:]]
+    assert (project.home / "children.json").exists()
+    assert project.children() == []
 
 
 # The scheduler -------------------------------------------------------------------------------------------
