@@ -24,7 +24,8 @@ tasks of one kind still wait for each other. The same without Airflow: `--dates 
 Every job is idempotent, so each may be tried again: it writes under a temporary name and commits by one rename, the
 manifest last; `train` goes on from its last checkpoint, `score_items` finds the version that it has made, by a digest
 of date, model and samples, and `index_items` switches to a version only when all of it is loaded and found well. A
-refusal (exit code 2 or 3) is not tried again: it would end the same way.
+refusal (exit code 2 or 3) is not tried again: it would end the same way. `spark.deploy_mode: cluster` is one: Airflow
+can neither end a driver on the cluster nor read its exit code.
 
 Airflow 3 has no SLAs. What comes nearest is a deadline alert: the scheduler notices that a run is late while it still
 goes on, and its executor calls `DSSM_LATE`. A run is queued when its day is over; those of a backfill all at once.
@@ -102,7 +103,9 @@ class Submission(SparkSubmitHook):
     """Starts `spark-submit.sh`, which makes Spark's arguments: the settings are written down once, in the config.
 
     Which master runs the job is among them, so none is looked up in Airflow's connections. The driver is the task's
-    own child: when it ends, Spark ends the application on the cluster.
+    own child: when it ends, Spark ends the application on the cluster. With `spark.deploy_mode: cluster` it would be
+    neither: a killed task would leave its application there, and a refusal would end with another code. So that mode
+    is refused.
     """
 
     def __init__(self, command: Sequence[str], run_id: str) -> None:
@@ -120,6 +123,7 @@ class Submission(SparkSubmitHook):
     def submit(self, application: str = "", **kwargs: Any) -> str | None:
         environment = {name: value for name, value in os.environ.items() if name not in AIRFLOWS_OWN_PYTHON}
         environment["DSSM_RUN_ID"] = self.run_id  # so that the job's log names this run
+        environment["DSSM_DEPLOY_MODE"] = "client"
         return super().submit(application, cwd=str(HOME), env=environment, start_new_session=True, **kwargs)
 
     @property

@@ -45,6 +45,11 @@ def check(kind: ClusterKind, settings: Settings, environment: Mapping[str, str])
                 f"spark.deploy_mode: found cluster, but with a {kind} master Spark runs no Python driver elsewhere; "
                 "expected client"
             )
+        if environment.get("DSSM_DEPLOY_MODE") == "client":
+            raise UserError(
+                "spark.deploy_mode: found cluster, expected client: the environment's DSSM_DEPLOY_MODE says so, for "
+                "who starts this job can neither end a driver on the cluster nor read its exit code"
+            )
         if hidden := [key for key in spark.conf if is_secret(key)]:
             raise UserError(
                 f"spark.conf: {hidden[0]} holds a secret, which is not sent to a driver on the cluster; name its place "

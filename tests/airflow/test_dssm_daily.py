@@ -153,6 +153,7 @@ def test_a_job_does_not_get_airflows_python(project: FakeProject, monkeypatch: p
     task.execute({"run_id": "scheduled__2024-01-15"})
     [call] = project.calls()
     assert call["environment"]["DSSM_RUN_ID"] == "scheduled__2024-01-15"
+    assert call["environment"]["DSSM_DEPLOY_MODE"] == "client"
     assert {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}.isdisjoint(call["environment"])
     assert call["environment"]["MASTER"] == "local[2]"
     assert call["cwd"] == str(project.home)
