@@ -34,8 +34,8 @@ goes on, and its executor calls `DSSM_LATE`. A run is queued when its day is ove
 
     airflow dags trigger dssm_rollback --conf '{"date": "2024-01-15", "version": "1a2b3c4d5e6f7a8b"}'
 
-A published table is an update of the asset `dssm_item_table`, on which other DAGs can wait; `score_items` and
-`dssm_rollback` say in it which date and config it was.
+A published item table is an update of the asset `dssm_item_table`, on which other DAGs can wait; `score_items` and
+`dssm_rollback` say in it which date and config it was. A rollback of the users' table updates no asset.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk import (
     DAG,
     Asset,
+    AssetAlias,
     CronDataIntervalTimetable,
     DeadlineAlert,
     DeadlineReference,
@@ -75,6 +76,7 @@ TRAIN_POOL = os.environ.get("DSSM_TRAIN_POOL") or "default_pool"
 
 JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
 ITEM_TABLE = Asset("dssm_item_table")
+ROLLED_BACK = AssetAlias("dssm_rolled_back")  # stands for ITEM_TABLE, or for nothing: which table it is, a run says
 REFUSALS = {2: "a setting, a path or the data needs mending", 3: "the quality gate refused to publish"}
 AIRFLOWS_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 GRACE_S = 4  # Airflow's supervisor kills a task 5 s after its SIGTERM, and the job is to be gone before
@@ -194,12 +196,34 @@ class SparkSubmit(SparkSubmitOperator):
                     f"{self.job} {self.date}: exit code {code}, {REFUSALS[code]}; not retried"
                 ) from error
             raise AirflowException(f"{self.job} {self.date}: exit code {code}; the log above says why") from error
+        self.tell(context)
+
+    def tell(self, context: Mapping[str, Any]) -> None:
+        """Says in the assets' updates which date and config it was."""
         for outlet in self.outlets:
-            context["outlet_events"][outlet].extra = {"date": self.date, "config": CONFIG}
+            context["outlet_events"][outlet].extra = self.told
+
+    @property
+    def told(self) -> dict[str, str]:
+        return {"date": self.date, "config": CONFIG}
 
     def on_kill(self) -> None:
         if self._hook is not None:
             self._hook.on_kill()
+
+
+class Rollback(SparkSubmit):
+    """Points a table at one of its earlier versions; of the item table alone it is an update of the asset."""
+
+    template_fields = (*SparkSubmit.template_fields, "table")
+
+    def __init__(self, *, table: str, to: str, **kwargs: Any) -> None:
+        super().__init__(job="rollback", more=["--to", to, "--table", table], outlets=[ROLLED_BACK], **kwargs)
+        self.table = table
+
+    def tell(self, context: Mapping[str, Any]) -> None:
+        if self.table == "items":
+            context["outlet_events"][ROLLED_BACK].add(ITEM_TABLE, extra=self.told)
 
 
 def function_of(variable: str) -> Callable[..., None] | None:
@@ -279,10 +303,4 @@ with DAG(
     },
     doc_md="Points the table of a date at one of its earlier versions. Nothing else changes, and no job runs.",
 ):
-    SparkSubmit(
-        task_id="rollback",
-        job="rollback",
-        date="{{ params.date }}",
-        more=["--to", "{{ params.version }}", "--table", "{{ params.table }}"],
-        outlets=[ITEM_TABLE],
-    )
+    Rollback(task_id="rollback", date="{{ params.date }}", to="{{ params.version }}", table="{{ params.table }}")

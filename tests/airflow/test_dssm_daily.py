@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 from pathlib import Path
 
@@ -133,14 +134,6 @@ def test_empty_variables_are_as_unset(monkeypatch: pytest.MonkeyPatch):
     assert train.execution_timeout == dt.timedelta(hours=6)
 
 
-def test_the_rollback_names_its_version():
-    task = parse(dag="dssm_rollback").get_task("rollback")
-    task.render_template_fields({"params": {"date": "2024-01-14", "version": "1a2b", "table": "items"}})
-    assert task.command[1:] == [
-        "rollback", "--config", "conf/demo.yaml", "--date", "2024-01-14", "--to", "1a2b", "--table", "items",
-    ]  # fmt: skip
-
-
 # One task ------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +241,25 @@ def test_a_try_that_takes_too_long_is_ended_with_all_that_it_started(airflow: Ai
     assert project.jobs() == ["build_samples", "train", *JOBS[1:]]
     assert (project.home / "children.json").exists()
     assert project.children() == []
+
+
+@pytest.mark.parametrize("table", ["items", "users"])
+def test_a_rollback_updates_the_asset_of_the_item_table_alone(airflow: Airflow, project: FakeProject, table: str):
+    asked = {"date": "2024-01-14", "version": "1a2b", "table": table}
+    done = airflow.run("dags", "test", "dssm_rollback", "-c", json.dumps(asked))
+    assert done.returncode == 0, done.stdout
+    assert airflow.outcome() == {"rollback": ("success", 1)}
+    [call] = project.calls()
+    assert call["arguments"] == [
+        "rollback", "--config", "conf/demo.yaml", "--date", "2024-01-14", "--to", "1a2b", "--table", table,
+    ]  # fmt: skip
+    updates = airflow.query(
+        "SELECT name, source_dag_id, asset_event.extra FROM asset_event JOIN asset ON asset.id = asset_id"
+    )
+    assert [(name, dag, json.loads(extra)) for name, dag, extra in updates] == {
+        "items": [("dssm_item_table", "dssm_rollback", {"date": "2024-01-14", "config": "conf/demo.yaml"})],
+        "users": [],
+    }[table]
 
 
 # The scheduler -------------------------------------------------------------------------------------------
