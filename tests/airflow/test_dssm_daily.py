@@ -71,14 +71,10 @@ def test_a_linked_dag_finds_its_checkout(tmp_path: Path):
     assert parse(link).get_task("train").command[0] == str(PROJECT / "spark-submit.sh")
 
 
-def test_training_waits_for_its_pool_and_a_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "my_alerts.py").write_text("def tell(context):\n    pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
+def test_training_waits_for_its_pool(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DSSM_TRAIN_POOL", "gpus")
-    monkeypatch.setenv("DSSM_ALERT", "my_alerts:tell")
     dag = parse()
     assert {task.task_id: task.pool for task in dag.tasks} == {**dict.fromkeys(JOBS, "default_pool"), "train": "gpus"}
-    assert {call.__name__ for task in dag.tasks for call in task.on_failure_callback} == {"tell"}
     assert [outlet.name for outlet in dag.get_task("score_items").outlets] == ["dssm_item_table"]
 
 
@@ -198,11 +194,27 @@ def test_one_date_runs_every_job_once(airflow: Airflow, project: FakeProject):
     assert "job score_items is on its try 1" in done.stdout
 
 
+def alerts_are_written_to(file: Path) -> dict[str, str]:
+    """Returns the variables by which a failed task is told to a file, a line each."""
+    module = file.parent / "my_alerts.py"
+    line = "{task.dag_id} {task.task_id}, try {task.try_number}: {context['exception']}"
+    module.write_text(
+        "def tell(context):\n"
+        "    task = context['task_instance']\n"
+        f"    print(f{line!r}, file=open({str(file)!r}, 'a'))\n"
+    )
+    return {"PYTHONPATH": str(file.parent), "DSSM_ALERT": "my_alerts:tell"}
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [(2, "a setting, a path or the data needs mending"), (3, "the quality gate refused to publish")],
 )
-def test_a_refusal_ends_the_date_without_another_try(airflow: Airflow, project: FakeProject, code: int, reason: str):
+def test_a_refusal_ends_the_date_without_another_try_and_is_told(
+    airflow: Airflow, project: FakeProject, tmp_path: Path, code: int, reason: str
+):
+    told = tmp_path / "told"
+    airflow.variables.update(alerts_are_written_to(told))
     project.end_with(evaluate=[code])
     done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
     assert done.returncode == 1
@@ -214,10 +226,16 @@ def test_a_refusal_ends_the_date_without_another_try(airflow: Airflow, project: 
         "index_items": ("upstream_failed", 0),
     }
     assert project.jobs() == ["build_samples", "train", "evaluate"]
-    assert f"evaluate 2024-01-15: exit code {code}, {reason}; not retried" in done.stdout
+    failure = f"evaluate 2024-01-15: exit code {code}, {reason}; not retried"
+    assert failure in done.stdout
+    assert told.read_text() == f"dssm_daily evaluate, try 1: {failure}\n"
 
 
-def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
+def test_a_crash_is_tried_once_more_and_told_when_it_fails_again(
+    airflow: Airflow, project: FakeProject, tmp_path: Path
+):
+    told = tmp_path / "told"
+    airflow.variables.update(alerts_are_written_to(told))
     project.end_with(build_samples=[1], evaluate=[1, 137])
     done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
     assert done.returncode == 1
@@ -229,7 +247,9 @@ def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
         "index_items": ("upstream_failed", 0),
     }
     assert project.jobs() == ["build_samples", "build_samples", "train", "evaluate", "evaluate"]
-    assert "evaluate 2024-01-15: exit code 137" in done.stdout
+    failure = "evaluate 2024-01-15: exit code 137; the log above says why"
+    assert failure in done.stdout
+    assert told.read_text() == f"dssm_daily evaluate, try 2: {failure}\n"
 
 
 def test_a_try_that_takes_too_long_is_ended_with_all_that_it_started(airflow: Airflow, project: FakeProject):
