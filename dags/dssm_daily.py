@@ -5,14 +5,22 @@ The environment of the scheduler and the workers says what to run:
 | variable | meaning | default |
 |---|---|---|
 | `DSSM_HOME` | the project's checkout | the one that holds this file |
-| `DSSM_CONFIG` | the pipeline's YAML, relative to the checkout | `conf/demo.yaml` |
+| `DSSM_CONFIG` | the pipeline's YAML, relative to the checkout; several with commas between them | `conf/demo.yaml` |
 | `DSSM_SET` | overrides as `key=value key='other value'`; each becomes a `--set` | none |
 | `DSSM_START` | first day that is caught up; without it the DAG begins with the day that ended last | none |
-| `DSSM_TRAIN_POOL` | Airflow's pool for `train`: with one slot, two pipelines never share the GPUs | `default_pool` |
+| `DSSM_TRAIN_POOL` | Airflow's pool for `train`; see below | `default_pool` |
 | `DSSM_TIMEOUT_HOURS` | hours that a try of a job may take; after them it is ended, with all that it started | 6 |
 | `DSSM_DEADLINE_HOURS` | hours that a run may take from when it is queued; after them `DSSM_LATE` is called | none |
 | `DSSM_ALERT` | `module:function`, called with the task's context when a task has failed for good | none |
 | `DSSM_LATE` | `module:function`, called with the run's context when it is late; goes with the hours | none |
+
+Each of several configs is a pipeline of its own, with the file's name behind that of its DAGs and its asset:
+`dssm_daily_NAME`, `dssm_rollback_NAME`, `dssm_item_table_NAME`. The other variables hold for all of them.
+
+Trainings wait for each other, over all pipelines, in a pool of one slot, where somebody has made it. The default pool
+has 128 slots, and keeps no two trainings from sharing the GPUs:
+
+    airflow pools set dssm_train 1 "trainings, one at a time"     # and DSSM_TRAIN_POOL=dssm_train
 
 Days are UTC's. The run of day D starts when D is over, because D itself is the test window. Past days:
 
@@ -44,6 +52,7 @@ import contextlib
 import datetime as dt
 import importlib
 import os
+import re
 import shlex
 import signal
 import time
@@ -68,15 +77,12 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 HOME = Path(os.environ.get("DSSM_HOME") or Path(__file__).resolve().parents[1])
-CONFIG = os.environ.get("DSSM_CONFIG") or "conf/demo.yaml"
 OVERRIDES = shlex.split(os.environ.get("DSSM_SET", ""))
 
 START = os.environ.get("DSSM_START")
 TRAIN_POOL = os.environ.get("DSSM_TRAIN_POOL") or "default_pool"
 
 JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
-ITEM_TABLE = Asset("dssm_item_table")
-ROLLED_BACK = AssetAlias("dssm_rolled_back")  # stands for ITEM_TABLE, or for nothing: which table it is, a run says
 REFUSALS = {2: "a setting, a path or the data needs mending", 3: "the quality gate refused to publish"}
 AIRFLOWS_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 GRACE_S = 4  # Airflow's supervisor kills a task 5 s after its SIGTERM, and the job is to be gone before
@@ -161,9 +167,12 @@ class SparkSubmit(SparkSubmitOperator):
 
     template_fields = ("date", "more")
 
-    def __init__(self, *, job: str, date: str = "{{ ds }}", more: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *, job: str, config: str, date: str = "{{ ds }}", more: Sequence[str] = (), **kwargs: Any
+    ) -> None:
         super().__init__(name=job, **kwargs)
         self.job = job
+        self.config = config
         self.date = date
         self.more = list(more)
 
@@ -174,7 +183,7 @@ class SparkSubmit(SparkSubmitOperator):
             str(HOME / "spark-submit.sh"),
             self.job,
             "--config",
-            CONFIG,
+            self.config,
             "--date",
             self.date,
             *overrides,
@@ -205,7 +214,7 @@ class SparkSubmit(SparkSubmitOperator):
 
     @property
     def told(self) -> dict[str, str]:
-        return {"date": self.date, "config": CONFIG}
+        return {"date": self.date, "config": self.config}
 
     def on_kill(self) -> None:
         if self._hook is not None:
@@ -217,13 +226,36 @@ class Rollback(SparkSubmit):
 
     template_fields = (*SparkSubmit.template_fields, "table")
 
-    def __init__(self, *, table: str, to: str, **kwargs: Any) -> None:
-        super().__init__(job="rollback", more=["--to", to, "--table", table], outlets=[ROLLED_BACK], **kwargs)
+    def __init__(self, *, table: str, to: str, item_table: Asset, **kwargs: Any) -> None:
+        super().__init__(job="rollback", more=["--to", to, "--table", table], **kwargs)
         self.table = table
+        self.item_table = item_table
+        # Stands for the item table's asset, or for none: which table it is, a run says.
+        self.outlets = [AssetAlias(f"{item_table.name}_rolled_back")]
 
     def tell(self, context: Mapping[str, Any]) -> None:
         if self.table == "items":
-            context["outlet_events"][ROLLED_BACK].add(ITEM_TABLE, extra=self.told)
+            context["outlet_events"][self.outlets[0]].add(self.item_table, extra=self.told)
+
+
+def configs() -> dict[str, str]:
+    """Returns the pipelines' configs, each by how the names of its DAGs end: the only one's as they are.
+
+    Raises: ValueError, which Airflow shows as the DAGs' import error, where two would have the same names.
+    """
+    found = [name.strip() for name in os.environ.get("DSSM_CONFIG", "").split(",") if name.strip()]
+    if len(found) < 2:
+        return {"": found[0] if found else "conf/demo.yaml"}
+    named: dict[str, str] = {}
+    for config in found:
+        ending = "_" + re.sub(r"[^\w.-]", "_", Path(config).stem)
+        if ending in named:
+            raise ValueError(
+                f"DSSM_CONFIG: found {named[ending]} and {config}, which would both be dssm_daily{ending}; "
+                "rename one of the files"
+            )
+        named[ending] = config
+    return named
 
 
 def function_of(variable: str) -> Callable[..., None] | None:
@@ -276,31 +308,52 @@ DEFAULTS = {
     "on_failure_callback": function_of("DSSM_ALERT"),
 }
 
-with DAG(
-    dag_id="dssm_daily",
-    # Airflow 3 reads "@daily" as a trigger: a run at 00:00 of D, for D, before D has any events.
-    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
-    start_date=dt.datetime.fromisoformat(START or "2020-01-01").replace(tzinfo=dt.UTC),
-    catchup=bool(START),
-    max_active_runs=1,
-    deadline=deadline(),
-    default_args=DEFAULTS,
-    doc_md=__doc__,
-):
-    published = {"score_items": [ITEM_TABLE]}
-    chain(*(SparkSubmit(task_id=job, job=job, pool=pool_of(job), outlets=published.get(job, [])) for job in JOBS))
 
-with DAG(
-    dag_id="dssm_rollback",
-    schedule=None,
-    catchup=False,
-    max_active_runs=1,
-    default_args=DEFAULTS,
-    params={
-        "date": Param(type="string", format="date", description="of the partition"),
-        "version": Param(type="string", description="one that `./spark-submit.sh versions NAME/DATE` lists"),
-        "table": Param("items", enum=["items", "users"]),
-    },
-    doc_md="Points the table of a date at one of its earlier versions. Nothing else changes, and no job runs.",
-):
-    Rollback(task_id="rollback", date="{{ params.date }}", to="{{ params.version }}", table="{{ params.table }}")
+def daily(ending: str, config: str, item_table: Asset) -> None:
+    with DAG(
+        dag_id=f"dssm_daily{ending}",
+        # Airflow 3 reads "@daily" as a trigger: a run at 00:00 of D, for D, before D has any events.
+        schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+        start_date=dt.datetime.fromisoformat(START or "2020-01-01").replace(tzinfo=dt.UTC),
+        catchup=bool(START),
+        max_active_runs=1,
+        deadline=deadline(),
+        default_args=DEFAULTS,
+        doc_md=__doc__,
+    ):
+        published = {"score_items": [item_table]}
+        tasks = [
+            SparkSubmit(task_id=job, job=job, config=config, pool=pool_of(job), outlets=published.get(job, []))
+            for job in JOBS
+        ]
+        chain(*tasks)
+
+
+def rollback(ending: str, config: str, item_table: Asset) -> None:
+    with DAG(
+        dag_id=f"dssm_rollback{ending}",
+        schedule=None,
+        catchup=False,
+        max_active_runs=1,
+        default_args=DEFAULTS,
+        params={
+            "date": Param(type="string", format="date", description="of the partition"),
+            "version": Param(type="string", description="one that `./spark-submit.sh versions NAME/DATE` lists"),
+            "table": Param("items", enum=["items", "users"]),
+        },
+        doc_md="Points the table of a date at one of its earlier versions. Nothing else changes, and no job runs.",
+    ):
+        Rollback(
+            task_id="rollback",
+            config=config,
+            date="{{ params.date }}",
+            to="{{ params.version }}",
+            table="{{ params.table }}",
+            item_table=item_table,
+        )
+
+
+for ending, config in configs().items():
+    item_table = Asset(f"dssm_item_table{ending}")
+    daily(ending, config, item_table)
+    rollback(ending, config, item_table)

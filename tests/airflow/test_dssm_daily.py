@@ -78,6 +78,31 @@ def test_training_waits_for_its_pool(monkeypatch: pytest.MonkeyPatch):
     assert [outlet.name for outlet in dag.get_task("score_items").outlets] == ["dssm_item_table"]
 
 
+def test_two_configs_are_two_pipelines_whose_trainings_share_a_pool_of_one_slot(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+):
+    assert airflow.run("pools", "set", "dssm_train", "1", "trainings, one at a time").returncode == 0
+    assert airflow.query("SELECT slots FROM slot_pool WHERE pool = 'dssm_train'") == [(1,)]
+    monkeypatch.setenv("DSSM_CONFIG", "conf/demo.yaml, /the lake/my videos.yaml")
+    monkeypatch.setenv("DSSM_TRAIN_POOL", "dssm_train")
+    bag = DagBag(PROJECT / "dags" / "dssm_daily.py")
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {f"dssm_{dag}_{name}" for dag in ("daily", "rollback") for name in ("demo", "my_videos")}
+    for name, config in {"demo": "conf/demo.yaml", "my_videos": "/the lake/my videos.yaml"}.items():
+        daily, [back] = bag.dags[f"dssm_daily_{name}"], bag.dags[f"dssm_rollback_{name}"].tasks
+        pools = {task.task_id: (task.pool, task.pool_slots) for task in daily.tasks}
+        assert pools == {**dict.fromkeys(JOBS, ("default_pool", 1)), "train": ("dssm_train", 1)}
+        assert {task.command[3] for task in [*daily.tasks, back]} == {config}
+        [asset] = daily.get_task("score_items").outlets
+        assert (asset.name, back.item_table) == (f"dssm_item_table_{name}", asset)
+
+
+def test_two_configs_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSSM_CONFIG", "a/my videos.yaml,b/my_videos.yaml")
+    [error] = DagBag(PROJECT / "dags" / "dssm_daily.py").import_errors.values()
+    assert "DSSM_CONFIG: found a/my videos.yaml and b/my_videos.yaml, which would both be dssm_daily_my_videos" in error
+
+
 def test_a_late_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "my_deadlines.py").write_text("def late(context):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
