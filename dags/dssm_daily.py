@@ -42,6 +42,10 @@ goes on, and its executor calls `DSSM_LATE`. A run is queued when its day is ove
 
     airflow dags trigger dssm_rollback --conf '{"date": "2024-01-15", "version": "1a2b3c4d5e6f7a8b"}'
 
+The embedded Derby metastore, the default of `item_table.metastore`, takes one process at a time. Tasks of one kind
+wait for each other, but not for those of another DAG: `dssm_rollback` may open it beside `score_items`, and so may
+pipelines with the same `root`, whereupon the second fails. In production use a real one, `thrift://…` or `jdbc:…`.
+
 A published item table is an update of the asset `dssm_item_table`, on which other DAGs can wait; `score_items` and
 `dssm_rollback` say in it which date and config it was. A rollback of the users' table updates no asset.
 """
@@ -303,7 +307,7 @@ def pool_of(job: str) -> str:
 DEFAULTS = {
     "retries": 1,
     "execution_timeout": hours_of("DSSM_TIMEOUT_HOURS") or dt.timedelta(hours=6),
-    # Holds over all runs, a backfill's too: score_items needs the embedded Derby metastore to itself.
+    # Holds over all runs of a DAG, a backfill's too: score_items needs the embedded Derby metastore to itself.
     "max_active_tis_per_dag": 1,
     "on_failure_callback": function_of("DSSM_ALERT"),
 }
