@@ -44,6 +44,11 @@ def check(kind: ClusterKind, settings: Settings, environment: Mapping[str, str])
                 f"spark.deploy_mode: found cluster, but with a {kind} master Spark runs no Python driver elsewhere; "
                 "expected client"
             )
+        if environment.get("DSSM_DEPLOY_MODE") == "client":
+            raise UserError(
+                "spark.deploy_mode: found cluster, expected client: the environment's DSSM_DEPLOY_MODE says so, for "
+                "who starts this job can neither end a driver on the cluster nor read its exit code"
+            )
         places = {"root": settings.root, "data": settings.data}
         relative = [key for key, place in places.items() if place and "://" not in place and not place.startswith("/")]
         if relative:

@@ -225,6 +225,16 @@ def test_what_a_cluster_wants_is_said_before_anything_starts(
         command("evaluate", [], load_settings(DEMO, overrides), {"MASTER": master})
 
 
+def test_whoever_needs_the_driver_here_gets_it_nowhere_else() -> None:
+    environment = {"MASTER": "yarn", "HADOOP_CONF_DIR": "/etc/hadoop/conf", "DSSM_DEPLOY_MODE": "client"}
+    with pytest.raises(
+        UserError, match=r"^spark\.deploy_mode: found cluster, expected client: the environment's DSSM_"
+    ):
+        command("evaluate", [], load_settings(DEMO, REMOTE), environment)
+    line = command("evaluate", [], load_settings(DEMO, REMOTE[1:]), environment)
+    assert line[line.index("--deploy-mode") + 1] == "client"
+
+
 def test_sparks_own_defaults_may_hold_what_a_cluster_wants() -> None:
     environment = {"MASTER": "k8s://https://a", "SPARK_CONF_DIR": "/etc/spark"}
     line = command("evaluate", [], load_settings(DEMO, REMOTE), environment)
