@@ -183,6 +183,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"model__objective_weights": "uncertainty"},
         "model: objective_weights: uncertainty weighs several objectives; name them, or set fixed",
     ),
+    "a weight that a learned one cancels": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "model": {
+                "user_tower": HEADS,
+                "item_tower": HEADS,
+                "objectives": {"click": {}, "like": {"label": "like", "loss": "hinge", "weight": 0.25}},
+                "objective_weights": "uncertainty",
+            },
+        },
+        "model: objectives.like.weight: found 0.25, but of e⁻ˢ w L + s the learned s settles at log(w L), which "
+        "cancels it; remove it, or set objective_weights: fixed",
+    ),
     "a residual of the other side": (
         {"model__item_tower": {"residual": ["client_id"]}},
         "model.item_tower.residual: this side has no feature 'client_id' (known: post_embed, topic_id)",
