@@ -155,6 +155,18 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "model.objectives.like.label: no source has 'liek' in its targets (did you mean 'like'?)",
     ),
+    "an objective named after a target that it does not learn": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "model": {
+                "user_tower": HEADS,
+                "item_tower": HEADS,
+                "objectives": {"click": {}, "like": {"loss": {"kind": "bpr", "negatives": "batch"}}},
+            },
+        },
+        "model.objectives.like: has no label, and would learn the sources' own, though 'like' is one of their targets; "
+        "set label: like, or give the objective another name",
+    ),
     "the main label's shares for another label": (
         {
             "sources__feed__targets": {"like": "liked"},

@@ -164,7 +164,10 @@ class Scorer(StrictModel):
 
 
 class Objective(StrictModel):
-    label: str = Field("label", description="'label', the sources' own, or one of their targets.")
+    label: str = Field(
+        "label",
+        description="'label', the sources' own, or one of their targets; an objective of a target's name gives it.",
+    )
     loss: Loss | None = Field(None, description="Default: train.loss.")
     weight: FiniteFloat = Field(1.0, gt=0, description="Factor on its loss; goes with objective_weights: fixed.")
     share: FiniteFloat = Field(1.0, ge=0, description="Factor on its score in the combined vector's; 0 leaves it out.")
