@@ -233,6 +233,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"features__all_topic_fav_7__encoder": {"kind": "transformer", "heads": 3}},
         "features.all_topic_fav_7: encoder.heads: 3 do not divide dim: 16; set one that does",
     ),
+    "an encoder that reads backwards": (
+        {"features__all_topic_fav_7__encoder": "gru", "features__all_topic_fav_7__keep": "last"},
+        "features.all_topic_fav_7: keep: last: the newest entry stands last, and encoder gru of order: newest_first "
+        "would read the list backwards; set encoder.order: newest_last, or keep: first",
+    ),
     "a loss of negatives without any": (
         {"train__loss": "sampled_softmax"},
         "train.loss: sampled_softmax compares a positive with samples.negatives; name a kind of them there",
