@@ -77,7 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
             "user_tower": OBJECTIVE_TOWER,
             "item_tower": OBJECTIVE_TOWER,
             "objectives": {
-                "click": {"weight": 0.5},
+                "click": {},
                 "like": {"label": "like", "loss": {"kind": "regression", "prediction": "sigmoid"}},
                 "choice": {"loss": "in_batch_softmax"},
             },
