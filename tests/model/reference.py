@@ -78,7 +78,7 @@ def batch_shares(item_keys: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def pooled(embeddings: np.ndarray, ids: np.ndarray, weights: np.ndarray | None, combiner: str) -> np.ndarray:
-    """Each row's embeddings as one; ids of 0 do not count."""
+    """Each row's embeddings as one; ids of 0 do not count. Zeros where nothing does, or all weights are 0."""
     result = np.zeros((embeddings.shape[0], embeddings.shape[2]))
     for row in range(len(ids)):
         scaled, scales = [], []
@@ -87,7 +87,7 @@ def pooled(embeddings: np.ndarray, ids: np.ndarray, weights: np.ndarray | None, 
                 scale = 1.0 if weights is None else float(weights[row, entry])
                 scales.append(scale)
                 scaled.append(scale * embeddings[row, entry].astype(float))
-        if not scaled:
+        if not any(scales):
             continue
         if combiner == "max":
             result[row] = np.max(scaled, axis=0)
