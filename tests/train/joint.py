@@ -110,6 +110,7 @@ OWN_CANDIDATES: dict[str, dict[str, Any]] = {
             "frequency": {"buckets": 64, "rate": 0.5, "initial_gap": 5.0},
         },
     },
+    "own_hinge": {**SLOW, "loss": {"kind": "hinge", "negatives": "batch", "candidates": "rank", "margin": 2.0}},
 }  # fmt: skip
 OWN_CANDIDATES_AT = 2  # ranks
 
