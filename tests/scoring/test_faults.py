@@ -14,7 +14,8 @@ import pytest
 from dssm import published, storage
 from dssm.errors import UserError
 from dssm.published import Published, PublishedManifest
-from dssm.scoring.publish import Table, publish, roll_back
+from dssm.scoring.publish import publish, roll_back
+from dssm.scoring.table import Table
 from tests.scoring.steps import FAULTS, KilledError, Steps
 from tests.scoring.tables import (
     DATE,
