@@ -134,13 +134,12 @@ def _new_version(table: Table, folder: str) -> Iterator[str]:
     try:
         storage.make_folder(temporary)
         yield temporary
-        if storage.exists(folder) and _there(folder) is None:
-            with _alone(table):
-                if storage.exists(folder) and _there(folder) is None:  # another run may have mended it since
-                    _remove_folder(folder)
-        if not storage.exists(folder):
-            storage.rename(temporary, folder)
-            return
+        with _alone(table):  # two that look at once would both find no folder
+            if storage.exists(folder) and _there(folder) is None:
+                _remove_folder(folder)
+            if not storage.exists(folder):
+                storage.rename(temporary, folder)
+                return
     except BaseException:
         storage.remove(temporary)
         raise
