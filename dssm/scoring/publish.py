@@ -23,7 +23,7 @@ from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 from dssm.model.kept import remove_spare
 from dssm.paths import RunPaths
-from dssm.published import VERSION_FOLDER, GateDecision, Published, PublishedManifest
+from dssm.published import QUARANTINE, VERSION_FOLDER, GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
 from dssm.scoring.listing import remarks_of
 from dssm.scoring.metastore import table_columns
@@ -92,7 +92,7 @@ def publish(
             _new_version(table, folder) as temporary,
         ):
             manifest = _decided(table, make(temporary, last), decisions, force)
-            gates.check(manifest.gates, force)
+            _check_rows(table, manifest, temporary, force)
             _write(temporary, manifest)
             remarks.extend(remarks_of(manifest))
         made = published.read_version(folder)
@@ -185,6 +185,23 @@ def _decided(
     return made.model_copy(update={"gates": found, "forced": force, "overridden": overridden})
 
 
+def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool) -> None:
+    """Checks a version that is being made; of one that is refused the rows put aside are kept in the run's folder.
+
+    Raises: GateError that names their place.
+    """
+    aside = None
+    if table.runs is not None:
+        place = RunPaths(f"{table.runs}/{table.date}").quarantine(f"{table.side}s")
+        storage.remove(place)
+        if made.quarantined and gates.refused(made.gates) and not force:
+            storage.make_folder(place.rpartition("/")[0])
+            with storage.local_copy(f"{folder}/{QUARANTINE}") as local:
+                storage.put_folder(local, place)
+            aside = place
+    gates.check(made.gates, force, aside)
+
+
 def _known(table: Table, made: Published, decisions: Sequence[GateDecision], force: bool) -> Published:
     """Returns a version that is there, once the gates have let it through.
 
@@ -192,7 +209,7 @@ def _known(table: Table, made: Published, decisions: Sequence[GateDecision], for
     """
     before = made.manifest
     manifest = _decided(table, before, decisions, force)
-    gates.check(manifest.gates, force)
+    gates.check(manifest.gates, force, f"{made.folder}/{QUARANTINE}" if before.quarantined else None)
     if not force:
         manifest = manifest.model_copy(update={"forced": before.forced, "overridden": before.overridden})
     told = gates.unmeasured(before.gates) <= gates.unmeasured(manifest.gates)
