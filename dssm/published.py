@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dssm import storage
 from dssm.errors import UserError, no_objective
 from dssm.manifest import SCHEMA_VERSION, load_versioned
+from dssm.packing import unpack_vectors
 from dssm.paths import RunPaths
 
 Side = Literal["item", "user"]
@@ -350,7 +351,7 @@ def batches(published: Published, objective: str | None = None) -> Iterator[tupl
                 for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
                     yield (
                         batch.column(0),
-                        decoded(batch.column(1), width, batch.column(2) if len(columns) > 2 else None),
+                        unpack_vectors(batch.column(1), width, batch.column(2) if len(columns) > 2 else None),
                     )
         except (OSError, ValueError) as error:  # Arrow's own errors are of these
             reason = " ".join(str(error).split())
@@ -368,31 +369,3 @@ def load(published: Published, objective: str | None = None) -> tuple[pa.Array, 
     if start != len(vectors):
         raise UserError(f"{published.folder}: {start:,} rows, its manifest says {len(vectors):,}; publish it again")
     return pa.chunked_array(ids, pa.string()).combine_chunks(), vectors
-
-
-def decoded(column: pa.Array, width: int, scale: pa.Array | None = None) -> np.ndarray:
-    """Returns a stored column of vectors as numbers, (rows, width) float32.
-
-    Args:
-      column: lists of float32 or int8, or binaries of little-endian float16.
-      scale: (rows,) of int8, what a row's numbers are multiplied by.
-    Raises: ValueError where a row is not `width` numbers.
-    """
-    rows = len(column)
-    if pa.types.is_binary(column.type):
-        _, offsets, data = column.buffers()
-        bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + rows + 1]
-        if column.null_count or not (np.diff(bounds) == 2 * width).all():
-            raise ValueError(f"a vector is not {width} numbers of float16")
-        if rows == 0:
-            return np.empty((0, width), np.float32)
-        halves = np.frombuffer(data, "<f2", count=rows * width, offset=int(bounds[0]))
-        return halves.reshape(rows, width).astype(np.float32)
-    values = column.flatten()
-    even = (np.diff(column.offsets.to_numpy()) == width).all()
-    if column.null_count or values.null_count or not even:
-        raise ValueError(f"a vector is not {width} numbers")
-    matrix = values.to_numpy().reshape(rows, width)
-    if scale is None:
-        return matrix.astype(np.float32, copy=False)
-    return matrix * scale.to_numpy().astype(np.float32)[:, None]

@@ -114,16 +114,6 @@ def test_damage_is_said(tmp_path: Path) -> None:
         published.load(made)
 
 
-@pytest.mark.parametrize(
-    "column",
-    [pa.array([[1.0, 2.0], [3.0]], pa.list_(pa.float32())), pa.array([b"1234", b"12"]), pa.array([b"1234", None])],
-    ids=["lists", "halves", "null"],
-)
-def test_vectors_of_another_width(column: pa.Array) -> None:
-    with pytest.raises(ValueError, match="is not 2 numbers"):
-        published.decoded(column, 2)
-
-
 # Versions ----------------------------------------------------------------------------------------------
 
 
