@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from dssm import storage
+from dssm import locks, storage
 from dssm.errors import UserError, no_objective
 from dssm.manifest import SCHEMA_VERSION, load_versioned
 from dssm.packing import unpack_vectors
@@ -278,9 +278,14 @@ def footer_rows(path: str) -> int:
 
 
 def write_run_tables(run_folder: str, tables: Mapping[str, str]) -> None:
-    """Notes in a run's folder where its tables lie: `items` and `users`, each with its location."""
-    known = run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
-    storage.write_text(RunPaths(run_folder).tables, json.dumps(known, indent=1) + "\n")
+    """Notes in a run's folder where its tables lie: `items` and `users`, each with its location.
+
+    One process at a time, by the folder's lock: those of items and of users may end together.
+    """
+    paths = RunPaths(run_folder)
+    with locks.locked(paths.folder):
+        known = run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
+        storage.write_text(paths.tables, json.dumps(known, indent=1) + "\n")
 
 
 def run_table(run_folder: str, table: str) -> str:
@@ -302,10 +307,10 @@ def run_table(run_folder: str, table: str) -> str:
 
 def run_tables(run_folder: str) -> dict[str, str]:
     """Returns the locations of all tables that were published from a run, by `items` and `users`."""
-    path = RunPaths(run_folder).tables
-    if not storage.exists(path):
+    try:
+        found: dict[str, str] = json.loads(storage.read_replaced(RunPaths(run_folder).tables))
+    except FileNotFoundError:
         return {}
-    found: dict[str, str] = json.loads(storage.read_text(path))
     return found
 
 

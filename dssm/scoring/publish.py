@@ -108,7 +108,7 @@ def publish(
 @contextlib.contextmanager
 def _alone(table: Table) -> Iterator[locks.Held]:
     """Lets one at a time change a table, of all processes on all hosts."""
-    with _MOVING, locks.locked(table.location, lambda told: out.print(f"  {told}", markup=False)) as lock:
+    with _MOVING, locks.locked(table.location) as lock:
         yield lock
 
 
