@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 from dssm import storage
+from dssm.console import out
 from dssm.errors import UserError
 
 PREFIX = "_lock."
@@ -68,8 +69,12 @@ class Held:
         return f"{self._folder}/{PREFIX}{self.token}.{beat}"
 
 
+def _say(message: str) -> None:
+    out.print(f"  {message}", markup=False)
+
+
 @contextlib.contextmanager
-def locked(folder: str, tell: Callable[[str], None] = lambda message: None) -> Iterator[Held]:
+def locked(folder: str, tell: Callable[[str], None] = _say) -> Iterator[Held]:
     """Holds the lock of a folder while the block runs.
 
     Args:

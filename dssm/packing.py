@@ -1,4 +1,7 @@
-"""Packed columns: matrices as little-endian binaries of fixed width. Pure Arrow and NumPy."""
+"""Matrices as columns: packed, as little-endian binaries of fixed width, or as published tables store vectors.
+
+Pure Arrow and NumPy.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,31 @@ def unpack(column: pa.Array, spec: ColumnSpec) -> np.ndarray:
 def unpack_all(batch: pa.RecordBatch, columns: Mapping[str, ColumnSpec]) -> dict[str, np.ndarray]:
     """Returns the named columns of a batch as numbers, each (rows, *shape)."""
     return {name: unpack(batch.column(name), spec) for name, spec in columns.items()}
+
+
+def unpack_vectors(column: pa.Array, width: int, scale: pa.Array | None = None) -> np.ndarray:
+    """Returns a column of a published table as numbers, (rows, width) float32.
+
+    Args:
+      column: lists of float32 or int8, or binaries of little-endian float16.
+      scale: (rows,) of int8, what a row's numbers are multiplied by.
+    Raises: ValueError where a row is not `width` numbers.
+    """
+    rows = len(column)
+    if pa.types.is_binary(column.type):
+        _, offsets, data = column.buffers()
+        bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + rows + 1]
+        if column.null_count or not (np.diff(bounds) == 2 * width).all():
+            raise ValueError(f"a vector is not {width} numbers of float16")
+        if rows == 0:
+            return np.empty((0, width), np.float32)
+        halves = np.frombuffer(data, "<f2", count=rows * width, offset=int(bounds[0]))
+        return halves.reshape(rows, width).astype(np.float32)
+    values = column.flatten()
+    even = (np.diff(column.offsets.to_numpy()) == width).all()
+    if column.null_count or values.null_count or not even:
+        raise ValueError(f"a vector is not {width} numbers")
+    matrix = values.to_numpy().reshape(rows, width)
+    if scale is None:
+        return matrix.astype(np.float32, copy=False)
+    return matrix * scale.to_numpy().astype(np.float32)[:, None]

@@ -98,6 +98,13 @@ class RunPaths:
         """Where the run's published tables lie; see `dssm.published.run_table`."""
         return f"{self.folder}/tables.json"
 
+    def quarantine(self, table: str) -> str:
+        """Rows that could not be scored, with their reasons, of the version of a table that a gate refused last.
+
+        Args: table: `items` or `users`.
+        """
+        return f"{self.folder}/quarantine/{table}"
+
 
 def vocabulary_path(samples: str, name: str) -> str:
     """Returns the Parquet file of a vocabulary's tokens. Args: samples: a run's folder of them."""

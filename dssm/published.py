@@ -26,9 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from dssm import storage
+from dssm import locks, storage
 from dssm.errors import UserError, no_objective
 from dssm.manifest import SCHEMA_VERSION, load_versioned
+from dssm.packing import unpack_vectors
 from dssm.paths import RunPaths
 
 Side = Literal["item", "user"]
@@ -277,9 +278,14 @@ def footer_rows(path: str) -> int:
 
 
 def write_run_tables(run_folder: str, tables: Mapping[str, str]) -> None:
-    """Notes in a run's folder where its tables lie: `items` and `users`, each with its location."""
-    known = run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
-    storage.write_text(RunPaths(run_folder).tables, json.dumps(known, indent=1) + "\n")
+    """Notes in a run's folder where its tables lie: `items` and `users`, each with its location.
+
+    One process at a time, by the folder's lock: those of items and of users may end together.
+    """
+    paths = RunPaths(run_folder)
+    with locks.locked(paths.folder):
+        known = run_tables(run_folder) | {name: storage.absolute(place) for name, place in tables.items()}
+        storage.write_text(paths.tables, json.dumps(known, indent=1) + "\n")
 
 
 def run_table(run_folder: str, table: str) -> str:
@@ -301,10 +307,10 @@ def run_table(run_folder: str, table: str) -> str:
 
 def run_tables(run_folder: str) -> dict[str, str]:
     """Returns the locations of all tables that were published from a run, by `items` and `users`."""
-    path = RunPaths(run_folder).tables
-    if not storage.exists(path):
+    try:
+        found: dict[str, str] = json.loads(storage.read_replaced(RunPaths(run_folder).tables))
+    except FileNotFoundError:
         return {}
-    found: dict[str, str] = json.loads(storage.read_text(path))
     return found
 
 
@@ -350,7 +356,7 @@ def batches(published: Published, objective: str | None = None) -> Iterator[tupl
                 for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
                     yield (
                         batch.column(0),
-                        decoded(batch.column(1), width, batch.column(2) if len(columns) > 2 else None),
+                        unpack_vectors(batch.column(1), width, batch.column(2) if len(columns) > 2 else None),
                     )
         except (OSError, ValueError) as error:  # Arrow's own errors are of these
             reason = " ".join(str(error).split())
@@ -368,31 +374,3 @@ def load(published: Published, objective: str | None = None) -> tuple[pa.Array, 
     if start != len(vectors):
         raise UserError(f"{published.folder}: {start:,} rows, its manifest says {len(vectors):,}; publish it again")
     return pa.chunked_array(ids, pa.string()).combine_chunks(), vectors
-
-
-def decoded(column: pa.Array, width: int, scale: pa.Array | None = None) -> np.ndarray:
-    """Returns a stored column of vectors as numbers, (rows, width) float32.
-
-    Args:
-      column: lists of float32 or int8, or binaries of little-endian float16.
-      scale: (rows,) of int8, what a row's numbers are multiplied by.
-    Raises: ValueError where a row is not `width` numbers.
-    """
-    rows = len(column)
-    if pa.types.is_binary(column.type):
-        _, offsets, data = column.buffers()
-        bounds = np.frombuffer(offsets, np.int32)[column.offset : column.offset + rows + 1]
-        if column.null_count or not (np.diff(bounds) == 2 * width).all():
-            raise ValueError(f"a vector is not {width} numbers of float16")
-        if rows == 0:
-            return np.empty((0, width), np.float32)
-        halves = np.frombuffer(data, "<f2", count=rows * width, offset=int(bounds[0]))
-        return halves.reshape(rows, width).astype(np.float32)
-    values = column.flatten()
-    even = (np.diff(column.offsets.to_numpy()) == width).all()
-    if column.null_count or values.null_count or not even:
-        raise ValueError(f"a vector is not {width} numbers")
-    matrix = values.to_numpy().reshape(rows, width)
-    if scale is None:
-        return matrix.astype(np.float32, copy=False)
-    return matrix * scale.to_numpy().astype(np.float32)[:, None]

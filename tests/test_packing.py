@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dssm.manifest import ColumnSpec
-from dssm.packing import pack, unpack, unpack_all
+from dssm.packing import pack, unpack, unpack_all, unpack_vectors
 
 matrices = st.sampled_from(["int32", "int64", "float32"]).flatmap(
     lambda dtype: hnp.arrays(dtype, st.tuples(st.integers(0, 7), st.integers(1, 5)))
@@ -70,3 +70,13 @@ def test_scalars_come_back_as_their_dtype() -> None:
     assert found["id"].tolist() == [5, 6]
     assert found["id"].dtype == np.int32
     assert found["list"].tolist() == [[2], [3]]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([[1.0, 2.0], [3.0]], pa.list_(pa.float32())), pa.array([b"1234", b"12"]), pa.array([b"1234", None])],
+    ids=["lists", "halves", "null"],
+)
+def test_vectors_of_another_width(column: pa.Array) -> None:
+    with pytest.raises(ValueError, match="is not 2 numbers"):
+        unpack_vectors(column, 2)

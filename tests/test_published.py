@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from dssm import published, storage
 from dssm.errors import UserError
 from dssm.published import Published, PublishedManifest, VectorType
+from tests.at_once import meanwhile
 from tests.scoring.tables import DATE, MADE_AT, unit_vectors, write_rows
 
 VECTORS = unit_vectors(7, 3)
@@ -112,16 +113,6 @@ def test_damage_is_said(tmp_path: Path) -> None:
     assert published.damaged_files(made) == [first, second]
     with pytest.raises(UserError, match="can't be read"):
         published.load(made)
-
-
-@pytest.mark.parametrize(
-    "column",
-    [pa.array([[1.0, 2.0], [3.0]], pa.list_(pa.float32())), pa.array([b"1234", b"12"]), pa.array([b"1234", None])],
-    ids=["lists", "halves", "null"],
-)
-def test_vectors_of_another_width(column: pa.Array) -> None:
-    with pytest.raises(ValueError, match="is not 2 numbers"):
-        published.decoded(column, 2)
 
 
 # Versions ----------------------------------------------------------------------------------------------
@@ -263,3 +254,10 @@ def test_a_run_knows_its_tables(tmp_path: Path) -> None:
         "items": str(tmp_path / "items"),
         "users": str(tmp_path / "users"),
     }
+
+
+def test_tables_that_are_noted_at_once_are_all_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with meanwhile(monkeypatch, published.write_run_tables, str(tmp_path), {"users": "/users"}):
+        published.write_run_tables(str(tmp_path), {"items": "/items"})
+    assert published.run_tables(str(tmp_path)) == {"items": "/items", "users": "/users"}
+    assert [path.name for path in tmp_path.iterdir()] == ["tables.json"]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from dssm import published, storage
+from dssm import locks, published, storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST, Manifest, Statistics, VocabularySpec
@@ -237,20 +237,24 @@ def _usage(paths: RunPaths) -> list[Usage]:
 def read_refusals(paths: RunPaths) -> dict[str, Refusal]:
     """Returns what gates have last refused, by job; see `note_refusal`."""
     try:
-        return _REFUSALS.validate_json(storage.read_bytes(f"{paths.folder}/{REFUSALS}"))
+        return _REFUSALS.validate_json(storage.read_replaced(f"{paths.folder}/{REFUSALS}"))
     except (FileNotFoundError, ValueError):
         return {}
 
 
 def note_refusal(paths: RunPaths, job: str, reason: str | None) -> None:
-    """Keeps in the run's folder that a gate refused what a job had made; None: that it let it through."""
-    known = read_refusals(paths)
-    if reason is None and job not in known:
+    """Keeps in the run's folder that a gate refused what a job had made; None: that it let it through.
+
+    One process at a time, by the folder's lock: another job of the run may end at the same moment.
+    """
+    if reason is None and job not in read_refusals(paths):
         return
-    known.pop(job, None)
-    if reason is not None:
-        known[job] = Refusal(at=dt.datetime.now(dt.UTC), reason=reason)
-    storage.write_text(f"{paths.folder}/{REFUSALS}", _REFUSALS.dump_json(known, indent=1).decode() + "\n")
+    with locks.locked(paths.folder):
+        known = read_refusals(paths)
+        known.pop(job, None)
+        if reason is not None:
+            known[job] = Refusal(at=dt.datetime.now(dt.UTC), reason=reason)
+        storage.write_text(f"{paths.folder}/{REFUSALS}", _REFUSALS.dump_json(known, indent=1).decode() + "\n")
 
 
 def _is_past(facts: RunFacts, job: str, refusal: Refusal) -> bool:

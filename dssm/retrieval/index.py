@@ -98,7 +98,7 @@ def index_items(settings: Settings) -> IndexReport | None:
     """
     paths, date = RunPaths(settings.run_folder), settings.date.isoformat()
     with (
-        locks.locked(_location(settings), lambda told: out.print(f"  {told}", markup=False)) as lock,
+        locks.locked(_location(settings)) as lock,
         contextlib.ExitStack() as closing,
     ):
         items = published.current(settings.table_location, date)

@@ -178,12 +178,17 @@ def refused(decisions: Sequence[GateDecision]) -> list[str]:
     return [decision.reason for decision in decisions if not decision.passed]
 
 
-def check(decisions: Sequence[GateDecision], forced: bool) -> None:
-    """Raises: GateError that says why the gates refuse; not where the version is forced through."""
+def check(decisions: Sequence[GateDecision], forced: bool, aside: str | None = None) -> None:
+    """Lets a version through, or not.
+
+    Args: aside: where the rows lie that were put aside, if some were.
+    Raises: GateError that says why the gates refuse; not where the version is forced through.
+    """
     reasons = refused(decisions)
     if reasons and not forced:
-        lines = "\n".join(f"gate: {reason}" for reason in reasons)
-        raise GateError(f"{lines}\nthe table keeps what it had; --force publishes anyway")
+        lines = [f"gate: {reason}" for reason in reasons]
+        lines += [f"the rows that were put aside lie in {aside}, with their reasons"] * (aside is not None)
+        raise GateError("\n".join([*lines, "the table keeps what it had; --force publishes anyway"]))
 
 
 def _decided(gate: str, passed: bool, found: float, limit: float, reason: str) -> GateDecision:

@@ -23,78 +23,17 @@ from dssm.errors import UserError
 from dssm.manifest import MANIFEST
 from dssm.model.kept import remove_spare
 from dssm.paths import RunPaths
-from dssm.published import VERSION_FOLDER, GateDecision, Pointer, Published, PublishedManifest, Side
+from dssm.published import QUARANTINE, VERSION_FOLDER, GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
 from dssm.scoring.listing import remarks_of
-from dssm.scoring.metastore import Metastore, table_columns
+from dssm.scoring.metastore import table_columns
+from dssm.scoring.table import Table
 from dssm.sections.publishing import PublishedTable
 
 REMOVED = ".removed-"
 ABANDONED = dt.timedelta(days=1)  # after its last change, a folder that is being written has no writer any more
 GRACE = dt.timedelta(hours=1)  # for readers of a version that was current, whatever keep_days is
 _MOVING = threading.Lock()  # of this process: dates that are published side by side share a session
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table at a date.
-
-    Attributes:
-      section: its settings; `setting` is their name.
-      name: of the table; `location`: its folder.
-      metastore: None where readers go by the pointer alone.
-      runs: folder of the pipeline's dates; None where their models are no concern.
-      beside: locations of other tables of the same models.
-    """
-
-    side: Side
-    section: PublishedTable
-    setting: str
-    name: str
-    location: str
-    date: str
-    metastore: Metastore | None = None
-    runs: str | None = None
-    beside: Sequence[str] = ()
-
-    def folder(self, version: str) -> str:
-        return published.version_folder(self.location, self.date, version)
-
-    def last(self, version: str) -> Published | None:
-        """Returns what was published last before a version: of its date, else of the newest date before it.
-
-        What can't be read is told and passed over.
-        """
-        current = self._current(self.date)
-        if current is not None and current.manifest.version != version:
-            return current
-        earlier = (date for date in reversed(published.dates(self.location)) if date < self.date)
-        return next(filter(None, map(self._current, earlier)), None)
-
-    def _current(self, date: str) -> Published | None:
-        try:
-            return published.current(self.location, date)
-        except UserError as error:
-            warn(f"  {error}; it is passed over")
-            return None
-
-    def pointer(self) -> Pointer | None:
-        """Returns what `_current` says; None where it is not there, or can't be read."""
-        with contextlib.suppress(UserError):
-            return published.read_pointer(self.location, self.date)
-        return None
-
-    def check_dtype(self, last: Published | None) -> None:
-        """Raises: UserError where the table's vectors are of another dtype, at the date before, or else at a later."""
-        if last is None:
-            later = (date for date in published.dates(self.location) if date > self.date)
-            last = next(filter(None, map(self._current, later)), None)
-        if last is not None and last.manifest.dtype != self.section.dtype:
-            raise UserError(
-                f"{self.setting}.dtype: found {self.section.dtype}, version {last.manifest.version} of "
-                f"{last.manifest.date} in {self.location} holds {last.manifest.dtype}; expected one dtype for all "
-                "dates of a table: set it back, or name another table and location"
-            )
 
 
 @dataclass(frozen=True)
@@ -153,7 +92,7 @@ def publish(
             _new_version(table, folder) as temporary,
         ):
             manifest = _decided(table, make(temporary, last), decisions, force)
-            gates.check(manifest.gates, force)
+            _check_rows(table, manifest, temporary, force)
             _write(temporary, manifest)
             remarks.extend(remarks_of(manifest))
         made = published.read_version(folder)
@@ -169,7 +108,7 @@ def publish(
 @contextlib.contextmanager
 def _alone(table: Table) -> Iterator[locks.Held]:
     """Lets one at a time change a table, of all processes on all hosts."""
-    with _MOVING, locks.locked(table.location, lambda told: out.print(f"  {told}", markup=False)) as lock:
+    with _MOVING, locks.locked(table.location) as lock:
         yield lock
 
 
@@ -195,13 +134,12 @@ def _new_version(table: Table, folder: str) -> Iterator[str]:
     try:
         storage.make_folder(temporary)
         yield temporary
-        if storage.exists(folder) and _there(folder) is None:
-            with _alone(table):
-                if storage.exists(folder) and _there(folder) is None:  # another run may have mended it since
-                    _remove_folder(folder)
-        if not storage.exists(folder):
-            storage.rename(temporary, folder)
-            return
+        with _alone(table):  # two that look at once would both find no folder
+            if storage.exists(folder) and _there(folder) is None:
+                _remove_folder(folder)
+            if not storage.exists(folder):
+                storage.rename(temporary, folder)
+                return
     except BaseException:
         storage.remove(temporary)
         raise
@@ -247,6 +185,23 @@ def _decided(
     return made.model_copy(update={"gates": found, "forced": force, "overridden": overridden})
 
 
+def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool) -> None:
+    """Checks a version that is being made; of one that is refused the rows put aside are kept in the run's folder.
+
+    Raises: GateError that names their place.
+    """
+    aside = None
+    if table.runs is not None:
+        place = RunPaths(f"{table.runs}/{table.date}").quarantine(f"{table.side}s")
+        storage.remove(place)
+        if made.quarantined and gates.refused(made.gates) and not force:
+            storage.make_folder(place.rpartition("/")[0])
+            with storage.local_copy(f"{folder}/{QUARANTINE}") as local:
+                storage.put_folder(local, place)
+            aside = place
+    gates.check(made.gates, force, aside)
+
+
 def _known(table: Table, made: Published, decisions: Sequence[GateDecision], force: bool) -> Published:
     """Returns a version that is there, once the gates have let it through.
 
@@ -254,7 +209,7 @@ def _known(table: Table, made: Published, decisions: Sequence[GateDecision], for
     """
     before = made.manifest
     manifest = _decided(table, before, decisions, force)
-    gates.check(manifest.gates, force)
+    gates.check(manifest.gates, force, f"{made.folder}/{QUARANTINE}" if before.quarantined else None)
     if not force:
         manifest = manifest.model_copy(update={"forced": before.forced, "overridden": before.overridden})
     told = gates.unmeasured(before.gates) <= gates.unmeasured(manifest.gates)

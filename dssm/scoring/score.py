@@ -39,7 +39,8 @@ from dssm.scoring import gates
 from dssm.scoring.earlier import KEY, Earlier, content_of, files_of_rows
 from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
 from dssm.scoring.metastore import HiveMetastore, Metastore
-from dssm.scoring.publish import Measured, Table, publish
+from dssm.scoring.publish import Measured, publish
+from dssm.scoring.table import Table
 from dssm.scoring.vectors import check_model_fits, task_threads
 from dssm.sections.publishing import PublishedTable
 from dssm.spark import most_tasks

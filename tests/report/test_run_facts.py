@@ -11,6 +11,7 @@ from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
 from dssm.report.pipeline_picture import Box, boxes, picture
 from dssm.report.run_facts import note_refusal, read_facts, read_refusals
+from tests.at_once import meanwhile
 from tests.report.full_run import (
     BEGAN,
     VERSION,
@@ -152,6 +153,15 @@ def test_a_refusal_stays_until_the_job_is_let_through(tmp_path: Path) -> None:
     }  # fmt: skip
     note_refusal(paths, "score_items", None)
     assert list(read_refusals(paths)) == ["index_items"]
+
+
+def test_refusals_at_the_same_moment_are_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = samples_run(tmp_path)
+    with meanwhile(monkeypatch, note_refusal, paths, "score_users", "too few"):
+        note_refusal(paths, "score_items", "too bad")
+    assert {job: one.reason for job, one in read_refusals(paths).items()} == {
+        "score_items": "too bad", "score_users": "too few",
+    }  # fmt: skip
 
 
 def test_a_refusal_is_past_when_an_earlier_job_has_begun_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,21 @@ def test_folders_on_another_file_system() -> None:
         assert (sink.versions(), sink.current()) == ([FIRST], FIRST)
         with sink.opened(FIRST) as opened:
             assert opened.search(QUERIES, 1).ids[:, 0].tolist() == exact(matrix, 1)[0][:, 0].tolist()
+
+
+def test_an_embedded_milvus_needs_a_local_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        Milvus().build(Place("mine", "p", "hdfs:///runs/p/index/mine"))
+    assert str(caught.value) == (
+        "index.sinks.mine.uri: found none, and hdfs:///runs/p/index/mine is no place for milvus-lite's file; expected "
+        "a local path, or a server's URI"
+    )
+    assert list(tmp_path.iterdir()) == []  # such as a folder that is called hdfs:
+    with contextlib.closing(Milvus().build(Place("mine", "p", f"file://{tmp_path}/index"))) as sink:
+        assert sink.file == tmp_path / "index/milvus.db"
+    with contextlib.closing(Milvus(uri="own.db").build(Place("mine", "p", "hdfs:///runs/p/index/mine"))) as sink:
+        assert sink.file == tmp_path / "own.db"
 
 
 def test_ids_at_places() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,29 @@ def test_a_lifetime_is_set_anew_by_each_run(server: redis.Redis, redis_url: str,
     keys: Any = server.keys(f"a_feed_cache:items:{FIRST}:*")
     assert len(keys) == len(MATRIX)
     assert all(7190 < server.ttl(key) <= 7200 for key in [*keys, "a_feed_cache:items:current"])  # type: ignore[operator]
+
+
+def test_what_names_a_version_expires_with_its_hashes(
+    server: redis.Redis, redis_url: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes until a version that was built is switched to."""
+    sink = RedisSink(Redis(url=redis_url, password_env=password, ttl_hours=2), PLACE)
+    began, ends = int(time.time()), {}
+    for number, version in enumerate((FIRST, SECOND)):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda: began - 1800 + 600 * number)  # noqa: B023  (called at once)
+            sink.build(version, vectors_of(MATRIX))
+        sink.switch(version)
+        keys: Any = server.keys(f"a_feed_cache:items:{version}:*")
+        assert len(keys) == len(MATRIX)
+        (ends[version],) = {server.expiretime(key) for key in [*keys, "a_feed_cache:items:current"]}
+        sink.switch(version)  # again: nothing changes
+        assert server.expiretime("a_feed_cache:items:current") == ends[version]
+    assert ends == {FIRST: began + 5400, SECOND: began + 6000}
+    assert server.get("a_feed_cache:items:previous") == FIRST.encode()
+    assert server.expiretime("a_feed_cache:items:previous") == ends[FIRST]
+    sink.switch(THIRD)  # it has expired before it could be switched to: nothing names it for good
+    assert server.ttl("a_feed_cache:items:current") in (-2, 0)
 
 
 def test_keys_of_others_stay(server: redis.Redis, redis_url: str, password: str) -> None:

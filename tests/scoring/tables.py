@@ -28,7 +28,8 @@ from dssm.published import (
 )
 from dssm.scoring.dtypes import encoded, stored_columns
 from dssm.scoring.parquet import VectorWriter
-from dssm.scoring.publish import Make, Table, publish
+from dssm.scoring.publish import Make, publish
+from dssm.scoring.table import Table
 from dssm.sections import ItemTable
 
 DATE = "2024-01-08"

@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 from dssm import published, storage
 from dssm.errors import UserError
 from dssm.published import Published, PublishedManifest
-from dssm.scoring.publish import Table, publish, roll_back
+from dssm.scoring.publish import publish, roll_back
+from dssm.scoring.table import Table
 from tests.scoring.steps import FAULTS, KilledError, Steps
 from tests.scoring.tables import (
     DATE,
@@ -126,6 +128,27 @@ def test_two_publishes_of_a_date_leave_each_other_alone(tmp_path: Path, same: bo
     publish(table, "v1", judged(), ["vector"], make, force=False)
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", *sorted({"version=v1", f"version={second}"})]
+
+
+def test_a_version_that_another_commits_at_the_same_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would commit it between the first's look at the folder and its rename, were it not for the lock."""
+    table = table_at(tmp_path, metastore=FakeMetastore())
+    second = threading.Thread(target=publish_version, args=(table, "v1"))
+    rename = storage.rename
+
+    def renamed(source: str, target: str) -> None:
+        if second.ident is None and target == table.folder("v1"):
+            second.start()
+            second.join(0.5)
+        rename(source, target)
+
+    monkeypatch.setattr(storage, "rename", renamed)
+    publish_version(table, "v1")
+    second.join(60)
+    assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
+    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v1"]
 
 
 PUBLISHES = """

@@ -16,9 +16,9 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, ColumnSpec
-from dssm.packing import unpack_all
+from dssm.packing import unpack_all, unpack_vectors
 from dssm.paths import RunPaths
-from dssm.published import NOT_FINITE, Published, PublishedManifest, VectorType, decoded
+from dssm.published import NOT_FINITE, Published, PublishedManifest, VectorType
 from dssm.scoring.earlier import Earlier, files_of_rows
 from dssm.scoring.files import NO_ID, REFUSED, FileResult, Scoring, score_file, unreadable
 from dssm.scoring.publish import publish
@@ -134,7 +134,7 @@ def test_smaller_numbers(run: Settings, tmp_path: Path, dtype: VectorType, error
     whole = rows_of(tmp_path / "whole")
     table = pa.concat_tables([pq.read_table(tmp_path / "small/data" / name) for name in NAMES]).combine_chunks()
     scale = table["scale"].chunk(0) if dtype == "int8" else None
-    vectors = decoded(table["vector"].chunk(0), 5, scale)
+    vectors = unpack_vectors(table["vector"].chunk(0), 5, scale)
     np.testing.assert_allclose(vectors, [whole[item]["vector"] for item in table["item_id"].to_pylist()], atol=error)
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() > 1e-5
     assert max(result.norm_off for result in results) < 1e-6  # of what the tower gave, not of what is stored

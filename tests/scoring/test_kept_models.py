@@ -11,7 +11,8 @@ import pytest
 from dssm import storage
 from dssm.model.kept import new_model
 from dssm.paths import RunPaths
-from dssm.scoring.publish import Table, roll_back
+from dssm.scoring.publish import roll_back
+from dssm.scoring.table import Table
 from tests.scoring.tables import DATE, folders, publish_version, table_at
 from tests.serving.tables import model_manifest
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dssm import published, storage
@@ -143,6 +146,35 @@ def test_a_gate_on_the_rows_keeps_the_old(tmp_path: Path) -> None:
         publish_version(table, "v2", distinct=5)
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v1"]
+
+
+def test_rows_put_aside_outlive_a_refusal(tmp_path: Path) -> None:
+    table = replace(table_at(tmp_path), runs=str(tmp_path / "runs"))
+    rows = pa.table({"item_id": ["i6", None], "reason": ["column 'image' is null", "no id"]})
+    aside = {"samples_rows": 8, "quarantined": {"column 'image' is null": 1, "no id": 1}}
+
+    def make(folder: str, last: Published | None) -> PublishedManifest:
+        storage.make_folder(f"{folder}/quarantine")
+        pq.write_table(rows, f"{folder}/quarantine/part-00000.parquet")
+        return maker(VECTORS["v1"], **aside)(folder, last)
+
+    kept = tmp_path / f"runs/{DATE}/quarantine/items"
+    for _ in range(2):  # a rerun keeps its own
+        with pytest.raises(GateError) as caught:
+            publish(table, "v1", judged(), ["vector"], make, force=False)
+        assert str(caught.value).splitlines() == [
+            "gate: 2 of 8 rows can't be read (1 column 'image' is null, 1 no id), item_table.max_quarantine_share is "
+            "0.01",
+            f"the rows that were put aside lie in {kept}, with their reasons",
+            "the table keeps what it had; --force publishes anyway",
+        ]
+        assert pq.read_table(kept).equals(rows)
+    assert folders(tmp_path / f"table/dt={DATE}") == []
+    made = publish(table, "v1", judged(), ["vector"], make, force=True)
+    assert pq.read_table(f"{made.folder}/quarantine").equals(rows)
+    assert not kept.exists()  # they are of no version that was refused
+    with pytest.raises(GateError, match=f"the rows that were put aside lie in {made.folder}/quarantine, with their"):
+        publish(table, "v1", judged(), ["vector"], make, force=False)
 
 
 def test_force_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

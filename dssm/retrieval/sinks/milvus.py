@@ -44,11 +44,11 @@ class MilvusSink(Sink):
         Args:
           settings, place: of the sink.
           client: a connected one; default: connects to the settings' uri.
-        Raises: UserError where that fails.
+        Raises: UserError where that fails, or milvus-lite has no local folder for its file.
         """
         self.settings, self.setting = settings, place.setting
         self.alias = settings.collection or f"{place.words}_items"
-        self.file = Path(storage.absolute(settings.uri or f"{place.folder}/{FILE}")) if settings.is_embedded else None
+        self.file = _file(settings, place) if settings.is_embedded else None
         self.client = client or _connected(settings, self.file, self.setting)
 
     def _collection(self, version: str) -> str:
@@ -190,6 +190,17 @@ class MilvusOpened(Opened):
 
 def _count(client: MilvusClient, name: str) -> int:
     return int(client.query(name, filter="", output_fields=["count(*)"])[0]["count(*)"])
+
+
+def _file(settings: Milvus, place: Place) -> Path:
+    """Returns milvus-lite's file. Raises: UserError where none is named and the index's folder is not local."""
+    path = settings.uri or f"{place.folder}/{FILE}".removeprefix("file://")
+    if "://" in path:
+        raise UserError(
+            f"{place.setting}.uri: found none, and {place.folder} is no place for milvus-lite's file; expected a local "
+            "path, or a server's URI"
+        )
+    return Path(storage.absolute(path))
 
 
 def _connected(settings: Milvus, file: Path | None, setting: str) -> MilvusClient:

@@ -1,7 +1,8 @@
 """Redis: a hash an item, read by id; searched where the server has RediSearch.
 
 `PREFIX:VERSION:ID` holds the vector (float32, little-endian), the id and what the vectors are of. `PREFIX:current` is
-the version that readers take, moved by one transaction; `PREFIX:previous` the one before.
+the version that readers take, moved by one transaction; `PREFIX:previous` the one before. With a lifetime, what names
+a version expires when its hashes do.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class RedisSink(Sink):
             self.drop(version)
         if self.has_search and not self._is_indexed(version):
             self.client.execute_command(*self.index_command(version, vectors.dim))
-        ends = self._ends()
+        hours = self.settings.ttl_hours
+        ends = None if hours is None else int(time.time() + hours * 3600)
         facts: dict[Any, Any] = {key.encode(): value.encode() for key, value in vectors.facts.items()}
         at_once = self.settings.rows_per_pipeline
         for ids, matrix in vectors.batches():
@@ -121,10 +123,16 @@ class RedisSink(Sink):
                 pipeline.expireat(name, ends)
         pipeline.execute()
 
-    def _ends(self) -> int | None:
-        """Returns when a version that is written now expires, Unix seconds."""
-        hours = self.settings.ttl_hours
-        return None if hours is None else int(time.time() + hours * 3600)
+    def _ends(self, version: str) -> int | None:
+        """Returns when a version's hashes expire, in Unix seconds of the server's; now if they have; None: never."""
+        if self.settings.ttl_hours is None:
+            return None
+        key = next(self.client.scan_iter(match=f"{_escaped(self._keys(version))}*", count=SCAN_COUNT), b"")
+        pipeline = self.client.pipeline(transaction=True)
+        pipeline.time()
+        pipeline.pttl(key)
+        (seconds, microseconds), left = pipeline.execute()
+        return None if left == -1 else round(seconds + microseconds / 1e6 + max(left, 0) / 1e3)  # -2: it is gone
 
     def index_command(self, version: str, dim: int) -> list[Any]:
         """Returns RediSearch's command that indexes a version's hashes, those that come as well."""
@@ -140,11 +148,11 @@ class RedisSink(Sink):
         yield (IndexedHashes if self.has_search else FetchedHashes)(self, version)
 
     def switch(self, version: str) -> None:
-        now = self.current()
+        now, ends = self.current(), self._ends(version)
         pipeline = self.client.pipeline(transaction=True)
         if now is not None and now != version:
-            pipeline.set(f"{self.prefix}:previous", now)
-        pipeline.set(f"{self.prefix}:current", version, exat=self._ends())
+            pipeline.copy(f"{self.prefix}:current", f"{self.prefix}:previous", replace=True)  # with when it expires
+        pipeline.set(f"{self.prefix}:current", version, exat=ends)
         pipeline.execute()
 
     def drop(self, version: str) -> None:
