@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,18 @@ def publish_all(settings: Settings, paths: RunPaths, version: str) -> None:
 
 def publish_fewer(paths: RunPaths, version: str, items: int) -> None:
     """Publishes the first items of v1 as another version."""
-    location = published.run_table(paths.folder, "items")
+    publish_day(paths, Path(paths.folder).name, version, items)
+
+
+def publish_day(paths: RunPaths, date: str, version: str, items: int) -> None:
+    """Publishes the first items of v1 as a version of a date, whose run is a copy of this one where there is none."""
+    location, run = published.run_table(paths.folder, "items"), Path(paths.folder).with_name(date)
+    if not run.exists():
+        shutil.copytree(paths.folder, run)
     first = published.versions(location, Path(paths.folder).name)[0]
     ids, vectors = published.load(first)
     kept = ids.to_pylist()[:items]
-    made = first.manifest
-    write_published(location, made.date, version, "item", kept, vectors[:items], made.model_version)
+    write_published(location, date, version, "item", kept, vectors[:items], first.manifest.model_version)
 
 
 def _write_items(settings: Settings, paths: RunPaths) -> None:
