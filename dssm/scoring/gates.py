@@ -183,7 +183,7 @@ def check(decisions: Sequence[GateDecision], forced: bool) -> None:
     reasons = refused(decisions)
     if reasons and not forced:
         lines = "\n".join(f"gate: {reason}" for reason in reasons)
-        raise GateError(f"{lines}\nthe table keeps what it had; --force publishes anyway")
+        raise GateError(f"{lines}\nthe table keeps what it had; --force publishes anyway", decisions)
 
 
 def _decided(gate: str, passed: bool, found: float, limit: float, reason: str) -> GateDecision:
