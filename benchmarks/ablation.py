@@ -295,7 +295,7 @@ def recall(settings: Settings) -> Recalls:
     item_tower, user_tower = (LoadedTower(f"{paths.model}/{side}_tower") for side in ("item", "user"))
     vectors = item_tower.vectors({name: items[name][order] for name in item_tower.inputs})
     seen = dict(zip(seen_of[USER_ID], seen_of[SEEN], strict=True))
-    warm = np.flatnonzero(users[WARM] > 0)
+    warm = np.flatnonzero((users[WARM] > 0) & np.array([len(clicked) > 0 for clicked in users[CLICKED]]))
     tallies = {view: Tally.empty(CUTOFFS, len(vectors)) for view in ("kept", "filtered")}
     groups = ItemGroups(np.zeros(len(vectors), np.int64), np.zeros(len(vectors), bool))  # not looked at
     for start in range(0, len(warm), BLOCK):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -16,6 +17,11 @@ class GateError(UserError):
     """A quality gate refused to publish; what was published before stays. Exit code 3."""
 
     exit_code = 3
+
+    def __init__(self, told: str, decisions: Sequence[Any] = ()) -> None:
+        """Args: decisions: GateDecision of each gate that had looked by then, of a published table."""
+        super().__init__(told)
+        self.decisions = decisions
 
 
 class LostRankError(UserError):

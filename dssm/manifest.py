@@ -131,6 +131,7 @@ class Manifest(_Frozen):
     sources: dict[str, SourceCounts] = Field(default_factory=dict)
     joins: list[JoinCounts] = Field(default_factory=list)
     negatives: dict[str, Negatives] = Field(default_factory=dict, description="Kinds of `NEGATIVES`, in their order.")
+    users: Literal["window", "all"] | None = Field(None, description="samples.users, in the dataset of users.")
     vocabularies_of: str | None = Field(None, description="Build of the run whose vocabularies were taken.")
 
     @property

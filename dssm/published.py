@@ -83,13 +83,12 @@ class PublishedManifest(BaseModel):
     samples_digest: str = Field(description="Of the manifest of the rows that were scored.")
     model_digest: str = Field(description="Of the model's manifest.")
     samples_rows: int = Field(description="Rows of the samples: what the table should hold.")
+    users: str = Field("", description="Which users have a row, in a table of users.")
     rows: int
     distinct: int = Field(description="Different ids.")
     vector_dim: int = Field(description="Width of the combined vector.")
     dtype: VectorType = "float32"
-    objectives: dict[str, int] = Field(
-        default_factory=dict, description="Width of each one's own vector, where a model has several."
-    )
+    objectives: dict[str, int] = Field(default_factory=dict, description="Widths of own vectors, where it has several.")
     scored: int = Field(description="Rows that the tower was asked for.")
     copied: int = Field(0, description="Rows taken from `previous`, whose features were the same.")
     previous: str | None = Field(None, description="The version published before, as dt=DATE/version=V.")

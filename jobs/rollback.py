@@ -8,6 +8,7 @@ from dssm.cli import exit_with, parse_settings, parser
 from dssm.console import heading
 from dssm.errors import UserError
 from dssm.observe.job import observed
+from dssm.report.run_report import reported
 from dssm.scoring.publish import roll_back
 from dssm.scoring.score import hive_of, section_of, table_of
 from dssm.spark import spark_session
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if others:
         raise UserError(f"--dates {asked.dates}: a version is of one date; expected --date")
     heading(f"rollback {settings.name} {settings.date.isoformat()}")
-    with observed(settings, "rollback"):
+    with observed(settings, "rollback"), reported(settings, "rollback"):
         if section_of(settings, asked.table).kind == "path":
             roll_back(table_of(settings, asked.table), asked.to)
             return

@@ -237,6 +237,7 @@ def write_dataset(
         kind=kind, date=settings.date.isoformat(), build=build, seed=settings.seed,
         columns=dict(columns), vocabularies=VOCABULARIES, files=specs,
         negatives=settings.samples.negatives if kind == "train" else {},
+        users=settings.samples.users if kind == "users" else None,
     )  # fmt: skip
     write_manifest(folder, manifest)
     return manifest

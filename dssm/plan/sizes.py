@@ -28,7 +28,7 @@ class Sizes:
     Attributes:
       events: of the logs, over the windows.
       pairs: of a user and an item that it has an event with.
-      test_users: with a positive in the test window.
+      test_users: with a positive in the test window; with `samples.users: all` all that samples/users holds.
       tables: rows of each embedding table, by vocabulary.
       source: where the sizes come from, for a reader.
     """
@@ -66,9 +66,10 @@ def sizes_of(
     users = max(1, events // EVENTS_OF_A_USER) if users is None else users
     train = 1.0 if settings.samples.train_rows == "all" else shares.train
     test = shares.test if settings.samples.train_rows == "positives" else shares.test / shares.train
+    tested = 1.0 if settings.samples.users == "all" else shares.test_users
     sizes = Sizes(
         events, items, users, round(events * train), round(events * test), round(events * shares.pairs),
-        round(users * shares.test_users), source="given, or the shares of the demo's feed",
+        round(users * tested), source="given, or the shares of the demo's feed",
     )  # fmt: skip
     names = dict.fromkeys(feature.vocabulary for feature in embedded(settings.features))
     return replace(sizes, tables={n: known_rows(settings, n, sizes) or _other_rows(settings, n) for n in names})

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dssm import locks, published, storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST, Manifest, Statistics, VocabularySpec
 from dssm.paths import DATASETS, RunPaths
-from dssm.published import Published
+from dssm.published import GateDecision, Published
 from dssm.report.card_parts import PartCard, PredictionCard, SignatureCard
 from dssm.report.dataset import Run, open_run
 from dssm.usage import Usage, read_usage
@@ -139,6 +139,7 @@ class Refusal(BaseModel):
 
     at: dt.datetime
     reason: str
+    gates: list[GateDecision] = Field(default_factory=list, description="Those that had looked by then.")
 
 
 _REFUSALS = TypeAdapter(dict[str, Refusal])
@@ -242,7 +243,7 @@ def read_refusals(paths: RunPaths) -> dict[str, Refusal]:
         return {}
 
 
-def note_refusal(paths: RunPaths, job: str, reason: str | None) -> None:
+def note_refusal(paths: RunPaths, job: str, reason: str | None, gates: Sequence[GateDecision] = ()) -> None:
     """Keeps in the run's folder that a gate refused what a job had made; None: that it let it through.
 
     One process at a time, by the folder's lock: another job of the run may end at the same moment.
@@ -253,7 +254,7 @@ def note_refusal(paths: RunPaths, job: str, reason: str | None) -> None:
         known = read_refusals(paths)
         known.pop(job, None)
         if reason is not None:
-            known[job] = Refusal(at=dt.datetime.now(dt.UTC), reason=reason)
+            known[job] = Refusal(at=dt.datetime.now(dt.UTC), reason=reason, gates=list(gates))
         storage.write_text(f"{paths.folder}/{REFUSALS}", _REFUSALS.dump_json(known, indent=1).decode() + "\n")
 
 

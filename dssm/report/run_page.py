@@ -42,7 +42,7 @@ def page(facts: RunFacts, items: Items, vectors: VectorFacts | None) -> str:
         ("evaluation", "Evaluation", run_evaluation.evaluation(facts)),
         ("vectors", "Item vectors", _vectors(facts, vectors, category)),
         ("examples", "Examples", run_tables.examples(facts, items)),
-        ("gates", "Gates", run_tables.gates(facts.tables)),
+        ("gates", "Gates", run_tables.gates(facts)),
         ("indexes", "Indexes", run_tables.indexes(facts)),
         ("settings", "Settings", _settings(facts.settings)),
         ("versions", "Versions", _versions(facts)),

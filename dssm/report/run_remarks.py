@@ -19,7 +19,7 @@ Remark = tuple[str, str]
 def remarks(facts: RunFacts, vectors: VectorFacts | None) -> Iterator[Remark]:
     """Yields what stands out, the gravest first."""
     for job, refusal in facts.refusals.items():
-        yield "pipeline", f"{job} refused: {refusal.reason}"
+        yield "gates" if refusal.gates else "pipeline", f"{job} refused: {refusal.reason}"
     for warning in facts.warnings:
         yield "pipeline", warning
     for name, found in facts.tables.items():

@@ -60,7 +60,7 @@ def reported(settings: Settings, job: str) -> Iterator[None]:
     try:
         yield
     except GateError as refused:
-        note_refusal(paths, job, " ".join(str(refused).split()))
+        note_refusal(paths, job, " ".join(str(refused).split()), refused.decisions)
         _write_and_log(paths, settings)
         raise
     note_refusal(paths, job, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from dssm.published import GateDecision, Published
 from dssm.report.html import Html, count_cell, figure_text, join, note, number_cell, table, tag, text_cell, words_cell
@@ -12,10 +12,15 @@ from dssm.report.run_facts import ExampleUser, NamedItem, RunFacts
 # Gates -------------------------------------------------------------------------------------------------
 
 
-def gates(tables: Mapping[str, Published]) -> Html | None:
-    """Tells what the gates looked at before a version went out."""
+def gates(facts: RunFacts) -> Html | None:
+    """Tells what the gates looked at before a version went out, or did not."""
     parts = []
-    for name, published in tables.items():
+    for job, refusal in facts.refusals.items():
+        if refusal.gates:
+            parts.append(tag("h3", f"Refused: what {job} would have published"))
+            parts.append(note(f"Gates that had looked by {refusal.at:%Y-%m-%d %H:%M} UTC, when one refused."))
+            parts.append(_decisions(refusal.gates))
+    for name, published in facts.tables.items():
         manifest = published.manifest
         parts.append(tag("h3", f"Table {manifest.table}, dt={manifest.date}"))
         parts.append(note(_of_version(published)))
@@ -24,8 +29,7 @@ def gates(tables: Mapping[str, Published]) -> Html | None:
         elif manifest.forced:
             parts.append(note("Published with --force, which no gate would have needed."))
         if manifest.gates:
-            rows = [(gate.gate, list(_decision(gate))) for gate in manifest.gates]
-            parts.append(table(["gate ", "decision ", "found", "limit", "why "], rows))
+            parts.append(_decisions(manifest.gates))
         else:
             parts.append(note(f"No gate looked at the {name}."))
     return join(parts) if parts else None
@@ -46,6 +50,11 @@ def _of_version(published: Published) -> str:
         if rows:
             told.append(f"; {sum(rows.values()):,} rows {what}")
     return f"{''.join(told)}."
+
+
+def _decisions(decisions: Sequence[GateDecision]) -> Html:
+    rows = [(gate.gate, list(_decision(gate))) for gate in decisions]
+    return table(["gate ", "decision ", "found", "limit", "why "], rows)
 
 
 def _decision(gate: GateDecision) -> Iterator[Html]:

@@ -56,6 +56,7 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
     check_model_fits(model, manifests["items"], model.item_columns, paths.part("items"))
     check_model_fits(model, manifests["users"], model.user_columns, paths.part("users"))
     parts = {part: spark.read.parquet(*data_files(paths.part(part), manifest)) for part, manifest in manifests.items()}
+    parts["users"] = parts["users"].where(F.size(CLICKED) > 0)  # of samples.users: all, the others are not tested
     with _scratch(paths) as scratch:
         with step("item vectors") as remarks:
             catalogue = write_catalogue(spark, paths, manifests["items"], model, scratch)

@@ -29,7 +29,7 @@ from dssm.samples.writing import write_one, write_shuffled
 def build_samples(spark: SparkSession, settings: Settings) -> None:
     """Writes samples/{train,test,users,items,interactions} of the run, committed by one rename.
 
-    `users` holds each user with a positive in the test window as of its start, and what it clicked in the
+    `users` holds the users that `samples.users` says as of the test window's start, and what each clicked in the
     window; `interactions` what each user has an event with before the window, one row a user.
     """
     paths = RunPaths(settings.run_folder)
@@ -146,6 +146,8 @@ def _write_manifests(
         own: dict[str, object] = {"kind": part, "columns": dict(columns), "files": written}
         if part == "train":
             own["negatives"] = settings.samples.negatives
+        if part == "users":
+            own["users"] = settings.samples.users
         manifest = common.model_copy(update=own)
         write_manifest(f"{folder}/{part}", manifest)
     write_manifest(folder, common)

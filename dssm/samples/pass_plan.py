@@ -39,6 +39,7 @@ class PassPlan:
     Attributes:
       sources: names of the event sources, in the order of their codes.
       train_start, test_start: of the windows, in ms.
+      all_users: whether users without a positive in the test window are asked for, too.
       by_user: whether each user's own first test row is its split (leave_last_out), instead of `test_start`.
       tested: sources whose positives are what popularity counts.
       user_id_features: features of the user id itself that need no vocabulary of tokens.
@@ -55,6 +56,7 @@ class PassPlan:
     tested: tuple[str, ...]
     train_start: int
     test_start: int
+    all_users: bool
     by_user: bool
     unclicked_weight: float
     seed: int

@@ -74,6 +74,8 @@ class SampleFiles:
             "users": events.test_rows // 4,  # about: known when they are written
             "interactions": events.log_rows // 8,
         }
+        if settings.samples.users == "all":
+            counts["users"] += counts["interactions"]
         size = settings.samples.rows_per_file
         files = {part: max(1, math.ceil(counts[part] / size)) for part in PARTS}
         files["users"] = stable_files(counts["users"], size)
@@ -196,6 +198,7 @@ def pass_plan(
         tested=tuple(name for name, source in settings.sources.items() if TEST in source.roles),
         train_start=settings.day_start_ms(-settings.window.train_days),
         test_start=settings.day_start_ms(0),
+        all_users=settings.samples.users == "all",
         by_user=settings.samples.split.kind == "leave_last_out",
         unclicked_weight=settings.samples.unclicked_weight,
         seed=settings.seed,

@@ -138,11 +138,13 @@ class _Pass:
             yield from self._routed(dataset, task.user[block], task.hash[block], columns)
 
     def _queries(self) -> Iterator[pa.RecordBatch]:
-        """Each user with a positive in the test window, as of its split."""
+        """Users as of their split: those with a positive in the test window, or all that have an event before, too."""
         task = self.task
         found = (task.fate == TEST_ROW) & task.positive
         all_users, all_lists = _distinct(task.user[found], task.item[found])
         known = task.in_log & (task.time < task.split[task.user])
+        if self.plan.all_users:
+            all_users, all_lists = _with_more(all_users, all_lists, task.user[known])
         warm = np.zeros(len(task.user_ids), np.int32)
         warm[task.user[known]] = 1
         for start in range(0, len(all_users), BATCH_ROWS):
@@ -223,6 +225,14 @@ def _distinct(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, Lists]:
     pairs = np.unique(users * size + items)
     offsets = group_runs(pairs // size)
     return pairs[offsets[:-1]] // size, Lists(offsets, (pairs % size).astype(np.int32))
+
+
+def _with_more(users: np.ndarray, lists: Lists, more: np.ndarray) -> tuple[np.ndarray, Lists]:
+    """Adds users, each once, with empty lists to users, ascending, and their lists."""
+    both = np.union1d(users, more)
+    counts = np.zeros(len(both), np.int64)
+    counts[np.searchsorted(both, users)] = np.diff(lists.offsets)
+    return both, Lists(np.append(0, np.cumsum(counts)), lists.values)
 
 
 def _mixed(keys: np.ndarray, stream: int) -> np.ndarray:

@@ -188,7 +188,7 @@ def check(decisions: Sequence[GateDecision], forced: bool, aside: str | None = N
     if reasons and not forced:
         lines = [f"gate: {reason}" for reason in reasons]
         lines += [f"the rows that were put aside lie in {aside}, with their reasons"] * (aside is not None)
-        raise GateError("\n".join([*lines, "the table keeps what it had; --force publishes anyway"]))
+        raise GateError("\n".join([*lines, "the table keeps what it had; --force publishes anyway"]), decisions)
 
 
 def _decided(gate: str, passed: bool, found: float, limit: float, reason: str) -> GateDecision:

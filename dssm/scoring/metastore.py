@@ -57,10 +57,12 @@ def table_columns(side: str, vectors: Sequence[str], dtype: VectorType) -> dict[
 
 def comment_of(manifest: PublishedManifest) -> str:
     """Returns what the table's comment says of the version that was published last."""
+    users = f" of users {manifest.users}" if manifest.users else ""
     return (
-        f"{manifest.side} vectors, {manifest.dtype}, {manifest.vector_dim} wide. Last published: dt={manifest.date}, "
-        f"version {manifest.version}, model {manifest.model_version}, settings {manifest.settings_digest}, samples' "
-        f"manifest {manifest.samples_digest}, model's manifest {manifest.model_digest}"
+        f"{manifest.side} vectors{users}, {manifest.dtype}, {manifest.vector_dim} wide. Last published: "
+        f"dt={manifest.date}, version {manifest.version}, model {manifest.model_version}, settings "
+        f"{manifest.settings_digest}, samples' manifest {manifest.samples_digest}, model's manifest "
+        f"{manifest.model_digest}"
     )
 
 

@@ -48,6 +48,7 @@ from dssm.spark import most_tasks
 Part = Literal["items", "users"]
 
 IDS: dict[Part, str] = {"items": ITEM_ID, "users": USER_ID}
+USERS = {"window": "with a positive in the test window", "all": "with a positive in the test window or an event before"}
 TASKS_PER_CORE = 4  # so that none waits long for the last
 KEYS_AT_ONCE = 2**24  # that the driver counts, 8 bytes each
 
@@ -87,6 +88,8 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     for told in gates.unheard(done.manifest.gates):
         warn(f"  {told}")
     told = f"published version {version} of {table.name}, {table.date}: {gates.tally(done.manifest.gates)}"
+    if done.manifest.users:
+        told += f"; users {done.manifest.users}"
     out.print(f"  {told}", markup=False)
     published.write_run_tables(settings.run_folder, {part: table.location})
     return done
@@ -172,6 +175,7 @@ class _Run:
             samples_digest=storage.digest(storage.read_bytes(f"{self.paths.part(self.part)}/{MANIFEST}")),
             model_digest=storage.digest(storage.read_bytes(f"{self.paths.model}/{MANIFEST}")),
             samples_rows=self.samples.rows,
+            users=USERS.get(self.samples.users or "", "") if self.part == "users" else "",
             catalogue_rows=0 if self._catalogue is None else self._catalogue.rows_read,
             not_encoded={} if self._catalogue is None else dict(self._catalogue.quarantined),
             dtype=table.section.dtype,

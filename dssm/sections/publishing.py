@@ -102,7 +102,7 @@ class ItemTable(PublishedTable):
 
 
 class UserTable(PublishedTable):
-    """The vectors of samples/users: those with a positive in the test window, as of its start."""
+    """The vectors of samples/users: those that `samples.users` says, as of the test window's start."""
 
     name: str | None = Field(
         None,

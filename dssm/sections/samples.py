@@ -157,6 +157,11 @@ class Samples(StrictModel):
         None, ge=1, description="At most so many training positives of a user, drawn at random; null: all."
     )
     split: Split = Split()
+    users: Literal["window", "all"] = Field(
+        "window",
+        description="Users in samples/users, whose vectors score_users publishes and serve answers with. Window: those "
+        "with a positive in the test window, for whom evaluate ranks; all: those with an event before it, too.",
+    )
     vocabularies: Frozen = Frozen()
     rows_per_file: int = Field(
         16384,

@@ -24,6 +24,7 @@ from dssm.published import Published
 from dssm.report.dataset import Run, open_run
 from dssm.retrieval.index import read_report
 from dssm.retrieval.queries import Users
+from dssm.retrieval.search import ITEMS_AT_ONCE, best_items
 from dssm.retrieval.sinks.faiss import in_memory, read_index
 from dssm.retrieval.sinks.folders import DESCRIPTION, IDS, read_description
 from dssm.samples.lookup_tables import places_in
@@ -32,12 +33,11 @@ from dssm.serving.catalogue import titles
 from dssm.serving.lookup import Lookup
 from dssm.serving.requests import request_model
 from dssm.serving.rescoring import Rescorer, rescorer_of
-from dssm.serving.search import ExactIndex
+from dssm.serving.search import ExactIndex, cosines, unit
 from dssm.serving.tower import UserTower
 
 IndexKind = Literal["exact", "faiss"]
 MADE_HERE: dict[IndexKind, str] = {"exact": "exact", "faiss": "faiss flat, made at the start"}
-AGAIN = 10  # times as many items are looked at, where cosines and inner products rank differently
 
 
 class ItemIndex(Protocol):
@@ -49,7 +49,10 @@ class ItemIndex(Protocol):
         """Returns where the best items stand among the ids, −1 behind the last, and their scores."""
 
     def vector(self, place: int) -> np.ndarray:
-        """Returns an item's vector."""
+        """Returns an item's vector, as near as the index has it."""
+
+    def vectors(self, start: int, end: int) -> np.ndarray:
+        """Returns the vectors of the items from one place to before another, likewise: (end − start, dim) float32."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +145,21 @@ class Loaded:
         return Found(found.places[order], found.scores[order], probabilities)
 
     def similar(self, place: int, count: int, objective: str | None) -> Found:
-        """Returns the items with the largest cosines to one, itself left out."""
-        index = self.indexes[objective]
-        vector = _unit(index.vector(place))
+        """Returns the items with the largest cosines to one, itself left out.
+
+        Indexes rank by inner products: where norms differ, all vectors are compared, as near as the index has them.
+        """
+        index, itself = self.indexes[objective], np.array([place])
+        vector = index.vector(place)
         if self.norm is not None and objective is None:
-            found = self.top(vector, count, objective, np.array([place]))
+            found = self.top(unit(vector), count, objective, itself)
             return Found(found.places, found.scores / np.float32(self.norm))
-        found = self.top(vector, AGAIN * count, objective, np.array([place]))
-        cosines = np.array([_unit(index.vector(near)) @ vector for near in found.places.tolist()], np.float32)
-        order = np.argsort(-cosines, kind="stable")[:count]
-        return Found(found.places[order], cosines[order])
+        rows = len(self.items)
+        parts = ((start, min(start + ITEMS_AT_ONCE, rows)) for start in range(0, rows, ITEMS_AT_ONCE))
+        scores = ((start, cosines(index.vectors(start, end), vector)[None]) for start, end in parts)
+        _, best = best_items(scores, 1, rows, count, seen=itself)
+        kept = best.items[0] >= 0
+        return Found(best.items[0][kept], best.scores[0][kept])
 
     def told(self, found: Found) -> list[dict[str, Any]]:
         """Returns items as an answer has them."""
@@ -273,8 +281,3 @@ def _seen(run: Run, ids: pa.Array) -> SeenItems:
         counts.append(pc.fill_null(pc.list_value_length(batch.column(1)), 0).to_numpy().astype(np.int64))
         items.append(place_of[batch.column(1).flatten().to_numpy()])
     return SeenItems(Lookup(pa.concat_arrays(users)), np.cumsum(np.concatenate(counts)), np.concatenate(items))
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
-    return unit

@@ -50,8 +50,8 @@ def histories_of(run: Run, users: Sequence[str]) -> list[History]:
 def row_of(run: Run, user: str) -> tuple[str, pa.Table] | None:
     """Returns a user's encoded row, and the dataset that it is of; None where there is none.
 
-    `users` has features as of the test window's start, of the users with an event in it. Of the others the newest row
-    of `train` stands in: features as of that event.
+    `users` has features as of the test window's start, of the users that `samples.users` asks for. Of the others the
+    newest row of `train` stands in: features as of that event.
     """
     for part in ("users", "train"):
         dataset = run.part(part)

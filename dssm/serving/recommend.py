@@ -110,7 +110,10 @@ class Recommender:
             vector = partial(self._vector_of_row, part, row)
             features = decode(self.run, part, row, ENTRIES)[0].features["user"]
             if part == "train":
-                remark = "not in the test window: features as of its newest training sample"
+                remark = (
+                    "not in samples/users: features as of its newest training sample; the service answers as for a "
+                    "user of whom nothing is known (samples.users: all changes that)"
+                )
         return self._answer(f"user {user}", remark, vector, count, history, seen, features)
 
     def for_request(self, path: str, count: int) -> Answer:

@@ -125,7 +125,10 @@ def request_model(signature: SignatureCard, objectives: Sequence[str]) -> type[B
     """
     features = features_model(signature)
     fields: dict[str, Any] = {
-        "user": (Id | None, Field(None, description="Id of a user; one whom the samples lack counts as cold.")),
+        "user": (
+            Id | None,
+            Field(None, description="Id of a user; of one who is not in samples/users nothing counts as known."),
+        ),
         "features": (
             features | None,
             Field(None, description="Raw features, of any user; what is left out counts as not known."),

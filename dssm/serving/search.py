@@ -36,13 +36,12 @@ def best_of(batches: Batches, query: np.ndarray, count: int, without: Sequence[s
       cosine: divide by both norms.
     """
     left_out, all_ids = pa.array(without, pa.string()), [pa.array([], pa.string())]
-    query = _unit(query[None]) if cosine else query[None]
 
     def scored() -> Iterator[tuple[int, np.ndarray]]:
         first = 0
         for ids, matrix in batches:
             all_ids.append(ids)
-            scores = query @ (_unit(matrix) if cosine else matrix).T
+            scores = (cosines(matrix, query) if cosine else matrix @ query)[None]
             scores[0, pc.is_in(ids, value_set=left_out).to_numpy(zero_copy_only=False)] = -np.inf
             yield first, scores
             first += len(ids)
@@ -64,9 +63,20 @@ def vectors_of(batches: Batches, wanted: Sequence[str]) -> dict[str, np.ndarray]
     return found
 
 
-def _unit(matrix: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return unit
+def cosines(matrix: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Returns the cosine of each row to a query, (rows,); 0 where one of the two is all zeros.
+
+    Args: matrix: (rows, dim) float32; query: (dim,) float32.
+    """
+    norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+    found: np.ndarray = matrix @ unit(query) / np.maximum(norms, np.finfo(np.float32).tiny)
+    return found
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """Returns a vector, (dim,) float32, divided by its norm."""
+    found: np.ndarray = vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)
+    return found
 
 
 class ExactIndex(Opened):
@@ -91,3 +101,6 @@ class ExactIndex(Opened):
     def vector(self, place: int) -> np.ndarray:
         vector: np.ndarray = self.matrix[place]
         return vector
+
+    def vectors(self, start: int, end: int) -> np.ndarray:
+        return self.matrix[start:end]

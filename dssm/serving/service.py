@@ -32,6 +32,11 @@ Count = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="Items of the answ
 Objective = Annotated[str | None, Query(max_length=LONGEST_TEXT, description="Score by this objective's vectors.")]
 Seen = Annotated[bool, Query(description="Also items that the user has seen.")]
 Rescore = Annotated[int | None, Query(ge=1, le=MOST_ITEMS, description=RESCORE)]
+BY = (
+    "`by` says what the vector is made of: `samples`, the user's row of samples/users; `features`, those of the "
+    "request; `cold`, nothing, also where other samples know the user: with `samples.users: all` all of these have a "
+    "row. What the user has seen before the test window is left out whatever it says."
+)
 Id = Annotated[str, Query(min_length=1, max_length=LONGEST_TEXT)]
 
 
@@ -94,7 +99,9 @@ def told_of_routes(app: FastAPI) -> str:
 def _add_answers(app: FastAPI, current: Current) -> None:
     checked = [Depends(known_parameters)]
 
-    @app.get("/recommend", summary="Top items for a user of the samples, or a cold answer.", dependencies=checked)
+    summary = "Top items for a user of samples/users, or a cold answer."
+
+    @app.get("/recommend", summary=summary, description=BY, dependencies=checked)
     def recommend(
         user: Id, count: Count = 10, seen: Seen = False, objective: Objective = None, rescore: Rescore = None
     ) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def _add_answers(app: FastAPI, current: Current) -> None:
         check_rescore(loaded, rescore, count, "query")
         return recommended(loaded, user, None, count, seen, checked_objective(loaded, objective), rescore)
 
-    @app.post("/recommend", summary="Top items for raw features, or for a user of the samples.")
+    @app.post("/recommend", summary="Top items for raw features, or for a user of samples/users.", description=BY)
     async def recommend_for(request: Request) -> dict[str, Any]:
         loaded = current.loaded  # before the body: a swap in between must not part its check from its tower
         asked = parsed(loaded, await request.body())
@@ -170,9 +177,9 @@ def recommended(
     loaded: Loaded, user: str | None, features: dict[str, Any] | None, count: int, seen: bool, objective: str | None,
     rescore: int | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Returns top items: by the raw features where they are given, else by the user's vector of the samples.
+    """Returns top items: by the raw features where they are given, else by the user's vector of samples/users.
 
-    A user that is not known gets the tower's answer for one of whom nothing is known.
+    A user without one gets the tower's answer for one of whom nothing is known, but not what it has seen.
 
     Args: rescore: how many are retrieved for the scorer; None: similarity alone orders them.
     """

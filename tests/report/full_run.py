@@ -182,18 +182,19 @@ def clustered_vectors() -> np.ndarray:
 
 
 def write_table(
-    paths: RunPaths, location: str, vectors: np.ndarray, ids: Sequence[str] = IDS, table: str = "items", **over: Any
-) -> None:
+    paths: RunPaths, location: str, vectors: np.ndarray, ids: Sequence[str] = IDS, table: str = "items",
+    version: str = VERSION, **over: Any,
+) -> None:  # fmt: skip
     """Publishes vectors as the run's, in one file of float32 lists."""
     date, side = Path(paths.folder).name, {"items": "item", "users": "user"}[table]
-    folder = Path(published.version_folder(location, date, VERSION))
+    folder = Path(published.version_folder(location, date, version))
     (folder / published.DATA).mkdir(parents=True)
     lists = pa.array(list(vectors.astype(np.float32)), pa.list_(pa.float32()))
     columns = {f"{side}_id": pa.array(ids, pa.string()), published.VECTOR: lists}
     pq.write_table(pa.table(columns), folder / published.DATA / "part-0.parquet")
     size = (folder / published.DATA / "part-0.parquet").stat().st_size
     given: dict[str, Any] = {
-        "table": f"tiny_{table}", "side": side, "version": VERSION, "date": date, "at": BEGAN, "model_version": MODEL,
+        "table": f"tiny_{table}", "side": side, "version": version, "date": date, "at": BEGAN, "model_version": MODEL,
         "samples_build": BUILD, "settings_digest": "s", "samples_digest": "i", "model_digest": "m",
         "samples_rows": len(ids), "rows": len(ids), "distinct": len(ids), "vector_dim": vectors.shape[1],
         "scored": len(ids), "norm": 1.0, "norm_off": 1e-7, "gates": GATES, "forced": True,
@@ -201,7 +202,7 @@ def write_table(
         **over,
     }  # fmt: skip
     storage.write_text(f"{folder}/{MANIFEST}", PublishedManifest(**given).model_dump_json())
-    published.write_pointer(location, date, VERSION, BEGAN)
+    published.write_pointer(location, date, version, BEGAN)
     published.write_run_tables(paths.folder, {table: location})
 
 

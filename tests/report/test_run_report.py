@@ -8,14 +8,27 @@ from typing import Any
 
 import pytest
 
+from dssm import published
 from dssm.config import Settings
 from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
 from dssm.report import run_report
 from dssm.report.run_facts import Missing, read_refusals
 from dssm.report.run_report import reported, write_report
+from dssm.scoring.gates import check
+from jobs import rollback
 from jobs.report import main
-from tests.report.full_run import samples_run, settings_of, write_model
+from tests.report.full_run import (
+    BEGAN,
+    GATES,
+    clustered_vectors,
+    full_run,
+    samples_run,
+    settings_of,
+    write_model,
+    write_table,
+)
+from tests.report.test_page import Reader
 
 
 @pytest.fixture
@@ -109,6 +122,38 @@ def test_a_refusal_is_in_the_report_and_goes_on(paths: RunPaths, tmp_path: Path)
         pass
     assert read_refusals(paths) == {}
     assert "refused" not in Path(paths.report).read_text()
+
+
+def test_a_refusals_gates_are_kept_and_shown(paths: RunPaths, tmp_path: Path) -> None:
+    with pytest.raises(GateError), reported(settings_of(tmp_path), "score_items"):
+        check(GATES, forced=False)
+    kept = read_refusals(paths)["score_items"]
+    assert kept.gates == GATES
+    shown = " ".join(Reader(Path(paths.report).read_text()).text.split())
+    assert "Refused: what score_items would have published" in shown
+    assert "better than the baselinepassed0.40.1normsrefused0.020.001a vector's norm is off 1 by 0.02" in shown
+    path = Path(paths.folder, "refusals.json")
+    before = {"score_items": {"at": kept.at.isoformat(), "reason": "gate: too bad"}}  # as it was written once
+    path.write_text(json.dumps(before))
+    assert read_refusals(paths)["score_items"].gates == []
+    write_report(paths)
+    assert "would have published" not in Path(paths.report).read_text()
+
+
+def test_a_rollback_is_in_the_report(tmp_path: Path) -> None:
+    paths, table = full_run(tmp_path), f"{tmp_path}/item_table"
+    write_table(paths, table, clustered_vectors(), version="v2", at=BEGAN + dt.timedelta(days=1))
+    settings = settings_of(tmp_path, item_table={"kind": "path", "location": table})
+    with reported(settings, "score_items"):
+        pass
+    assert "tiny_items, version v2" in Path(paths.report).read_text()
+    config = tmp_path / "tiny.yaml"
+    config.write_text(settings.model_dump_json(exclude_unset=True))
+    rollback.main(["--config", str(config), "--to", "v1"])
+    assert published.current(table, "2024-01-08").manifest.version == "v1"
+    shown = Path(paths.report).read_text()
+    assert "tiny_items, version v1" in shown
+    assert "version v2" not in shown
 
 
 def test_a_job_that_fails_leaves_the_report_as_it_was(paths: RunPaths, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ INTERACTION_COLUMNS = {
 }  # fmt: skip
 
 # Of each user: items seen before the window, with a positive label, with a positive label in a tested source; items
-# clicked in the window. `new` is cold, `again` clicked seen items alone, `gone` is not tested.
+# clicked in the window. `new` is cold, `again` clicked seen items alone, `gone` is not tested: samples.users is all.
 LOG: dict[str, tuple[list[int], list[int], list[int], list[int]]] = {
     "a": ([0, 1, 2, 5, 9], [0, 1, 5], [0, 5], [2, 7, 11]),
     "b": ([1, 2, 3, 9, 11], [1, 3, 9], [3, 9], [0, 4]),
@@ -106,7 +106,7 @@ def _interactions(settings: Settings, names: list[str]) -> dict[str, Any]:
 
 
 def _users(settings: Settings) -> Rows:
-    names = [name for name, (*_, clicked) in LOG.items() if clicked]
+    names = list(LOG)
     drawn = draw_features(settings, of_side(settings.features, "user"), len(names), np.random.default_rng(8))
     warm = np.array([int(bool(LOG[name][0])) for name in names], np.int32)
     return {USER_ID: names, WARM: warm, CLICKED: [LOG[name][3] for name in names], **drawn}  # type: ignore[dict-item]

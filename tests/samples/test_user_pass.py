@@ -239,6 +239,27 @@ def test_queries_are_as_of_the_test_windows_start(tmp_path: Path) -> None:
     assert (rows["w"]["click_history"], rows["w"]["city"]) == (posts(), UNKNOWN_ID)
 
 
+@pytest.mark.parametrize("split", ["time", "leave_last_out"])
+def test_of_all_users_whoever_has_an_event_before_has_a_row_too(tmp_path: Path, split: str) -> None:
+    feed = random_feed(tmp_path / "window", seed=1, events=30)
+    more = {"rows_per_file": 4, "train_rows": "all", "split": {"kind": split}}
+    window, every = (
+        changed(feed, tmp_path / users, more={**MORE, "samples": {**more, "users": users}}).run()
+        for users in ("window", "all")
+    )
+    assert {part: every[part] for part in ("train", "test", "interactions")} == {
+        part: window[part] for part in ("train", "test", "interactions")
+    }
+    tested = {row[USER_ID]: row for row in window["users"]}
+    found = {row[USER_ID]: row for row in every["users"]}
+    before = {row[USER_ID] for row in window["interactions"]}
+    assert found.keys() == tested.keys() | before
+    assert {user: found[user] for user in tested} == tested
+    others = [found[user] for user in found.keys() - tested.keys()]
+    assert [(row[CLICKED], row[WARM]) for row in others] == [([], 1)] * len(others)
+    assert others
+
+
 def test_leave_last_out_asks_as_of_each_users_first_test_row(tmp_path: Path) -> None:
     events = [
         Event("u", 0, at(7, 10)),

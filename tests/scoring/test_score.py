@@ -47,7 +47,7 @@ def described(spark: SparkSession, table: str, partition: str = "") -> dict[str,
     return {row["col_name"].strip(": "): row["data_type"] for row in reversed(rows)}
 
 
-def test_items_and_users_are_published(spark: SparkSession, tmp_path: Path) -> None:
+def test_items_and_users_are_published(spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from dssm.scoring.items import score_items
     from dssm.scoring.users import score_users
 
@@ -75,6 +75,10 @@ def test_items_and_users_are_published(spark: SparkSession, tmp_path: Path) -> N
         f"settings {manifest.settings_digest}, samples' manifest {manifest.samples_digest}, model's manifest "
         f"{manifest.model_digest}"
     )
+    users = described(spark, "both_users")["Comment"]
+    assert users.startswith("user vectors of users with a positive in the test window, float32, 5 wide. Last published")
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("; users with a positive in the test window") == 1
     partition = described(spark, "both_items", f"PARTITION (dt='{DATE}')")
     assert partition["Location"] == f"file:{made['items'].data}"
     assert f"dssm.version={manifest.version}" in partition["Storage Properties"]

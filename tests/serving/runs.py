@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dssm import published
+from dssm import published, storage
 from dssm.config import Settings
 from dssm.features import of_side
 from dssm.manifest import (
     CLICKED,
+    EVENT_TIME,
     ITEM_ID,
     ITEM_POSITIVES,
     ITEM_ROWS,
@@ -72,7 +75,8 @@ def write_served_run(root: Path, **model: Any) -> RunPaths:
     write_vectors(settings)
     write_tokens(settings)
     _write_items(settings, paths)
-    _write_users(settings, paths)
+    write_user_rows(settings, paths, "users", USERS)
+    _write_interactions(settings, paths)
     for folder, kind in ((paths.samples, "all"), (paths.part("train"), "train")):
         date = settings.date.isoformat()
         manifest = Manifest(kind=kind, date=date, build="tiny", seed=0, vocabularies=VOCABULARIES)
@@ -122,12 +126,18 @@ def publish_all(settings: Settings, paths: RunPaths, version: str) -> None:
 
 def publish_fewer(paths: RunPaths, version: str, items: int) -> None:
     """Publishes the first items of v1 as another version."""
-    location = published.run_table(paths.folder, "items")
+    publish_day(paths, Path(paths.folder).name, version, items)
+
+
+def publish_day(paths: RunPaths, date: str, version: str, items: int) -> None:
+    """Publishes the first items of v1 as a version of a date, whose run is a copy of this one where there is none."""
+    location, run = published.run_table(paths.folder, "items"), Path(paths.folder).with_name(date)
+    if not run.exists():
+        shutil.copytree(paths.folder, run)
     first = published.versions(location, Path(paths.folder).name)[0]
     ids, vectors = published.load(first)
     kept = ids.to_pylist()[:items]
-    made = first.manifest
-    write_published(location, made.date, version, "item", kept, vectors[:items], made.model_version)
+    write_published(location, date, version, "item", kept, vectors[:items], first.manifest.model_version)
 
 
 def _write_items(settings: Settings, paths: RunPaths) -> None:
@@ -140,12 +150,22 @@ def _write_items(settings: Settings, paths: RunPaths) -> None:
     write_dataset(paths.part("items"), settings, files, "items", columns)
 
 
-def _write_users(settings: Settings, paths: RunPaths) -> None:
-    features = of_side(settings.features, "user")
-    rows: dict[str, Any] = dict(draw_features(settings, features, len(USERS), np.random.default_rng(8)))
-    rows |= {USER_ID: np.array(USERS), WARM: np.ones(len(USERS), np.int32), CLICKED: [[0]] * len(USERS)}
-    columns = {USER_ID: TEXT, WARM: ColumnSpec(dtype="int32"), CLICKED: LIST, **feature_columns(settings, features)}
-    write_dataset(paths.part("users"), settings, [rows], "users", columns)
+def write_user_rows(settings: Settings, paths: RunPaths, part: str, users: Sequence[str]) -> None:
+    """Writes `users`, or `train` with a row a user and an item drawn for it, in the place of what is there."""
+    of_users, count = of_side(settings.features, "user"), len(users)
+    features = of_users if part == "users" else list(settings.features.values())
+    rows: dict[str, Any] = dict(draw_features(settings, features, count, np.random.default_rng(8)))
+    rows |= {USER_ID: np.array(users), EVENT_TIME: np.zeros(count, np.int64), WARM: np.ones(count, np.int32)}
+    rows[CLICKED] = [[0]] * count
+    own = (
+        {WARM: ColumnSpec(dtype="int32"), CLICKED: LIST} if part == "users" else {EVENT_TIME: ColumnSpec(dtype="int64")}
+    )
+    columns = {USER_ID: TEXT, **own, **feature_columns(settings, features)}
+    storage.remove(paths.part(part))
+    write_dataset(paths.part(part), settings, [rows], part, columns)
+
+
+def _write_interactions(settings: Settings, paths: RunPaths) -> None:
     start = settings.day_start_ms(0)
     known = [*USERS, ONLY_SEEN]
     seen: Rows = {

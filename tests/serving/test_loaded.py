@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.serving.loaded import AGAIN, Loaded, SeenItems
+from dssm.retrieval.sinks.faiss import in_memory
+from dssm.sections.indexing import FaissFlat, FaissHnsw, FaissIvf
+from dssm.serving.loaded import ItemIndex, Loaded, SeenItems
 from dssm.serving.lookup import Lookup
 from dssm.serving.search import ExactIndex
 from tests.serving.tables import unit_rows
@@ -19,6 +22,7 @@ ITEMS = 60
 IDS = pa.array([f"i{place}" for place in range(ITEMS)])
 UNIT = unit_rows(ITEMS, 4)
 MATRIX = UNIT * np.linspace(0.5, 2, ITEMS, dtype=np.float32)[:, None]
+FAR_APART = UNIT * np.geomspace(1e-3, 1e3, ITEMS, dtype=np.float32)[::-1, None]
 QUERY = unit_rows(1, 4, seed=6)[0]
 
 
@@ -46,14 +50,35 @@ def test_what_a_user_has_seen() -> None:
     assert [seen.of(user).tolist() for user in ("a", "b", "c")] == [[1, 2, 3], [7, 8], []]
 
 
-@pytest.mark.parametrize(("matrix", "norm"), [(UNIT, 1.0), (3 * UNIT, 3.0), (MATRIX, None)])
-def test_similar_items_are_by_cosine_whatever_the_norms(matrix: np.ndarray, norm: float | None) -> None:
-    assert AGAIN * 6 >= ITEMS  # so that all are looked at
-    found = loaded(matrix, norm).similar(5, 6, None)
+INDEXES: dict[str, Callable[[np.ndarray], ItemIndex]] = {
+    "exact": lambda matrix: ExactIndex(IDS, matrix),
+    "flat": lambda matrix: in_memory(FaissFlat(), IDS, matrix),
+    "lists": lambda matrix: in_memory(FaissIvf(lists=5), IDS, matrix),
+    "graph": lambda matrix: in_memory(FaissHnsw(), IDS, matrix),
+}
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+@pytest.mark.parametrize(("matrix", "norm"), [(UNIT, 1.0), (3 * UNIT, 3.0), (MATRIX, None), (FAR_APART, None)])
+def test_similar_items_are_by_cosine_whatever_the_norms(
+    kind: str, matrix: np.ndarray, norm: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dssm.serving.loaded.ITEMS_AT_ONCE", 7)
     cosines = UNIT @ UNIT[5]
-    expected = [place for place in np.argsort(-cosines).tolist() if place != 5][:6]
-    assert found.places.tolist() == expected
-    np.testing.assert_allclose(found.scores, cosines[expected], rtol=1e-5)
+    expected = [place for place in np.argsort(-cosines).tolist() if place != 5]
+    made = Loaded(**{**vars(loaded(matrix, norm)), "indexes": {None: INDEXES[kind](matrix)}})
+    for count in (1, 3, ITEMS):
+        found = made.similar(5, count, None)
+        assert found.places.tolist() == expected[:count]
+        np.testing.assert_allclose(found.scores, cosines[expected[:count]], rtol=1e-4, atol=1e-6)
+
+
+def test_an_item_without_a_direction_is_like_no_other() -> None:
+    zero = MATRIX.copy()
+    zero[5] = 0
+    assert loaded(zero).similar(5, 3, None).scores.tolist() == [0, 0, 0]
+    found = loaded(zero).similar(4, ITEMS, None)
+    assert found.scores[found.places == 5].tolist() == [0]
 
 
 def test_an_index_that_finds_too_few() -> None:

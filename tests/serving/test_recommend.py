@@ -22,7 +22,7 @@ from dssm.serving.recommend import Recommender, open_recommender
 from dssm.serving.view import recommend
 from tests.datasets import ITEMS
 from tests.serving.clients import client_of
-from tests.serving.runs import ONLY_SEEN, USERS, write_served_run
+from tests.serving.runs import ONLY_SEEN, USERS, write_served_run, write_user_rows
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +38,8 @@ def items(recommender: Recommender) -> tuple[list[str], np.ndarray]:
     return ids.to_pylist(), matrix
 
 
-def user_vectors(paths: RunPaths) -> np.ndarray:
-    tower, users = LoadedTower(f"{paths.model}/user_tower"), open_run(paths).part("users")
+def user_vectors(paths: RunPaths, part: str = "users") -> np.ndarray:
+    tower, users = LoadedTower(f"{paths.model}/user_tower"), open_run(paths).part(part)
     specs = {name: users.manifest.columns[name] for name in tower.inputs}
     (batch,) = users.batches(list(specs))
     return tower.vectors(unpack_all(batch, specs))
@@ -75,6 +75,29 @@ def test_a_cold_answer_is_the_towers_and_says_so(
     assert len(answer.best.ids) == left
     scores = dict(zip(items[0], items[1] @ cold, strict=True))
     np.testing.assert_allclose(answer.best.scores, [scores[item] for item in answer.best.ids], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["train", "users"])
+def test_a_user_of_training_alone_and_one_with_a_row_of_its_own(own_run: RunPaths, part: str) -> None:
+    """The view takes the newest training row, the service none; with `samples.users: all` both take the user's own."""
+    users = {"train": ["another", ONLY_SEEN], "users": [*USERS, ONLY_SEEN]}
+    write_user_rows(open_run(own_run).settings, own_run, part, users[part])
+    recommender = open_recommender(own_run)
+    ids, matrix = published.load(recommender.items)
+    unseen = [item for item in ids.to_pylist() if item not in {f"item{n:02d}" for n in (6, 7, 8)}]
+    scores = dict(zip(ids.to_pylist(), matrix @ user_vectors(own_run, part)[-1], strict=True))
+    answer = recommender.for_user(ONLY_SEEN, ITEMS)
+    assert answer.best.ids == sorted(unseen, key=lambda item: -scores[item])
+    with client_of(own_run) as client:
+        asked = client.get("/recommend", params={"user": ONLY_SEEN, "count": ITEMS}).json()
+        found = [row["item"] for row in asked["items"]]
+    if part == "users":
+        assert (answer.remark, asked["by"], found) == ("", "samples", answer.best.ids)
+        return
+    assert answer.remark.startswith("not in samples/users: features as of its newest training sample; the service ")
+    cold = recommender.for_user("nobody", ITEMS).best.ids
+    assert (asked["by"], found) == ("cold", [item for item in cold if item in unseen])
+    assert found != answer.best.ids
 
 
 def test_raw_features_of_a_user_never_seen(

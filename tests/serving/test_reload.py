@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from dssm.errors import UserError
 from dssm.paths import RunPaths
@@ -20,9 +24,10 @@ from dssm.serving.loaded import Loaded
 from dssm.serving.metrics import Metrics
 from dssm.serving.reload import Current
 from dssm.serving.serve import listening
+from jobs.serve import main
 from tests.datasets import ITEMS
 from tests.serving.clients import app_of, serving
-from tests.serving.runs import USERS, publish_fewer
+from tests.serving.runs import USERS, publish_day, publish_fewer
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +139,46 @@ def test_reloads_and_the_end_drop_nothing(own_run: RunPaths, monkeypatch: pytest
     assert {version for _, version, _ in answers} == set(sizes)
     for _, version, items in answers:  # each answer is of one version: all of its items, and no other's
         assert set(items) == {f"item{number:02d}" for number in range(sizes[version])}
+
+
+DAY, NEXT = "2024-01-08", "2024-01-09"
+
+
+@pytest.mark.parametrize(
+    ("asked", "follows"), [("{pipeline}", True), ("{pipeline}/" + DAY, False), ("{folder}", False)]
+)
+def test_a_service_of_a_name_goes_on_to_a_newer_date_others_stay(
+    own_run: RunPaths, asked: str, follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps: list[FastAPI] = []
+
+    class Kept:
+        def __init__(self, config: uvicorn.Config) -> None:
+            apps.append(config.app)  # type: ignore[arg-type]
+
+        def run(self, sockets: list[socket.socket]) -> None: ...
+
+    monkeypatch.setattr("jobs.serve.THREADS", ())
+    monkeypatch.setattr("dssm.serving.serve.uvicorn.Server", Kept)
+    monkeypatch.setattr("dssm.serving.serve.signal.signal", lambda *_: None)
+    monkeypatch.setattr("dssm.serving.serve.Current", partial(Current, every_s=0.02))
+    root, pipeline, _ = own_run.folder.rsplit("/", 2)
+    main([asked.format(pipeline=pipeline, folder=own_run.folder), "--root", root, "--port", "0"])
+
+    def told() -> tuple[str, str, int]:
+        found = client.get("/health").json()
+        return found["date"], found["version"], found["items"]
+
+    with TestClient(apps[0]) as client:
+        assert told() == (DAY, "v1", ITEMS)
+        publish_day(own_run, NEXT, "v1", 4)
+        if follows:
+            wait_for(lambda: told() == (NEXT, "v1", 4))
+            answer = client.get("/recommend", params={"user": USERS[0], "seen": True}).json()
+            assert sorted(row["item"] for row in answer["items"]) == [f"item{number:02d}" for number in range(4)]
+        publish_fewer(own_run, "v2", 7)
+        publish_day(own_run, NEXT, "v2", 5) if follows else None
+        wait_for(lambda: told() == ((NEXT, "v2", 5) if follows else (DAY, "v2", 7)))
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -63,6 +63,14 @@ class FaissOpened(Opened):
         """Returns an item's vector, (dim,) float32, as near as the index has it."""
         return np.asarray(self.index.reconstruct(place), np.float32)
 
+    def vectors(self, start: int, end: int) -> np.ndarray:
+        """Returns the vectors of the items from one place to before another, likewise: (end − start, dim) float32."""
+        if isinstance(
+            self.index, faiss.IndexIVF
+        ):  # of lists `reconstruct_n` reads all ids, however few it is asked for
+            return np.asarray(self.index.reconstruct_batch(np.arange(start, end)), np.float32)
+        return np.asarray(self.index.reconstruct_n(start, end - start), np.float32)
+
 
 def read_index(folder: str, ids: pa.Array) -> FaissOpened:
     """Reads the index in a local folder."""
