@@ -8,6 +8,7 @@ KEPT, FILTERED = "seen_kept", "seen_filtered"
 VIEWS = {KEPT: "seen items kept", FILTERED: "seen items filtered"}
 MODEL, POPULARITY, BEST_REACHABLE = "model", "popularity", "best_reachable"
 HEADLINE = "headline"  # key of the metric that tables, breakdowns and comparisons show
+TEST_ROWS = "test_rows"  # key of what train measured of the test samples; older files lack it
 DEFAULT_METRIC = "recall@50"  # unless item_table.gate.metric is another
 
 

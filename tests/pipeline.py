@@ -1,16 +1,22 @@
-"""Runs jobs as a user does: ./spark-submit.sh in a process of its own."""
+"""Runs jobs as a user does, ./spark-submit.sh in a process of its own; or in this one, for a start of Spark less."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 PROJECT = Path(__file__).resolve().parent.parent
 JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
@@ -94,6 +100,16 @@ class Pipeline:
         lines = [line for line in ended.stdout.splitlines() if line.startswith("ROWS ")]
         assert lines, ended.stdout + ended.stderr
         return json.loads(lines[0].removeprefix("ROWS "))
+
+
+def run_in_process(
+    spark: SparkSession, patched: pytest.MonkeyPatch, pipeline: Pipeline, job: str, *arguments: str
+) -> None:
+    """Runs a job's entry point in this process, on a session that is there."""
+    entry = importlib.import_module(f"jobs.{job}")
+    if hasattr(entry, "spark_session"):
+        patched.setattr(entry, "spark_session", lambda *_, **__: nullcontext(spark))
+    entry.main([*pipeline.options(), *arguments])
 
 
 def said(ended: subprocess.CompletedProcess[str]) -> str:

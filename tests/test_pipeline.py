@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import subprocess
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +28,10 @@ from dssm.paths import DATASETS
 from dssm.plan.constants import load_constants
 from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import read_sizes
+from tests.browser import DESKTOP, PHONE, Browser
 from tests.checkout import SMALL_DEMO, copy_of_project, of_no_make, shrink
-from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, changed, files_of, said
+from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, changed, files_of, run_in_process, said
+from tests.report.drawn import check_run_report
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -87,6 +87,14 @@ def test_the_demo_ends_with_top_items_the_tables_rows_and_the_report(demo: Demo)
     assert (demo.root / "demo" / DATE / "report.html").stat().st_size > 100_000
     assert "top items for user" in demo.printed
     assert " 400 " in demo.printed[demo.printed.index("is current") :]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_the_report_is_drawn_on_a_screen_and_a_phone(demo: Demo, browser: Browser, size: tuple[int, int]) -> None:
+    with browser.page((demo.run_folder(DATE) / "report.html").as_uri(), size) as page:
+        labels = check_run_report(page, size[0])
+    assert {"loss by epoch", "recall@50, seen items kept", "recall@50, seen items filtered"} <= set(labels)
+    assert any(label.startswith("map of 400 items") for label in labels)
 
 
 def test_the_model_stands_between_popularity_and_the_best_reachable(demo: Demo) -> None:
@@ -152,6 +160,7 @@ def test_training_is_seen_and_logged(demo: Demo) -> None:
     assert model.auc[-1] > 0.55  # popularity alone has 0.5 on this feed
     assert f"epoch 8/8  loss {model.loss[-1]:.4f}" in printed
     assert "samples/s" in printed
+    assert demo.evaluation(DATE)["test_rows"] == model.metrics[-1]
     assert list((demo.run_folder(DATE) / "logs").glob("events.out.tfevents.*"))
 
 
@@ -225,15 +234,6 @@ def here(
         return captured.out + captured.err
 
     return run
-
-
-def run_in_process(
-    spark: SparkSession, patched: pytest.MonkeyPatch, pipeline: Pipeline, job: str, *arguments: str
-) -> None:
-    entry = importlib.import_module(f"jobs.{job}")
-    if hasattr(entry, "spark_session"):
-        patched.setattr(entry, "spark_session", lambda *_, **__: nullcontext(spark))
-    entry.main([*pipeline.options(), *arguments])
 
 
 def test_a_gate_refuses_a_model_that_is_no_better(demo: Demo) -> None:

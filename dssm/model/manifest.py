@@ -63,6 +63,17 @@ class ModelManifest(BaseModel):
             return next(iter(self.objectives)), 1.0
         return None, sum(self.objectives.values()) ** 0.5 or 1.0
 
+    def test_metrics(self, build: str) -> dict[str, float | None]:
+        """Returns the metrics of the test samples with the weights that were kept, by name.
+
+        Args: build: of the samples that are asked for; where the model was trained on others, nothing is known of them.
+        """
+        if not self.metrics or build != self.samples_build:
+            return {}
+        # A pass over the newest rows (train.recent) follows the best epoch, without a validation: the weights are its.
+        best = self.best_epoch if len(self.metrics) == len(self.validation) else None
+        return self.metrics[-1 if best is None else best - 1]
+
 
 def read_model_manifest(folder: str) -> ModelManifest:
     """Raises: UserError where no finished model is there, or one of another schema."""

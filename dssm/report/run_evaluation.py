@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dssm.evaluation import BEST_REACHABLE, HEADLINE, KEPT, MODEL, POPULARITY, VIEWS, headline, recalls
+from dssm.evaluation import BEST_REACHABLE, HEADLINE, KEPT, MODEL, POPULARITY, TEST_ROWS, VIEWS, headline, recalls
 from dssm.report.decoding import listed, percent
 from dssm.report.html import Html, join, note, table, tag
 from dssm.report.run_facts import RunFacts, TrainedModel
@@ -93,6 +93,7 @@ def evaluation(facts: RunFacts) -> Html | None:
             *[_view(found, view, title) for view, title in VIEWS.items() if view in found],
             *_groups(found, cutoff_of(facts)),
             *_cold(found),
+            *_test_rows(found.get(TEST_ROWS, {})),
         ]
     )
 
@@ -252,6 +253,14 @@ def _by_ranker(values: Mapping[str, Any], bounds: Mapping[str, Any], metrics: Se
         for name, of in values.items()
     ]
     return table(["ranker ", *metrics], rows)
+
+
+def _test_rows(found: Mapping[str, float | None]) -> Iterator[Html]:
+    """Yields what train measured of the test rows, where that is known."""
+    if found:
+        yield tag("h3", "Test rows")
+        yield note("Of single rows, not of rankings: as train measured them with the weights that were kept.")
+        yield facts_list([(name.replace("_", " "), _number(value)) for name, value in found.items()])
 
 
 # Pieces ------------------------------------------------------------------------------------------------

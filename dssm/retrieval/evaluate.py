@@ -19,7 +19,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step
 from dssm.errors import UserError
-from dssm.evaluation import HEADLINE, KEPT, MODEL, headline
+from dssm.evaluation import HEADLINE, KEPT, MODEL, TEST_ROWS, headline
 from dssm.manifest import CLICKED, POSITIVE, SEEN, USER_ID, WARM, data_files, read_manifest
 from dssm.model.card import add_evaluation
 from dssm.model.manifest import ModelManifest, read_model_manifest
@@ -47,7 +47,8 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
     Users are those with a positive in the test window and an event before it; each is ranked for with
     its features as of the window's start. Those without an event before it are a group of their own. With seen
     items filtered, an item that the user has any event with before the window is neither ranked nor looked for;
-    users who clicked nothing else are left out of that average, and of its coverage.
+    users who clicked nothing else are left out of that average, and of its coverage. Beside these metrics stand those
+    of the test rows, as train measured them with the weights that were kept, where the samples are still the same.
     """
     paths = RunPaths(settings.run_folder)
     model = read_model_manifest(paths.model)
@@ -75,7 +76,8 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
         raise UserError("evaluate: no user of the test window has an event before it; nothing can be measured")
     header = {"model_version": model.model_version, "samples_build": manifests["items"].build}
     shown = headline(settings.item_table.gate.metric, [f"recall@{k}" for k in settings.evaluate.cutoffs])
-    of_result = {**header, "date": settings.date.isoformat(), HEADLINE: shown}
+    of_result: dict[str, Any] = {**header, "date": settings.date.isoformat(), HEADLINE: shown}
+    of_result[TEST_ROWS] = model.test_metrics(manifests["items"].build)
     result = write_results(paths, of_result, found, catalogue, asked)
     write_examples(paths, header, found, parts, manifests["items"])
     add_evaluation(settings)

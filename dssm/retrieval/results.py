@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dssm import storage
-from dssm.console import table
-from dssm.evaluation import FILTERED, HEADLINE, KEPT, MODEL, VIEWS
+from dssm.console import out, table
+from dssm.evaluation import FILTERED, HEADLINE, KEPT, MODEL, TEST_ROWS, VIEWS
 from dssm.paths import RunPaths
 from dssm.retrieval.bootstrap import LEVEL, interval
 from dssm.retrieval.catalogue import Catalogue
@@ -146,7 +146,7 @@ def _plain(values: Any) -> Any:
 
 
 def show(result: Mapping[str, Any], cutoffs: Sequence[int]) -> None:
-    """Prints the metrics of both views, and the headline's intervals and its recall by groups."""
+    """Prints the metrics of both views, the headline's intervals and its recall by groups, and those of test rows."""
     for view, title in VIEWS.items():
         _show_view(result, view, title, cutoffs)
     shown = result[HEADLINE]
@@ -165,6 +165,9 @@ def show(result: Mapping[str, Any], cutoffs: Sequence[int]) -> None:
         [["items before", *seen], *_by_tenth(activity[KEPT], shown)],
     )
     _show_cold(result["cold"], shown)
+    told = ", ".join(f"{name} {_number(value)}" for name, value in result.get(TEST_ROWS, {}).items())
+    if told:
+        out.print(f"  of the test rows: {told}", markup=False)
 
 
 def _show_view(result: Mapping[str, Any], view: str, title: str, cutoffs: Sequence[int]) -> None:

@@ -129,7 +129,7 @@ def write_evaluation(paths: RunPaths, **over: Any) -> None:
         paths.evaluation,
         {
             "model_version": MODEL, "samples_build": BUILD, "date": "2024-01-08", "items": len(IDS), "users": 1234,
-            "users_filtered": 1000, "cold_users": 7, **both(metrics),
+            "users_filtered": 1000, "cold_users": 7, "test_rows": {"auc": 0.7, "log_loss": None}, **both(metrics),
             "intervals": both(bounds), "bootstrap": {"replicates": 500, "level": 0.95, "digest": "d"},
             "popularity_tenths": {
                 "items": [6] * 10, **both({"clicks": [*range(90, 0, -10), 0], **tenths}),

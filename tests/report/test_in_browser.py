@@ -10,37 +10,13 @@ import pytest
 
 from dssm.report.page import page as profile_page
 from dssm.report.run_report import write_report
-from tests.browser import DESKTOP, PHONE, Browser, Page
+from tests.browser import DESKTOP, PHONE, Browser
+from tests.report.drawn import DRAWN, OUTSIDE, WIDTH, check_run_report
 from tests.report.full_run import IDS, full_run
 from tests.report.test_page import measured
 
 pytestmark = pytest.mark.slow  # a browser: a process of its own
 
-SHOWN = '[...document.querySelectorAll("svg")].filter((svg) => getComputedStyle(svg).display !== "none")'
-# Of each drawing: its label, its size, and how many of its shapes have one.
-DRAWN = f"""{SHOWN}.map((svg) => {{
-  const box = svg.getBoundingClientRect();
-  const shapes = [...svg.querySelectorAll("path, rect, circle, line, use, polygon")].filter((shape) => {{
-    const own = shape.getBoundingClientRect();
-    return own.width > 0 || own.height > 0;
-  }});
-  return [svg.getAttribute("aria-label"), box.width, box.height, shapes.length];
-}})"""
-# Letters that stand outside their drawing, by more than two pixels.
-OUTSIDE = f"""{SHOWN}.flatMap((svg) => {{
-  const box = svg.getBoundingClientRect();
-  return [...svg.querySelectorAll("text")].filter((text) => {{
-    const own = text.getBoundingClientRect();
-    return own.left < box.left - 2 || own.right > box.right + 2 || own.top < box.top - 2 || own.bottom > box.bottom + 2;
-  }}).map((text) => text.textContent);
-}})"""
-# Lines of the pipeline's picture that leave their box.
-OVERFULL = """[...document.querySelectorAll("svg.picture g.box")].flatMap((box) => {
-  const edge = box.querySelector("rect").getBoundingClientRect();
-  return [...box.querySelectorAll("text")].filter((text) => text.getBoundingClientRect().right > edge.right)
-    .map((text) => text.textContent);
-})"""
-WIDTH = "document.documentElement.scrollWidth"
 PAPER = (688, 1017)  # A4 less the margins, at 96 pixels an inch
 
 
@@ -49,29 +25,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return Path(write_report(full_run(tmp_path_factory.mktemp("runs")))).as_uri()
 
 
-def labels_of(page: Page) -> list[str]:
-    """Returns what is drawn, by its label; all of it has a size and something in it."""
-    drawn: list[tuple[str, float, float, int]] = page.evaluate(DRAWN)
-    for label, width, height, shapes in drawn:
-        assert width > 200, label
-        assert height > 60, label
-        assert shapes >= 5, label
-    return [label for label, *_ in drawn]
-
-
 @pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (DESKTOP, True), (PHONE, False), (PHONE, True)])
 def test_every_plot_is_drawn_and_nothing_is_wrong(browser: Browser, report: str, size: Any, dark: bool) -> None:
     with browser.page(report, size, dark) as page:
-        assert page.complaints == []
-        assert page.requests == []
-        labels = labels_of(page)
-        assert page.evaluate(WIDTH) == size[0]  # tables scroll by themselves, the page does not
-        assert page.evaluate(OUTSIDE) == []
-        assert page.evaluate(OVERFULL) == []
+        labels = check_run_report(page, size[0])
         ink, paper = page.evaluate(
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
-    assert len(labels) == len(set(labels)) == 14
+    assert len(labels) == 14
     assert labels[0].startswith("Sources: 4,321 events; build_samples: 40 train rows")
     for told in (
         "loss by epoch", "auc by epoch", "recall@50 by epoch", "recall@10, seen items kept",

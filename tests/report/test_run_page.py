@@ -143,6 +143,7 @@ def test_every_section_has_its_figures(text: str) -> None:
         "82 to 90 in the first tenth, 10 to 18 in the last",
         "7 users without an event before the test window, by rankers that need none.",
         "5 items without a training row, with 11 clicks in the test window.",
+        "as train measured them with the weights that were kept.auc0.7000log loss–",
         "All 60 items. Near points have near vectors",
         "100 % of an item's 10 nearest items have its topic; by chance 32.2 % would.",
         "is a neighbour of 19 others",
@@ -211,13 +212,14 @@ def test_an_evaluation_without_intervals_or_groups_is_shown(tmp_path: Path) -> N
     old = {"seen_kept": values, "intervals": {}, "cold": None, "activity_tenths": None, "popularity_tenths": None}
     write_evaluation(paths, **old, seen_filtered={})
     evaluation = json.loads(Path(paths.evaluation).read_text())
-    for name in ("intervals", "cold", "activity_tenths", "popularity_tenths", "seen_filtered"):
+    for name in ("intervals", "cold", "activity_tenths", "popularity_tenths", "seen_filtered", "test_rows"):
         evaluation.pop(name)
     Path(paths.evaluation).write_text(json.dumps(evaluation))
     text = text_of(page_of(paths))
     assert "recall@5 of the model" in text
     assert "7 cold users are left out." in text
     assert "Whiskers" not in text
+    assert "Test rows" not in text
     assert remarks_of(paths) == ["recall@5 with seen items kept: popularity is better, 0.300; the model has 0.200"]
 
 

@@ -203,6 +203,19 @@ def test_each_ranker_has_a_row_in_the_printed_tenths_of_the_headline(
         assert re.findall("│ ([a-z_]+) +│", below)[-len(result[KEPT]) :] == list(result[KEPT]), below
 
 
+def test_metrics_of_the_test_rows_are_printed_and_not_compared(runs: Path, capsys: pytest.CaptureFixture[str]):
+    result = {**_result(runs, "one"), "headline": "recall@5"}
+    show(result, (2, 5))
+    assert "test rows" not in capsys.readouterr().out
+    show({**result, "test_rows": {"auc": 0.7, "log_loss": None}}, (2, 5))
+    assert "\n  of the test rows: auc 0.7000, log_loss –\n" in capsys.readouterr().out
+    path = runs / "one" / "evaluation.json"
+    before, compared = path.read_text(), _compared(runs, "one", "better")
+    path.write_text(json.dumps({**json.loads(before), "test_rows": {"auc": 0.7}}))
+    assert _compared(runs, "one", "better") == compared
+    path.write_text(before)
+
+
 def test_rows_are_ordered_by_the_first_runs_headline(runs: Path):
     """recall@50 in an evaluation from before there was one: here it is no cutoff, and the first recall stands in."""
     path = runs / "one" / "evaluation.json"

@@ -19,6 +19,7 @@ from dssm.manifest import (
     ITEM_ROWS,
     ITEM_TITLE,
     LAST_TIME,
+    MANIFEST,
     POSITIVE,
     SEEN,
     TARGETS,
@@ -83,6 +84,7 @@ RANKERS = [
 ]  # fmt: skip
 EASE_L2 = 2.0
 COLD_ITEMS = [2, 7, 14]  # without a training row
+TEST_ROWS = {"auc": 0.7, "log_loss": 0.5, "precision": None}
 
 
 def _positives(name: str, which: int, item: int, recent: bool = False) -> int:
@@ -127,7 +129,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     named = [name for name, (seen, *_) in LOG.items() if seen]
     parts = [_interactions(settings, named[:4]), _interactions(settings, named[4:])]
     write_dataset(paths.part("interactions"), settings, parts, "interactions", INTERACTION_COLUMNS)
-    write_model(settings)
+    measured = {"metrics": [TEST_ROWS, {"auc": 0.1}], "validation": [{}, {}], "best_epoch": 1}
+    model = write_model(settings).model_copy(update=measured)
+    Path(paths.model, MANIFEST).write_text(model.model_dump_json())
     return settings
 
 
@@ -239,6 +243,7 @@ def test_the_written_evaluation_is_that_of_plain_python(run: Settings, scores: R
     found = _written(run)
     assert (found["users"], found["users_filtered"], found["cold_users"], found["items"]) == (6, 5, 1, ITEMS)
     assert found["samples_build"] == "tiny"
+    assert found["test_rows"] == TEST_ROWS
     assert found["headline"] == "recall@5"  # the gate's recall@50 is none of the cutoffs
     assert found["popularity_tenths"]["items"] == [2, 1] * 5
     for view in ("seen_kept", "seen_filtered"):

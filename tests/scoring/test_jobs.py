@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import importlib
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from dssm.errors import GateError
 from dssm.paths import RunPaths
 from dssm.published import Published
 from tests.datasets import ITEMS
+from tests.pipeline import Pipeline, run_in_process
 from tests.scoring.runs import USERS, settings_at, write_run
 from tests.scoring.tables import DATE
 
@@ -33,11 +32,10 @@ NEXT = "2024-01-09"
 @pytest.fixture
 def run_job(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def run(settings: Settings, job: str, *arguments: str) -> None:
-        entry = importlib.import_module(f"jobs.{job}")
-        monkeypatch.setattr(entry, "spark_session", lambda *_, **__: nullcontext(spark))
         config = tmp_path / "tiny.yaml"
         config.write_text(settings.model_dump_json(exclude_unset=True))
-        entry.main(["--config", str(config), *arguments])
+        pipeline = Pipeline(str(config), settings.name, Path(settings.root))
+        run_in_process(spark, monkeypatch, pipeline, job, *arguments)
 
     return run
 
