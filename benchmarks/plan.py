@@ -60,7 +60,7 @@ def demo_figures(folder: Path, events: int, constants: Constants) -> Figures:
 def score_figures(folder: Path, items: int, constants: Constants) -> Figures:
     settings = score.settings_of(folder, score.LAYERS["demo"])
     seconds = score_seconds(folder, items)
-    nothing = Sizes(1, items, 1, 1, 1, 1, 1, {name: spec.size for name, spec in score.vocabularies().items()})
+    nothing = Sizes(1, items, 1, 1, 1, 1, 1, 1, {name: spec.size for name, spec in score.vocabularies().items()})
     predicted = {(line.job, line.what): line.value for line in plan(settings, nothing, CLUSTER, constants)}
     table = folder_size(f"{RunPaths(settings.run_folder).folder}/../item_table")
     title = f"{items:,} items"

@@ -33,8 +33,8 @@ def check_model(
             )
         if name in targets and objective.label == "label" and name != "label":
             raise UserError(
-                f"model.objectives.{name}: has no label, and would learn the sources' own, though '{name}' is one of "
-                f"their targets; set label: {name}, or give the objective another name"
+                f"model.objectives.{name}: learns the sources' own label, though '{name}' is one of their targets; set "
+                f"label: {name}, or give the objective another name"
             )
 
 

@@ -164,7 +164,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
                 "objectives": {"click": {}, "like": {"loss": {"kind": "bpr", "negatives": "batch"}}},
             },
         },
-        "model.objectives.like: has no label, and would learn the sources' own, though 'like' is one of their targets; "
+        "model.objectives.like: learns the sources' own label, though 'like' is one of their targets; "
         "set label: like, or give the objective another name",
     ),
     "the main label's shares for another label": (

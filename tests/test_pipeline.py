@@ -308,7 +308,7 @@ DAYS = ("2024-01-13", "2024-01-14")
 def daily(demo: Demo, spark: SparkSession) -> Pipeline:
     """A run of two days, built and trained; the second day's vocabularies are the first's, grown."""
     single = ["train.launch=single", "train.ranks=1", "train.epochs=1", "window.train_days=2"]
-    made = Pipeline(demo.config, "daily", demo.root, [*demo.sets, "name=daily", *single])
+    made = Pipeline(demo.config, "daily", demo.root, [*demo.sets, "name=daily", "item_table.dates_at_once=2", *single])
     earlier, one_day = ("--vocabularies", f"daily/{DAYS[0]}", "--grow"), ("--set", "window.train_days=1")
     with pytest.MonkeyPatch.context() as patched:
         for job in ("build_samples", "train"):
@@ -334,7 +334,7 @@ def test_a_days_increment_trains_the_day_before_further_with_grown_vocabularies(
 def test_a_backfill_publishes_a_version_a_date_and_goes_on_where_it_failed(
     daily: Pipeline, here: Callable[..., str], spark: SparkSession
 ) -> None:
-    """The second date's scoring fails on an executor: a file of its catalogue is gone."""
+    """Both dates side by side; the second's scoring fails on an executor: a file of its catalogue is gone."""
     table = daily.root / "daily/item_table"
     asked = ("--dates", f"{DAYS[0]}..{DAYS[1]}", "--set", "item_table.gate.better_than=none")
 

@@ -44,7 +44,7 @@ class Cluster:
 class Line:
     """A figure. `formula` names the inputs, and `inputs` gives their values.
 
-    value: in `unit`; NaN where an optimizer or a sink does not say what it needs.
+    value: in `unit`; NaN where a kind of tower, encoder, optimizer or sink does not say what it needs.
     unit: bytes, s, or count.
     """
 
@@ -76,9 +76,9 @@ def samples_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants:
         ("samples", sizes.train_rows * sample + sizes.test_rows * test, "train × row + test × row",
          f"{sizes.train_rows:,} × {sample:,.0f} B + {sizes.test_rows:,} × {test:,.0f} B"),
         ("items", sizes.items * item, "items × row", f"{sizes.items:,} × {item:,.0f} B"),
-        ("users and interactions", sizes.test_users * user + sizes.pairs * parquet.pair,
+        ("users and interactions", sizes.user_rows * user + sizes.pairs * parquet.pair,
          "test users × row + pairs × pair",
-         f"{sizes.test_users:,} × {user:,.0f} B + {sizes.pairs:,} × {parquet.pair:.1f} B"),
+         f"{sizes.user_rows:,} × {user:,.0f} B + {sizes.pairs:,} × {parquet.pair:.1f} B"),
     ]  # fmt: skip
     lines = [
         Line("build_samples", f"Parquet, {what}", value, "bytes", formula, inputs)

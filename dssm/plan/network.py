@@ -1,6 +1,7 @@
 """Numbers in the towers' weights, and multiply-adds of a row, from the settings alone.
 
-Of kinds of towers and encoders that are not this project's own both are NaN: the plan says "not known".
+Of kinds of towers and encoders that are not this project's own both are NaN: the plan says "not known". One derived
+from a kind of this project counts as that kind.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ class Sizes:
     Attributes:
       events: of the logs, over the windows.
       pairs: of a user and an item that it has an event with.
-      test_users: with a positive in the test window; with `samples.users: all` all that samples/users holds.
+      user_rows: of samples/users: all test users, and with `samples.users: all` whoever has an event before, too.
+      test_users: with a positive in the test window, whom `evaluate` ranks for; by a run's own files of `users: all` at
+        most so many.
       tables: rows of each embedding table, by vocabulary.
       source: where the sizes come from, for a reader.
     """
@@ -39,6 +41,7 @@ class Sizes:
     train_rows: int
     test_rows: int
     pairs: int
+    user_rows: int
     test_users: int
     tables: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
@@ -57,7 +60,8 @@ def sizes_of(
         many = round(run.users * factor) if users is None else users
         sizes = replace(
             run, **scaled, events=run.events if events is None else events, items=run.items if items is None else items,
-            users=many, test_users=round(run.test_users * many / max(1, run.users)), source=f"scaled from {run.source}",
+            users=many, source=f"scaled from {run.source}",
+            **{name: round(getattr(run, name) * many / max(1, run.users)) for name in ("user_rows", "test_users")},
         )  # fmt: skip
         grown = {name: known_rows(settings, name, sizes) for name in run.tables}
         return replace(sizes, tables={name: rows or run.tables[name] for name, rows in grown.items()})
@@ -66,10 +70,10 @@ def sizes_of(
     users = max(1, events // EVENTS_OF_A_USER) if users is None else users
     train = 1.0 if settings.samples.train_rows == "all" else shares.train
     test = shares.test if settings.samples.train_rows == "positives" else shares.test / shares.train
-    tested = 1.0 if settings.samples.users == "all" else shares.test_users
+    tested = round(users * shares.test_users)
     sizes = Sizes(
         events, items, users, round(events * train), round(events * test), round(events * shares.pairs),
-        round(users * tested), source="given, or the shares of the demo's feed",
+        users if settings.samples.users == "all" else tested, tested, source="given, or the shares of the demo's feed",
     )  # fmt: skip
     names = dict.fromkeys(feature.vocabulary for feature in embedded(settings.features))
     return replace(sizes, tables={n: known_rows(settings, n, sizes) or _other_rows(settings, n) for n in names})
@@ -88,8 +92,8 @@ def read_sizes(settings: Settings) -> Sizes | None:
     tables = {name: spec.size for name, spec in whole.vocabularies.items()}
     pairs = _entries(data_files(paths.part("interactions"), made["interactions"]), SEEN)
     return Sizes(
-        events, rows["items"], rows["interactions"], rows["train"], rows["test"], pairs, rows["users"], tables,
-        source=paths.samples,
+        events, rows["items"], rows["interactions"], rows["train"], rows["test"], pairs, rows["users"],
+        rows["users"], tables, source=paths.samples,
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class PredictionCard(_Part):
     bias: float = Field(0.0, description="Learned, where model.score_bias is set.")
     activation: Literal["linear", "sigmoid"] | None = Field(None, description="Of s; None: s orders items alone.")
     prediction: Literal["probability", "value"] | None = Field(
-        None, description="That the label is 1 in the rows as the loss weighs them, or the label's value, 0…1."
+        None, description="That the label is 1 in the rows as the loss weighs them, or the label's value."
     )
 
 

@@ -31,7 +31,10 @@ def task_threads(spark: SparkSession) -> int:
 
 @functools.lru_cache(maxsize=2)
 def load_tower(folder: str, version: str, threads: int) -> LoadedTower:
-    """Loads a tower once for each Python worker process.
+    """Loads a tower once for each Python worker process, which keeps two: each may hold tables of gigabytes.
+
+    However many dates are scored side by side (`dates_at_once`), Spark's scheduler, which is FIFO, gives the tasks of
+    one before those of the next: a worker goes on to another date's tower once, and where two dates meet has both.
 
     Args:
       folder: the SavedModel.

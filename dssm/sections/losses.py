@@ -136,9 +136,9 @@ class InBatchSoftmax(LossKind):
     )
     mask_accidental_hits: bool = Field(
         True,
-        description="Leave out candidates that are the row's own item again, or another target of its user in the "
-        "joint batch; with impression_weight above 0 its impressions are targets, too. Clicks of its user that are in "
-        "no row of the batch are not known here.",
+        description="Leave out candidates that are the row's own item again, or another target of its user "
+        "among the candidates; with impression_weight above 0 its impressions are targets, too. Clicks of its user "
+        "that are in no row of the batch are not known here.",
     )
     impression_weight: FiniteFloat = Field(
         0.0,

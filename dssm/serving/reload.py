@@ -11,6 +11,7 @@ from dssm.serving.metrics import Metrics
 
 EVERY_S = 2.0  # between looks at `_current` and index.json: small files
 AGAIN_S = 30.0  # before a version that could not be loaded is tried again
+FINISH_S = 30.0  # for a load that has begun when the service ends: Python aborts where a thread is in TensorFlow then
 
 
 class Current:
@@ -46,7 +47,7 @@ class Current:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._thread.join(timeout=self._every_s)
+        self._thread.join(timeout=FINISH_S)
 
     def _watch(self) -> None:
         wait = self._every_s

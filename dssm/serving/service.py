@@ -34,8 +34,8 @@ Seen = Annotated[bool, Query(description="Also items that the user has seen.")]
 Rescore = Annotated[int | None, Query(ge=1, le=MOST_ITEMS, description=RESCORE)]
 BY = (
     "`by` says what the vector is made of: `samples`, the user's row of samples/users; `features`, those of the "
-    "request; `cold`, nothing, also where other samples know the user: with `samples.users: all` all of these have a "
-    "row. What the user has seen before the test window is left out whatever it says."
+    "request; `cold`, nothing, also where other samples know the user: with `samples.users: all` all with an "
+    "event before the test window have a row. What the user has seen before that is left out whatever it says."
 )
 Id = Annotated[str, Query(min_length=1, max_length=LONGEST_TEXT)]
 

@@ -269,13 +269,27 @@ def _listener(view: ProgressView, host: str) -> Iterator[str]:
         yield listener.address
 
 
+def _told_interfaces(settings: Settings) -> set[str] | None:
+    """Returns the interfaces that horovodrun is told of.
+
+    Where all hosts are this one it takes loopback, and fails if that is not among them: those of spark.security are
+    for ranks on other hosts. Which hosts an elastic launch gets nobody knows here.
+    """
+    from horovod.runner.util.network import filter_local_addresses
+
+    train = settings.train
+    if train.interfaces:
+        return interfaces_of(settings) if train.hosts or train.elastic is not None else None
+    names = [host.partition(":")[0].strip() for host in (train.hosts or "").split(",")]
+    return interfaces_of(settings) if train.hosts and filter_local_addresses(names) else None
+
+
 def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> ModelManifest:
     given, made = f"{folder}/settings.json", f"{folder}/result.json"
     storage.write_text(given, settings.model_dump_json(exclude={"spark"}))
     command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(settings.train.ranks), "--gloo"]
     command += ["--start-timeout", str(settings.train.start_timeout_s)]
-    interfaces = interfaces_of(settings)
-    if interfaces and (settings.train.hosts or settings.train.elastic):  # of this host alone it takes loopback only
+    if interfaces := _told_interfaces(settings):
         command += ["--network-interfaces", ",".join(sorted(interfaces))]
     if settings.train.elastic is not None:
         command += _elastic_options(settings.train, settings.train.elastic)

@@ -44,8 +44,8 @@ class _Objective:
         labels, scores = labels.astype(np.float64), scores.astype(np.float64)
         if self._is_rating:
             self._sums[:2] += [len(labels), ((scores - labels) ** 2).sum()]
-        elif self._is_log_odds:
-            self._sums += binary_sums(labels, scores, positive, self._threshold)
+        elif self._is_log_odds:  # the sources' own label may be any number; the losses hold it to 0…1 as well
+            self._sums += binary_sums(np.clip(labels, 0, 1), scores, positive, self._threshold)
 
     def of_all_ranks(self, name: str) -> dict[str, float]:
         """Every rank calls it. Args: name: of the collectives. Returns: the metrics of all ranks' rows."""

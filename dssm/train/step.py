@@ -88,7 +88,8 @@ def _check_rows(model: TwoTowerModel, objective: str, losses: tf.Tensor, weights
     """Checks what a builder gave: losses (rows, 1) times weights (rows,) would be the loss of rows² pairs."""
     found = [tf.TensorShape(given.shape) for given in (losses, weights)]
     if not found[0].is_compatible_with(found[1]) or not all(shape.is_compatible_with([None]) for shape in found):
-        key = f"model.objectives.{objective}" if model.settings.objectives else "train.loss"
+        own = model.settings.all_objectives[objective].loss
+        key = "train.loss" if own is None else f"model.objectives.{objective}.loss"
         raise UserError(
             f"{key}: the builder of {model.losses[objective].kind} made losses {found[0]} and weights {found[1]}; "
             "expected (rows,) of both, equally many"

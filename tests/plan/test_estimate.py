@@ -44,7 +44,15 @@ from tests.datasets import NEGATIVE_KINDS, make_settings
 DEMO = str(Path(__file__).parents[2] / "conf" / "demo.yaml")
 TABLES = {"user_id": 1000, "item_id": 500, "topic_id": 7}
 SIZES = Sizes(
-    events=10_000, items=500, users=1000, train_rows=3000, test_rows=600, pairs=5000, test_users=200, tables=TABLES
+    events=10_000,
+    items=500,
+    users=1000,
+    train_rows=3000,
+    test_rows=600,
+    pairs=5000,
+    user_rows=250,
+    test_users=200,
+    tables=TABLES,
 )
 
 
@@ -94,7 +102,7 @@ def test_samples_on_paper() -> None:
     sample = 50 + USER + ITEM + 4
     assert found["build_samples", "Parquet, samples"] == 3600 * sample
     assert found["build_samples", "Parquet, items"] == 500 * (30 + ITEM)
-    assert found["build_samples", "Parquet, users and interactions"] == 200 * (40 + USER) + 5000 * 10
+    assert found["build_samples", "Parquet, users and interactions"] == 250 * (40 + USER) + 5000 * 10
     # Words of the user's side: an id, a number, lists of 5 and 2 × 4, a vector of 4; nothing of a history; a target.
     wire = 12 + 24 + 24 + 4 * (1 + 1 + 5 + 8 + 4 + 1)
     assert sample_wire_bytes(settings) == wire

@@ -76,7 +76,7 @@ def test_weights_and_tables_are_those_of_the_model(config: Path) -> None:
     rows = dict.fromkeys(names, 11)
     towers = build_towers(settings.model, settings.features, rows, settings.vectors, matrices)
     found = exchange_of(settings, TwoTowerModel(settings.model, settings.train.loss, towers), 4)
-    planned = exchange_plan(settings, Sizes(1, 1, 1, 1, 1, 1, 1, rows), 4)
+    planned = exchange_plan(settings, Sizes(1, 1, 1, 1, 1, 1, 1, 1, rows), 4)
     assert model_weights(settings) == found.weights
     assert sorted(table.use.name for table in planned.tables) == sorted(table.use.name for table in found.tables)
     by_name = {table.use.name: table for table in found.tables}
@@ -86,7 +86,7 @@ def test_weights_and_tables_are_those_of_the_model(config: Path) -> None:
 
 def test_negatives_are_looked_up_as_in_training() -> None:
     settings = make_settings("unused", negatives=NEGATIVE_KINDS, loss="weighted_bce")
-    planned = exchange_plan(settings, Sizes(1, 1, 1, 1, 1, 1, 1, SIZES), 2)
+    planned = exchange_plan(settings, Sizes(1, 1, 1, 1, 1, 1, 1, 1, SIZES), 2)
     assert {table.use.name: table.use.lookups for table in planned.tables} == {
         "embedding_user_id": 4, "embedding_item_id": 16 + 20, "embedding_topic_id": 16 + 16,
     }  # fmt: skip

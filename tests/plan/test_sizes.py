@@ -28,7 +28,7 @@ def test_what_is_asked_is_taken_and_the_rest_are_shares_of_the_demo() -> None:
     every_row = sizes_of(load_settings(DEMO, ["root=no-runs", "samples.train_rows=all"]), SHARES, 10**6)
     assert (every_row.train_rows, every_row.test_rows) == (10**6, 200_000)
     every_user = sizes_of(load_settings(DEMO, ["root=no-runs", "samples.users=all"]), SHARES, 10**6)
-    assert every_user.test_users == every_user.users == 20_000
+    assert (every_user.user_rows, every_user.test_users) == (every_user.users, sizes.test_users) == (20_000, 8_000)
 
 
 def test_vocabularies_that_the_settings_decide() -> None:

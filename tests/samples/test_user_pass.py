@@ -260,6 +260,21 @@ def test_of_all_users_whoever_has_an_event_before_has_a_row_too(tmp_path: Path, 
     assert others
 
 
+def test_a_user_of_all_is_as_of_the_windows_start(tmp_path: Path) -> None:
+    events = [
+        Event("u", 0, at(8, 10)),
+        Event("u", 1, at(9, 10)),
+        Event("u", 2, at(10, 4), label=0, fate="test"),  # not known at the window's start
+        Event("w", 4, at(10, 5), fate="test"),
+    ]
+    snapshots = [Snapshot("clients", "u", {"city": city}, at(*when)) for city, when in (("x", (9, 0)), ("y", (10, 1)))]
+    samples = {"rows_per_file": 4, "train_rows": "all", "users": "all"}
+    rows = {row[USER_ID]: row for row in make_feed(tmp_path, events, snapshots, samples=samples).run()["users"]}
+    found = rows["u"]
+    assert (found[CLICKED], found[WARM], found["click_history"]) == ([], 1, posts(1, 0))
+    assert (found["city"], found["hour"]) == (CITY["x"], FIRST_TOKEN_ID)
+
+
 def test_leave_last_out_asks_as_of_each_users_first_test_row(tmp_path: Path) -> None:
     events = [
         Event("u", 0, at(7, 10)),

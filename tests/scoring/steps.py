@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,16 @@ class Steps:
       when: before it has an effect, after it, or in the midst of it where it is a removal.
       dead: whether the process is gone from then on, so that nothing it would clean up gets done.
       but: what is done to paths with this in them is no step.
+      kill: whether the process is killed at the step, in earnest.
 
     Attributes:
       names: of the steps, in their order.
     """
 
-    def __init__(self, at: int = -1, when: str = "before", dead: bool = False, but: str | None = None) -> None:
-        self.at, self.when, self.dead, self.but, self.failed = at, when, dead, but, False
+    def __init__(
+        self, at: int = -1, when: str = "before", dead: bool = False, but: str | None = None, kill: bool = False
+    ) -> None:
+        self.at, self.when, self.dead, self.but, self.kill, self.failed = at, when, dead, but, kill, False
         self.names: list[str] = []
 
     @property
@@ -56,6 +61,8 @@ class Steps:
                     path.unlink()
             if self.when == "after":
                 function(*args, **kwargs)
+            if self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise KilledError if self.dead else OSError(28, "No space left on device")
 
         step.__name__ = function.__name__

@@ -149,15 +149,18 @@ class FailingTask:
 
     The error goes to the driver as a UserError does: one that Spark sees ends the worker, and the next one needs
     seconds to start TensorFlow. Of all steps the one at `SEEN_BY_SPARK` is left to it.
+
+    Attributes: kill: whether the worker is killed instead.
     """
 
     at: int
+    kill: bool = False
 
     def __call__(self, scoring: Scoring, names: Iterable[str]) -> Iterator[FileResult | UserError]:
         from dssm.scoring.files import score_file
 
         with pytest.MonkeyPatch.context() as patched:
-            Steps(self.at).in_files(patched)
+            Steps(self.at, kill=self.kill).in_files(patched)
             for name in list(names):
                 try:
                     yield score_file(scoring, name)
@@ -182,6 +185,19 @@ def test_a_task_may_fail_at_any_step(job: Job, monkeypatch: pytest.MonkeyPatch) 
         assert job.seen() == job.old
     assert 6 < at < 99
     job.check_rerun(dead=True)  # Spark may have been ending other tasks, which wrote
+
+
+def test_a_worker_may_be_killed_in_the_midst_of_a_file(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a lack of memory: nothing in the worker cleans up."""
+    from dssm.scoring import score
+
+    job.prepare()
+    with monkeypatch.context() as patched:
+        patched.setattr(score, "_score_files", FailingTask(SEEN_BY_SPARK + 1, kill=True))
+        told = error_of(job)
+    assert "Python worker exited unexpectedly (crashed)" in told
+    assert job.seen() == job.old
+    job.check_rerun(dead=True)
 
 
 def error_of(job: Job) -> str:

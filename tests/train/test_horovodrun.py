@@ -69,7 +69,9 @@ def test_interfaces_of_the_ranks(overrides: list[str], expected: set[str] | None
 
 
 @pytest.mark.parametrize(
-    ("hosts", "told"), [("a:1,b:1", ["--network-interfaces", "eth1,ib0"]), (None, [])], ids=["several", "this one"]
+    ("hosts", "told"),
+    [("a:1,b:1", ["--network-interfaces", "eth1,ib0"]), ("localhost:1,127.0.0.1:1", []), (None, [])],
+    ids=["several", "names of this one", "this one"],
 )
 def test_ranks_of_several_hosts_talk_over_the_interfaces_of_security(
     hosts: str | None, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -114,6 +114,19 @@ def test_an_auc_of_scores_that_are_alike_says_so_and_one_of_no_numbers_is_none(c
     assert np.isnan(measured_of(4.0, np.nan, 2.0, 1.0))
 
 
+def test_a_label_beyond_1_is_measured_as_the_loss_takes_it() -> None:
+    model = make_model(make_settings("unused", loss="weighted_bce"))
+    (name,) = model.losses
+
+    def measured_of(*labels: float) -> dict[str, float]:
+        rows = (tf.constant([4.0, -2.0]), tf.constant(labels), tf.ones(2))
+        return measure(model, lambda _: {name: rows}, iter([{}]))
+
+    found = measured_of(3.0, -1.0)
+    assert found == measured_of(1.0, 0.0)
+    assert found["log_loss"] == pytest.approx((np.log1p(np.exp(-4.0)) + np.log1p(np.exp(-2.0))) / 2, abs=1e-6)
+
+
 def test_without_a_scorer_there_is_no_such_metric() -> None:
     settings = make_settings("unused")
     rows: Rows = make_rows(settings, 8)

@@ -60,8 +60,8 @@ def test_losses_and_weights_that_are_not_of_the_rows_are_refused(made: str, foun
         _loss_of_a_step(made)
     assert str(caught.value) == f"train.loss: {expected}"
     with pytest.raises(UserError) as caught:
-        _loss_of_a_step(made, objectives={"opened": {}})
-    assert str(caught.value) == f"model.objectives.opened: {expected}"
+        _loss_of_a_step(made, objectives={"opened": {"loss": Shaped(kind="shaped", made=made)}})
+    assert str(caught.value) == f"model.objectives.opened.loss: {expected}"
 
 
 def test_rows_whose_number_is_not_known_before_the_step_are_taken() -> None:
