@@ -77,7 +77,7 @@ class FileResult:
     broken: vectors that are not finite; norm_off: largest distance from the norm, before rounding, of the combined
     vectors and of each objective's own, these at the scale of the combined;
     drift: of each vector column that the version published last has as wide, sum of the cosines to its vectors;
-    drift_rows: rows in both.
+    drift_rows: rows in both; unread: files of that version that can't be read, with why.
     """
 
     name: str
@@ -93,6 +93,7 @@ class FileResult:
     norm_off: float = 0.0
     drift: dict[str, float] = field(default_factory=dict)
     drift_rows: int = 0
+    unread: list[str] = field(default_factory=list)
 
 
 def score_file(scoring: Scoring, name: str) -> FileResult:
@@ -122,7 +123,8 @@ class _FileMaker:
 
     def __init__(self, scoring: Scoring, tower: LoadedTower, writer: VectorWriter, result: FileResult) -> None:
         self.scoring, self.tower, self.writer, self.result = scoring, tower, writer, result
-        self.earlier: EarlierFile | None = scoring.earlier.file(result.name) if scoring.earlier else None
+        earlier = scoring.earlier
+        self.earlier: EarlierFile | None = earlier.file(result.name, result.unread.append) if earlier else None
         self.quarantine: list[pa.Table] = []
         self._keys: list[np.ndarray] = []
         self._digests: list[np.ndarray] = []

@@ -79,8 +79,11 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
         results = run_files(spark, scoring, run.samples)
         commit_files(folder, results)
         measured = _measured(folder, results, scoring.norm)
+        unread = _unread(results)
+        if unread is not None:
+            warn(f"  {unread}: nothing is taken from there")
         if last is not None and measured["drift"] is None:
-            measured["incomparable"] = unusable or _incomparable(last, measured["vector_dim"])
+            measured["incomparable"] = unusable or unread or _incomparable(last, measured["vector_dim"])
         return run.manifest(table, version, last, measured)
 
     done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
@@ -283,6 +286,13 @@ def _unusable(last: Published) -> str | None:
         return f"{damaged[0]} is missing or damaged"
     digests = f"{last.folder}/{DIGESTS}"
     return None if storage.exists(digests) else f"{digests} is missing"
+
+
+def _unread(results: Sequence[FileResult]) -> str | None:
+    """Returns which files of the version published last could not be read; None where all could."""
+    told = list(dict.fromkeys(path for result in results for path in result.unread))
+    others = f" and {len(told) - 1:,} more files" if len(told) > 1 else ""
+    return f"{told[0]}{others} can't be read" if told else None
 
 
 def _incomparable(last: Published, width: int) -> str:
