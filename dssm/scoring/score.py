@@ -369,6 +369,8 @@ def _measured(folder: str, results: Sequence[FileResult], norm: float | None) ->
         "copied": sum(result.copied for result in results),
         "quarantined": dict(quarantined),
         "broken": sum(result.broken for result in results),
+        "zeros": sum(result.zeros for result in results),
+        "zero_example": next((result.zero_example for result in results if result.zeros), None),
         "norm_off": max((result.norm_off for result in results), default=0.0) if norm is not None else None,
         "drift": drift.pop(VECTOR, None),
         "objective_drift": {name.removeprefix(f"{VECTOR}_"): cosine for name, cosine in drift.items()},

@@ -148,7 +148,7 @@ def test_rounding_is_no_reason_to_refuse(run: Settings, tmp_path: Path, dtype: V
 
     table = table_at(tmp_path, kind="path", dtype=dtype, norm_tolerance=1e-5)
     made = publish(table, "v1", judged(), ["vector"], make, force=False)
-    assert [gate.passed for gate in made.manifest.gates] == [True] * 4
+    assert [gate.passed for gate in made.manifest.gates] == [True] * 5
     assert made.manifest.rows == ITEMS
 
 
