@@ -17,8 +17,10 @@ setup(
     description="Two-tower DSSM retrieval: Spark, Petastorm, Horovod and Keras, Spark",
     license="Apache-2.0",
     python_requires="==3.11.*",
-    packages=find_packages(include=["dssm", "dssm.*"]),
-    package_data={"dssm.plan": ["constants.json"]},
+    # What the command reads beside dssm/ in a checkout; dssm/shipped.py finds it in either place.
+    packages=[*find_packages(include=["dssm", "dssm.*"]), "dssm.jobs", "dssm.conf"],
+    package_dir={"dssm.jobs": "jobs", "dssm.conf": "conf"},
+    package_data={"dssm.plan": ["constants.json"], "dssm.conf": ["schema.json", "spark/*"]},
     # Petastorm needs PyArrow < 15 and NumPy 1, Horovod needs TensorFlow < 2.19 and Keras 2.
     install_requires=[
         "fsspec",

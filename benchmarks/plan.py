@@ -2,31 +2,34 @@
 
 None of them is a size that the constants were measured at. build_samples and train run on the demo's feed, score_items
 on a catalogue as benchmarks/score.py draws it; each job in a process of its own, started as a user starts it. A
-prediction is told the sizes (events, items, rows) and nothing else of the run.
+prediction is told the sizes (events, items, rows) and nothing else of the run. Ends with exit code 1 where one is
+further off than 30 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import score
 from benchmarks.jobs import Demo, score_seconds, shuffle_written, stored
 from benchmarks.report import report
 from dssm.paths import DATASETS, RunPaths
-from dssm.plan.constants import Constants, load_constants
+from dssm.plan.constants import FILE, Constants, load_constants
 from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import Sizes, read_sizes
-from dssm.storage import folder_size
+from dssm.storage import digest, folder_size
 from dssm.units import bytes_shown, seconds_shown
 
 EVENTS = (100_000, 200_000, 400_000)
 ITEMS = (300_000, 600_000, 1_200_000)
 CLUSTER = Cluster(nodes=1, cores=len(os.sched_getaffinity(0)))
 COLUMNS = ("", "predicted", "measured", "predicted / measured")
+WITHIN = (0.7, 1.3)  # of predicted / measured
 
 Figures = list[tuple[str, str, float, float]]  # what, unit, predicted, measured
 
@@ -78,10 +81,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             found += demo_figures(Path(scratch), events, constants)
         for items in given.items:
             found += score_figures(Path(scratch) / "score", items, constants)
-    show(found, constants, keep=(tuple(given.events), tuple(given.items)) == (EVENTS, ITEMS))
+    ratios = show(found, constants, keep=(tuple(given.events), tuple(given.items)) == (EVENTS, ITEMS))
+    if off := too_far(ratios):
+        sys.exit(f"further off than 30 %: {', '.join(off)}")
 
 
-def show(found: Figures, constants: Constants, keep: bool) -> None:
+def too_far(ratios: Mapping[str, float]) -> list[str]:
+    """Returns which predictions are not within 30 % of what was measured."""
+    return [what for what, ratio in ratios.items() if not WITHIN[0] <= ratio <= WITHIN[1]]
+
+
+def constants_digest() -> str:
+    """Returns what tells whether predictions were made with the constants that are kept now."""
+    return digest(FILE.read_text(encoding="utf-8"))
+
+
+def show(found: Figures, constants: Constants, keep: bool) -> dict[str, float]:
+    """Returns predicted / measured of each figure."""
     shown = {"bytes": bytes_shown, "s": seconds_shown}
     rows = [
         [what, shown[unit](predicted), shown[unit](measured), f"{predicted / measured:.2f}"]
@@ -93,7 +109,9 @@ def show(found: Figures, constants: Constants, keep: bool) -> None:
         f"farthest: {farthest}, {ratios[farthest]:.2f}",
         f"constants: {constants.machine}, sizes {constants.sizes}",
     ]
-    report("plan", "predicted and measured", COLUMNS, rows, ratios, notes=notes, keep=keep)
+    figures = {"constants": constants_digest()}
+    report("plan", "predicted and measured", COLUMNS, rows, ratios, notes=notes, figures=figures, keep=keep)
+    return ratios
 
 
 if __name__ == "__main__":

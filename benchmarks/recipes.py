@@ -77,8 +77,8 @@ def recipes() -> dict[str, Path]:
 
 
 def title(recipe: Path) -> str:
-    """Returns the first line of a recipe's head comment, without its full stop."""
-    return recipe.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip().removesuffix(".")
+    """Returns the first line of a recipe's head comment, below that of the schema, without its full stop."""
+    return recipe.read_text(encoding="utf-8").splitlines()[1].removeprefix("#").strip().removesuffix(".")
 
 
 def loss_names(settings: Settings) -> str:

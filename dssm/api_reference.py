@@ -51,6 +51,7 @@ SECTIONS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
             ),
             "dssm.packing": ("pack", "unpack", "unpack_all"),
             "dssm.model.manifest": ("ModelManifest", "read_model_manifest"),
+            "dssm.report.card_parts": ("PredictionCard",),
             "dssm.model.export": ("LoadedTower", "LoadedRawTower", "LoadedScorer", "raw_tensors"),
             "dssm.published": ("Published", "PublishedManifest", "current", "versions", "batches", "load"),
         },

@@ -31,6 +31,11 @@ def check_model(
                 f"model.objectives.{name}.label: no source has '{objective.label}' in its targets"
                 + did_you_mean(objective.label, ["label", *targets])
             )
+        if name in targets and objective.label == "label" and name != "label":
+            raise UserError(
+                f"model.objectives.{name}: has no label, and would learn the sources' own, though '{name}' is one of "
+                f"their targets; set label: {name}, or give the objective another name"
+            )
 
 
 def towers_of(model: Model) -> Iterator[tuple[str, TowerKind]]:
@@ -148,7 +153,7 @@ def _check_shares(model: Model, train: Train) -> None:
 
 
 def _check_objectives_differ(model: Model, train: Train) -> None:
-    """Checks that no two objectives learn the same: most often one was named after a target and not given its label."""
+    """Checks that no two objectives learn the same."""
     known: list[tuple[str, str, LossKind]] = []
     for name, objective in model.all_objectives.items():
         loss = objective.loss or train.loss

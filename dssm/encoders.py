@@ -46,15 +46,17 @@ class AttentionPooling(EncoderKind):
         return dim * self.heads
 
 
-class _Ordered(EncoderKind):
+class Ordered(EncoderKind):
     """An encoder that depends on the order of the entries."""
 
     order: Literal["newest_first", "newest_last"] = Field(
-        "newest_first", description="How the list is stored; it is read from its oldest entry to its newest."
+        "newest_first",
+        description="How the list is stored; it is read from its oldest entry to its newest. A history is "
+        "newest_first, a list of keep: last newest_last.",
     )
 
 
-class Cnn(_Ordered):
+class Cnn(Ordered):
     """Windows of entries by a convolution, then the maximum over the list (CLSM: Shen et al., CIKM 2014)."""
 
     kind: Literal["cnn"] = "cnn"
@@ -67,7 +69,7 @@ class Cnn(_Ordered):
         return self.filters
 
 
-class _Recurrent(_Ordered):
+class _Recurrent(Ordered):
     units: int = Field(64, ge=1, description="Width of the state, and of the encoded vector.")
 
     def width(self, dim: int) -> int:
@@ -88,7 +90,7 @@ class Gru(_Recurrent):
     builder: ClassVar[str] = "dssm.model.encoders.recurrent:build"
 
 
-class Transformer(_Ordered):
+class Transformer(Ordered):
     """Self-attention blocks with learned positions and a causal mask; the newest entry's output (SASRec: Kang and
     McAuley, ICDM 2018).
     """

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import fsspec
 
+from dssm.encoders import Ordered
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, embedded, of_side
 from dssm.sections import Counter, VectorTable
@@ -130,6 +131,9 @@ def check_of_history(feature: AnyFeature, features: Mapping[str, AnyFeature]) ->
     favourites = isinstance(feature, VarLenSparseFeat) and feature.of is not None and feature.weighted
     if getattr(feature, "keep", "first") not in (("first", "heaviest") if favourites else ("first",)):
         raise UserError(f"{key}.keep: a history is newest first; expected keep: first")
+    encoder = getattr(feature, "encoder", None)
+    if isinstance(encoder, Ordered) and encoder.order != "newest_first" and not favourites:
+        raise UserError(f"{key}.encoder.order: found {encoder.order}, but a history is newest first; remove it")
     if isinstance(feature, VarLenSparseFeat) and feature.of is not None:
         counted = features.get(feature.of)
         if counted is None or counted.side != "item":

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from dssm.encoders import Encoder, Pooling, Transformer
+from dssm.encoders import Encoder, Ordered, Pooling, Transformer
 from dssm.strict import StrictModel
 
 PADDING_ID = 0
@@ -179,6 +179,15 @@ class VarLenSparseFeat(_Embedded):
         heads = self.encoder.heads if isinstance(self.encoder, Transformer) else 1
         if self.dim % heads:
             raise ValueError(f"encoder.heads: {heads} do not divide dim: {self.dim}; set one that does")
+        return self
+
+    @model_validator(mode="after")
+    def _the_newest_is_read_last(self) -> VarLenSparseFeat:
+        if self.keep == "last" and isinstance(self.encoder, Ordered) and self.encoder.order == "newest_first":
+            raise ValueError(
+                f"keep: last: the newest entry stands last, and encoder {self.encoder.kind} of order: newest_first "
+                "would read the list backwards; set encoder.order: newest_last, or keep: first"
+            )
         return self
 
 

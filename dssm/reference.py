@@ -22,7 +22,7 @@ DEFS = "#/$defs/"
 HEAD = """# Configuration
 
 One YAML file a pipeline. This page is made from the settings (`make reference`), where each key is documented; so is
-`conf/schema.json`, with which an editor completes and checks the YAML: begin a file with
+`conf/schema.json`, with which an editor completes and checks the YAML: a file begins, as `init` writes it, with
 
     # yaml-language-server: $schema=schema.json
 

@@ -20,7 +20,13 @@ _NAMES = re.compile(
     r"secret|password|passwd|passphrase|token|credential|(access|account|api|private)[._-]?key|(^|[._])sas([._]|$)",
     re.IGNORECASE,
 )
-_PLACES = re.compile(r"(^|[._])(env|file)$")
+# Names that hold where a secret is, what reads it, or what Spark does with it: Kubernetes' own objects among them.
+_PLACES = re.compile(
+    r"(^|[._])env$|file$|[._](enabled?|provider([._](path|type|impl))?)$|[._]keyprovider[._]|secretBitLength$"
+    r"|(^|\.)spark\.kubernetes\.(container\.image\.pullSecrets$|(driver|executor)\.secret(s|KeyRef)\.)"
+    r"|(^|\.)spark\.(kubernetes\.kerberos\.tokenSecret|security\.credentials|kerberos\.renewal\.credentials)(\.|$)",
+    re.IGNORECASE,
+)
 _LOGIN = re.compile(r"(://)[^/@\s]+@")
 _NOT_YET = rf"(?!{re.escape(HIDDEN)})"
 _PARAMETER = re.compile(rf"((?:secret|password|passwd|token|access[._]?key)=){_NOT_YET}[^;&\s]+", re.IGNORECASE)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dssm.cli import JOBS, TOOLS, VIEWS, exit_with, parse_settings
 from dssm.console import terminal_environment
 from dssm.errors import UserError, did_you_mean
+from dssm.shipped import shipped
 from dssm.submitting.command import Submission
-from dssm.submitting.packing import PROJECT
 
 USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD | --dates A..B] [--set key=value …]
        ./spark-submit.sh VIEW RUN [options]
@@ -19,7 +18,8 @@ USAGE = """usage: ./spark-submit.sh JOB --config conf/X.yaml [--date YYYY-MM-DD 
        ./spark-submit.sh plan --config conf/X.yaml [--events N] [--items N] [--nodes N] [--gpus N]
 
 Submits a job to Spark: on this machine, or on the cluster that the setting spark.master or the
-environment's MASTER names. With --dry-run it prints Spark's command, secrets hidden, and starts nothing.
+environment's MASTER names. With --dry-run it prints the command, with what it adds to your environment, secrets
+hidden, and starts nothing.
 ./spark-submit.sh JOB --help shows a job's options.
 """
 DRY_RUN = "--dry-run"
@@ -46,7 +46,7 @@ def submit(argv: Sequence[str]) -> None:
         return
     job, arguments = argv[0], argv[1:]
     if job in VIEW_SCRIPTS:
-        line = [sys.executable, str(PROJECT / "jobs" / VIEW_SCRIPTS[job]), *arguments]
+        line = [sys.executable, str(shipped("jobs") / VIEW_SCRIPTS[job]), *arguments]
         os.execve(line[0], line, dict(os.environ) | terminal_environment())
     if job not in JOBS:
         raise UserError(f"no job is named '{job}'" + did_you_mean(job, [*JOBS, *VIEW_SCRIPTS]))
@@ -56,19 +56,9 @@ def submit(argv: Sequence[str]) -> None:
         print(submission.shown)
         return
     submission.prepare()
-    line, environment = submission.line, dict(os.environ) | submission.environment
-    environment |= {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3", "SPARK_HOME": _spark_home()}
-    environment |= terminal_environment()
-    if submission.kind == "local":
-        environment.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    line = submission.line
     sys.stdout.flush()
-    os.execve(line[0], line, environment)
-
-
-def _spark_home() -> str:
-    import pyspark
-
-    return str(Path(pyspark.__file__).parent)
+    os.execve(line[0], line, dict(os.environ) | submission.environment | terminal_environment())
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from dssm.errors import UserError, did_you_mean
 from dssm.features import Feature
+from dssm.secrets import HIDDEN, hidden_in, hidden_in_arguments, hide_secrets
 from dssm.sections import Negatives
 from dssm.strict import kinds_of
 
@@ -91,7 +92,7 @@ def _parse_yaml(path: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: malformed YAML: {hide_secrets(' '.join(str(error).split()), ())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: found {type(values).__name__}, expected a mapping of settings")
     return values
@@ -100,14 +101,17 @@ def _parse_yaml(path: str) -> dict[str, Any]:
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Puts `dotted.key=value` over the values. Raises: UserError where it is none, or leads through no section."""
     key, equals, text = override.partition("=")
+    (shown,) = hidden_in_arguments([override])
     if not equals or not key.strip():
-        raise UserError(f"--set {override}: expected key=value, such as train.epochs=2")
+        raise UserError(f"--set {shown}: expected key=value, such as train.epochs=2")
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
+        if shown != override:
+            raise UserError(f"--set {shown}: malformed value") from error
         braces = text.startswith(("{", "[")) and '"' not in text
         quote = f"; a text with braces or brackets needs quotes: --set '{key}=\"{text}\"'" if braces else ""
-        raise UserError(f"--set {override}: malformed value: {' '.join(str(error).split())}{quote}") from error
+        raise UserError(f"--set {shown}: malformed value: {' '.join(str(error).split())}{quote}") from error
     *parents, last = _key_parts(key.strip())
     section = values
     for depth, parent in enumerate(parents):
@@ -115,7 +119,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            raise UserError(f"--set {override}: '{'.'.join(parents[: depth + 1])}' is not a section")
+            raise UserError(f"--set {shown}: '{'.'.join(parents[: depth + 1])}' is not a section")
     if value is None and isinstance(section.get(last), Mapping):
         del section[last]  # as in a file that extends another
     else:
@@ -154,4 +158,5 @@ def explain(error: ValidationError) -> Iterator[str]:
             what = "feature" if kinds is _FEATURE_KINDS else "negatives"
             yield f"{place}.kind: found {found!r}, expected the kind of the {what}{hint}"
         else:
-            yield f"{place}: found {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+            found = HIDDEN if loc[:2] == ("spark", "secrets") else hidden_in("".join(loc[-1:]), fault["input"])
+            yield f"{place}: found {found!r}: {message[:1].lower()}{message[1:]}"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from dssm.config import Settings
 from dssm.features import Side, of_side
-from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, USER_ID, data_files, encoded_columns, read_manifest
+from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, USER_ID, data_files, encoded_columns, read_manifest, target_column
 from dssm.packing import unpack
 from dssm.paths import RunPaths
 
@@ -42,9 +42,10 @@ class DemoRows:
         tables = [pq.read_table(file) for file in data_files(folder, self._manifest)]
         self._table = {name: [part[name] for part in tables] for name in self._manifest.columns}
 
-    def labels(self) -> np.ndarray:
-        """Returns the sources' own label of each row, (rows,)."""
-        return np.concatenate([part.to_numpy() for part in self._table[LABEL]])
+    def labels(self, name: str = "label") -> np.ndarray:
+        """Returns the sources' own label of each row, or one of their targets, (rows,); NaN where it is not known."""
+        column = LABEL if name == "label" else target_column(name)
+        return np.concatenate([part.to_numpy() for part in self._table[column]])
 
     def encoded(self, side: Side) -> dict[str, np.ndarray]:
         """Returns the columns of a side as the samples have them, each (rows, *shape)."""

@@ -155,6 +155,18 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         },
         "model.objectives.like.label: no source has 'liek' in its targets (did you mean 'like'?)",
     ),
+    "an objective named after a target that it does not learn": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "model": {
+                "user_tower": HEADS,
+                "item_tower": HEADS,
+                "objectives": {"click": {}, "like": {"loss": {"kind": "bpr", "negatives": "batch"}}},
+            },
+        },
+        "model.objectives.like: has no label, and would learn the sources' own, though 'like' is one of their targets; "
+        "set label: like, or give the objective another name",
+    ),
     "the main label's shares for another label": (
         {
             "sources__feed__targets": {"like": "liked"},
@@ -183,6 +195,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"model__objective_weights": "uncertainty"},
         "model: objective_weights: uncertainty weighs several objectives; name them, or set fixed",
     ),
+    "a weight that a learned one cancels": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "model": {
+                "user_tower": HEADS,
+                "item_tower": HEADS,
+                "objectives": {"click": {}, "like": {"label": "like", "loss": "hinge", "weight": 0.25}},
+                "objective_weights": "uncertainty",
+            },
+        },
+        "model: objectives.like.weight: found 0.25, but of e⁻ˢ w L + s the learned s settles at log(w L), which "
+        "cancels it; remove it, or set objective_weights: fixed",
+    ),
     "a residual of the other side": (
         {"model__item_tower": {"residual": ["client_id"]}},
         "model.item_tower.residual: this side has no feature 'client_id' (known: post_embed, topic_id)",
@@ -207,6 +232,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "heads that do not divide": (
         {"features__all_topic_fav_7__encoder": {"kind": "transformer", "heads": 3}},
         "features.all_topic_fav_7: encoder.heads: 3 do not divide dim: 16; set one that does",
+    ),
+    "an encoder that reads backwards": (
+        {"features__all_topic_fav_7__encoder": "gru", "features__all_topic_fav_7__keep": "last"},
+        "features.all_topic_fav_7: keep: last: the newest entry stands last, and encoder gru of order: newest_first "
+        "would read the list backwards; set encoder.order: newest_last, or keep: first",
     ),
     "a loss of negatives without any": (
         {"train__loss": "sampled_softmax"},

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from tests.settings_files import BCE, COUNTER, FAVOURITES, FEATURE, MINIMAL, NUMBER, TEXT, changed, faults
+from dssm.encoders import Encoder
+from tests.settings_files import BCE, COUNTER, FAVOURITES, FEATURE, MINIMAL, NUMBER, TEXT, changed, faults, load
 
 CROSS_CHECKS = {
     "a typo in share_embedding": (
@@ -170,6 +172,10 @@ CROSS_CHECKS = {
     "a history that keeps its oldest entries": (
         {"features__clicked__keep": "last"},
         "features.clicked.keep: a history is newest first; expected keep: first",
+    ),
+    "a history read from its newest entry": (
+        {"features__clicked__encoder": {"kind": "cnn", "order": "newest_last"}},
+        "features.clicked.encoder.order: found newest_last, but a history is newest first; remove it",
     ),
     "a history as text": (
         {"features__clicked": {"kind": "TextFeat", "side": "user", "column": "clicks"}},
@@ -351,3 +357,23 @@ CROSS_CHECKS = {
 @pytest.mark.parametrize(("changes", "message"), CROSS_CHECKS.values(), ids=CROSS_CHECKS.keys())
 def test_parts_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     assert faults(tmp_path, changed(**changes)) == [message]
+
+
+NEWEST_LAST = {"kind": "lstm", "order": "newest_last"}
+BY_SHARE = {**FAVOURITES, "share_embedding": "topic_id"}
+
+
+@pytest.mark.parametrize(
+    ("feature", "given", "encoder"),
+    [
+        ("all_topic_fav_7", {"keep": "last"}, NEWEST_LAST),
+        ("all_topic_fav_7", {"keep": "last"}, "attention"),
+        ("all_topic_fav_7", {}, NEWEST_LAST),  # lists that are no longer than maxlen
+        ("clicked", {}, "lstm"),
+        ("favourites", BY_SHARE, NEWEST_LAST),  # the largest share first, whenever that was
+    ],
+)
+def test_orders_that_fit_their_list(tmp_path: Path, feature: str, given: dict[str, Any], encoder: Any) -> None:
+    described = {**MINIMAL["features"].get(feature, {}), **given, "encoder": encoder}
+    read = load(tmp_path, changed(**{f"features__{feature}": described})).features[feature].encoder
+    assert read == TypeAdapter(Encoder).validate_python(encoder)

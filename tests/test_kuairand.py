@@ -44,8 +44,8 @@ def test_kuairand_beats_every_baseline(tmp_path: Path) -> None:
     assert kept["itemcf"]["recall@50"] == pytest.approx(0.198, abs=0.012)
     assert kept["itemcf_impressions"]["recall@50"] == pytest.approx(0.244, abs=0.005)
     baselines = ("popularity", "popularity_recent", "itemcf", "itemcf_impressions", "ease", "ease_recent")
-    # 0.279, 0.425 and 0.328, 0.465 when they were measured; trainings differ by some thousandths.
-    for view, at_50, at_100 in (("seen_kept", 0.271, 0.415), ("seen_filtered", 0.318, 0.455)):
+    # What was asked. Of three seeds (benchmarks/results/quality.json) the least: 0.277, 0.425; filtered 0.322, 0.466.
+    for view, at_50, at_100 in (("seen_kept", 0.275, 0.415), ("seen_filtered", 0.32, 0.455)):
         recalls = found[view]
         assert recalls["model"]["recall@50"] > max(at_50, *(recalls[name]["recall@50"] for name in baselines))
         assert recalls["model"]["recall@100"] > max(at_100, *(recalls[name]["recall@100"] for name in baselines))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -227,6 +227,7 @@ def test_a_recipe_learns_and_is_published(
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), model.vector_norm, rtol=1e-3)
     assert_each_towers_vector_is_published(settings, published)
     assert_raw_towers_agree(settings)
+    assert_vectors_predict_what_was_measured(settings, model.metrics[-1])
     if name == "word2vec_negatives":
         assert_neighbours_are_found(settings)
     assert len(scorers) == ("scorer" in name) == (run / "model" / "scorer").exists()
@@ -249,6 +250,41 @@ def assert_each_towers_vector_is_published(settings: Settings, published: pd.Dat
     by_item = published.set_index("item_id").loc[rows[ITEM_ID].to_pylist()]
     for output, vectors in expected.items():
         np.testing.assert_allclose(np.stack(by_item[output].to_numpy()), vectors, atol=1e-5, err_msg=output)
+
+
+PREDICTED = {
+    "rating_regression": ["value"],
+    "multi_value": ["probability"],
+    "multi_objective": [None, "probability", "value"],
+}
+
+
+def assert_vectors_predict_what_was_measured(settings: Settings, measured: Mapping[str, float | None]) -> None:
+    """The exported towers and the card alone give the metrics of the test rows."""
+    from dssm.model.card import ModelCard
+    from dssm.model.export import LoadedTower
+    from dssm.paths import CARD
+
+    rows, model = DemoRows(settings), Path(settings.run_folder) / "model"
+    users, items = (LoadedTower(f"{model}/{side}_tower").all_vectors(rows.encoded(side)) for side in ("user", "item"))
+    told = ModelCard.model_validate_json((model / CARD).read_bytes()).predictions
+    if settings.name in PREDICTED:
+        assert [chosen.prediction for chosen in told.values()] == PREDICTED[settings.name]
+    for number, ((name, objective), chosen) in enumerate(
+        zip(settings.model.all_objectives.items(), told.values(), strict=True)
+    ):
+        label, prefix = rows.labels(objective.label), f"{name}_" if number else ""
+        score = (users[chosen.output] * items[chosen.output]).sum(axis=1) / chosen.temperature + chosen.bias
+        predicted = 1 / (1 + np.exp(-score)) if chosen.activation == "sigmoid" else score
+        known = ~np.isnan(label)
+        label, predicted = label[known].astype(float), predicted[known].astype(float)
+        assert (chosen.bias != 0) == (settings.model.score_bias and chosen.prediction is not None)
+        assert measured[f"{prefix}auc"] == pytest.approx(auc(label > 0.5, predicted), abs=1e-3)
+        if chosen.prediction == "value":
+            assert measured[f"{prefix}mse"] == pytest.approx(np.mean((predicted - label) ** 2), rel=1e-4)
+        if chosen.prediction == "probability":
+            losses = -label * np.log(predicted) - (1 - label) * np.log1p(-predicted)
+            assert measured[f"{prefix}log_loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
 def assert_neighbours_are_found(settings: Settings) -> None:

@@ -39,6 +39,12 @@ def test_every_config_fits_the_schema(validator: jsonschema.Draft202012Validator
     assert faults(validator, yaml.safe_load(path.read_text(encoding="utf-8"))) == []
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_tells_an_editor_where_the_schema_is(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert (path.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve() == SCHEMA
+
+
 @pytest.mark.parametrize(
     ("change", "place"),
     [

@@ -171,29 +171,74 @@ def test_a_dry_run_prints_the_command_and_starts_nothing(
 ) -> None:
     monkeypatch.setenv("MASTER", "spark://a:7077")
     monkeypatch.setenv("A_PLACE", "hush-1")
+    (tmp_path / "a.secret").write_text("hush-2")
     given = [
         "--config", DEMO, "--set", f"spark.environment.folder={tmp_path}/cache", "--set",
-        "spark.conf.spark.hadoop.fs.s3a.secret.key=hush-2", "--set", "spark.secrets={spark.a.token: {env: A_PLACE}}",
+        "spark.conf.spark.hadoop.fs.proxy=http://me:hush-3@proxy", "--set",
+        f"spark.secrets={{spark.a.token: {{env: A_PLACE}}, spark.b.token: {{file: {tmp_path}/a.secret}}}}",
     ]  # fmt: skip
     submit(["evaluate", "--dry-run", *given])
     shown = capsys.readouterr().out
     words = shlex.split(shown)
-    assert words[0] == str(Path(sys.executable).with_name("spark-submit"))
+    spark_submit = str(Path(sys.executable).with_name("spark-submit"))
+    told = dict(word.split("=", 1) for word in words[1 : words.index(spark_submit)])
+    assert words[0] == "env"
+    assert told["PYSPARK_DRIVER_PYTHON"] == sys.executable
+    assert "SPARK_LOCAL_IP" not in told  # of a local master alone
     assert words[words.index("--master") + 1] == "spark://a:7077"
     assert conf_of(words)["spark.pyspark.python"] == "./environment/bin/python"
     assert "--dry-run" not in words
     assert "hush" not in shown
     assert words[-3:] == [
-        "spark.conf.spark.hadoop.fs.s3a.secret.key=(not shown)",
+        "spark.conf.spark.hadoop.fs.proxy=http://(not shown)@proxy",
         "--set",
-        "spark.secrets={spark.a.token: {env: A_PLACE}}",
-    ]  # fmt: skip
-    assert list(tmp_path.iterdir()) == []  # nothing is packed
+        given[-1],
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.secret"]  # nothing is packed
 
 
 def test_a_dry_run_of_a_job_without_spark(capsys: pytest.CaptureFixture[str]) -> None:
     submit(["index_items", "--config", DEMO, "--dry-run"])
-    assert shlex.split(capsys.readouterr().out) == command("index_items", ["--config", DEMO], demo(), {})
+    line = command("index_items", ["--config", DEMO], demo(), {})
+    assert shlex.split(capsys.readouterr().out)[-len(line) :] == line
+
+
+def test_what_a_dry_run_prints_runs_as_the_job_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In an empty environment, with something in the place of spark-submit that tells its own."""
+    for name, value in {
+        "PYTHONPATH": "/a b:/c",
+        "JAVA_HOME": "/java",
+        "SPARK_SUBMIT_OPTS": "-Da.password=hush",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONHASHSEED", "0")  # as the job has it: not told again
+    told: dict[str, str] = {}
+    monkeypatch.setattr(os, "execve", lambda path, line, environment: told.update(environment))
+    submit(["evaluate", "--config", DEMO])
+    submit(["evaluate", "--config", DEMO, "--dry-run"])
+    shown = capsys.readouterr().out
+    (tmp_path / "spark-submit").write_text("#!/bin/sh\nenv -0\n")
+    (tmp_path / "spark-submit").chmod(0o755)
+    spark_submit = str(Path(sys.executable).with_name("spark-submit"))
+    line = [
+        "env",
+        "-i",
+        f"PATH={os.environ['PATH']}",
+        "sh",
+        "-c",
+        shown.replace(spark_submit, f"{tmp_path}/spark-submit"),
+    ]
+    printed = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    found = dict(entry.split("=", 1) for entry in printed.rstrip("\0").split("\0"))
+    added = {name: value for name, value in told.items() if os.environ.get(name) != value}
+    assert {"PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_HOME", "SPARK_LOCAL_IP"} <= added.keys()
+    options, shown_options = added.pop("SPARK_SUBMIT_OPTS"), found.pop("SPARK_SUBMIT_OPTS")
+    assert shown_options == options.replace("=hush", "=(not shown)")
+    assert added.items() <= found.items()
+    assert (found["PYTHONPATH"], found["JAVA_HOME"]) == ("/a b:/c", "/java")  # spark-submit.sh has set these
+    assert "PYTHONHASHSEED" not in found
 
 
 # The script --------------------------------------------------------------------------------------------
@@ -274,6 +319,18 @@ def test_a_fault_ends_the_script_at_once_with_one_message(
     assert ended.error.startswith(f"error: {message}")
     assert len(ended.error.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before  # no Java was started, either
+
+
+@pytest.mark.slow
+def test_what_the_script_prints_in_a_dry_run_runs_in_an_empty_environment(tmp_path: Path) -> None:
+    shown = spark_submit("index_items", "--config", DEMO, "--dry-run", folder=tmp_path).out
+    assert f"PYTHONPATH={PROJECT}" in shown
+    line = ["env", "-i", f"PATH={os.environ['PATH']}", f"HOME={tmp_path}", "sh", "-c", shown]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: runs/demo/item_table: nothing is published for 2024-01-15; run score_items for it first\n",
+    )
 
 
 def test_the_script_works_from_anywhere_and_through_a_link(tmp_path: Path) -> None:

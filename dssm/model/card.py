@@ -16,7 +16,7 @@ from dssm.model.card_page import card_html
 from dssm.model.manifest import ModelManifest
 from dssm.model.outputs import OUTPUT, SCORE, output_name
 from dssm.paths import CARD, DATASETS, RunPaths
-from dssm.report.card_parts import InputCard, PartCard, SignatureCard
+from dssm.report.card_parts import InputCard, PartCard, PredictionCard, SignatureCard
 
 if TYPE_CHECKING:
     from dssm.model.raw.save import RawTower  # with TensorFlow, which a job that adds an evaluation has no need of
@@ -47,6 +47,9 @@ class ModelCard(_Card):
     evaluation: dict[str, Any] | None = Field(None, description="evaluation.json, once there is one of this model.")
     vector_dim: int
     objectives: dict[str, float] = Field(description="Share of each in the combined vector.")
+    predictions: dict[str, PredictionCard] = Field(
+        default_factory=dict, description="Of each objective: what its vectors predict."
+    )
     towers: dict[str, SignatureCard] = Field(description="By folder.")
     scorer: SignatureCard | None = Field(None, description="Where the model has one.")
 
@@ -89,6 +92,7 @@ def make_card(
         evaluation=_evaluation(paths, model.model_version),
         vector_dim=model.vector_dim,
         objectives=model.objectives,
+        predictions=model.predictions,
         towers=towers,
         scorer=None if pair is None else _scorer_signature(model, pair),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dssm.evaluation import VIEWS
-from dssm.report.card_parts import samples, signature, vocabularies
+from dssm.report.card_parts import predictions, samples, signature, vocabularies
 from dssm.report.html import Html, document, figure_text, join, note, number_cell, table, tag
 from dssm.report.style import STYLE
 
@@ -21,6 +21,7 @@ def card_html(card: ModelCard) -> str:
     sections: list[tuple[str, str, Html]] = [
         ("metrics", "Metrics", _metrics(card)),
         ("evaluation", "Evaluation", _evaluation(card)),
+        ("predictions", "Predictions", predictions(card)),
         ("samples", "Samples", samples(card)),
         ("vocabularies", "Vocabularies", vocabularies(card)),
         *[(name, name.replace("_", " "), signature(name, called)) for name, called in parts.items()],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from dssm.manifest import SCHEMA_VERSION, ColumnSpec, VocabularySpec, load_versioned
+from dssm.report.card_parts import PredictionCard
 
 
 class ModelManifest(BaseModel):
@@ -32,6 +33,9 @@ class ModelManifest(BaseModel):
     vector_norm: float | None = Field(None, description="Of every vector, where the similarity is cosine.")
     objectives: dict[str, float] = Field(
         default_factory=dict, description="Share of each in the combined vector; its own is the output vector_NAME."
+    )
+    predictions: dict[str, PredictionCard] = Field(
+        default_factory=dict, description="Of each objective: what its vectors predict."
     )
     ranks: int
     epochs: int

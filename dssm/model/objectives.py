@@ -12,8 +12,8 @@ from dssm.sections.model import Model
 class ObjectiveWeights(tf.Module):
     """The weights of the objectives' losses: fixed, or learned beside the model.
 
-    `uncertainty` takes Σ e⁻ˢ w L + s with a learned s for each objective (Kendall et al., CVPR 2018): s is the log of
-    the variance of the objective's noise, and settles at log(w L). It begins at 0, the fixed weights.
+    `uncertainty` takes Σ e⁻ˢ L + s with a learned s for each objective (Kendall et al., CVPR 2018): s is the log of
+    the variance of the objective's noise, and settles at log L. It begins at 0, the sum of the losses.
     """
 
     def __init__(self, model: Model) -> None:
@@ -40,4 +40,4 @@ class ObjectiveWeights(tf.Module):
     def _factor(self, name: str) -> tf.Tensor | float:
         if name not in self.log_variance:
             return self.weights[name]
-        return tf.exp(-self.log_variance[name]) * self.weights[name]
+        return tf.exp(-self.log_variance[name])

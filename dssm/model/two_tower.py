@@ -6,8 +6,10 @@ import tensorflow as tf
 
 from dssm.model.frequency import ItemFrequency
 from dssm.model.objectives import ObjectiveWeights
+from dssm.model.outputs import output_name
 from dssm.model.scorer import build_scorer
 from dssm.model.towers import TwoTowers
+from dssm.report.card_parts import PredictionCard
 from dssm.sections import LossKind, Model
 
 
@@ -50,3 +52,20 @@ class TwoTowerModel(tf.Module):
         first of them.
         """
         return max(loss.catalogue_items for loss in self.losses.values())
+
+    @property
+    def predictions(self) -> dict[str, PredictionCard]:
+        """What the exported vectors say of each objective."""
+        return {name: self._prediction(name, loss) for name, loss in self.losses.items()}
+
+    def _prediction(self, name: str, loss: LossKind) -> PredictionCard:
+        settings, alone = self.settings, len(self.losses) == 1
+        return PredictionCard(
+            output=output_name(None if alone else name),
+            similarity=settings.similarity,
+            # Of an only objective the combined vectors alone are exported, its own times √share.
+            temperature=settings.tau * (settings.all_objectives[name].share if alone else 1.0),
+            bias=float(self.biases[name]) if name in self.biases else 0.0,
+            activation="sigmoid" if loss.is_log_odds else loss.rating,
+            prediction="probability" if loss.is_log_odds else None if loss.rating is None else "value",
+        )

@@ -184,7 +184,7 @@ def exchange_lines(settings: Settings, sizes: Sizes, ranks: int) -> Lines:
         Line("train", "tables' gradients a step, dense", sums["dense"], "bytes",
              "2 (N − 1) / N Σ rows × (4 dim + 4)", f"N = {ranks}"),
         Line("train", "received a step, as chosen", chosen.expected_bytes, "bytes",
-             "Σ the lesser way + 2 (N − 1) / N × 4 × weights", f"{ways}; {chosen.weights:,} weights"),
+             "Σ the lesser way + 2 (N − 1) / N × 4 × weights", f"{ways}; {_count(chosen.weights)} weights"),
     ]  # fmt: skip
 
 
@@ -212,8 +212,8 @@ def step_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants: Co
         Line("train", "steps", steps, "count", "epochs × ⌈rows / (ranks × batch)⌉",
              f"{train.epochs} × ⌈{sizes.train_rows:,} / ({ranks} × {train.batch_size:,})⌉"),
         Line("train", "a step", step, "s", "fixed + products / rate + tables moved / memory + received / wire",
-             f"{times.step_s * 1e3:.2f} ms + {products:.3g} / {rate:.3g} ({what}) + {_gb(passed)} / {_gb(memory)} "
-             f"+ {wire * 1e3:.2f} ms"),
+             f"{times.step_s * 1e3:.2f} ms + {_count(products, '.3g')} / {rate:.3g} ({what}) + {_gb(passed)} / "
+             f"{_gb(memory)} + {wire * 1e3:.2f} ms"),
         Line("train", "time", times.fixed_s + steps * step, "s", "fixed + steps × step",
              f"{times.fixed_s:.1f} s + {steps:,} × {_ms(step)}"),
     ]  # fmt: skip
@@ -278,7 +278,7 @@ def score_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants: C
              "items × (numbers × size + id)", f"{sizes.items:,} × ({numbers} × {size} B + {rows.ID_BYTES} B)"),
         Line("score_items", "time", score.fixed_s + sizes.items * row / cluster.all_cores, "s",
              "fixed + items × (row + products × s) / cores",
-             f"{score.fixed_s:.1f} s + {sizes.items:,} × ({score.row_core_s * 1e6:.2f} µs + {products:,} × "
+             f"{score.fixed_s:.1f} s + {sizes.items:,} × ({score.row_core_s * 1e6:.2f} µs + {_count(products)} × "
              f"{score.product_core_s * 1e12:.0f} ps) / {cluster.all_cores}"),
     ]  # fmt: skip
 
@@ -293,6 +293,10 @@ def index_lines(settings: Settings, sizes: Sizes, cluster: Cluster, constants: C
                  f"{sizes.items:,} × ({each.inputs})")
         )  # fmt: skip
     return found
+
+
+def _count(number: float, form: str = ",") -> str:
+    return "not known" if math.isnan(number) else format(number, form)
 
 
 def _gb(size: float) -> str:

@@ -1,6 +1,6 @@
 """Numbers in the towers' weights, and multiply-adds of a row, from the settings alone.
 
-Kinds of towers and encoders that are not this project's own count as nothing: the plan then says too little.
+Of kinds of towers and encoders that are not this project's own both are NaN: the plan says "not known".
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ LEARNED_SLOPE = ("prelu", "dice")  # activations with a weight a unit
 
 @dataclass(frozen=True)
 class Cost:
-    """weights: trained numbers. products: multiply-adds of a row, forward."""
+    """weights: trained numbers. products: multiply-adds of a row, forward. NaN: not known."""
 
-    weights: int = 0
-    products: int = 0
+    weights: float = 0
+    products: float = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.weights + other.weights, self.products + other.products)
+
+
+UNKNOWN = Cost(math.nan, math.nan)
 
 
 def dense(width: int, units: int, bias: bool = True) -> Cost:
@@ -76,7 +79,7 @@ def encoder_cost(encoder: encoders.EncoderKind, dim: int, entries: int) -> Cost:
         block = attention + forward.weights + 4 * dim
         products = entries * (4 * dim * dim + forward.products) + 2 * entries**2 * dim
         return Cost(entries * dim + 2 * dim + encoder.blocks * block, encoder.blocks * products)
-    return Cost()
+    return Cost() if isinstance(encoder, encoders.Pooling) else UNKNOWN
 
 
 # Towers ----------------------------------------------------------------------------------------------------
@@ -112,7 +115,7 @@ def tower_cost(tower: TowerKind, widths: Sequence[int], vector_dim: int, objecti
         assert isinstance(tower.shared, Dnn)
         hidden, last = hidden_cost(tower.shared, widths)
         return hidden + total([tower_cost(tower.head, [last], vector_dim, 1)] * objectives)
-    return Cost()
+    return UNKNOWN
 
 
 def hidden_cost(tower: Dnn, widths: Sequence[int]) -> tuple[Cost, int]:
@@ -128,7 +131,7 @@ def hidden_cost(tower: Dnn, widths: Sequence[int]) -> tuple[Cost, int]:
     return cost, width
 
 
-def model_weights(settings: Settings) -> int:
+def model_weights(settings: Settings) -> float:
     """Returns the trained numbers beside the embeddings' tables, of all that a training learns."""
     model, objectives = settings.model, settings.model.all_objectives
     losses = [objective.loss or settings.train.loss for objective in objectives.values()]

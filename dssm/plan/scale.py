@@ -47,7 +47,8 @@ TAIL = """
 - **Vocabularies** of users and items are counted whole. `min_count`, `max_size` and `hash_buckets` cut them, which is
   what to do where a table does not fit.
 - **Evaluation** is of all test users against all items by exact search. Above some 10⁷ items, evaluate a sample of
-  the users (fewer `window.test_days`), or trust the index's recall.
+  the users (fewer `window.test_days`), or trust the index's recall. Its start is taken to be that of `score_items`, and
+  its baselines come on top.
 - **A GPU's speed is assumed** (`assumed` in the constants).
 """
 

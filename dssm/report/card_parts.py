@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -43,6 +43,19 @@ class SignatureCard(_Part):
     example: dict[str, Any] = Field(description="One row; TensorFlow Serving takes it as {instances: [row]}.")
 
 
+class PredictionCard(_Part):
+    """What an objective's vectors u and v predict: the sigmoid of s = ⟨u, v⟩ / temperature + bias, or s itself."""
+
+    output: str = Field(description="Of both towers, with u and v.")
+    similarity: Literal["cosine", "inner_product"]
+    temperature: float = Field(description="τ; times the share of an only objective, as u and v are times its √.")
+    bias: float = Field(0.0, description="Learned, where model.score_bias is set.")
+    activation: Literal["linear", "sigmoid"] | None = Field(None, description="Of s; None: s orders items alone.")
+    prediction: Literal["probability", "value"] | None = Field(
+        None, description="That the label is 1 in the rows as the loss weighs them, or the label's value, 0…1."
+    )
+
+
 class PartCard(_Part):
     """A dataset of the samples."""
 
@@ -64,6 +77,8 @@ class CardParts(Protocol):
     def vocabularies(self) -> Mapping[str, VocabularySpec]: ...
     @property
     def statistics(self) -> Mapping[str, Statistics]: ...
+    @property
+    def predictions(self) -> Mapping[str, PredictionCard]: ...
 
 
 def samples(card: CardParts) -> Html:
@@ -93,6 +108,39 @@ def vocabularies(card: CardParts) -> Html:
         heads = ["number ", "mean", "deviation", "minimum", "maximum"]
         parts += [tag("h3", "Statistics of the training window"), table(heads, numbers)]
     return join(parts)
+
+
+def predictions(card: CardParts) -> Html:
+    """Draws what two vectors say of each objective."""
+    if not card.predictions:
+        return note("Not told: the model is of an earlier version.")
+    rows = [
+        (name, [text_cell(tag("code", told.output)), text_cell(told.similarity), words_cell(_told(told))])
+        for name, told in card.predictions.items()
+    ]
+    return join(
+        [
+            note("u and v are the outputs of the user's and the item's tower, ⟨u, v⟩ is their inner product."),
+            table(["objective ", "output ", "similarity ", "prediction "], rows),
+        ]
+    )
+
+
+def _told(told: PredictionCard) -> str:
+    """Returns a prediction's formula.
+
+    >>> _told(PredictionCard(output="vector", similarity="cosine", temperature=0.1))
+    'none: s = ⟨u, v⟩ / 0.1 orders items alone'
+    >>> _told(PredictionCard(output="vector", similarity="cosine", temperature=0.1, bias=-1.5, activation="sigmoid",
+    ...                      prediction="probability"))
+    'probability 1 / (1 + exp(−s)), s = ⟨u, v⟩ / 0.1 − 1.5'
+    """
+    score = f"s = ⟨u, v⟩ / {told.temperature:g}"
+    if told.bias:
+        score += f" {'+' if told.bias > 0 else '−'} {abs(told.bias):.6g}"
+    if told.prediction is None:
+        return f"none: {score} orders items alone"
+    return f"{told.prediction} {'1 / (1 + exp(−s))' if told.activation == 'sigmoid' else 's'}, {score}"
 
 
 def signature(name: str, called: SignatureCard) -> Html:

@@ -16,7 +16,7 @@ from dssm.errors import UserError
 from dssm.manifest import MANIFEST, Manifest, Statistics, VocabularySpec
 from dssm.paths import DATASETS, RunPaths
 from dssm.published import Published
-from dssm.report.card_parts import PartCard, SignatureCard
+from dssm.report.card_parts import PartCard, PredictionCard, SignatureCard
 from dssm.report.dataset import Run, open_run
 from dssm.usage import Usage, read_usage
 
@@ -62,6 +62,7 @@ class CardFacts(_Read):
     parts: dict[str, PartCard]
     vocabularies: dict[str, VocabularySpec]
     statistics: dict[str, Statistics] = {}
+    predictions: dict[str, PredictionCard] = {}
     towers: dict[str, SignatureCard]
     scorer: SignatureCard | None = None
 

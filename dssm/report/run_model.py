@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dssm.report.card_parts import samples, signature, vocabularies
+from dssm.report.card_parts import predictions, samples, signature, vocabularies
 from dssm.report.html import Html, join, note, tag
 from dssm.report.run_facts import RunFacts
 
@@ -26,6 +26,7 @@ def model(facts: RunFacts) -> Html | None:
             told,
             _folded("Samples that it was trained on", samples(card)),
             _folded("Vocabularies and statistics", vocabularies(card)),
+            _folded("What two vectors predict", predictions(card)),
             *[_folded(f"{title(name)}: how to call it", signature(name, card.towers[name])) for name in towers],
             *([] if card.scorer is None else [_folded("scorer: how to call it", signature("scorer", card.scorer))]),
         ]

@@ -1,1 +1,1 @@
-"""See the module docstrings; the packages' order and walls are in the README."""
+"""See the module docstrings; the packages' order and walls are in docs/design.md."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pyspark.errors import AnalysisException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from dssm import storage
@@ -89,17 +89,11 @@ class HiveMetastore:
         self._spark, self._name, self._location, self._setting = spark, name, storage.url(location), setting
 
     def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
-        if "." in self._name:
-            self._spark.sql(f"CREATE DATABASE IF NOT EXISTS {self._name.split('.')[0]}")
-        described = ", ".join(
-            f"`{name}` {kind} COMMENT '{_quoted(COMMENTS.get(name, 'of one objective'))}'"
-            for name, kind in columns.items()
-        )
-        self._spark.sql(
-            f"CREATE EXTERNAL TABLE IF NOT EXISTS {self._name} ({described}) PARTITIONED BY ({PARTITION} STRING) "
-            f"STORED AS PARQUET LOCATION '{_quoted(self._location)}/empty'"
-        )
-        fields = {field.name: field.dataType.simpleString() for field in self._spark.table(self._name).schema.fields}
+        table = self._answer(f"TABLE {self._name}")
+        if table is None:
+            self._create(columns)
+            table = self._spark.table(self._name)
+        fields = {field.name: field.dataType.simpleString() for field in table.schema.fields}
         for name, kind in columns.items():
             found = fields.get(name)
             if found is None:
@@ -111,22 +105,28 @@ class HiveMetastore:
                     "location"
                 )
 
+    def _create(self, columns: dict[str, str]) -> None:
+        if "." in self._name:
+            self._spark.sql(f"CREATE DATABASE IF NOT EXISTS {self._name.split('.')[0]}")
+        described = ", ".join(
+            f"`{name}` {kind} COMMENT '{_quoted(COMMENTS.get(name, 'of one objective'))}'"
+            for name, kind in columns.items()
+        )
+        self._spark.sql(
+            f"CREATE EXTERNAL TABLE IF NOT EXISTS {self._name} ({described}) PARTITIONED BY ({PARTITION} STRING) "
+            f"STORED AS PARQUET LOCATION '{_quoted(self._location)}/empty'"
+        )
+
     def location(self, date: str) -> str | None:
-        try:
-            rows = self._spark.sql(f"DESCRIBE FORMATTED {self._name} {_partition(date)}").collect()
-        except AnalysisException as error:
-            if error.getErrorClass() not in NOT_THERE:
-                raise
-            return None
+        answer = self._answer(f"DESCRIBE FORMATTED {self._name} {_partition(date)}")
+        rows = answer.collect() if answer is not None else []
         places = [row["data_type"] for row in rows if row["col_name"].strip().rstrip(":") == "Location"]
         return str(places[0]) if places else None
 
     def move(self, date: str, data: str) -> None:
-        place = _quoted(storage.url(data))
-        if self._spark.sql(f"SHOW PARTITIONS {self._name} {_partition(date)}").count():
-            self._spark.sql(f"ALTER TABLE {self._name} {_partition(date)} SET LOCATION '{place}'")
-        else:
-            self._spark.sql(f"ALTER TABLE {self._name} ADD {_partition(date)} LOCATION '{place}'")
+        partition, place = _partition(date), f"LOCATION '{_quoted(storage.url(data))}'"
+        if self._answer(f"ALTER TABLE {self._name} {partition} SET {place}") is None:
+            self._spark.sql(f"ALTER TABLE {self._name} ADD {partition} {place}")
         self._spark.catalog.refreshTable(self._name)
 
     def describe(self, date: str, manifest: PublishedManifest) -> None:
@@ -137,6 +137,15 @@ class HiveMetastore:
 
     def rows(self, date: str) -> int:
         return self._spark.table(self._name).filter(F.col(PARTITION) == date).count()
+
+    def _answer(self, statement: str) -> DataFrame | None:
+        """Runs a statement. Returns: None where there is no such table or partition."""
+        try:
+            return self._spark.sql(statement)
+        except AnalysisException as error:
+            if error.getErrorClass() not in NOT_THERE:
+                raise
+            return None
 
 
 def _partition(date: str) -> str:

@@ -135,7 +135,10 @@ class InBatchSoftmax(LossKind):
         1.0, ge=0, le=1, description="Factor on log q; below 1, popular items are pushed down."
     )
     mask_accidental_hits: bool = Field(
-        True, description="Leave out candidates that are the row's own item again, or another positive of its user."
+        True,
+        description="Leave out candidates that are the row's own item again, or another target of its user in the "
+        "joint batch; with impression_weight above 0 its impressions are targets, too. Clicks of its user that are in "
+        "no row of the batch are not known here.",
     )
     impression_weight: FiniteFloat = Field(
         0.0,
@@ -224,7 +227,8 @@ class _Pairwise(LossKind):
     )
     candidates: Literal["all_ranks", "rank"] = Field("all_ranks", description="Of negatives: batch, whose items.")
     mask_accidental_hits: bool = Field(
-        True, description="Of negatives: batch; leave out the row's own item, and other positives of its user."
+        True,
+        description="Of negatives: batch; leave out the row's own item, and its user's other positives in the batch.",
     )
 
     @property

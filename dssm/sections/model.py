@@ -164,9 +164,12 @@ class Scorer(StrictModel):
 
 
 class Objective(StrictModel):
-    label: str = Field("label", description="'label', the sources' own, or one of their targets.")
+    label: str = Field(
+        "label",
+        description="'label', the sources' own, or one of their targets; an objective of a target's name gives it.",
+    )
     loss: Loss | None = Field(None, description="Default: train.loss.")
-    weight: FiniteFloat = Field(1.0, gt=0, description="Factor on its loss.")
+    weight: FiniteFloat = Field(1.0, gt=0, description="Factor on its loss; goes with objective_weights: fixed.")
     share: FiniteFloat = Field(1.0, ge=0, description="Factor on its score in the combined vector's; 0 leaves it out.")
 
 
@@ -213,8 +216,8 @@ class Model(StrictModel):
     )
     objective_weights: Literal["fixed", "uncertainty"] = Field(
         "fixed",
-        description="Losses are summed with their weights, or with learned ones as well: e⁻ˢ L + s "
-        "(Kendall et al., CVPR 2018).",
+        description="Losses are summed with their weights, or with learned ones: e⁻ˢ L + s (Kendall et al., CVPR "
+        "2018), where s settles at log L.",
     )
     embedding: EmbeddingTables = EmbeddingTables()
     embedding_deviation: FiniteFloat | None = Field(
@@ -250,8 +253,20 @@ class Model(StrictModel):
             raise ValueError("objectives.scorer: the name is the scorer's among the losses; expected another")
         if self.objectives and not any(objective.share for objective in self.objectives.values()):
             raise ValueError("objectives: all have share: 0, which leaves no combined vector; give one a share")
-        if self.objective_weights == "uncertainty" and len(self.objectives) < 2:
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_given_or_learned(self) -> Model:
+        if self.objective_weights == "fixed":
+            return self
+        if len(self.objectives) < 2:
             raise ValueError("objective_weights: uncertainty weighs several objectives; name them, or set fixed")
+        for name, objective in self.objectives.items():
+            if objective.changed("weight"):
+                raise ValueError(
+                    f"objectives.{name}.weight: found {objective.weight:g}, but of e⁻ˢ w L + s the learned s settles "
+                    "at log(w L), which cancels it; remove it, or set objective_weights: fixed"
+                )
         return self
 
     def _check_same_width(self, place: str, user: TowerKind, item: TowerKind) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dssm.secrets import is_secret, read_secret
+from dssm.secrets import hidden_in, is_secret, read_secret
 from dssm.strict import StrictModel
 
 
@@ -62,7 +62,8 @@ class Security(StrictModel):
     interfaces: str | None = Field(
         None,
         description="The cluster's network interfaces, such as eth0: the driver and a training's rendezvous listen "
-        "there alone, and ranks talk over them (train.interfaces goes first); default: all.",
+        "there alone, and ranks talk over them (train.interfaces goes first); default: all. It binds "
+        "neither horovodrun's rendezvous nor a driver on the cluster (deploy_mode).",
     )
 
 
@@ -83,7 +84,10 @@ class Spark(StrictModel):
         description="Spark settings whose values are read by the driver and stand in no command, file or page, such "
         "as spark.hadoop.fs.s3a.secret.key: {env: S3_KEY}.",
     )
-    conf: dict[str, str] = Field(default_factory=dict, description="Further Spark settings, for every job.")
+    conf: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further Spark settings, for every job; one that is a secret by its name belongs in `secrets`.",
+    )
 
     @field_validator("conf", mode="before")
     @classmethod
@@ -91,9 +95,13 @@ class Spark(StrictModel):
         if not isinstance(value, Mapping):
             return value
         for key, given in value.items():
+            if is_secret(str(key)):
+                raise ValueError(
+                    f"'{key}' is a secret by its name; name its place in spark.secrets: {{{key}: {{env: …}}}}"
+                )
             if given is None or isinstance(given, (Mapping, list)):
                 raise ValueError(
-                    f"'{key}' holds {given!r}; expected a text, a number, true or false, "
+                    f"'{key}' holds {hidden_in(str(key), given)!r}; expected a text, a number, true or false, "
                     "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"
                 )
         if (zone := value.get("spark.sql.session.timeZone")) is not None:
@@ -113,12 +121,11 @@ class Spark(StrictModel):
         return self
 
     def read_secrets(self) -> dict[str, str]:
-        """Returns Spark's settings that are secret: those of `secrets`, of `security`, and of `conf` by their names.
+        """Returns Spark's settings that are secret, those of `secrets` and of `security`.
 
         Raises: UserError where a place is not there, or is empty.
         """
-        found = {key: value for key, value in self.conf.items() if is_secret(key)}
-        found |= {key: place.read(f"spark.secrets.{key}") for key, place in self.secrets.items()}
+        found = {key: place.read(f"spark.secrets.{key}") for key, place in self.secrets.items()}
         if self.security is not None and self.security.secret is not None:
             found["spark.authenticate.secret"] = self.security.secret.read("spark.security.secret")
         return found

@@ -111,7 +111,9 @@ class Train(StrictModel):
     ranks: int = Field(1, ge=1, description="Processes that train together; `single` takes 1.")
     hosts: str | None = Field(None, description="Hosts for horovodrun, as host:slots,…; default: this machine.")
     interfaces: str | None = Field(
-        None, description="Network interfaces that the ranks talk over, such as eth0; default: all that reach them."
+        None,
+        description="Network interfaces that the ranks talk over, such as eth0; default: those of spark.security, or "
+        "else all that reach them.",
     )
     elastic: Elastic | None = Field(None, description="spark-elastic has it without being asked, with its defaults.")
     loss: Loss = InBatchSoftmax()

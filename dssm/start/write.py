@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from dssm.config import load_settings
 from dssm.console import step
 from dssm.errors import UserError
+from dssm.shipped import shipped
 from dssm.start import choose
 from dssm.start.guess import (
     ITEM_WORDS,
@@ -52,7 +54,7 @@ def init(name: str, tables: Tables, out: str, date: dt.date | None = None) -> st
     """
     if Path(out).exists():
         raise UserError(f"--out {out}: there is such a file already; name another, or remove it")
-    text = config_text(name, tables, date)
+    text = f"# yaml-language-server: $schema={_schema_for(out)}\n{config_text(name, tables, date)}"
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     unread = Path(f"{out}.tmp")
     unread.write_text(text, encoding="utf-8")
@@ -65,6 +67,12 @@ def init(name: str, tables: Tables, out: str, date: dt.date | None = None) -> st
         ) from error
     unread.replace(out)
     return text
+
+
+def _schema_for(config: str) -> str:
+    """Returns where an editor finds the schema of a config: relative to it within a checkout, else as a URL."""
+    schema, folder = shipped("conf/schema.json"), Path(config).resolve().parent
+    return os.path.relpath(schema, folder) if folder.is_relative_to(schema.parents[1]) else schema.as_uri()
 
 
 def look_at(events: str, items: str, profiles: Sequence[str], vectors: str | None) -> Tables:

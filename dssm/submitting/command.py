@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,13 @@ from pathlib import Path
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.secrets import hidden_in_arguments, is_secret
+from dssm.secrets import hidden_in_arguments
+from dssm.shipped import shipped
 from dssm.submitting import masters
 from dssm.submitting.confs import CONF, conf_of
-from dssm.submitting.packing import CLASS_ARCHIVE, PROJECT, Code, Packed
+from dssm.submitting.packing import CLASS_ARCHIVE, Code, Packed, drop_unused
 
+SET_BY_SCRIPT = ("JAVA_HOME", "PYTHONPATH")  # spark-submit.sh: they stand in this process's environment already
 JAVA_OPTIONS = "SPARK_SUBMIT_OPTS"  # of spark-submit's own Java, which is the driver's in client mode
 UNPACKED_AS = "environment"  # the folder's name in an executor's working folder
 
@@ -38,7 +41,7 @@ class Submission:
     @property
     def line(self) -> list[str]:
         """The whole command line."""
-        script = str(PROJECT / "jobs" / f"{self.job}.py")
+        script = str(shipped("jobs") / f"{self.job}.py")
         if not self.needs_spark:
             return [sys.executable, script, *self.arguments]
         submit = str(Path(sys.executable).with_name("spark-submit"))
@@ -53,28 +56,43 @@ class Submission:
 
     @property
     def shown(self) -> str:
-        """The command line for reading and for a shell, secrets hidden."""
-        return shlex.join(hidden_in_arguments(self.line))
+        """The command line with what is added to the environment, for reading and for a shell, secrets hidden."""
+        here = self._environment
+        told = {name: value for name, value in self.environment.items() if here.get(name) != value}
+        told |= {name: here[name] for name in SET_BY_SCRIPT if name in here}
+        given = ["env", *(f"{name}={value}" for name, value in told.items())] if told else []
+        return shlex.join(hidden_in_arguments([*given, *self.line]))
 
     @property
     def environment(self) -> dict[str, str]:
         """What the command's process is told beside its own environment."""
-        # On a cluster spark.pyspark.python goes over it.
-        python = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
-        return python | archived_classes(self._environment) if self.needs_spark else python
+        told = {
+            "PYSPARK_PYTHON": sys.executable,  # on a cluster spark.pyspark.python goes over it
+            "PYSPARK_DRIVER_PYTHON": sys.executable,
+            "SPARK_HOME": _spark_home(),
+            "PYTHONHASHSEED": "0",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        if self.kind == "local":
+            told["SPARK_LOCAL_IP"] = self._environment.get("SPARK_LOCAL_IP", "127.0.0.1")
+        return told | archived_classes(self._environment) if self.needs_spark else told
 
     def prepare(self) -> None:
-        """Makes what is sent: packs the environment where it is not packed yet.
+        """Makes what is sent: packs the environment where it is not packed yet, and drops what nobody uses any more.
 
         Raises: UserError where there is none to pack.
         """
         if not self.needs_spark or self.kind == "local":
             return
         self._code.make()
+        used = {self._code.archive}
         if self._packed is not None:
             self._packed.make()
+            used.add(self._packed.used)
         if self._is_remote:
             storage.write_text(str(self._config), self._settings_text)
+            used.add(self._config)
+        drop_unused(self._code.archive.parent, keep=used)
 
     @property
     def _is_remote(self) -> bool:
@@ -130,16 +148,20 @@ class Submission:
 
     @cached_property
     def _settings_text(self) -> str:
-        """The settings, `extends` and --set worked in, for a driver elsewhere; secrets of spark.conf stay here."""
-        spark = self.settings.spark
-        known = {key: value for key, value in spark.conf.items() if not is_secret(key)}
-        told = self.settings.model_copy(update={"spark": spark.model_copy(update={"conf": known})})
-        return told.model_dump_json(indent=1) + "\n"
+        """The settings, `extends` and --set worked in, for a driver elsewhere."""
+        return self.settings.model_dump_json(indent=1) + "\n"
 
     @property
     def _config(self) -> Path:
         name = f"{self.settings.name}-{storage.digest(self._settings_text)}.yaml"
         return self._code.archive.with_name(name)
+
+
+def _spark_home() -> str:
+    found = importlib.util.find_spec("pyspark")  # importing it would take longer than all else here
+    assert found is not None
+    assert found.origin is not None
+    return str(Path(found.origin).parent)
 
 
 def archived_classes(environment: Mapping[str, str]) -> dict[str, str]:

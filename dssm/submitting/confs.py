@@ -9,11 +9,11 @@ from pathlib import Path
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.paths import SPARK_LEVEL, SPARK_LOG, spark_log_file
-from dssm.secrets import is_secret
+from dssm.shipped import shipped
 from dssm.submitting.masters import ClusterKind
 from dssm.workers import IMPORTS
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "spark"
+CONF = shipped("conf/spark")
 JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 GPU_OF_EXECUTOR = "spark.executor.resource.gpu."
 
@@ -51,7 +51,10 @@ def read_conf(file: Path) -> dict[str, str]:
 
 
 def conf_of(job: str, settings: Settings, kind: ClusterKind) -> dict[str, str]:
-    """Returns what a job's session is started with, but for what is sent along and for secrets."""
+    """Returns what a job's session is started with, but for what is sent along and for secrets.
+
+    A command line can be read by every user of the machine: the driver sets those itself (dssm.spark).
+    """
     conf = read_conf(CONF / f"{kind}.conf") | COMMON
     for_gpus = job == "train" and kind != "local" and settings.spark.gpus > 0
     if not for_gpus:  # a script without an amount is an error to Spark
@@ -74,8 +77,7 @@ def conf_of(job: str, settings: Settings, kind: ClusterKind) -> dict[str, str]:
     conf[JAVA_OPTIONS] = " ".join(filter(None, java))
     if settings.spark.security is not None:
         conf |= _of_security(settings, kind)
-    # A command line can be read by every user of the machine: the driver sets these itself (dssm.spark).
-    return conf | {key: value for key, value in settings.spark.conf.items() if not is_secret(key)}
+    return conf | settings.spark.conf
 
 
 def _of_training(settings: Settings, kind: ClusterKind, conf: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import itertools
 import os
 import re
 import shutil
@@ -25,7 +24,9 @@ from dssm.sections.spark import Environment
 
 PROJECT = Path(__file__).resolve().parents[2]
 CLASS_ARCHIVE = "spark-classes.jsa"  # in the environment's folder: scripts/spark_classes.sh
-UNUSED_DAYS = 30  # after which an environment or a code archive goes
+UNUSED_DAYS = 30  # after which an environment, a code archive or a driver's settings go
+_MADE = r"(environment-DIGEST(\.tar\.gz)?|dssm-DIGEST\.zip|[\w-]+-DIGEST\.yaml)".replace("DIGEST", "[0-9a-f]{16}")
+OWN_NAMES = re.compile(rf"{_MADE}|\.{_MADE}\.\w+(\.tmp)?")  # whole, or unfinished; the folder may hold others' files
 
 # What executors never open: headers, Spark's own jars (a cluster has them), build tools; tests and checks.
 PACKED_LAYERS = ("build", "core", "horovod", "engines")
@@ -50,6 +51,11 @@ class Packed:
     def unpacked(self) -> Path:
         return self._folder / self._name
 
+    @property
+    def used(self) -> Path:
+        """What executors run, or are sent."""
+        return self.unpacked if self._settings.unpacked else self.archive
+
     def make(self) -> None:
         """Packs the environment, and unpacks it where that is asked for, unless it is there.
 
@@ -68,7 +74,6 @@ class Packed:
             with step("environment unpacked for all hosts, once") as remarks:
                 self._unpack()
                 remarks.append(str(self.unpacked))
-        _drop_unused(self._folder, keep={self.archive, self.unpacked})
 
     def _pack(self) -> None:
         try:
@@ -214,14 +219,17 @@ def _mark_used(path: Path) -> None:
         os.utime(path)
 
 
-def _drop_unused(folder: Path, keep: set[Path]) -> None:
-    """Removes what was used last more than UNUSED_DAYS ago, and what killed packings have left.
+def drop_unused(folder: Path, keep: set[Path]) -> None:
+    """Removes what was used last more than UNUSED_DAYS ago, and what killed submitters have left.
 
     Each use marks what it uses. What another user owns, or another submitter has just removed, is passed over.
+
+    Args: keep: what is used now; where another user owns that, it can't be marked.
     """
     limit = time.time() - UNUSED_DAYS * 24 * 3600
-    patterns = ("environment-*", "dssm-*.zip", ".environment-*", ".dssm-*.zip.*")
-    for path in itertools.chain.from_iterable(map(folder.glob, patterns)):
+    for path in folder.iterdir():
+        if path in keep or path.is_symlink() or not OWN_NAMES.fullmatch(path.name):
+            continue
         with contextlib.suppress(FileNotFoundError, PermissionError):
-            if path not in keep and path.stat().st_mtime < limit:
+            if path.stat().st_mtime < limit:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -171,13 +171,19 @@ def _gloo_timeout_s(train: Train) -> int:
     return min(train.start_timeout_s, max(1, train.stall_shutdown_s * 2 // 3))
 
 
+def interfaces_of(settings: Settings) -> set[str] | None:
+    """Returns the names of the interfaces that ranks talk over; None for all that reach them."""
+    security = settings.spark.security
+    named = settings.train.interfaces or (security.interfaces if security is not None else None)
+    return {name.strip() for name in named.split(",")} if named else None
+
+
 def _by_spark(settings: Settings, view: ProgressView, folder: str, interrupts: Interrupts) -> ModelManifest:
     import horovod.spark
     from pyspark import SparkContext
 
     from dssm.train.gloo import gloo_seen
     from dssm.train.spark_hosts import (
-        interfaces_of,
         listening_at,
         lost_hosts_noticed,
         passed_on,
@@ -268,8 +274,9 @@ def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> Model
     storage.write_text(given, settings.model_dump_json(exclude={"spark"}))
     command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(settings.train.ranks), "--gloo"]
     command += ["--start-timeout", str(settings.train.start_timeout_s)]
-    if settings.train.interfaces:
-        command += ["--network-interfaces", settings.train.interfaces]
+    interfaces = interfaces_of(settings)
+    if interfaces and (settings.train.hosts or settings.train.elastic):  # of this host alone it takes loopback only
+        command += ["--network-interfaces", ",".join(sorted(interfaces))]
     if settings.train.elastic is not None:
         command += _elastic_options(settings.train, settings.train.elastic)
     elif settings.train.hosts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -19,17 +19,27 @@ from dssm.model.manifest import ModelManifest
 from dssm.model.raw.save import RawTower, save_raw_tower
 from dssm.model.scorer import SCORER
 from dssm.model.towers import TwoTowers
+from dssm.report.card_parts import PredictionCard
 from dssm.train.clock import Clock
 from dssm.train.inputs import Inputs
 from dssm.train.place import Place
 
 
 def model_manifest(
-    inputs: Inputs, towers: TwoTowers, place: Place, clock: Clock, ranks: int, expected_bytes: float
+    inputs: Inputs,
+    towers: TwoTowers,
+    predictions: Mapping[str, PredictionCard],
+    place: Place,
+    clock: Clock,
+    ranks: int,
+    expected_bytes: float,
 ) -> ModelManifest:
     """Returns what is known of a trained model.
 
-    Args: towers: with whole tables; expected_bytes: that a rank receives a step, by the plan of the exchange.
+    Args:
+      towers: with whole tables.
+      predictions: of each objective.
+      expected_bytes: that a rank receives a step, by the plan of the exchange.
     """
     settings, model = inputs.settings, inputs.settings.model
     shares = {name: objective.share for name, objective in model.all_objectives.items()}
@@ -45,6 +55,7 @@ def model_manifest(
         vector_dim=tower.width(model.vector_dim) * sum(share > 0 for share in shares.values()),
         vector_norm=(sum(shares.values()) * tower.unit_vectors()) ** 0.5 if model.similarity == "cosine" else None,
         objectives=shares,
+        predictions=dict(predictions),
         ranks=ranks,
         epochs=len(place.losses),
         best_epoch=None if place.best is None else place.best.epoch + 1,

@@ -22,7 +22,6 @@ from unittest import mock
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkContext
 
-from dssm.config import Settings
 from dssm.console import warn
 from dssm.errors import LostRankError
 from dssm.train.watchdog import how_it_ended
@@ -45,13 +44,6 @@ def passed_on(context: SparkContext) -> dict[str, str]:
     if is_local(context):
         return dict(os.environ)
     return {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-
-
-def interfaces_of(settings: Settings) -> set[str] | None:
-    """Returns the names of the interfaces that ranks talk over; None for all that reach them."""
-    security = settings.spark.security
-    named = settings.train.interfaces or (security.interfaces if security is not None else None)
-    return {name.strip() for name in named.split(",")} if named else None
 
 
 @contextlib.contextmanager

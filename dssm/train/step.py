@@ -9,6 +9,7 @@ import horovod.tensorflow as hvd
 import tensorflow as tf
 
 from dssm.config import Settings
+from dssm.errors import UserError
 from dssm.manifest import EVENT_TIME, ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT, ColumnSpec, target_column
 from dssm.model.losses.parts import weighted_bce
 from dssm.model.observed import observing, observing_part
@@ -67,6 +68,7 @@ def loss_shares(
     """Returns this rank's share of each objective's Σ weight · loss / Σ weight over all ranks' rows.
 
     The ranks' shares add up to the mean. Beside the objectives, `scorer` where there is one.
+    Raises: UserError where a loss gives no loss and weight of each row.
     """
     scores = StepScores(model, batch, catalogue, encoded, catalogue_size)
     shares = {}
@@ -74,11 +76,23 @@ def loss_shares(
         scored = scores.of(name)
         with observing_part(name) if len(model.losses) > 1 else contextlib.nullcontext():
             losses, weights = loss.build(scored)
+        _check_rows(model, name, losses, weights)
         shares[name] = _share(losses, weights, name)
     if model.scorer is not None:
         logits, labels, weights = scorer_rows(model, batch, encoded)
         shares[SCORER] = _share(weighted_bce(logits, labels, 1.0), weights, SCORER)
     return shares
+
+
+def _check_rows(model: TwoTowerModel, objective: str, losses: tf.Tensor, weights: tf.Tensor) -> None:
+    """Checks what a builder gave: losses (rows, 1) times weights (rows,) would be the loss of rows² pairs."""
+    found = [tf.TensorShape(given.shape) for given in (losses, weights)]
+    if not found[0].is_compatible_with(found[1]) or not all(shape.is_compatible_with([None]) for shape in found):
+        key = f"model.objectives.{objective}" if model.settings.objectives else "train.loss"
+        raise UserError(
+            f"{key}: the builder of {model.losses[objective].kind} made losses {found[0]} and weights {found[1]}; "
+            "expected (rows,) of both, equally many"
+        )
 
 
 def _share(losses: tf.Tensor, weights: tf.Tensor, name: str) -> tf.Tensor:

@@ -81,7 +81,7 @@ class ExchangePlan:
 
     ranks: int
     tables: tuple[TableExchange, ...]
-    weights: int
+    weights: float
 
     @property
     def weight_bytes(self) -> float:
@@ -140,7 +140,7 @@ def allreduce_share(ranks: int) -> float:
     return 2 * (ranks - 1) / ranks
 
 
-def plan_exchange(uses: Iterable[TableUse], sharded: Iterable[str], weights: int, ranks: int) -> ExchangePlan:
+def plan_exchange(uses: Iterable[TableUse], sharded: Iterable[str], weights: float, ranks: int) -> ExchangePlan:
     """Chooses for each table the way that takes fewer bytes, sparse where both take the same.
 
     Args:

@@ -289,7 +289,7 @@ class _Trainer:
     def _save(self, whole: TwoTowers, place: Place, clock: Clock, final: str) -> str:
         """Args: whole: the towers with whole tables; final: the checkpoint that goes with them."""
         expected = self.exchange.expected_bytes
-        manifest = model_manifest(self.inputs, whole, place, clock, hvd.size(), expected)
+        manifest = model_manifest(self.inputs, whole, self.model.predictions, place, clock, hvd.size(), expected)
         save_model(self.inputs, whole, self.model.scorer, manifest, final, self.state.check_owner)
         return manifest.model_dump_json()
 

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -159,7 +161,7 @@ def running_scheduler(airflow: Airflow, logs: Path) -> Iterator[None]:
 
 
 SPARK_SUBMIT = """#!{python}
-import json, os, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 here, job = Path(__file__).parent, sys.argv[1]
@@ -171,7 +173,12 @@ codes = json.loads((here / "codes.json").read_text())
 code = codes.get(job, [0]).pop(0)
 (here / "codes.json").write_text(json.dumps({{name: left for name, left in codes.items() if left}}))
 if code == "sleep":
-    time.sleep(60)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as both children inherit
+    children = [subprocess.Popen(["sleep", "600"], start_new_session=own).pid for own in (False, True)]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    (here / "children.new").write_text(json.dumps(children))
+    (here / "children.new").rename(here / "children.json")
+    time.sleep(600)
 if code == "wait":
     while not (here / "go").exists():
         time.sleep(0.1)
@@ -189,7 +196,8 @@ class FakeProject:
     def end_with(self, **codes: list[int | str]) -> None:
         """Says how the first, second, … call of each job ends; 0 where nothing is said.
 
-        An exit code, "sleep" to be killed, or "wait" to end well after `go`.
+        An exit code, "wait" to end well after `go`, or "sleep" to be killed, with two children that heed no SIGTERM:
+        one in the job's group, as Spark's Python, and one in a session of its own, as a rank.
         """
         (self.home / "codes.json").write_text(json.dumps(codes))
 
@@ -200,6 +208,13 @@ class FakeProject:
         log = self.home / "calls.jsonl"
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
+    def children(self) -> list[int]:
+        """Returns which children of a job that sleeps are alive; none before it has started both."""
+        noted = self.home / "children.json"
+        pids = json.loads(noted.read_text()) if noted.exists() else []
+        found = psutil.process_iter(["status"])
+        return [child.pid for child in found if child.pid in pids and child.info["status"] != psutil.STATUS_ZOMBIE]
+
     def jobs(self) -> list[str]:
         return [call["arguments"][0] for call in self.calls()]
 
@@ -208,14 +223,16 @@ class FakeProject:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> FakeProject:
+def project(tmp_path: Path) -> Iterator[FakeProject]:
     fake = FakeProject(tmp_path / "a checkout")
     fake.home.mkdir()
     script = fake.home / "spark-submit.sh"
     script.write_text(SPARK_SUBMIT.format(python=sys.executable))
     script.chmod(0o755)
     fake.end_with()
-    return fake
+    yield fake
+    for child in fake.children():
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.fixture

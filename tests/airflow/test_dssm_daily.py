@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 from pathlib import Path
 
@@ -70,15 +71,36 @@ def test_a_linked_dag_finds_its_checkout(tmp_path: Path):
     assert parse(link).get_task("train").command[0] == str(PROJECT / "spark-submit.sh")
 
 
-def test_training_waits_for_its_pool_and_a_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "my_alerts.py").write_text("def tell(context):\n    pass\n")
-    monkeypatch.syspath_prepend(tmp_path)
+def test_training_waits_for_its_pool(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DSSM_TRAIN_POOL", "gpus")
-    monkeypatch.setenv("DSSM_ALERT", "my_alerts:tell")
     dag = parse()
     assert {task.task_id: task.pool for task in dag.tasks} == {**dict.fromkeys(JOBS, "default_pool"), "train": "gpus"}
-    assert {call.__name__ for task in dag.tasks for call in task.on_failure_callback} == {"tell"}
     assert [outlet.name for outlet in dag.get_task("score_items").outlets] == ["dssm_item_table"]
+
+
+def test_two_configs_are_two_pipelines_whose_trainings_share_a_pool_of_one_slot(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+):
+    assert airflow.run("pools", "set", "dssm_train", "1", "trainings, one at a time").returncode == 0
+    assert airflow.query("SELECT slots FROM slot_pool WHERE pool = 'dssm_train'") == [(1,)]
+    monkeypatch.setenv("DSSM_CONFIG", "conf/demo.yaml, /the lake/my videos.yaml")
+    monkeypatch.setenv("DSSM_TRAIN_POOL", "dssm_train")
+    bag = DagBag(PROJECT / "dags" / "dssm_daily.py")
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {f"dssm_{dag}_{name}" for dag in ("daily", "rollback") for name in ("demo", "my_videos")}
+    for name, config in {"demo": "conf/demo.yaml", "my_videos": "/the lake/my videos.yaml"}.items():
+        daily, [back] = bag.dags[f"dssm_daily_{name}"], bag.dags[f"dssm_rollback_{name}"].tasks
+        pools = {task.task_id: (task.pool, task.pool_slots) for task in daily.tasks}
+        assert pools == {**dict.fromkeys(JOBS, ("default_pool", 1)), "train": ("dssm_train", 1)}
+        assert {task.command[3] for task in [*daily.tasks, back]} == {config}
+        [asset] = daily.get_task("score_items").outlets
+        assert (asset.name, back.item_table) == (f"dssm_item_table_{name}", asset)
+
+
+def test_two_configs_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DSSM_CONFIG", "a/my videos.yaml,b/my_videos.yaml")
+    [error] = DagBag(PROJECT / "dags" / "dssm_daily.py").import_errors.values()
+    assert "DSSM_CONFIG: found a/my videos.yaml and b/my_videos.yaml, which would both be dssm_daily_my_videos" in error
 
 
 def test_a_late_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -106,18 +128,31 @@ def test_half_a_deadline_is_an_error(
     assert f"{variable} is set without {other}, " in error
 
 
+@pytest.mark.parametrize("hours", ["six", "0", "-1", "nan", "inf"])
+@pytest.mark.parametrize("variable", ["DSSM_TIMEOUT_HOURS", "DSSM_DEADLINE_HOURS"])
+def test_hours_that_are_none_are_an_error(variable: str, hours: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(variable, hours)
+    [error] = DagBag(PROJECT / "dags" / "dssm_daily.py").import_errors.values()
+    assert f"{variable}: found '{hours}', expected a number of hours above 0" in error
+
+
 def test_a_start_is_caught_up_from(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DSSM_START", "2024-01-14")
     dag = parse()
     assert (dag.start_date, dag.catchup) == (dt.datetime(2024, 1, 14, tzinfo=dt.UTC), True)
 
 
-def test_the_rollback_names_its_version():
-    task = parse(dag="dssm_rollback").get_task("rollback")
-    task.render_template_fields({"params": {"date": "2024-01-14", "version": "1a2b", "table": "items"}})
-    assert task.command[1:] == [
-        "rollback", "--config", "conf/demo.yaml", "--date", "2024-01-14", "--to", "1a2b", "--table", "items",
-    ]  # fmt: skip
+def test_empty_variables_are_as_unset(monkeypatch: pytest.MonkeyPatch):
+    names = ("HOME", "CONFIG", "SET", "START", "TRAIN_POOL", "TIMEOUT_HOURS", "DEADLINE_HOURS", "ALERT", "LATE")
+    for name in names:
+        monkeypatch.setenv(f"DSSM_{name}", "")
+    dag = parse()
+    assert (dag.start_date, dag.catchup, dag.deadline) == (dt.datetime(2020, 1, 1, tzinfo=dt.UTC), False, None)
+    train = dag.get_task("train")
+    assert train.command[:4] == [str(PROJECT / "spark-submit.sh"), "train", "--config", "conf/demo.yaml"]
+    assert train.command[4:] == ["--date", "{{ ds }}"]
+    assert (train.pool, list(train.on_failure_callback)) == ("default_pool", [])
+    assert train.execution_timeout == dt.timedelta(hours=6)
 
 
 # One task ------------------------------------------------------------------------------------------------
@@ -132,6 +167,7 @@ def test_a_job_does_not_get_airflows_python(project: FakeProject, monkeypatch: p
     task.execute({"run_id": "scheduled__2024-01-15"})
     [call] = project.calls()
     assert call["environment"]["DSSM_RUN_ID"] == "scheduled__2024-01-15"
+    assert call["environment"]["DSSM_DEPLOY_MODE"] == "client"
     assert {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}.isdisjoint(call["environment"])
     assert call["environment"]["MASTER"] == "local[2]"
     assert call["cwd"] == str(project.home)
@@ -145,7 +181,9 @@ def test_a_missing_checkout_is_named(monkeypatch: pytest.MonkeyPatch):
         parse().get_task("train").execute({})
 
 
-def test_a_killed_task_takes_its_job_along(project: FakeProject, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_task_takes_its_job_along_and_all_that_it_started(
+    project: FakeProject, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("DSSM_HOME", str(project.home))
     project.end_with(train=["sleep"])
     task = parse().get_task("train")
@@ -159,8 +197,9 @@ def test_a_killed_task_takes_its_job_along(project: FakeProject, monkeypatch: py
 
     thread = threading.Thread(target=execute, daemon=True)
     thread.start()
-    wait_for(lambda: len(project.calls()) == 1, "the job's start", 30)
+    wait_for(lambda: len(project.children()) == 2, "the job's children", 30)
     task.on_kill()
+    wait_for(lambda: project.children() == [], "the children's end", 10)
     thread.join(30)
     assert task._hook.exit_code == -15
     assert [str(error).split(";")[0] for error in errors] == ["train {{ ds }}: exit code -15"]
@@ -180,11 +219,27 @@ def test_one_date_runs_every_job_once(airflow: Airflow, project: FakeProject):
     assert "job score_items is on its try 1" in done.stdout
 
 
+def alerts_are_written_to(file: Path) -> dict[str, str]:
+    """Returns the variables by which a failed task is told to a file, a line each."""
+    module = file.parent / "my_alerts.py"
+    line = "{task.dag_id} {task.task_id}, try {task.try_number}: {context['exception']}"
+    module.write_text(
+        "def tell(context):\n"
+        "    task = context['task_instance']\n"
+        f"    print(f{line!r}, file=open({str(file)!r}, 'a'))\n"
+    )
+    return {"PYTHONPATH": str(file.parent), "DSSM_ALERT": "my_alerts:tell"}
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [(2, "a setting, a path or the data needs mending"), (3, "the quality gate refused to publish")],
 )
-def test_a_refusal_ends_the_date_without_another_try(airflow: Airflow, project: FakeProject, code: int, reason: str):
+def test_a_refusal_ends_the_date_without_another_try_and_is_told(
+    airflow: Airflow, project: FakeProject, tmp_path: Path, code: int, reason: str
+):
+    told = tmp_path / "told"
+    airflow.variables.update(alerts_are_written_to(told))
     project.end_with(evaluate=[code])
     done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
     assert done.returncode == 1
@@ -196,10 +251,16 @@ def test_a_refusal_ends_the_date_without_another_try(airflow: Airflow, project: 
         "index_items": ("upstream_failed", 0),
     }
     assert project.jobs() == ["build_samples", "train", "evaluate"]
-    assert f"evaluate 2024-01-15: exit code {code}, {reason}; not retried" in done.stdout
+    failure = f"evaluate 2024-01-15: exit code {code}, {reason}; not retried"
+    assert failure in done.stdout
+    assert told.read_text() == f"dssm_daily evaluate, try 1: {failure}\n"
 
 
-def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
+def test_a_crash_is_tried_once_more_and_told_when_it_fails_again(
+    airflow: Airflow, project: FakeProject, tmp_path: Path
+):
+    told = tmp_path / "told"
+    airflow.variables.update(alerts_are_written_to(told))
     project.end_with(build_samples=[1], evaluate=[1, 137])
     done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
     assert done.returncode == 1
@@ -211,7 +272,39 @@ def test_a_crash_is_tried_once_more(airflow: Airflow, project: FakeProject):
         "index_items": ("upstream_failed", 0),
     }
     assert project.jobs() == ["build_samples", "build_samples", "train", "evaluate", "evaluate"]
-    assert "evaluate 2024-01-15: exit code 137" in done.stdout
+    failure = "evaluate 2024-01-15: exit code 137; the log above says why"
+    assert failure in done.stdout
+    assert told.read_text() == f"dssm_daily evaluate, try 2: {failure}\n"
+
+
+def test_a_try_that_takes_too_long_is_ended_with_all_that_it_started(airflow: Airflow, project: FakeProject):
+    airflow.variables.update(DSSM_TIMEOUT_HOURS=str(15 / 3600))
+    project.end_with(train=["sleep"])
+    done = airflow.run("dags", "test", "dssm_daily", "2024-01-15")
+    assert done.returncode == 0, done.stdout
+    assert airflow.outcome() == {**dict.fromkeys(JOBS, ("success", 1)), "train": ("success", 2)}
+    assert project.jobs() == ["build_samples", "train", *JOBS[1:]]
+    assert (project.home / "children.json").exists()
+    assert project.children() == []
+
+
+@pytest.mark.parametrize("table", ["items", "users"])
+def test_a_rollback_updates_the_asset_of_the_item_table_alone(airflow: Airflow, project: FakeProject, table: str):
+    asked = {"date": "2024-01-14", "version": "1a2b", "table": table}
+    done = airflow.run("dags", "test", "dssm_rollback", "-c", json.dumps(asked))
+    assert done.returncode == 0, done.stdout
+    assert airflow.outcome() == {"rollback": ("success", 1)}
+    [call] = project.calls()
+    assert call["arguments"] == [
+        "rollback", "--config", "conf/demo.yaml", "--date", "2024-01-14", "--to", "1a2b", "--table", table,
+    ]  # fmt: skip
+    updates = airflow.query(
+        "SELECT name, source_dag_id, asset_event.extra FROM asset_event JOIN asset ON asset.id = asset_id"
+    )
+    assert [(name, dag, json.loads(extra)) for name, dag, extra in updates] == {
+        "items": [("dssm_item_table", "dssm_rollback", {"date": "2024-01-14", "config": "conf/demo.yaml"})],
+        "users": [],
+    }[table]
 
 
 # The scheduler -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def batch_shares(item_keys: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def pooled(embeddings: np.ndarray, ids: np.ndarray, weights: np.ndarray | None, combiner: str) -> np.ndarray:
-    """Each row's embeddings as one; ids of 0 do not count."""
+    """Each row's embeddings as one; ids of 0 do not count. Zeros where nothing does, or all weights are 0."""
     result = np.zeros((embeddings.shape[0], embeddings.shape[2]))
     for row in range(len(ids)):
         scaled, scales = [], []
@@ -87,7 +87,7 @@ def pooled(embeddings: np.ndarray, ids: np.ndarray, weights: np.ndarray | None, 
                 scale = 1.0 if weights is None else float(weights[row, entry])
                 scales.append(scale)
                 scaled.append(scale * embeddings[row, entry].astype(float))
-        if not scaled:
+        if not any(scales):
             continue
         if combiner == "max":
             result[row] = np.max(scaled, axis=0)
@@ -95,6 +95,26 @@ def pooled(embeddings: np.ndarray, ids: np.ndarray, weights: np.ndarray | None, 
             divisor = {"sum": 1.0, "mean": sum(scales), "sqrtn": math.sqrt(sum(s * s for s in scales))}[combiner]
             result[row] = np.sum(scaled, axis=0) / divisor
     return result
+
+
+def scorer_logits(parameters: Sequence[np.ndarray], users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Logit of each row: [u, v, u∘v, |u − v|] through kernels and biases, relu between them.
+
+    Args: parameters: a kernel and a bias of each layer.
+    """
+    logits = []
+    for user, item in zip(users.astype(float), items.astype(float), strict=True):
+        hidden = [*user, *item, *(a * b for a, b in zip(user, item, strict=True))]
+        hidden += [abs(a - b) for a, b in zip(user, item, strict=True)]
+        for layer in range(0, len(parameters), 2):
+            kernel, bias = parameters[layer], parameters[layer + 1]
+            hidden = [sum(x * k for x, k in zip(hidden, column, strict=True)) for column in kernel.T.astype(float)]
+            hidden = [x + b for x, b in zip(hidden, bias, strict=True)]
+            if layer + 2 < len(parameters):
+                hidden = [max(x, 0.0) for x in hidden]
+        (logit,) = hidden
+        logits.append(logit)
+    return np.array(logits)
 
 
 def slope(function: Callable[[np.ndarray], float], place: np.ndarray, step: float = 1e-5) -> np.ndarray:

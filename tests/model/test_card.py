@@ -16,7 +16,7 @@ import tensorflow as tf
 from dssm import storage
 from dssm.config import Settings
 from dssm.features import Side
-from dssm.manifest import read_manifest
+from dssm.manifest import MANIFEST, read_manifest
 from dssm.model.card import PAGE, ModelCard, add_evaluation, make_card, write_card
 from dssm.model.card_page import card_html
 from dssm.model.export import LoadedRawTower, LoadedTower, save_scorer
@@ -24,6 +24,7 @@ from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.model.raw.save import RawTower, save_raw_tower
 from dssm.model.scorer import build_scorer
 from dssm.paths import CARD, RunPaths
+from dssm.report.card_parts import PredictionCard
 from dssm.sections import Scorer
 from tests.datasets import SIZES, write_run
 from tests.model.tiny import make_towers, write_model
@@ -133,6 +134,39 @@ def test_several_objectives_have_an_output_each(settings: Settings) -> None:
     for signature in card.towers.values():
         assert list(signature.outputs) == ["vector", "vector_click", "vector_like"]
         assert "share 0.5" in signature.outputs["vector_like"]
+
+
+PREDICTIONS = {
+    "click": PredictionCard(output="vector_click", similarity="cosine", temperature=0.1),
+    "like": PredictionCard(
+        output="vector_like", similarity="cosine", temperature=0.1, bias=-1.25, activation="sigmoid",
+        prediction="probability",
+    ),
+}  # fmt: skip
+
+
+def test_what_the_vectors_of_each_objective_predict_is_told(settings: Settings) -> None:
+    model = read_model_manifest(RunPaths(settings.run_folder).model).model_copy(update={"predictions": PREDICTIONS})
+    assert ModelManifest.model_validate_json(model.model_dump_json()).predictions == PREDICTIONS
+    card = make_card(settings, model, raw_of(settings))
+    assert ModelCard.model_validate_json(card.model_dump_json()).predictions == PREDICTIONS
+    cells = texts_of(card_html(card), "td")
+    for name, formula in (
+        ("click", "none: s = ⟨u, v⟩ / 0.1 orders items alone"),
+        ("like", "probability 1 / (1 + exp(−s)), s = ⟨u, v⟩ / 0.1 − 1.25"),
+    ):
+        place = cells.index(f"vector_{name}")
+        assert cells[place : place + 3] == [f"vector_{name}", "cosine", formula]
+
+
+def test_a_model_of_before_that_does_not_tell_them_is_read(settings: Settings) -> None:
+    paths = RunPaths(settings.run_folder)
+    model, card = (json.loads(Path(path).read_text()) for path in (f"{paths.model}/{MANIFEST}", paths.card))
+    del model["predictions"], card["predictions"]
+    assert ModelManifest.model_validate(model).predictions == {}
+    read = ModelCard.model_validate(card)
+    assert read.predictions == {}
+    assert "Not told: the model is of an earlier version." in card_html(read)
 
 
 @pytest.mark.parametrize(

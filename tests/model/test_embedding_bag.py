@@ -73,6 +73,24 @@ def test_padding_alone_gives_zeros_and_no_gradient(product: bool, monkeypatch: p
     assert tape.gradient(found, bag.embedding.embeddings).indices.shape == (0,)
 
 
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+@pytest.mark.parametrize("product", [True, False])
+def test_a_list_of_weights_0_gives_zeros_and_no_gradient(combiner: str, product: bool, monkeypatch: pytest.MonkeyPatch):
+    """Beside a list of the ids 1 and 2 with weights."""
+    monkeypatch.setattr(embedding_bag, "has_sparse_product", lambda: product)
+    ids, weights = np.array([[3, 4, 3], [1, 0, 2]], np.int32), np.array([[0, 0, 0], [0.5, 7, 2]], np.float32)
+    bag = _bag(combiner)
+    table = bag.embedding.embeddings
+    with tf.GradientTape() as tape:
+        found = bag(tf.constant(ids), weights=tf.constant(weights))
+        total = tf.reduce_sum(found)
+    np.testing.assert_array_equal(found[0], np.zeros(DIM))
+    np.testing.assert_allclose(found, reference.pooled(table.numpy()[ids], ids, weights, combiner), rtol=1e-5)
+    gradient = tf.convert_to_tensor(tape.gradient(total, table)).numpy()
+    assert np.isfinite(gradient).all()
+    assert np.flatnonzero(np.abs(gradient).sum(axis=1)).tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(("deterministic", "gpus", "expected"), [(True, 1, False), (True, 0, True), (False, 1, True)])
 def test_a_deterministic_gpu_has_no_sparse_product(
     deterministic: bool, gpus: int, expected: bool, monkeypatch: pytest.MonkeyPatch

@@ -97,6 +97,22 @@ def test_padding_gets_no_gradient_and_an_empty_list_no_nan(combiner: str, weight
     assert (np.abs(gradient).sum(axis=(1, 2)) > 0).tolist() == [True, True, False, True, True]
 
 
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_a_list_of_weights_0_gives_zeros_and_no_gradient(combiner: str):
+    """Between lists of other weights, which have theirs."""
+    embeddings, weights = _drawn()
+    weights[1] = 0
+    variable = tf.Variable(embeddings)
+    with tf.GradientTape() as tape:
+        found = Pooling(combiner)(variable, ids=tf.constant(IDS), weights=tf.constant(weights))
+        total = tf.reduce_sum(found)
+    np.testing.assert_array_equal(found[1], np.zeros(3))
+    np.testing.assert_allclose(found, reference.pooled(embeddings, IDS, weights, combiner), rtol=1e-5, atol=1e-6)
+    gradient = tape.gradient(total, variable).numpy()
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient).sum(axis=(1, 2)) > 0).tolist() == [True, False, False, True, True]
+
+
 def test_the_maximum_of_negative_embeddings_is_not_the_padding():
     found = Pooling("max")(tf.constant([[[-2.0], [-1.0], [0.0]]]), ids=tf.constant([[3, 4, 0]]))
     assert found.numpy().tolist() == [[-1.0]]

@@ -18,7 +18,7 @@ LOG_VARIANCES = {"click": 0.3, "like": -1.2, "follow": 2.0}
 
 def _weights(kind: str) -> ObjectiveWeights:
     tower = {"kind": "multi_objective"}
-    objectives = {name: {"weight": weight} for name, weight in WEIGHTS.items()}
+    objectives = {name: {"weight": weight} if kind == "fixed" else {} for name, weight in WEIGHTS.items()}
     settings: dict[str, Any] = {"user_tower": tower, "item_tower": tower, "objectives": objectives}
     return ObjectiveWeights(Model.model_validate({**settings, "objective_weights": kind}))
 
@@ -28,8 +28,8 @@ def _losses() -> dict[str, tf.Variable]:
 
 
 def _expected(losses: np.ndarray, log_variances: np.ndarray, share: float = 1.0) -> float:
-    """Σ e⁻ˢ w L + share · s, in float64."""
-    return float(sum(np.exp(-log_variances) * np.array(list(WEIGHTS.values())) * losses + share * log_variances))
+    """Σ e⁻ˢ L + share · s, in float64."""
+    return float(sum(np.exp(-log_variances) * losses + share * log_variances))
 
 
 def test_fixed_weights_are_the_factors_of_a_sum():
@@ -60,9 +60,8 @@ def test_uncertainty_weights_and_their_gradients(share: float):
     np.testing.assert_allclose([by_s[n] for n in WEIGHTS], slope(lambda x: _expected(raw, x, share), s), rtol=1e-5)
 
 
-def test_uncertainty_begins_with_the_fixed_weights():
-    losses = _losses()
-    assert float(_weights("uncertainty").combine(losses)) == float(_weights("fixed").combine(losses))
+def test_uncertainty_begins_with_the_sum_of_the_losses():
+    assert float(_weights("uncertainty").combine(_losses())) == pytest.approx(sum(LOSSES.values()))
 
 
 def test_the_ranks_shares_add_up_to_the_whole():
@@ -94,7 +93,7 @@ def test_learned_weights_settle_at_the_logarithms_of_the_losses():
     for _ in range(60):
         step()
     for name, s in weights.log_variance.items():
-        assert float(s) == pytest.approx(np.log(WEIGHTS[name] * LOSSES[name]), abs=1e-4)
+        assert float(s) == pytest.approx(np.log(LOSSES[name]), abs=1e-4)
 
 
 def test_losses_of_other_objectives_are_refused():

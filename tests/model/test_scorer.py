@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dssm.model.scorer import build_scorer
 from dssm.sections import Scorer
-from tests.model.reference import slope
+from tests.model.reference import scorer_logits, slope
 
 SETTINGS = [Scorer(), Scorer(kind="shallow", layers=(5,)), Scorer(kind="shallow", layers=(6, 4))]
 WIDTH = 3
@@ -27,23 +27,6 @@ def _built(settings: Scorer, width: int = WIDTH) -> tf.keras.Model:
     return model
 
 
-def _expected(parameters: list[np.ndarray], users: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Row by row, in float64: [u, v, u∘v, |u − v|] through kernels and biases, relu between them."""
-    logits = []
-    for user, item in zip(users.astype(float), items.astype(float), strict=True):
-        hidden = [*user, *item, *(a * b for a, b in zip(user, item, strict=True))]
-        hidden += [abs(a - b) for a, b in zip(user, item, strict=True)]
-        for layer in range(0, len(parameters), 2):
-            kernel, bias = parameters[layer], parameters[layer + 1]
-            hidden = [sum(x * k for x, k in zip(hidden, column, strict=True)) for column in kernel.T.astype(float)]
-            hidden = [x + b for x, b in zip(hidden, bias, strict=True)]
-            if layer + 2 < len(parameters):
-                hidden = [max(x, 0.0) for x in hidden]
-        (logit,) = hidden
-        logits.append(logit)
-    return np.array(logits)
-
-
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (4, WIDTH), (6, 5)])
 def test_the_logit_and_its_gradients(settings: Scorer, rows: int, width: int):
@@ -56,14 +39,14 @@ def test_the_logit_and_its_gradients(settings: Scorer, rows: int, width: int):
 
     u, v, parameters = users.numpy(), items.numpy(), [variable.numpy() for variable in model.trainable_variables]
     assert logits.shape == (rows,)
-    np.testing.assert_allclose(logits, _expected(parameters, u, v), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, scorer_logits(parameters, u, v), rtol=1e-4, atol=1e-5)
     close = {"rtol": 1e-3, "atol": 1e-4}
-    np.testing.assert_allclose(by_user, slope(lambda x: _expected(parameters, x, v).sum(), u), **close)
-    np.testing.assert_allclose(by_item, slope(lambda x: _expected(parameters, u, x).sum(), v), **close)
+    np.testing.assert_allclose(by_user, slope(lambda x: scorer_logits(parameters, x, v).sum(), u), **close)
+    np.testing.assert_allclose(by_item, slope(lambda x: scorer_logits(parameters, u, x).sum(), v), **close)
     for place, gradient in enumerate(by_parameter):
 
         def of_parameter(x: np.ndarray, place: int = place) -> float:
-            return _expected([*parameters[:place], x, *parameters[place + 1 :]], u, v).sum()
+            return scorer_logits([*parameters[:place], x, *parameters[place + 1 :]], u, v).sum()
 
         np.testing.assert_allclose(gradient, slope(of_parameter, parameters[place]), **close)
 

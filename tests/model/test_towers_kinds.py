@@ -48,6 +48,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "kind": "parallel",
         "channels": {"deep": {"layers": [3], "activation": "elu"}, "x": "cross", "wide": "fm"},
     },
+    "parallel of senet": {
+        "kind": "parallel",
+        "channels": {"weighed": {"kind": "senet", "layers": [5], "activation": "tanh", "reduction": 2}, "wide": "fm"},
+    },
     "multi_objective": {
         "kind": "multi_objective",
         "shared": {"layers": [5], "activation": "swish", "batch_norm": True},

@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import pytest
 
 from dssm.config import Settings, load_settings
+from dssm.encoders import EncoderKind
+from dssm.features import VarLenSparseFeat
 from dssm.plan.constants import Constants, load_constants
 from dssm.plan.estimate import Cluster, plan, scored_items, step_products
 from dssm.plan.rows import item_bytes, sample_bytes, sample_wire_bytes, user_bytes
 from dssm.plan.show import shown
 from dssm.plan.sizes import Sizes, sizes_of
-from dssm.sections import LossKind, OptimizerKind
+from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.indexing import (
     Annoy,
     Faiss,
@@ -276,6 +278,32 @@ def test_what_an_optimizer_and_a_sink_of_ones_own_need_is_not_known() -> None:
             assert "not known" in line.inputs
         elif line.job == "train":
             assert line.value == known[line.job, line.what]
+        assert "nan" not in line.inputs
+
+
+class OwnTower(TowerKind):
+    """As above."""
+
+
+class OwnEncoder(EncoderKind):
+    """As above."""
+
+
+@pytest.mark.parametrize("part", ["tower", "encoder"])
+def test_what_a_tower_and_an_encoder_of_ones_own_cost_is_not_known(part: str) -> None:
+    settings = make_settings("unused")
+    if part == "tower":
+        model = settings.model.model_copy(update={"item_tower": OwnTower()})
+        settings = settings.model_copy(update={"model": model})
+    else:
+        name = next(name for name, feature in settings.features.items() if isinstance(feature, VarLenSparseFeat))
+        feature = settings.features[name].model_copy(update={"encoder": OwnEncoder()})
+        settings = settings.model_copy(update={"features": {**settings.features, name: feature}})
+    lines = plan(settings, SIZES, Cluster(gpus=2), constants())
+    unknown = {line.what for line in lines if line.job == "train" and shown(line) == "not known"}
+    assert unknown == {"received a step, as chosen", "a step", "time"}
+    for line in lines:
+        assert ("not known" in line.inputs) == (shown(line) == "not known")
         assert "nan" not in line.inputs
 
 

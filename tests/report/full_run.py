@@ -100,6 +100,12 @@ def write_model(paths: RunPaths, **over: Any) -> None:
             "model_version": over.get("model_version", MODEL), "samples_build": BUILD, "name": "what else it holds",
             "parts": {"train": {"rows": 40, "files": 1, "digest": "0123train"}},
             "vocabularies": {"topic": {"size": 5, "digest": "0123topic", "rule": "tokens"}},
+            "predictions": {
+                "label": {
+                    "output": "vector", "similarity": "cosine", "temperature": 0.1, "bias": 0.5,
+                    "activation": "sigmoid", "prediction": "value",
+                }
+            },
             "towers": {
                 name: {"inputs": inputs, "outputs": {"vector": "4 numbers"}, "example": {"topic": ["<rock>"]}}
                 for name in ("item_tower", "item_tower_raw")

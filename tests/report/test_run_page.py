@@ -109,6 +109,7 @@ def test_the_model_is_shown_with_its_data_and_how_to_call_it(shown: str) -> None
     section = shown.split('id="model"')[1].split("</section>")[0]
     assert "0123train" in section
     assert "0123topic" in section
+    assert "value 1 / (1 + exp(−s)), s = ⟨u, v⟩ / 0.1 + 0.5" in section
     called = section.split("item tower, raw inputs: how to call it")[1].split("</details>")[0]
     assert "rows × any" in called
     assert "POST /v1/models/item_tower_raw:predict" in called

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import traceback
@@ -18,6 +22,7 @@ from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.paths import RunPaths
 from dssm.published import Published
+from dssm.submitting.command import command
 from tests.scoring.runs import settings_at, write_run
 from tests.scoring.steps import FAULTS, KilledError, Steps
 from tests.scoring.tables import DATE, folders
@@ -36,10 +41,13 @@ SPARE = "0123456789abcdef"  # a model that no version is of
 class Job:
     """Publishes a version over another one, of another model; retention then removes that, and a spare model.
 
-    Attributes: old, new: the version's folder and all its vectors, by item.
+    Attributes:
+      settings: of the version; `before`: of the one that it replaces.
+      old, new: the version's folder and all its vectors, by item.
     """
 
     spark: SparkSession
+    before: Settings
     settings: Settings
     old: tuple[str, dict[str, bytes]]
     new: tuple[str, dict[str, bytes]]
@@ -104,7 +112,7 @@ def job(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Job:
     assert old[0] != new[0]
     assert old[1].keys() == new[1].keys()
     assert all(old[1][item] != new[1][item] for item in old[1])
-    return Job(spark, second, old, new)
+    return Job(spark, first, second, old, new)
 
 
 def test_the_driver_may_die_at_any_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,3 +240,98 @@ def test_a_driver_that_is_killed_in_the_midst_of_publishing(job: Job, step: str)
     assert there[0].startswith("." if step == "files" else "version=")
     assert bool(list(job.table.glob("_lock.*"))) == (step == "pointer")
     job.check_rerun(dead=True)
+
+
+IN_HIVE = """
+import datetime as dt, json, sys, time
+import numpy as np
+from dssm import locks
+from dssm.config import Settings
+from dssm.scoring import publish
+from dssm.scoring.items import score_items
+from dssm.scoring.metastore import HiveMetastore
+from dssm.spark import spark_session
+
+step, again, then = sys.argv[1], *map(Settings.model_validate_json, sys.stdin)
+name, move = again.item_table.name, HiveMetastore.move
+publish.GRACE, locks.EXPIRES_S = dt.timedelta(0), 0.01
+
+def stops(*given):
+    if step == "after":
+        move(*given)
+    print("at the step", flush=True)
+    time.sleep(600)
+
+def tell():
+    rows = spark.table(name).where(f"dt = '{again.date}'").collect()
+    vectors = {row.item_id: np.array(row.vector, np.float32).tobytes().hex() for row in rows}
+    print("seen:", json.dumps([spark.catalog.getTable(name).description, vectors]), flush=True)
+
+with spark_session(again, "score_items", hive=True) as spark:
+    if spark.catalog.tableExists(name):
+        tell()
+    score_items(spark, again)
+    tell()
+    if step:
+        HiveMetastore.move = stops
+        score_items(spark, then)
+"""
+
+
+def run_in_hive(step: str, again: Settings, then: Settings) -> list[tuple[str, dict[str, bytes]]]:
+    """Publishes twice in a driver of its own, which is killed with its Java at a step of the second.
+
+    Args:
+      step: `before` or `after` the call that moves the partition; nothing where the driver ends after the first.
+      again: what is published first; `then`: what is published when it is killed.
+    Returns: what readers of the table saw before, where it was there, and when the first was published: the table's
+      comment, and all vectors by item.
+    """
+    options = [*command("score_items", [], again, {"MASTER": "local[1]"})[1:-1], "--driver-memory", "1g"]
+    submit = shlex.join([*options, "--conf", "spark.ui.enabled=false", "pyspark-shell"])
+    line, pipe = [sys.executable, "-c", IN_HIVE, step], subprocess.PIPE
+    environment = {**os.environ, "PYSPARK_SUBMIT_ARGS": submit}
+    with subprocess.Popen(line, env=environment, text=True, stdin=pipe, stdout=pipe, start_new_session=True) as driver:
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        driver.stdin.write("\n".join(settings.model_dump_json() for settings in (again, then)))
+        driver.stdin.close()
+        printed = list(itertools.takewhile(lambda line: line != "at the step\n", iter(driver.stdout.readline, "")))
+        if step and driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+        assert driver.wait(60) == (-signal.SIGKILL if step else 0)
+    seen = [json.loads(line.removeprefix("seen:")) for line in printed if line.startswith("seen:")]
+    return [(comment, {item: bytes.fromhex(vector) for item, vector in rows.items()}) for comment, rows in seen]
+
+
+def test_a_driver_that_is_killed_beside_the_call_of_the_metastore(job: Job, tmp_path: Path) -> None:
+    """Before it readers keep what they had, after it they have the new rows; the next driver runs the job again."""
+
+    def in_hive(settings: Settings) -> Settings:
+        given = {"kind": "hive", "location": f"{tmp_path}/table", "metastore": f"{tmp_path}/metastore_db"}
+        return settings.model_copy(update={"item_table": settings.item_table.model_copy(update=given)})
+
+    def check_left(*names: str, current: str) -> None:
+        """Checks what is in the table's folder after a kill, with the lock: its versions, and the pointer's."""
+        assert folders(tmp_path / f"table/dt={DATE}") == ["_current", *sorted(names)]
+        assert len(list((tmp_path / "table").glob("_lock.*"))) == 1
+        found = published.current(f"{tmp_path}/table", DATE)
+        assert found is not None
+        assert seen_in(found)[0] == current
+
+    old, new = in_hive(job.before), in_hive(job.settings)
+    (first,) = run_in_hive("before", old, new)
+    assert first[1] == job.old[1]
+    check_left(job.old[0], job.new[0], current=job.old[0])
+
+    kept, second = run_in_hive("after", new, old)
+    assert kept == first
+    assert second[1] == job.new[1]
+    assert job.new[0].removeprefix("version=") in second[0]
+    check_left(job.old[0], job.new[0], current=job.new[0])
+
+    moved, third = run_in_hive("", old, old)
+    assert moved == (second[0], job.old[1])
+    assert third == first
+    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", job.old[0]]
+    assert list((tmp_path / "table").glob("_lock.*")) == []

@@ -72,6 +72,21 @@ def test_columns_become_the_features_that_they_look_like(made: tuple[Settings, s
     assert text.count("# such as") == 10
 
 
+def test_an_editor_is_told_where_the_schema_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tables(tmp_path)
+
+    def told(out: Path) -> str:
+        text = init("mine", look_at(f"{tmp_path}/events", f"{tmp_path}/posts.csv", [], None), str(out))
+        assert out.read_text(encoding="utf-8") == text
+        return text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+
+    schema = Path(__file__).parents[2] / "conf" / "schema.json"
+    assert told(tmp_path / "elsewhere.yaml") == schema.as_uri()
+    monkeypatch.setattr("dssm.start.write.shipped", lambda name: tmp_path / "checkout" / name)
+    assert told(tmp_path / "checkout/conf/mine.yaml") == "schema.json"
+    assert told(tmp_path / "checkout/conf/of/mine.yaml") == "../schema.json"
+
+
 def test_parquet_without_days(tmp_path: Path) -> None:
     rows = {"uid": ["a", "b"], "item": [1, 2], "event_time": ["2024-03-01 10:00:00", "2024-03-02 11:00:00"]}
     pq.write_table(pa.table({**rows, "tags": [["x", "y"], ["z"]]}), tmp_path / "log.parquet")

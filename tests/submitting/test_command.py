@@ -123,6 +123,18 @@ def test_the_settings_file_of_a_driver_on_the_cluster_is_the_same_settings(tmp_p
     assert load_settings(str(config)) == made.settings
 
 
+@pytest.mark.parametrize("remote", [[], [*REMOTE, UPLOAD]], ids=["client", "cluster"])
+def test_settings_that_only_refer_to_secrets_are_told_spark(remote: list[str]) -> None:
+    given = {
+        "spark.kubernetes.container.image.pullSecrets": "registry",
+        "spark.kubernetes.executor.secretKeyRef.S3_KEY": "s3:key",
+        "spark.hadoop.fs.s3a.aws.credentials.provider": "com.amazonaws.auth.WebIdentityTokenCredentialsProvider",
+    }
+    made = submission("kubernetes", "evaluate", *remote, *(f"spark.conf.{key}={value}" for key, value in given.items()))
+    assert given.items() <= conf_of(made.line).items()
+    assert given.items() <= conf_of(shlex.split(made.shown)).items()
+
+
 # Settings by job and kind of cluster -------------------------------------------------------------------
 
 
@@ -201,11 +213,6 @@ def test_the_settings_own_conf_goes_over_the_files() -> None:
         ("k8s://https://a", [IMAGE, *REMOTE], "spark.conf: spark.kubernetes.file.upload.path is not set"),
         ("spark://a:7077", REMOTE, "spark.deploy_mode: found cluster, but with a standalone master"),
         ("yarn", ["spark.deploy_mode=cluster"], "root: found 'runs', which is of this folder"),
-        (
-            "yarn",
-            [*REMOTE, "spark.conf.spark.hadoop.fs.s3a.secret.key=x"],
-            "spark.conf: spark.hadoop.fs.s3a.secret.key",
-        ),
         ("spark://a:7077", ["spark.security={}"], "spark.security.secret: not set"),
         ("spark://a:7077", ["spark.security.secret.env=NO_SUCH"], "spark.security.secret.env: the environment has no"),
         ("spark://a:7077", ["spark.secrets={spark.a: {file: /no/such}}"], "spark.secrets.spark.a.file: /no/such can't"),
@@ -216,6 +223,16 @@ def test_what_a_cluster_wants_is_said_before_anything_starts(
 ) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         command("evaluate", [], load_settings(DEMO, overrides), {"MASTER": master})
+
+
+def test_whoever_needs_the_driver_here_gets_it_nowhere_else() -> None:
+    environment = {"MASTER": "yarn", "HADOOP_CONF_DIR": "/etc/hadoop/conf", "DSSM_DEPLOY_MODE": "client"}
+    with pytest.raises(
+        UserError, match=r"^spark\.deploy_mode: found cluster, expected client: the environment's DSSM_"
+    ):
+        command("evaluate", [], load_settings(DEMO, REMOTE), environment)
+    line = command("evaluate", [], load_settings(DEMO, REMOTE[1:]), environment)
+    assert line[line.index("--deploy-mode") + 1] == "client"
 
 
 def test_sparks_own_defaults_may_hold_what_a_cluster_wants() -> None:
@@ -253,11 +270,12 @@ def test_an_interface_that_the_host_has_not() -> None:
 
 
 @pytest.mark.parametrize("kind", MASTERS)
-def test_secrets_stand_in_no_command_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_stand_in_no_command_line(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_PLACE", "hush-1")
-    given = ["spark.conf.spark.hadoop.fs.s3a.secret.key=hush-2", "spark.secrets={spark.some.thing: {env: A_PLACE}}"]
-    made = submission(kind, "build_samples", *given)
-    assert "hush" not in " ".join(made.line)
+    (tmp_path / "key").write_text("hush-2")
+    places = f"spark.some.thing: {{env: A_PLACE}}, spark.hadoop.fs.s3a.secret.key: {{file: {tmp_path}/key}}"
+    made = submission(kind, "build_samples", f"spark.secrets={{{places}}}")
+    assert "hush" not in " ".join([*made.line, *made.environment.values()])
     assert made.settings.spark.read_secrets() == {
         "spark.hadoop.fs.s3a.secret.key": "hush-2",
         "spark.some.thing": "hush-1",

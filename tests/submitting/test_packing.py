@@ -16,6 +16,7 @@ from dssm.errors import UserError
 from dssm.sections.spark import Environment
 from dssm.submitting import packing
 from dssm.submitting.packing import UNUSED_DAYS, Code, Packed
+from tests.submitting.test_command import REMOTE, submission
 
 SITE = "lib/python3.11/site-packages"
 
@@ -119,21 +120,37 @@ def test_a_python_of_no_virtual_environment_is_not_packed(tmp_path: Path, monkey
         Packed(Environment(folder=f"{tmp_path}/cache")).make()
 
 
+OLD, NEW = "0123456789abcdef", "fedcba9876543210"
+LINK = "dssm-0000000000000000.zip"
+MADE = ("environment-{}.tar.gz", "dssm-{}.zip", "demo-{}.yaml")
+UNFINISHED = (".environment-{}.tar.gz.ab_1", ".dssm-{}.zip.ab_1", ".demo-{}.yaml.0ab1.tmp")
+OF_OTHERS = ("environment-mine.tar.gz", "dssm-1.zip", "demo.yaml", f"demo-{OLD}.yaml.bak", f"notes-{OLD}.txt", OLD)
+
+
 @pytest.mark.usefixtures("small")
-def test_what_nobody_has_used_for_a_month_goes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["unpacked: false", "unpacked: true", "python: /opt/bin/python"])
+def test_what_nobody_has_used_for_a_month_goes(tmp_path: Path, kind: str) -> None:
+    """At each submission, also at one that packs nothing. Files that are not made here stay."""
     cache = tmp_path / "cache"
-    cache.mkdir()
-    names = ["environment-old.tar.gz", "environment-new.tar.gz", "dssm-old.zip", "another.zip"]
-    names += [".environment-old.tar.gz.killed", ".dssm-old.zip.killed", ".environment-new.tar.gz.packing"]
-    for name in names:
+    made = submission("yarn", "evaluate", *REMOTE, f"spark.environment={{folder: {cache}, {kind}}}")
+    made.prepare()
+    used = {path.name for path in cache.iterdir()}
+    if kind == "unpacked: true":
+        used -= {name for name in used if name.endswith(".tar.gz")}  # the folder is run
+    for folder in (f"environment-{OLD}", f".environment-{OLD}.ab_1", f"environment-{NEW}", "environment-mine"):
+        (cache / folder).mkdir()
+        (cache / folder / "file").touch()
+    for name in (*OF_OTHERS, *(name.format(digest) for name in (*MADE, *UNFINISHED) for digest in (OLD, NEW))):
         (cache / name).touch()
-        age = (UNUSED_DAYS + 1) * 24 * 3600 if "new" not in name else 0
-        os.utime(cache / name, (time.time() - age, time.time() - age))
-    packed = Packed(Environment(folder=str(cache)))
-    packed.make()
+    (cache / LINK).symlink_to(cache / OLD)
+    for path in cache.iterdir():
+        if NEW not in path.name:
+            long_ago = time.time() - (UNUSED_DAYS + 1) * 24 * 3600
+            os.utime(path, (long_ago, long_ago), follow_symlinks=False)
+    made.prepare()
+    new = {name.format(NEW) for name in (*MADE, *UNFINISHED, "environment-{}")}
     left = {path.name for path in cache.iterdir()}
-    kept = {"environment-new.tar.gz", ".environment-new.tar.gz.packing", "another.zip"}
-    assert left == {*kept, packed.archive.name}
+    assert left == {*used, *new, *OF_OTHERS, "environment-mine", LINK}
 
 
 def test_code_is_dssm_and_the_plugins_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dssm.config import Settings
 from dssm.manifest import ITEM_KEY, ITEM_PROBABILITY, LABEL, USER_KEY, WEIGHT
-from dssm.sections.losses import InBatchSoftmax
+from dssm.sections.losses import Hinge, InBatchSoftmax
 from dssm.train.step import make_optimizer
 from tests.datasets import ITEMS, Rows, make_settings
 from tests.model.loss_reference import StreamingFrequency
@@ -23,22 +23,23 @@ class Apart:
 
     def __init__(self, settings: Settings, ranks: int, multipliers: np.ndarray | None) -> None:
         loss = settings.train.loss
-        assert isinstance(loss, InBatchSoftmax)
+        assert isinstance(loss, (InBatchSoftmax, Hinge))
         self._loss, self._tau, self._ranks, self.hits = loss, settings.model.tau, ranks, 0
         self._estimate = None
         if multipliers is not None:
+            assert isinstance(loss, InBatchSoftmax)
             chosen = loss.frequency
             self._estimate = StreamingFrequency(chosen.rate, chosen.initial_gap, chosen.buckets, multipliers)
 
     def mean(self, rows: Rows, catalogue: Rows, users: tf.Tensor, items: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-        """Returns Σ weight · loss / Σ weight over all ranks' positives, float64.
+        """Returns Σ weight · loss / Σ weight over all ranks' rows that are targets, float64.
 
         Args: users, items, uniform: the vectors of the rows' users and items, and of the catalogue's items.
         """
         positive = (rows[LABEL] > 0) & (rows[WEIGHT] > 0)
         if self._estimate is not None:  # it is shown the joint batch, once
             self._estimate.update(rows[ITEM_KEY][positive].tolist())
-        weighed, share = [], JOINT_ROWS // self._ranks
+        weighed, counted, share = [], 0.0, JOINT_ROWS // self._ranks
         for start in range(0, JOINT_ROWS, share):
             targets = start + np.flatnonzero(positive[start : start + share])
             if not len(targets):
@@ -47,13 +48,18 @@ class Apart:
             keys = np.concatenate([rows[ITEM_KEY][targets], catalogue.get(ITEM_KEY, drawn)[drawn]])
             vectors = tf.concat([tf.gather(items, targets), tf.gather(uniform, drawn)], axis=0)
             logits = tf.matmul(tf.gather(users, targets), vectors, transpose_b=True) / self._tau
-            logits -= np.log(np.maximum(self._probability(rows, targets, keys), 1e-9))
             hits = _hits(rows[USER_KEY][targets], keys)
             self.hits += np.count_nonzero(hits)
-            logits = tf.where(hits, tf.constant(-np.inf, tf.float64), logits)
-            losses = tf.reduce_logsumexp(logits, axis=1) - tf.linalg.diag_part(logits)
-            weighed.append(tf.reduce_sum(losses * rows[WEIGHT][targets].astype(float)))
-        return tf.add_n(weighed) / rows[WEIGHT][positive].sum(dtype=float)
+            weights = rows[WEIGHT][targets].astype(float)
+            if isinstance(self._loss, Hinge):
+                losses, weights = _hinge(logits, hits, weights, self._loss.margin)
+            else:
+                logits -= np.log(np.maximum(self._probability(rows, targets, keys), 1e-9))
+                logits = tf.where(hits, tf.constant(-np.inf, tf.float64), logits)
+                losses = tf.reduce_logsumexp(logits, axis=1) - tf.linalg.diag_part(logits)
+            weighed.append(tf.reduce_sum(losses * weights))
+            counted += weights.sum()
+        return tf.add_n(weighed) / counted
 
     def _probability(self, rows: Rows, targets: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Returns each candidate's expected appearances among those of its rank, over their number: (candidates,)."""
@@ -63,6 +69,18 @@ class Apart:
             return rows[ITEM_PROBABILITY][targets].astype(float)
         in_batch = np.array([self._estimate.appearances(int(key)) for key in keys]) / self._ranks
         return (in_batch + uniform / ITEMS) / len(keys)
+
+
+def _hinge(logits: tf.Tensor, hits: np.ndarray, weights: np.ndarray, margin: float) -> tuple[tf.Tensor, np.ndarray]:
+    """Returns the mean of max(0, m − s₊ + s₋) over each row's negatives, and the row's weight: 0 where it has none.
+
+    Args: logits, hits: (targets, targets); a row's own item is on the diagonal.
+    """
+    negative = ~hits & ~np.eye(len(hits), dtype=bool)
+    pairs = tf.nn.relu(margin - tf.linalg.diag_part(logits)[:, None] + logits)
+    counts = negative.sum(axis=1)
+    losses = tf.reduce_sum(pairs * negative.astype(float), axis=1) / np.maximum(counts, 1)
+    return losses, np.where(counts > 0, weights, 0.0)
 
 
 def _hits(users: np.ndarray, keys: np.ndarray) -> np.ndarray:

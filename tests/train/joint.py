@@ -77,7 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
             "user_tower": OBJECTIVE_TOWER,
             "item_tower": OBJECTIVE_TOWER,
             "objectives": {
-                "click": {"weight": 0.5},
+                "click": {},
                 "like": {"label": "like", "loss": {"kind": "regression", "prediction": "sigmoid"}},
                 "choice": {"loss": "in_batch_softmax"},
             },
@@ -110,6 +110,7 @@ OWN_CANDIDATES: dict[str, dict[str, Any]] = {
             "frequency": {"buckets": 64, "rate": 0.5, "initial_gap": 5.0},
         },
     },
+    "own_hinge": {**SLOW, "loss": {"kind": "hinge", "negatives": "batch", "candidates": "rank", "margin": 2.0}},
 }  # fmt: skip
 OWN_CANDIDATES_AT = 2  # ranks
 

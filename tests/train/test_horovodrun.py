@@ -9,8 +9,10 @@ import pytest
 from horovod.runner.common.util.timeout import Timeout, TimeoutException
 
 from dssm import storage
+from dssm.config import load_settings
 from dssm.errors import LostRankError, UserError
 from dssm.model.manifest import ModelManifest
+from dssm.sections.spark import Security
 from dssm.train import launch
 from dssm.train.horovodrun import why_it_ended
 from dssm.train.result import FAULTS_TO, TrainResult, fault_left, leave_fault
@@ -51,6 +53,41 @@ def test_ranks_that_did_not_start_are():
         assert str(found).startswith(
             f"train.launch: horovodrun has started no rank: {str(error).rstrip('.')}; expected"
         )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], None),
+        (["train.interfaces='eth0, ib0'"], {"eth0", "ib0"}),
+        (["spark.security.interfaces=eth1"], {"eth1"}),
+        (["spark.security.interfaces=eth1", "train.interfaces=ib0"], {"ib0"}),
+    ],
+)
+def test_interfaces_of_the_ranks(overrides: list[str], expected: set[str] | None):
+    assert launch.interfaces_of(load_settings("conf/demo.yaml", overrides)) == expected
+
+
+@pytest.mark.parametrize(
+    ("hosts", "told"), [("a:1,b:1", ["--network-interfaces", "eth1,ib0"]), (None, [])], ids=["several", "this one"]
+)
+def test_ranks_of_several_hosts_talk_over_the_interfaces_of_security(
+    hosts: str | None, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = write_run(tmp_path, launch="horovodrun", ranks=2, hosts=hosts)
+    spark = settings.spark.model_copy(update={"security": Security(interfaces="ib0, eth1")})
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: object) -> None:
+        started.append(command)
+        raise LostRankError("of the test")
+
+    monkeypatch.setattr(launch.subprocess, "Popen", start)
+    with pytest.raises(LostRankError, match="of the test"):
+        launch.train(settings.model_copy(update={"spark": spark}))
+    (command,) = started
+    place = command.index("--network-interfaces") if "--network-interfaces" in command else len(command)
+    assert command[place : place + 2] == told
 
 
 def test_a_fault_is_left_for_the_job_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -279,7 +279,7 @@ def test_negatives_of_other_samples_are_refused(tmp_path: Path):
 OBJECTIVES: dict[str, Any] = {
     "user_tower": {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}},
     "item_tower": {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}},
-    "objectives": {"click": {}, "like": {"loss": {"kind": "hinge", "negatives": "batch"}}},
+    "objectives": {"click": {}, "order": {"loss": {"kind": "hinge", "negatives": "batch"}}},
 }
 
 
@@ -289,9 +289,9 @@ def test_what_the_curves_and_the_profile_show(tmp_path: Path):
     curves = curves_of(settings)
     last = {name: points[max(points)] for name, points in curves.items()}
     assert model.steps == 30
-    for name in ("loss", "loss/click", "loss/like", "accidental_hits/click", "accidental_hits/like", "input_wait"):
+    for name in ("loss", "loss/click", "loss/order", "accidental_hits/click", "accidental_hits/order", "input_wait"):
         assert list(curves[name]) == [10, 15, 25, 30], name
-    assert last["loss"] == pytest.approx(last["loss/click"] + last["loss/like"], rel=1e-5)
+    assert last["loss"] == pytest.approx(last["loss/click"] + last["loss/order"], rel=1e-5)
     assert {name: last[f"test_{name}"] for name in model.metrics[-1]} == pytest.approx(model.metrics[-1], rel=1e-6)
     for tower in ("user", "item", "tables"):
         assert list(curves[f"gradient_norm/{tower}"]) == [10, 25, 30]  # of steps 10, 20 and 30
@@ -299,7 +299,7 @@ def test_what_the_curves_and_the_profile_show(tmp_path: Path):
     for name in ("user_id", "item_id", "topic_id"):
         assert 0.1 < last[f"embedding_norm/{name}"] < 10
     hits = curves["accidental_hits/click"]
-    assert curves["accidental_hits/like"] == pytest.approx(hits)  # of the same rows
+    assert curves["accidental_hits/order"] == pytest.approx(hits)  # of the same rows
     assert 0 < max(hits.values()) < 0.5
     assert 0 <= last["input_wait"] < 1
     assert last["temperature"] == pytest.approx(settings.model.tau)

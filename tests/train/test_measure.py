@@ -11,8 +11,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
+from dssm.features import Side
 from dssm.manifest import LABEL, WEIGHT, target_column
+from dssm.model.export import LoadedTower, save_tower
 from dssm.model.two_tower import TwoTowerModel
 from dssm.sections import LossKind
 from dssm.stream.batches import Batch
@@ -140,6 +143,56 @@ def test_a_rating_of_ones_own_loss_has_a_squared_error_and_no_log_loss(squashed:
     assert found.keys() == {"mse", "auc"} == set(metric_names(model))
     counts = rows[WEIGHT] > 0
     assert found["mse"] == pytest.approx(((expected - rows[LABEL]) ** 2)[counts].mean(), rel=1e-5)
+
+
+BIASED = {
+    "one, with a share": {"objectives": {"like": {"label": "like", "loss": "weighted_bce", "share": 0.25}}},
+    "several": {
+        **OBJECTIVES,
+        "temperature": 0.5,
+        "objectives": {
+            "click": {},
+            "like": {"label": "like", "loss": "weighted_bce", "share": 0.25},
+            "watched": {"loss": {"kind": "regression", "prediction": "sigmoid"}, "share": 0.0},
+            "stars": {"loss": "regression"},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product"])
+@pytest.mark.parametrize("name", BIASED)
+def test_exported_vectors_and_the_manifest_give_what_is_measured(name: str, similarity: str, tmp_path: Path) -> None:
+    settings = make_settings("unused", model={**BIASED[name], "similarity": similarity, "score_bias": True})
+    model, rows = make_model(settings), make_rows(settings, 40, seed=3)
+    for number, bias in enumerate(model.biases.values()):
+        bias.assign(0.5 - number)
+    shares = {objective: chosen.share for objective, chosen in settings.model.all_objectives.items()}
+    sides: tuple[Side, ...] = ("user", "item")
+    for side in sides:
+        save_tower(getattr(model, side), f"{tmp_path}/{side}", shares)
+    users, items = (LoadedTower(f"{tmp_path}/{side}").all_vectors(rows) for side in sides)
+    told, expected = model.predictions, predictions(model, rows)
+    assert list(told) == list(expected)
+    for objective, (prediction, _, _) in expected.items():
+        chosen = told[objective]
+        assert chosen.similarity == similarity
+        score = (users[chosen.output] * items[chosen.output]).sum(axis=1) / chosen.temperature + chosen.bias
+        of_measure = score if chosen.prediction == "probability" or chosen.activation != "sigmoid" else expit(score)
+        np.testing.assert_allclose(of_measure, prediction, rtol=1e-4, atol=1e-5, err_msg=objective)
+    kinds = {objective: (of.prediction, of.activation, of.bias) for objective, of in told.items()}
+    assert (
+        kinds
+        == {
+            "one, with a share": {"like": ("probability", "sigmoid", 0.5)},
+            "several": {
+                "click": (None, None, 0.0),
+                "like": ("probability", "sigmoid", 0.5),
+                "watched": ("value", "sigmoid", -0.5),
+                "stars": ("value", "linear", -1.5),
+            },
+        }[name]
+    )
 
 
 def test_a_label_that_is_not_known_counts_as_0_without_weight():

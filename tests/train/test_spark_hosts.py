@@ -11,11 +11,8 @@ from horovod.runner.common.util.timeout import TimeoutException
 from horovod.runner.http.http_server import RendezvousServer
 from py4j.protocol import Py4JJavaError
 
-from dssm.config import load_settings
 from dssm.errors import LostRankError
-from dssm.train.spark_hosts import interfaces_of, listening_at, lost_hosts_noticed, passed_on, ranks_start_with
-
-DEMO = "conf/demo.yaml"
+from dssm.train.spark_hosts import listening_at, lost_hosts_noticed, passed_on, ranks_start_with
 
 
 def on(master: str) -> Any:
@@ -29,19 +26,6 @@ def test_ranks_on_a_cluster_are_told_only_what_tunes_them(monkeypatch: pytest.Mo
     assert {"HOROVOD_CYCLE_TIME", "NCCL_DEBUG"} <= set(told)
     assert not {"REDIS_PASSWORD", "PYTHONPATH", "PYSPARK_PYTHON", "PATH", "HOME"} & set(told)
     assert {"REDIS_PASSWORD", "PYTHONPATH", "PATH"} <= set(passed_on(on("local[2]")))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        ([], None),
-        (["train.interfaces='eth0, ib0'"], {"eth0", "ib0"}),
-        (["spark.security.interfaces=eth1"], {"eth1"}),
-        (["spark.security.interfaces=eth1", "train.interfaces=ib0"], {"ib0"}),
-    ],
-)
-def test_interfaces_of_the_ranks(overrides: list[str], expected: set[str] | None) -> None:
-    assert interfaces_of(load_settings(DEMO, overrides)) == expected
 
 
 def test_the_rendezvous_listens_at_one_address() -> None:
