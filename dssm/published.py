@@ -96,6 +96,10 @@ class PublishedManifest(BaseModel):
     catalogue_rows: int = Field(0, description="Rows of the catalogue that build_samples read.")
     not_encoded: dict[str, int] = Field(default_factory=dict, description="Of these, what it put aside, by reason.")
     broken: int = Field(0, description="Vectors with a number that is not finite; their rows are quarantined.")
+    zeros: int = Field(
+        0, description="Rows with a vector of zeros alone, as it is stored: combined, or an objective's."
+    )
+    zero_example: str | None = Field(None, description="Id of one of them.")
     norm: float | None = Field(None, description="That every vector should have; None where the model sets none.")
     norm_off: float | None = Field(
         None,

@@ -25,6 +25,7 @@ from dssm.retrieval.sinks import Opened, Place, Sink, Vectors, version_name
 from dssm.sections.indexing import SinkKind
 
 QUERIES_PER_CALL = 100
+ALWAYS_AT = 10, 100  # whatever is asked of a sink, its recall is told there
 REPORT = "index.json"
 
 
@@ -218,14 +219,17 @@ def _filled_and_measured(
     )  # fmt: skip
 
 
-def _cutoffs(settings: Settings) -> list[int]:
+def _cutoffs(settings: Settings, rows: int) -> list[int]:
+    """Returns the K that recall is measured at: where something is asked of it, and always where there are K items."""
     sinks = settings.index.sinks.values()
-    return sorted({*settings.index.min_recall, *(k for sink in sinks for k in sink.min_recall or ())})
+    asked = {*settings.index.min_recall, *(k for sink in sinks for k in sink.min_recall or ())}
+    return sorted(asked.union(k for k in ALWAYS_AT if k <= rows))
 
 
 def _exact(settings: Settings, items: Published, objective: str | None, queries: np.ndarray) -> Exact:
     asked = [kind.sample_size for kind in settings.index.sinks.values()]
-    rows, most = items.manifest.rows, _cutoffs(settings)[-1]
+    rows = items.manifest.rows
+    most = _cutoffs(settings, rows)[-1]
     return exact_search(published.batches(items, objective), rows, queries, most, max(asked), settings.seed)
 
 
@@ -260,7 +264,8 @@ def _fill(
             seconds = time.perf_counter() - began
         with sink.opened(version) as opened:
             count = opened.count
-            searched = {cutoff: _searched(opened, queries, cutoff) for cutoff in _cutoffs(settings)}
+            cutoffs = _cutoffs(settings, manifest.rows)
+            searched = {cutoff: _searched(opened, queries, cutoff) for cutoff in cutoffs}
         remarks.append(f"{count:,} vectors")
     report = SinkReport(
         sink=name, kind=kind.kind, objective=kind.objective, version=version, place=sink.place(version), count=count,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +38,13 @@ class Earlier:
     model_version: str
     norm_off: float = 0.0
 
-    def file(self, name: str) -> EarlierFile | None:
-        """Returns what is known of the rows of a file of the samples; None where there is nothing (any more)."""
-        found = [file for file in map(self._read, self.names.get(name, ())) if file is not None]
+    def file(self, name: str, tell: Callable[[str], object]) -> EarlierFile | None:
+        """Returns what is known of the rows of a file of the samples; None where there is nothing.
+
+        Args: tell: is told which files of the version can't be read, and why; there is nothing in them, then.
+        """
+        read = [self._read(earlier, tell) for earlier in self.names.get(name, ())]
+        found = [file for file in read if file is not None]
         if len(found) < 2:
             return found[0] if found else None
         kept = [file.digests for file in found if file.digests is not None]
@@ -48,19 +52,25 @@ class Earlier:
         stored = {column: np.concatenate([file.stored[column] for file in found]) for column in found[0].stored}
         return EarlierFile(np.concatenate([file.keys for file in found]), digests, stored, self.dtype)
 
-    def _read(self, name: str) -> EarlierFile | None:
-        """Returns what one file of the version holds; None where it is not there, or has no rows."""
+    def _read(self, name: str, tell: Callable[[str], object]) -> EarlierFile | None:
+        """Returns what one file of the version holds; None where it has no rows, or can't be read."""
+        path = f"{self.folder}/{DIGESTS}/{name}"
         try:
-            kept = content_of(f"{self.folder}/{DIGESTS}/{name}")
-            data = content_of(f"{self.folder}/{DATA}/{name}")
-        except FileNotFoundError:
+            # Half the cost of read_table.
+            table = pq.ParquetFile(pa.BufferReader(content_of(path))).read(use_threads=False)
+            keys = table.column(KEY).to_numpy()
+            if not len(keys):
+                return None
+            path = f"{self.folder}/{DATA}/{name}"
+            stored = read_matrices(content_of(path), stored_columns(self.widths, self.dtype))
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            tell(f"{path} ({' '.join(str(error).split())})")
             return None
-        table = pq.ParquetFile(pa.BufferReader(kept)).read(use_threads=False)  # half the cost of read_table
-        if not table.num_rows:
+        if {len(values) for values in stored.values()} != {len(keys)}:
+            tell(f"{path} (its {DIGESTS} are of {len(keys):,} rows)")
             return None
         digests = table.column(DIGEST).to_numpy() if DIGEST in table.column_names else None
-        stored = read_matrices(data, stored_columns(self.widths, self.dtype))
-        return EarlierFile(table.column(KEY).to_numpy(), digests, stored, self.dtype)
+        return EarlierFile(keys, digests, stored, self.dtype)
 
 
 def files_of_rows(names: Sequence[str], earlier: Sequence[str]) -> dict[str, Sequence[str]]:

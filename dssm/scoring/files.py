@@ -74,10 +74,11 @@ class Scoring:
 class FileResult:
     """What became of a file. The files lie below the version's folder under temporary names, folder by folder.
 
-    broken: vectors that are not finite; norm_off: largest distance from the norm, before rounding, of the combined
+    broken: vectors that are not finite; zeros: rows with a vector of zeros alone, and zero_example the id of one;
+    norm_off: largest distance from the norm, before rounding, of the combined
     vectors and of each objective's own, these at the scale of the combined;
     drift: of each vector column that the version published last has as wide, sum of the cosines to its vectors;
-    drift_rows: rows in both.
+    drift_rows: rows in both; unread: files of that version that can't be read, with why.
     """
 
     name: str
@@ -90,9 +91,12 @@ class FileResult:
     copied: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
     broken: int = 0
+    zeros: int = 0
+    zero_example: str | None = None
     norm_off: float = 0.0
     drift: dict[str, float] = field(default_factory=dict)
     drift_rows: int = 0
+    unread: list[str] = field(default_factory=list)
 
 
 def score_file(scoring: Scoring, name: str) -> FileResult:
@@ -122,7 +126,8 @@ class _FileMaker:
 
     def __init__(self, scoring: Scoring, tower: LoadedTower, writer: VectorWriter, result: FileResult) -> None:
         self.scoring, self.tower, self.writer, self.result = scoring, tower, writer, result
-        self.earlier: EarlierFile | None = scoring.earlier.file(result.name) if scoring.earlier else None
+        earlier = scoring.earlier
+        self.earlier: EarlierFile | None = earlier.file(result.name, result.unread.append) if earlier else None
         self.quarantine: list[pa.Table] = []
         self._keys: list[np.ndarray] = []
         self._digests: list[np.ndarray] = []
@@ -159,6 +164,7 @@ class _FileMaker:
             ids, keys, places, copied = batch.column(scoring.id_source), keys[kept], places[kept], copied[kept]
             digests = digests[kept] if digests is not None else None
             stored = {name: values[kept] for name, values in stored.items()}
+        self._count_zeros(stored, ids)
         self._measure(stored, places, copied)
         self._keys.append(keys)
         if digests is not None:
@@ -237,6 +243,12 @@ class _FileMaker:
         before = self.scoring.earlier.norm_off if any_copied and self.scoring.earlier is not None else 0.0
         self.result.norm_off = max(self.result.norm_off, float(max(offs)), before)
 
+    def _count_zeros(self, stored: Stored, ids: pa.Array) -> None:
+        found = np.unique(np.concatenate([_zero_rows(stored[name]) for name in self.result.widths]))
+        if len(found):
+            self.result.zeros += len(found)
+            self.result.zero_example = ids[int(found[0])].as_py()
+
     def _measure(self, stored: Stored, places: np.ndarray, copied: np.ndarray) -> None:
         """Adds up the drift, of the vectors as they are stored."""
         result, earlier = self.result, self.earlier
@@ -283,6 +295,12 @@ def _squares(matrix: np.ndarray) -> np.ndarray:
     """Returns the rows' squared norms, (rows,); not finite where a number is not, or is beyond 10¹⁹."""
     squares: np.ndarray = np.einsum("ij,ij->i", matrix, matrix)
     return squares
+
+
+def _zero_rows(matrix: np.ndarray) -> np.ndarray:
+    """Returns the places of rows of zeros alone: of most the first number says that they are none."""
+    rows = np.flatnonzero(matrix[:, 0] == 0)
+    return rows[~matrix[rows].any(axis=1)]
 
 
 def _merged(earlier: Stored, places: np.ndarray, wanted: np.ndarray, scored: Stored) -> Stored:

@@ -16,7 +16,8 @@ BASELINE, LAST = "better than the baseline", "no worse than the last version"
 NOT_ROLLED_BACK = "not rolled back"
 NOT_MEASURED, NOT_COMPARABLE = "not measured", "not comparable"  # how the reasons of gates that saw nothing begin
 FIRST = "nothing that can be read was published before"
-ROWS, NUMBERS, NORMS, UNREADABLE, DRIFT = "one row an id", "finite numbers", "norms", "unreadable rows", "drift"
+ROWS, NUMBERS, ZEROS, NORMS = "one row an id", "finite numbers", "no zero vectors", "norms"
+UNREADABLE, DRIFT = "unreadable rows", "drift"
 NOT_ENCODED = "unreadable rows of the catalogue"
 
 
@@ -114,6 +115,11 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
             f"{made.broken:,} vectors are not {made.vector_dim} finite numbers",
         ),
         _decided(
+            ZEROS, made.zeros == 0, made.zeros, 0,
+            f"{made.zeros:,} of {made.rows:,} {made.side}s have a vector of zeros alone, such as "
+            f"'{made.zero_example}': it scores 0 with everything",
+        ),
+        _decided(
             UNREADABLE, share <= table.max_quarantine_share, share, table.max_quarantine_share,
             f"{unread:,} of {made.samples_rows:,} rows can't be read ({_counted(made.quarantined)}), "
             f"{setting}.max_quarantine_share is {table.max_quarantine_share:g}",
@@ -135,18 +141,21 @@ def content_gates(table: PublishedTable, setting: str, made: PublishedManifest) 
         decisions.append(
             _decided(NORMS, made.norm_off <= table.norm_tolerance, made.norm_off, table.norm_tolerance, reason)
         )
-    if table.min_drift_cosine is not None and made.least_drift is None:
+    if table.min_drift_cosine is not None:
+        decisions.append(_against_vectors(table.min_drift_cosine, setting, made))
+    return decisions
+
+
+def _against_vectors(limit: float, setting: str, made: PublishedManifest) -> GateDecision:
+    if made.least_drift is None:
         reason = f"{NOT_COMPARABLE}: {made.incomparable or f'no row is in the files of {made.previous}'}"
         reason = FIRST if made.previous is None else reason
-        decisions.append(GateDecision(gate=DRIFT, passed=True, limit=table.min_drift_cosine, reason=reason))
-    elif table.min_drift_cosine is not None and made.least_drift is not None:
-        drift, whose = made.least_drift
-        reason = (
-            f"the mean cosine to the {whose} of {made.previous} is {drift:.4f}, {setting}.min_drift_cosine is "
-            f"{table.min_drift_cosine:g}"
-        )
-        decisions.append(_decided(DRIFT, drift >= table.min_drift_cosine, drift, table.min_drift_cosine, reason))
-    return decisions
+        return GateDecision(gate=DRIFT, passed=True, limit=limit, reason=reason)
+    drift, whose = made.least_drift
+    reason = (
+        f"the mean cosine to the {whose} of {made.previous} is {drift:.4f}, {setting}.min_drift_cosine is {limit:g}"
+    )
+    return _decided(DRIFT, drift >= limit, drift, limit, reason)
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

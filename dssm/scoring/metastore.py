@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pyspark.errors import AnalysisException
@@ -14,6 +16,9 @@ from dssm.errors import UserError
 from dssm.published import MODEL_VERSION, SCALE, VECTOR, PublishedManifest, VectorType, scale_column
 
 PARTITION = "dt"
+EMPTY = "empty"  # a table's own folder
+PLACE = "Location"  # as DESCRIBE calls it
+URI = re.compile(r"(?P<scheme>[\w+.-]+):(//(?P<host>[^/:]*)(:\d+)?)?(?P<path>/.*)")
 NOT_THERE = frozenset({"TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "PARTITIONS_NOT_FOUND"})  # Spark's error classes
 HIVE_TYPES: dict[VectorType, str] = {"float32": "ARRAY<FLOAT>", "float16": "BINARY", "int8": "ARRAY<TINYINT>"}
 COMMENTS = {
@@ -29,7 +34,10 @@ class Metastore(Protocol):
     """What publishing asks of a metastore."""
 
     def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
-        """Makes the table where there is none. Raises: UserError where it is of another dtype."""
+        """Makes the table where there is none. Raises: UserError where it is of another place or dtype."""
+
+    def check_place(self) -> None:
+        """Raises: UserError where a table of this name is of another place: another pipeline's partitions."""
 
     def location(self, date: str) -> str | None:
         """Returns where a partition points, None where there is no such table or partition."""
@@ -91,13 +99,13 @@ class HiveMetastore:
         self._spark, self._name, self._location, self._setting = spark, name, storage.url(location), setting
 
     def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
-        table = self._answer(f"TABLE {self._name}")
-        if table is None:
+        told = self._told()
+        if not told:
             self._create(columns)
-            table = self._spark.table(self._name)
-        fields = {field.name: field.dataType.simpleString() for field in table.schema.fields}
+            told = self._told()
+        self._check_place(told)
         for name, kind in columns.items():
-            found = fields.get(name)
+            found = told.get(name)
             if found is None:
                 self._spark.sql(f"ALTER TABLE {self._name} ADD COLUMNS (`{name}` {kind})")
             elif found.upper() != kind:
@@ -116,14 +124,32 @@ class HiveMetastore:
         )
         self._spark.sql(
             f"CREATE EXTERNAL TABLE IF NOT EXISTS {self._name} ({described}) PARTITIONED BY ({PARTITION} STRING) "
-            f"STORED AS PARQUET LOCATION '{_quoted(self._location)}/empty'"
+            f"STORED AS PARQUET LOCATION '{_quoted(self._location)}/{EMPTY}'"
         )
 
+    def check_place(self) -> None:
+        told = self._told()
+        if told:
+            self._check_place(told)
+
+    def _check_place(self, told: Mapping[str, str]) -> None:
+        found = told.get(PLACE, "no folder").removesuffix(f"/{EMPTY}")
+        if not is_same_place(found, self._location):
+            raise UserError(
+                f"{self._setting}.name: {self._name} is a table of {found}, and this pipeline publishes to "
+                f"{self._location}; expected a table of its own: set another name, or the root or location that the "
+                "table has; or drop the table, whose files stay"
+            )
+
     def location(self, date: str) -> str | None:
-        answer = self._answer(f"DESCRIBE FORMATTED {self._name} {_partition(date)}")
+        return self._told(_partition(date)).get(PLACE)
+
+    def _told(self, partition: str = "") -> dict[str, str]:
+        """Returns what the catalog says of the table or a partition, such as each column's type; nothing of none."""
+        answer = self._answer(f"DESCRIBE FORMATTED {self._name} {partition}")
         rows = answer.collect() if answer is not None else []
-        places = [row["data_type"] for row in rows if row["col_name"].strip().rstrip(":") == "Location"]
-        return str(places[0]) if places else None
+        # The columns come first, and a partition's own place before the table's.
+        return {str(row["col_name"]).strip().rstrip(":"): str(row["data_type"]) for row in reversed(rows)}
 
     def move(self, date: str, data: str) -> None:
         partition, place = _partition(date), f"LOCATION '{_quoted(storage.url(data))}'"
@@ -148,6 +174,23 @@ class HiveMetastore:
             if error.getErrorClass() not in NOT_THERE:
                 raise
             return None
+
+
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two URIs name one folder: Hive writes file:/x for file:///x, and adds the host that a URI leaves out.
+
+    >>> is_same_place("hdfs://name:8020/runs/", "hdfs:///runs"), is_same_place("file:/runs", "file:///other")
+    (True, False)
+    """
+    found, expected = URI.fullmatch(one), URI.fullmatch(other)
+    if found is None or expected is None:
+        return one == other
+    hosts = {host for host in (found["host"], expected["host"]) if host}
+    paths = {
+        os.path.realpath(uri["path"]) if uri["scheme"] == "file" else os.path.normpath(uri["path"])
+        for uri in (found, expected)
+    }
+    return found["scheme"] == expected["scheme"] and len(hosts) < 2 and len(paths) == 1
 
 
 def _partition(date: str) -> str:

@@ -259,7 +259,7 @@ def move(table: Table, made: Published, lock: locks.Held, back: bool = False) ->
 def roll_back(table: Table, version: str) -> Published:
     """Lets readers see an earlier version of the date again.
 
-    Raises: UserError where there is no such version, or it is not whole.
+    Raises: UserError where there is no such version, or it is not whole, or the metastore's table is another's.
     """
     with _alone(table) as lock:
         known = {of_date.manifest.version: of_date for of_date in published.versions(table.location, table.date)}
@@ -271,6 +271,8 @@ def roll_back(table: Table, version: str) -> Published:
         damaged = published.damaged_files(known[version])
         if damaged:
             raise UserError(f"--to {version}: {damaged[0]} is missing or damaged; expected a whole version")
+        if table.metastore is not None:
+            table.metastore.check_place()
         move(table, known[version], lock, back=True)
     return known[version]
 

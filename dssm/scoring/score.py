@@ -80,8 +80,11 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
         results = run_files(spark, scoring, run.samples)
         commit_files(folder, results)
         measured = _measured(folder, results, scoring.norm)
+        unread = _unread(results)
+        if unread is not None:
+            warn(f"  {unread}: nothing is taken from there")
         if last is not None and measured["drift"] is None:
-            measured["incomparable"] = unusable or _incomparable(last, measured["vector_dim"])
+            measured["incomparable"] = unusable or unread or _incomparable(last, measured["vector_dim"])
         return run.manifest(table, version, last, measured)
 
     done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
@@ -289,6 +292,13 @@ def _unusable(last: Published) -> str | None:
     return None if storage.exists(digests) else f"{digests} is missing"
 
 
+def _unread(results: Sequence[FileResult]) -> str | None:
+    """Returns which files of the version published last could not be read; None where all could."""
+    told = list(dict.fromkeys(path for result in results for path in result.unread))
+    others = f" and {len(told) - 1:,} more files" if len(told) > 1 else ""
+    return f"{told[0]}{others} can't be read" if told else None
+
+
 def _incomparable(last: Published, width: int) -> str:
     """Returns why no row could be compared with its vector in the version published last, which is whole."""
     name, before = f"dt={last.manifest.date}/version={last.manifest.version}", last.manifest.vector_dim
@@ -363,6 +373,8 @@ def _measured(folder: str, results: Sequence[FileResult], norm: float | None) ->
         "copied": sum(result.copied for result in results),
         "quarantined": dict(quarantined),
         "broken": sum(result.broken for result in results),
+        "zeros": sum(result.zeros for result in results),
+        "zero_example": next((result.zero_example for result in results if result.zeros), None),
         "norm_off": max((result.norm_off for result in results), default=0.0) if norm is not None else None,
         "drift": drift.pop(VECTOR, None),
         "objective_drift": {name.removeprefix(f"{VECTOR}_"): cosine for name, cosine in drift.items()},

@@ -304,7 +304,7 @@ class Index(StrictModel):
         {10: 0.9, 100: 0.9},
         min_length=1,
         description="K → share of the exact K best items that a search must find; exit code 3 otherwise, and no sink "
-        "is switched. Recall is measured at these K.",
+        "is switched. Recall is measured at these K, and at 10 and 100.",
     )
     queries: int = Field(1000, ge=1, le=100_000, description="Users drawn at random whose vectors are searched with.")
     allow_older: bool = Field(False, description="Switch to a date before the one that a sink has.")

@@ -14,7 +14,7 @@ from dssm import locks, published
 from dssm.config import Settings
 from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
-from dssm.retrieval.index import _place, index_items, read_report
+from dssm.retrieval.index import _cutoffs, _place, index_items, read_report
 from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
 from dssm.retrieval.sinks.faiss import FaissSink
 from dssm.sections.indexing import Faiss, FaissFlat, SinkKind
@@ -223,6 +223,19 @@ def test_below_the_gate_no_sink_is_switched(tmp_path: Path) -> None:
     assert lower is not None
     assert current(settings) == {one.sink: one.version for one in lower.sinks} != before
     assert (lower.answering, lower.held) == (lower.sinks, [])
+
+
+def test_what_nothing_is_asked_of_is_measured_all_the_same(tmp_path: Path) -> None:
+    few_lists = {"index": {"kind": "ivf", "lists": 30, "probes": 2}, "min_recall": {5: 0.1}}
+    settings = settings_of(tmp_path, {"mine": few_lists}, min_recall={20: 0.1})
+    publish(settings, "v0")
+    report = index_items(settings)
+    assert report is not None
+    (one,) = report.sinks
+    assert list(one.recall) == list(one.queries_per_s) == [5, 10, 20, 100]
+    assert 0.1 < one.recall[100] < 0.9  # which index.min_recall would refuse, were nothing set
+    assert (one.min_recall, one.switched) == ({5: 0.1}, True)
+    assert [_cutoffs(settings, rows) for rows in (100, 99, 9)] == [[5, 10, 20, 100], [5, 10, 20], [5, 20]]
 
 
 def test_a_count_that_is_off_is_refused(tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ class FakeMetastore:
     def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
         self.columns = columns
 
+    def check_place(self) -> None:
+        pass
+
     def location(self, date: str) -> str | None:
         return self.places.get(date)
 

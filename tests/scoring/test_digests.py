@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.scoring.digests import WORDS_AT_ONCE, id_keys, row_digests
+from dssm.scoring.score import distinct_keys
 
 
 def draw(rows: int = 50, seed: int = 0) -> dict[str, np.ndarray]:
@@ -87,3 +92,15 @@ def test_any_column_has_digests() -> None:
     np.testing.assert_array_equal(row_digests({n: np.asfortranarray(v) for n, v in columns.items()}), whole)
     np.testing.assert_array_equal(row_digests({n: v[4:5] for n, v in columns.items()}), whole[4:5])
     assert row_digests({n: v[:0] for n, v in columns.items()}).tolist() == []
+
+
+def test_keys_are_counted_in_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    keys = random.integers(-(2**63), 2**63 - 1, 300)
+    parts = [keys[:200], keys[100:]]  # a hundred stand twice
+    for number, part in enumerate(parts):
+        pq.write_table(pa.table({"key": part}), tmp_path / f"{number}.parquet")
+    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    assert distinct_keys(paths, 400) == 300
+    monkeypatch.setattr("dssm.scoring.score.KEYS_AT_ONCE", 30)
+    assert distinct_keys(paths, 400) == 300

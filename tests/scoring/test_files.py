@@ -148,7 +148,7 @@ def test_rounding_is_no_reason_to_refuse(run: Settings, tmp_path: Path, dtype: V
 
     table = table_at(tmp_path, kind="path", dtype=dtype, norm_tolerance=1e-5)
     made = publish(table, "v1", judged(), ["vector"], make, force=False)
-    assert [gate.passed for gate in made.manifest.gates] == [True] * 4
+    assert [gate.passed for gate in made.manifest.gates] == [True] * 5
     assert made.manifest.rows == ITEMS
 
 
@@ -244,17 +244,39 @@ def test_drift_of_other_vectors(run: Settings, tmp_path: Path) -> None:
         writer.close()
     results = score_all(scoring_of(run, tmp_path / "second", earlier=earlier_of(tmp_path / "first")))
     assert drift_of(results) == pytest.approx(6 - 9, abs=1e-5)
-    assert earlier_of(tmp_path / "first").file("part-00009.parquet") is None
+    told: list[str] = []
+    assert earlier_of(tmp_path / "first").file("part-00009.parquet", told.append) is None
+    assert told == []
 
 
-def test_an_earlier_file_without_rows_or_digests_is_none(run: Settings, tmp_path: Path) -> None:
+def test_an_earlier_file_without_rows_is_none(run: Settings, tmp_path: Path) -> None:
     score_all(scoring_of(run, tmp_path / "first"))
     empty = pq.read_table(tmp_path / "first/digests" / NAMES[0]).slice(0, 0)
     pq.write_table(empty, tmp_path / "first/digests" / NAMES[0])
-    storage.remove(f"{tmp_path}/first/digests/{NAMES[2]}")
     scoring = scoring_of(run, tmp_path / "second", earlier=earlier_of(tmp_path / "first"), copies=True)
     results = score_all(scoring)
-    assert (total(results, "scored"), total(results, "copied"), total(results, "drift_rows")) == (ITEMS, 0, 0)
+    assert [(result.scored, result.copied, result.unread) for result in results] == [(6, 0, []), (0, 0, []), (0, 9, [])]
+
+
+@pytest.mark.parametrize("part", ["digests", "data"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut off", "of other rows", "of other columns"])
+def test_an_earlier_file_that_can_not_be_read_is_told(run: Settings, tmp_path: Path, damage: str, part: str) -> None:
+    score_all(scoring_of(run, tmp_path / "first"))
+    path = tmp_path / "first" / part / NAMES[2]
+    if damage == "gone":
+        path.unlink()
+    elif damage == "of other columns":
+        pq.write_table(pa.table({"x": [1] * 9}), path)
+    else:
+        other = (tmp_path / "first" / part / NAMES[0]).read_bytes()
+        path.write_bytes({"empty": b"", "cut off": path.read_bytes()[:-9], "of other rows": other}[damage])
+    scoring = scoring_of(run, tmp_path / "second", earlier=earlier_of(tmp_path / "first"), copies=True)
+    results = score_all(scoring)
+    assert [(result.scored, result.copied) for result in results] == [(0, 6), (0, 0), (9, 0)]
+    assert [len(result.unread) for result in results] == [0, 0, 1]
+    named = "data" if damage == "of other rows" else part
+    assert results[2].unread[0].startswith(f"{tmp_path}/first/{named}/{NAMES[2]} (")
+    assert total(results, "drift_rows") == 6
 
 
 # Rows that can't be read -----------------------------------------------------------------------------------
@@ -374,15 +396,3 @@ def test_a_full_disk_leaves_no_file(run: Settings, tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space left"):
         score_file(scoring_of(run, tmp_path), NAMES[0])
     assert list((tmp_path / "data").iterdir()) == []
-
-
-def test_keys_are_counted_in_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(0)
-    keys = random.integers(-(2**63), 2**63 - 1, 300)
-    parts = [keys[:200], keys[100:]]  # a hundred stand twice
-    for number, part in enumerate(parts):
-        pq.write_table(pa.table({"key": part}), tmp_path / f"{number}.parquet")
-    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
-    assert distinct_keys(paths, 400) == 300
-    monkeypatch.setattr("dssm.scoring.score.KEYS_AT_ONCE", 30)
-    assert distinct_keys(paths, 400) == 300

@@ -127,8 +127,8 @@ def reasons(made: PublishedManifest, **section: Any) -> list[str]:
 def test_a_good_version_passes() -> None:
     decisions = content_gates(ItemTable(), "item_table", manifest_of())
     assert all(decision.passed for decision in decisions)
-    assert len(decisions) == 4
-    assert len(content_gates(ItemTable(), "item_table", manifest_of(norm=None, norm_off=None))) == 3
+    assert len(decisions) == 5
+    assert len(content_gates(ItemTable(), "item_table", manifest_of(norm=None, norm_off=None))) == 4
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,10 @@ def test_a_good_version_passes() -> None:
             "1 vectors are not 2 finite numbers",
         ),
         (
+            {"zeros": 3, "zero_example": "i2", "norm": None, "norm_off": None},
+            "3 of 4 items have a vector of zeros alone, such as 'i2': it scores 0 with everything",
+        ),
+        (
             {"norm_off": 0.25},
             "a vector's norm is off 1 by 0.25, item_table.norm_tolerance is 0.001",
         ),
@@ -161,7 +165,7 @@ def test_a_good_version_passes() -> None:
             "1 of 4 rows can't be read (1 no id), item_table.max_quarantine_share is 0.01",
         ),
     ],
-    ids=["rows", "ids", "no rows", "numbers", "numbers put aside", "norms", "infinite norms", "quarantine"],
+    ids=["rows", "ids", "no rows", "numbers", "numbers put aside", "zeros", "norms", "infinite norms", "quarantine"],
 )
 def test_what_is_refused(made: dict[str, Any], reason: str) -> None:
     assert reasons(manifest_of(**made)) == [reason]

@@ -20,8 +20,9 @@ from dssm.samples.writing import stable_files, write_shuffled
 from dssm.scoring.earlier import Earlier, files_of_rows
 from dssm.scoring.files import FileResult, score_file
 from dssm.scoring.score import commit_files
-from tests.datasets import draw_features, item_columns_of, make_settings, write_dataset
+from tests.datasets import ITEMS, draw_features, item_columns_of, make_settings, write_dataset
 from tests.model.tiny import write_model
+from tests.scoring.runs import settings_at, write_run
 from tests.scoring.test_files import scoring_of, total
 
 if TYPE_CHECKING:
@@ -102,3 +103,29 @@ def test_one_per_cent_more_items_and_twice_the_files(spark: SparkSession, tmp_pa
     assert {item: grown[item] for item in first} == first
     assert {item: grown[item] for item in shrunk} == shrunk
     assert set(grown) - set(first) == {"item200", "item201"}
+
+
+@pytest.mark.spark
+def test_files_of_the_last_version_that_are_cut_off_keep_no_version_back(
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dssm.scoring.items import score_items
+
+    settings = settings_at(tmp_path, "cut", kind="path", incremental=True, min_drift_cosine=0.5)
+    write_run(settings)
+    first = score_items(spark, settings)
+    digests = sorted(Path(first.folder, "digests").iterdir())
+    for path in digests:
+        path.write_bytes(path.read_bytes()[:-9])
+    for name in ("samples", "model"):
+        Path(settings.run_folder, name).rename(tmp_path / name)
+    write_run(settings, "later")
+    second = score_items(spark, settings)
+    assert (second.manifest.scored, second.manifest.copied) == (ITEMS, 0)
+    told = " ".join(capsys.readouterr().out.split())
+    reason = second.manifest.incomparable
+    assert reason is not None
+    assert reason.startswith(f"{digests[0]} (")
+    assert reason.endswith(f") and {len(digests) - 1} more files can't be read")
+    assert f"{reason}: nothing is taken from there" in told
+    assert f"gate 'drift' has not looked: not comparable: {reason}" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ pytest.importorskip("pyspark")
 
 from pyspark.errors import AnalysisException
 
-from dssm.scoring.metastore import HiveMetastore
+from dssm.scoring.metastore import HiveMetastore, is_same_place
 
 
 class _Failing:
@@ -42,3 +43,28 @@ def test_only_what_is_missing_counts_as_missing(monkeypatch: pytest.MonkeyPatch,
             metastore.location("2024-01-08")
     else:
         assert metastore.location("2024-01-08") is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("file:/runs/a/items", "file:///runs/a/items", True),
+        ("file:/runs/a/items", "file:///runs//a/items/", True),
+        ("file:/runs/a b#1?/items", "file:///runs/a b#1?/items", True),
+        ("file:/runs/a/items", "file:///runs/b/items", False),
+        ("hdfs://name:8020/runs/a", "hdfs:///runs/a", True),
+        ("hdfs://name:8020/runs/a", "hdfs://name/runs/a", True),
+        ("hdfs://name:8020/runs/a", "hdfs://other:8020/runs/a", False),
+        ("hdfs://name:8020/runs/a", "file:///runs/a", False),
+        ("s3a://bucket/runs/a", "s3a://bucket/runs/a", True),
+        ("s3a://bucket/runs/a", "s3a://bucket2/runs/a", False),
+        ("no folder", "file:///runs/a", False),
+    ],
+)
+def test_a_place_is_known_however_it_is_written(one: str, other: str, same: bool) -> None:
+    assert is_same_place(one, other) == is_same_place(other, one) == same
+
+
+def test_a_link_to_a_place_is_that_place(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    assert is_same_place(f"file:{tmp_path}/runs/items", f"file://{tmp_path}/link/items")

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssm.manifest import ColumnSpec
+from dssm.published import VectorType
 from dssm.scoring import files
 from dssm.scoring.earlier import Earlier
 from dssm.scoring.files import FileResult, Scoring, score_file
@@ -48,8 +49,8 @@ def score(root: Path, tower: Tower, monkeypatch: pytest.MonkeyPatch, **given: An
     monkeypatch.setattr(files, "load_tower", lambda *_: tower)
     scoring = Scoring(
         source=str(root), target=str(root / "made"), id_source="id", id_column="item_id",
-        columns={"x": ColumnSpec(dtype="int32")}, tower="", model_version="m", threads=1, dtype="float32",
-        **{"norm": 1.0, "own_norm": 1.0, "digests": False, **given},
+        columns={"x": ColumnSpec(dtype="int32")}, tower="", model_version="m", threads=1,
+        **{"dtype": "float32", "norm": 1.0, "own_norm": 1.0, "digests": False, **given},
     )  # fmt: skip
     return score_file(scoring, "rows.parquet")
 
@@ -69,6 +70,37 @@ def test_what_the_combined_vector_evens_out_is_measured(tmp_path: Path, monkeypa
     longer = ((1 - 0.75 * 0.64) / 0.25) ** 0.5
     found = score(tmp_path, Tower({"click": 0.8, "like": longer}), monkeypatch)
     assert found.norm_off == pytest.approx(longer - 1, abs=1e-6)
+
+
+@dataclass
+class Silent(Tower):
+    """Gives zeros for some rows, by column, and a first number of zero for the first."""
+
+    zeros: dict[str, list[int]] = field(default_factory=dict)
+
+    def all_vectors(self, columns: dict[str, Any]) -> dict[str, np.ndarray]:
+        made = super().all_vectors(columns)
+        for name, rows in self.zeros.items():
+            made[name][np.isin(columns["x"], rows)] = 0
+        made["vector"][np.isin(columns["x"], [0]), 0] = 0
+        return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_vectors_of_zeros_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: VectorType) -> None:
+    """Scored or copied, combined or an objective's own; of a model that sets no norm no other gate sees them."""
+    free: dict[str, Any] = {"norm": None, "own_norm": None, "dtype": dtype, "digests": True}
+    found = score(tmp_path, Silent(), monkeypatch, **free)
+    assert (found.rows, found.zeros, found.zero_example) == (ROWS, 0, None)
+    tower = Silent(zeros={"vector": [2, 5], "vector_shown": [5, 7]})
+    found = score(tmp_path, tower, monkeypatch, **free)
+    assert (found.rows, found.zeros, found.zero_example) == (ROWS, 3, "i2")
+    commit_files(str(tmp_path / "made"), [found])
+    (tmp_path / "made").rename(tmp_path / "before")
+    names, widths = {"rows.parquet": ["rows.parquet"]}, {"vector": 4, "vector_click": 2, "vector_like": 2}
+    earlier = Earlier(str(tmp_path / "before"), names, {**widths, "vector_shown": 2}, dtype, "m")
+    copied = score(tmp_path, Silent(), monkeypatch, **free, earlier=earlier, copies=True)
+    assert (copied.copied, copied.zeros, copied.zero_example) == (ROWS, 3, "i2")
 
 
 def before(root: Path, tower: Tower, monkeypatch: pytest.MonkeyPatch, **widths: int) -> Earlier:

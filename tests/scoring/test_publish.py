@@ -41,7 +41,7 @@ def test_a_version_goes_out(tmp_path: Path) -> None:
     second = publish_version(table, "v2")
     assert (seen(table), seen_in_hive(table)) == ("v2", "v2")
     assert second.manifest.previous == f"dt={DATE}/version=v1"
-    assert [gate.passed for gate in second.manifest.gates] == [True] * 4
+    assert [gate.passed for gate in second.manifest.gates] == [True] * 5
     assert not second.manifest.forced
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v1", "version=v2"]
 

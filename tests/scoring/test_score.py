@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from dssm import published
+from dssm import published, storage
 from dssm.errors import GateError, UserError
 from dssm.manifest import MANIFEST
 from dssm.paths import RunPaths
 from dssm.published import Published, VectorType
 from dssm.scoring.gates import DRIFT
-from dssm.sections import Gate
+from dssm.sections import Gate, ItemTable
 from tests.datasets import ITEMS
 from tests.scoring.runs import USERS, settings_at, write_run
 from tests.scoring.tables import (
@@ -84,12 +84,43 @@ def test_items_and_users_are_published(spark: SparkSession, tmp_path: Path, caps
     assert f"dssm.version={manifest.version}" in partition["Storage Properties"]
     assert f"dssm.settings={manifest.settings_digest}" in partition["Storage Properties"]
 
+    storage.remove(published.run_table(settings.run_folder, "items"))  # the table's dtype is Hive's to know
     with pytest.raises(UserError) as caught:
-        score_items(spark, settings_at(tmp_path, "both", dtype="int8", location=f"{tmp_path}/elsewhere"))
+        score_items(spark, settings_at(tmp_path, "both", dtype="int8"))
     assert str(caught.value) == (
         "item_table.dtype: both_items holds vector as ARRAY<FLOAT>, int8 vectors are ARRAY<TINYINT>; expected one "
         "dtype for all dates of a table: set it back, or name another table and location"
     )
+
+
+def test_another_pipelines_table_is_left_alone(spark: SparkSession, tmp_path: Path) -> None:
+    """Under another root, or with a name that differs in - and _ alone, a table has the same name in the metastore."""
+    from dssm.scoring.items import score_items
+    from dssm.scoring.publish import roll_back
+    from dssm.scoring.score import hive_of, name_of, table_of
+
+    ours, other = (settings_at(tmp_path / root, "shared") for root in ("ours", "other"))
+    spelt = [ours.model_copy(update={"name": name, "item_table": ItemTable()}) for name in ("a-b", "a_b")]
+    assert {name_of(settings, "items") for settings in spelt} == {"a_b_items"}
+    for settings in (ours, other):
+        write_run(settings)
+    made = score_items(spark, ours)
+    refusal = (
+        f"item_table.name: shared_items is a table of file:{ours.table_location}, and this pipeline publishes to "
+        f"file://{other.table_location}; expected a table of its own: set another name, or the root or location that "
+        "the table has; or drop the table, whose files stay"
+    )
+    with pytest.raises(UserError) as caught:
+        score_items(spark, other)
+    assert str(caught.value) == refusal
+    assert folders(Path(other.table_location)) == []
+    by_path = other.model_copy(update={"item_table": other.item_table.model_copy(update={"kind": "path"})})
+    others = score_items(spark, by_path)
+    with pytest.raises(UserError) as caught:
+        roll_back(table_of(other, "items", hive_of(spark, other, "items")), others.manifest.version)
+    assert str(caught.value) == refusal
+    assert described(spark, "shared_items", f"PARTITION (dt='{DATE}')")["Location"] == f"file:{made.data}"
+    assert score_items(spark, ours) == made
 
 
 def test_a_worse_model_a_forced_one_and_the_way_back(spark: SparkSession, tmp_path: Path) -> None:
@@ -283,7 +314,7 @@ def test_gates_that_saw_nothing_are_told(
     found = told()
     assert "has not looked" not in found
     published_as = f"published version {first.manifest.version} of {first.manifest.table}, {first.manifest.date}"
-    assert f"{published_as}: 3 gates passed, 2 had nothing to compare with" in found
+    assert f"{published_as}: 4 gates passed, 2 had nothing to compare with" in found
     (tmp_path / "tiny").rename(tmp_path / "before")
     (tmp_path / "before/item_table").rename(tmp_path / "item_table")
     write_run(settings, "later")
