@@ -111,6 +111,12 @@ def is_alive(process: psutil.Process) -> bool:
     return False
 
 
+def kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 class Submission(SparkSubmitHook):
     """Starts `spark-submit.sh`, which makes Spark's arguments: the settings are written down once, in the config.
 
@@ -150,16 +156,14 @@ class Submission(SparkSubmitHook):
         """
         if self._submit_sp is None:
             return
-        job = self._submit_sp.pid
+        end, job = time.monotonic() + GRACE_S, self._submit_sp.pid
         started = processes_of(job)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job, signal.SIGTERM)
-        end = time.monotonic() + GRACE_S
         while time.monotonic() < end and any(map(is_alive, started)):
             time.sleep(0.1)
-        for process in started | processes_of(job):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill(started)
+        kill(processes_of(job))  # a second look takes its time on a busy host
 
 
 class SparkSubmit(SparkSubmitOperator):

@@ -22,7 +22,8 @@ _NAMES = re.compile(
 )
 # Names that hold where a secret is, what reads it, or what Spark does with it: Kubernetes' own objects among them.
 _PLACES = re.compile(
-    r"(^|[._])env$|file$|[._](enabled?|provider([._](path|type|impl))?)$|[._]keyprovider[._]|secretBitLength$"
+    r"(^|[._])env$|file$|[._-]enabled?$|[._]provider$|[._]provider[._](path|type|impl|mapping)([._]|$)|[._]keyprovider[._]"
+    r"|secretBitLength$|[._]token[._](binding|mechanism|max-lifetime|renew-interval)$|token-renewal[._]|clear-text-fallback$"
     r"|(^|\.)spark\.kubernetes\.(container\.image\.pullSecrets$|(driver|executor)\.secret(s|KeyRef)\.)"
     r"|(^|\.)spark\.(kubernetes\.kerberos\.tokenSecret|security\.credentials|kerberos\.renewal\.credentials)(\.|$)",
     re.IGNORECASE,

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if others:
         raise UserError(f"--dates {asked.dates}: a version is of one date; expected --date")
     heading(f"rollback {settings.name} {settings.date.isoformat()}")
-    with observed(settings, "rollback"), reported(settings, "rollback"):
+    with observed(settings, "rollback"), reported(settings, "rollback", track=False):
         if section_of(settings, asked.table).kind == "path":
             roll_back(table_of(settings, asked.table), asked.to)
             return

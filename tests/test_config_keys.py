@@ -362,7 +362,7 @@ SINGLE_KEYS = {
     "Spark's settings as sections": (
         {"spark__conf": {"spark": {"ui.enabled": False}}},
         [
-            "spark.conf: 'spark' holds {'ui.enabled': False}; expected a text, a number, true or false, "
+            "spark.conf: 'spark' holds a mapping; expected a text, a number, true or false, "
             "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"
         ],
     ),

@@ -35,7 +35,7 @@ def test_the_place_of_one_is_read_by_the_driver(tmp_path: Path, monkeypatch: pyt
         ("spark.security.secret=hush", "spark.security.secret: found '(not shown)': input should"),
         (
             "spark.conf={spark.hadoop: {fs.s3a.secret.key: hush}}",
-            "spark.conf: 'spark.hadoop' holds {'fs.s3a.secret.key': '(not shown)'}; expected a text",
+            "spark.conf: 'spark.hadoop' holds a mapping; expected a text",
         ),
         (f"spark.conf.{KEY}={{hush", f"--set spark.conf.{KEY}=(not shown): malformed value"),
         (f"spark.master.{KEY}=hush", f"--set spark.master.{KEY}=(not shown): 'spark.master' is not a section"),

@@ -46,31 +46,35 @@ def _remark(size: int, missing: Sequence[Missing]) -> str:
 
 
 @contextmanager
-def reported(settings: Settings, job: str) -> Iterator[None]:
+def reported(settings: Settings, job: str, track: bool = True) -> Iterator[None]:
     """Writes the report and logs the run when a job ends well, and when a gate refuses what it made.
 
     Whatever is wrong with the report, or where runs are logged, is told and does not undo the job.
 
     Args:
       job: its name.
+      track: False: the run is not logged, and what that needs may be missing.
     Raises: UserError before the job begins where tracking needs a package that is not there.
     """
-    check_tracking(settings)
+    if track:
+        check_tracking(settings)
     paths = RunPaths(settings.run_folder)
     try:
         yield
     except GateError as refused:
-        note_refusal(paths, job, " ".join(str(refused).split()), refused.decisions)
-        _write_and_log(paths, settings)
+        _write_and_log(paths, settings, job, refused, track)
         raise
-    note_refusal(paths, job, None)
-    _write_and_log(paths, settings)
+    _write_and_log(paths, settings, job, None, track)
 
 
-def _write_and_log(paths: RunPaths, settings: Settings) -> None:
+def _write_and_log(paths: RunPaths, settings: Settings, job: str, refused: GateError | None, track: bool) -> None:
     try:
+        if refused is None:
+            note_refusal(paths, job, None)
+        else:
+            note_refusal(paths, job, " ".join(str(refused).split()), refused.decisions)
         out.print(f"  {write_report(paths, settings)}", markup=False)
-        if storage.exists(f"{paths.model}/{MANIFEST}"):  # samples alone are nothing to log
+        if track and storage.exists(f"{paths.model}/{MANIFEST}"):  # samples alone are nothing to log
             with _ONE_AT_ONCE:
                 log_run(settings, paths)
     except Exception as error:  # whatever it is: the job itself is done

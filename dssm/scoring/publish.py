@@ -134,24 +134,39 @@ def _new_version(table: Table, folder: str) -> Iterator[str]:
     try:
         storage.make_folder(temporary)
         yield temporary
-        with _alone(table):  # two that look at once would both find no folder
+        _commit(table, temporary, folder)
+    finally:
+        storage.remove(temporary)
+
+
+def _commit(table: Table, temporary: str, folder: str) -> None:
+    """Renames what was made to a version's folder, unless it is there and can be read.
+
+    Raises: UserError where another keeps the table's lock; the version is there all the same, for the rerun to find.
+    """
+    aside = None
+    try:
+        with _alone(table) as lock:  # two that look at once would both find no folder
             if storage.exists(folder) and _there(folder) is None:
-                _remove_folder(folder)
+                aside = _put_aside(folder)
+            lock.check()
             if not storage.exists(folder):
                 storage.rename(temporary, folder)
-                return
-    except BaseException:
-        storage.remove(temporary)
+    except UserError:
+        if not storage.exists(folder):
+            storage.rename(temporary, folder)
         raise
-    storage.remove(temporary)
+    finally:
+        if aside is not None:
+            storage.remove(aside)
 
 
-def _remove_folder(folder: str) -> None:
-    """Removes a version's folder, out of the way by one rename first: no reader lists half of it."""
+def _put_aside(folder: str) -> str:
+    """Takes a version's folder out of the way by one rename: no reader lists half of it. Returns: its new place."""
     parent, name = folder.rsplit("/", 1)
     aside = f"{parent}/{REMOVED}{name.removeprefix(VERSION_FOLDER)}.{uuid.uuid4().hex}"
     storage.rename(folder, aside)
-    storage.remove(aside)
+    return aside
 
 
 def check_whole(made: Published) -> None:
@@ -193,12 +208,16 @@ def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool)
     aside = None
     if table.runs is not None:
         place = RunPaths(f"{table.runs}/{table.date}").quarantine(f"{table.side}s")
-        storage.remove(place)
-        if made.quarantined and gates.refused(made.gates) and not force:
-            storage.make_folder(place.rpartition("/")[0])
-            with storage.local_copy(f"{folder}/{QUARANTINE}") as local:
-                storage.put_folder(local, place)
-            aside = place
+        refused = bool(made.quarantined) and bool(gates.refused(made.gates)) and not force
+        try:
+            storage.remove(place)
+            if refused:
+                storage.make_folder(place.rpartition("/")[0])
+                with storage.local_copy(f"{folder}/{QUARANTINE}") as local:
+                    storage.put_folder(local, place)
+                aside = place
+        except OSError as error:  # the refusal is what counts
+            warn(f"  {place}: the rows that were put aside could not be kept there: {error}")
     gates.check(made.gates, force, aside)
 
 
@@ -335,7 +354,7 @@ def _remove_versions(table: Table, date: str, lock: locks.Held) -> list[str]:
         if name not in outdated or is_current:
             continue
         lock.check()
-        _remove_folder(version.folder)
+        storage.remove(_put_aside(version.folder))
         removed.append(version.folder)
     return removed
 

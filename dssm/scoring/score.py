@@ -73,15 +73,13 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
         return gates.recall_gates(table.section.gate, table.setting, run.kept, last, run.paths.evaluation)
 
     def make(folder: str, last: Published | None) -> PublishedManifest:
-        unusable = _unusable(last) if last is not None else None
-        if unusable is not None:
+        if (unusable := _unusable(last) if last is not None else None) is not None:
             warn(f"  {unusable}: nothing is taken from that version")
         scoring = run.scoring(table, folder, last if unusable is None else None, task_threads(spark))
         results = run_files(spark, scoring, run.samples)
         commit_files(folder, results)
         measured = _measured(folder, results, scoring.norm)
-        unread = _unread(results)
-        if unread is not None:
+        if (unread := _unread(results)) is not None:
             warn(f"  {unread}: nothing is taken from there")
         if last is not None and measured["drift"] is None:
             measured["incomparable"] = unusable or unread or _incomparable(last, measured["vector_dim"])

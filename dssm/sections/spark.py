@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dssm.secrets import hidden_in, is_secret, read_secret
+from dssm.secrets import is_secret, read_secret
 from dssm.strict import StrictModel
 
 
@@ -100,8 +100,11 @@ class Spark(StrictModel):
                     f"'{key}' is a secret by its name; name its place in spark.secrets: {{{key}: {{env: …}}}}"
                 )
             if given is None or isinstance(given, (Mapping, list)):
+                held = {type(None): "nothing", list: "a list"}.get(
+                    type(given), "a mapping"
+                )  # no value: of a secret, too
                 raise ValueError(
-                    f"'{key}' holds {hidden_in(str(key), given)!r}; expected a text, a number, true or false, "
+                    f"'{key}' holds {held}; expected a text, a number, true or false, "
                     "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"
                 )
         if (zone := value.get("spark.sql.session.timeZone")) is not None:

@@ -60,6 +60,8 @@ class Submission:
         here = self._environment
         told = {name: value for name, value in self.environment.items() if here.get(name) != value}
         told |= {name: here[name] for name in SET_BY_SCRIPT if name in here}
+        if JAVA_OPTIONS in told:  # the user's own are among them, such as -Dspark.some.password=…
+            told[JAVA_OPTIONS] = " ".join(hidden_in_arguments(told[JAVA_OPTIONS].split()))
         given = ["env", *(f"{name}={value}" for name, value in told.items())] if told else []
         return shlex.join(hidden_in_arguments([*given, *self.line]))
 

@@ -125,8 +125,6 @@ class RedisSink(Sink):
 
     def _ends(self, version: str) -> int | None:
         """Returns when a version's hashes expire, in Unix seconds of the server's; now if they have; None: never."""
-        if self.settings.ttl_hours is None:
-            return None
         key = next(self.client.scan_iter(match=f"{_escaped(self._keys(version))}*", count=SCAN_COUNT), b"")
         pipeline = self.client.pipeline(transaction=True)
         pipeline.time()
@@ -151,7 +149,7 @@ class RedisSink(Sink):
         now, ends = self.current(), self._ends(version)
         pipeline = self.client.pipeline(transaction=True)
         if now is not None and now != version:
-            pipeline.copy(f"{self.prefix}:current", f"{self.prefix}:previous", replace=True)  # with when it expires
+            pipeline.set(f"{self.prefix}:previous", now, exat=self._ends(now))
         pipeline.set(f"{self.prefix}:current", version, exat=ends)
         pipeline.execute()
 
