@@ -276,7 +276,7 @@ def test_the_trained_recipes_load_with_tensorflow_alone(small_runs: SmallRuns, t
     done = subprocess.run(
         [sys.executable, "-c", SERVER, str(tmp_path / "vectors.npz"), *map(str, small_runs.examples)],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": ""},
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     modules = set(json.loads(done.stdout.splitlines()[-1]))
