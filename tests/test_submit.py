@@ -214,6 +214,9 @@ def test_what_a_dry_run_prints_runs_as_the_job_does(
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONHASHSEED", "0")  # as the job has it: not told again
+    added_here = {"PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_HOME", "SPARK_LOCAL_IP"}
+    for name in added_here:  # other tests' session may have set them
+        monkeypatch.delenv(name, raising=False)
     told: dict[str, str] = {}
     monkeypatch.setattr(os, "execve", lambda path, line, environment: told.update(environment))
     submit(["evaluate", "--config", DEMO])
@@ -233,7 +236,7 @@ def test_what_a_dry_run_prints_runs_as_the_job_does(
     printed = subprocess.run(line, capture_output=True, text=True, check=True).stdout
     found = dict(entry.split("=", 1) for entry in printed.rstrip("\0").split("\0"))
     added = {name: value for name, value in told.items() if os.environ.get(name) != value}
-    assert {"PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_HOME", "SPARK_LOCAL_IP"} <= added.keys()
+    assert added_here <= added.keys()
     options, shown_options = added.pop("SPARK_SUBMIT_OPTS"), found.pop("SPARK_SUBMIT_OPTS")
     assert shown_options == options.replace("=hush", "=(not shown)")
     assert added.items() <= found.items()
