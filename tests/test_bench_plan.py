@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import plan, report
+from benchmarks import plan
 from benchmarks.constants import line, parquet_of, rounded
 from benchmarks.jobs import PAIR, ROW, Stored, shuffle_written, stored
 from dssm.config import load_settings
@@ -68,13 +68,6 @@ def test_the_constants_that_are_kept_are_those_of_a_machine() -> None:
     assert "cores of" in made.machine
     used = load_settings("conf/demo.yaml").train.batch_size
     assert used not in made.sizes["batch sizes"]  # what bench-plan predicts was not measured
-
-
-def test_the_kept_predictions_are_within_30_percent_and_of_the_kept_constants() -> None:
-    kept = json.loads((report.RESULTS / "plan.json").read_text(encoding="utf-8"))
-    assert len(kept["ratios"]) == 6 * len(plan.EVENTS) + 2 * len(plan.ITEMS)
-    assert plan.too_far(kept["ratios"]) == []
-    assert kept["figures"]["constants"] == plan.constants_digest(), "make bench-constants bench-plan"
 
 
 @pytest.mark.parametrize(("ratio", "far"), [(0.69, True), (0.7, False), (1.3, False), (1.31, True), (math.nan, True)])
