@@ -344,7 +344,7 @@ def test_long_names_are_cut_to_one_line() -> None:
 
 
 def test_settings_are_yaml_without_secrets(tmp_path: Path) -> None:
-    conf = {"spark.hadoop.fs.s3a.secret.key": "hunter2", "spark.executor.memory": "4g"}
+    conf = {"spark.lake.login": "hunter2", "spark.executor.memory": "4g"}
     sources = {
         "feed": {
             "path": "https://me:hunter2@lake/feed.csv", "user": "user", "item": "item", "time": "time",
