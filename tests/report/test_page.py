@@ -51,7 +51,7 @@ class Reader(HTMLParser):
 
 def measured(root: Path) -> tuple[Profile, Settings]:
     """Returns a profile with something in every section, compared with the date before."""
-    conf = {"spark.hadoop.fs.s3a.secret.key": "hunter2", "spark.executor.memory": "4g"}
+    conf = {"spark.lake.login": "hunter2", "spark.executor.memory": "4g"}
     earlier = write_run(root, [[sample()] * 50], [[sample()] * 50], settings=make_settings(root, dt.date(2024, 1, 7)))
     rows = [
         sample(**{EVENT_TIME: moment(day), LABEL: label, "row__negatives": [0, -1, -1]})
