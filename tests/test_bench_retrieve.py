@@ -38,10 +38,9 @@ def test_the_sides_take_turns(folder: str) -> None:
     blocks = [slice(0, 30), slice(30, 60), slice(60, USERS)]
     found = bench.costs(lambda side, turn: [bench.measure(side, folder, turn)], blocks, per_turn=2)
     assert list(found) == [bench.OURS, bench.MERGED, bench.PARTITIONED, bench.PRODUCT]
-    (slower,) = set(bench.BARE) - {bench.faster(found)}
-    assert {side: cost.users for side, cost in found.items()} == {
-        bench.OURS: 70, bench.faster(found): 70, slower: 60, bench.PRODUCT: 60,
-    }  # fmt: skip
+    users = {side: cost.users for side, cost in found.items()}
+    assert (users[bench.OURS], users[bench.PRODUCT]) == (70, 60)
+    assert sorted(users[side] for side in bench.BARE) == [60, 70]  # the faster one's rest may make it the slower one
     assert all(cost.wall_s > 0 and cost.cpu_s > 0 for cost in found.values())
     with pytest.raises(RuntimeError, match=r"evaluate's task.*: 3 users of 60 ranked for"):
         bench.costs(lambda side, turn: [(1, 0.1), (2, 0.1)], blocks, per_turn=2)
