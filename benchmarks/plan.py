@@ -19,10 +19,10 @@ from benchmarks import score
 from benchmarks.jobs import Demo, score_seconds, shuffle_written, stored
 from benchmarks.report import report
 from dssm.paths import DATASETS, RunPaths
-from dssm.plan.constants import FILE, Constants, load_constants
+from dssm.plan.constants import Constants, load_constants
 from dssm.plan.estimate import Cluster, plan
 from dssm.plan.sizes import Sizes, read_sizes
-from dssm.storage import digest, folder_size
+from dssm.storage import folder_size
 from dssm.units import bytes_shown, seconds_shown
 
 EVENTS = (100_000, 200_000, 400_000)
@@ -91,11 +91,6 @@ def too_far(ratios: Mapping[str, float]) -> list[str]:
     return [what for what, ratio in ratios.items() if not WITHIN[0] <= ratio <= WITHIN[1]]
 
 
-def constants_digest() -> str:
-    """Returns what tells whether predictions were made with the constants that are kept now."""
-    return digest(FILE.read_text(encoding="utf-8"))
-
-
 def show(found: Figures, constants: Constants, keep: bool) -> dict[str, float]:
     """Returns predicted / measured of each figure."""
     shown = {"bytes": bytes_shown, "s": seconds_shown}
@@ -109,8 +104,7 @@ def show(found: Figures, constants: Constants, keep: bool) -> dict[str, float]:
         f"farthest: {farthest}, {ratios[farthest]:.2f}",
         f"constants: {constants.machine}, sizes {constants.sizes}",
     ]
-    figures = {"constants": constants_digest()}
-    report("plan", "predicted and measured", COLUMNS, rows, ratios, notes=notes, figures=figures, keep=keep)
+    report("plan", "predicted and measured", COLUMNS, rows, ratios, notes=notes, keep=keep)
     return ratios
 
 

@@ -100,9 +100,8 @@ class Spark(StrictModel):
                     f"'{key}' is a secret by its name; name its place in spark.secrets: {{{key}: {{env: …}}}}"
                 )
             if given is None or isinstance(given, (Mapping, list)):
-                held = {type(None): "nothing", list: "a list"}.get(
-                    type(given), "a mapping"
-                )  # no value: of a secret, too
+                # Not the value: a secret may be in it.
+                held = "nothing" if given is None else "a list" if isinstance(given, list) else "a mapping"
                 raise ValueError(
                     f"'{key}' holds {held}; expected a text, a number, true or false, "
                     "and Spark's key in one piece, such as spark.sql.ansi.enabled: false"

@@ -277,11 +277,13 @@ def _told_interfaces(settings: Settings) -> set[str] | None:
     """
     from horovod.runner.util.network import filter_local_addresses
 
-    train = settings.train
+    train, named = settings.train, interfaces_of(settings)
     if train.interfaces:
-        return interfaces_of(settings) if train.hosts or train.elastic is not None else None
-    names = [host.partition(":")[0].strip() for host in (train.hosts or "").split(",")]
-    return interfaces_of(settings) if train.hosts and filter_local_addresses(names) else None
+        return named if train.hosts or train.elastic is not None else None
+    if named is None or not train.hosts:
+        return None
+    names = [host.partition(":")[0].strip() for host in train.hosts.split(",")]
+    return named if filter_local_addresses(names) else None
 
 
 def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> ModelManifest:
