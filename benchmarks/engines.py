@@ -18,7 +18,7 @@ from dssm.retrieval.index import REPORT, IndexReport
 
 README = PROJECT / "README.md"
 COUNTS = (10, 100)
-COLUMNS = ["", *(f"recall@{k}" for k in COUNTS), *(f"top {k}, queries/s" for k in COUNTS)]
+COLUMNS = ["", *(f"recall@{k}" for k in COUNTS), *(f"top {k}, queries/s" for k in COUNTS), "built in, s"]
 HOW = {"index": "", "fetch": ", by fetching"}
 
 
@@ -29,6 +29,7 @@ def rows_of(found: IndexReport) -> list[list[str]]:
             f"{sink.kind}{HOW[sink.how]}",
             *(f"{sink.recall[k]:.4f}" for k in COUNTS),
             *(f"{sink.queries_per_s[k]:,.0f}" for k in COUNTS),
+            "" if sink.build_seconds is None else f"{sink.build_seconds:.1f}",
         ]
         for sink in found.sinks
     ]  # fmt: skip

@@ -36,6 +36,8 @@ def training(facts: RunFacts) -> Html | None:
         told.append(f", and of the {EPOCH_PARTS['validation']}")
     if model.best_epoch is not None:
         told.append(f". The weights are those of epoch {model.best_epoch} (dashed), the best by validation")
+        if len(model.loss) > len(model.validation):  # the passes of train.recent have no validation
+            told.append(", trained further on the newest rows")
     used = [part for part in ("train", *EPOCH_PARTS) if any(part in curves for curves in _curves(model).values())]
     drawn = tag("div", *figures, class_="plots three")
     return join([_facts_of(model), note("".join(told), "."), _legend(used), drawn])

@@ -206,6 +206,13 @@ def test_recall_by_popularity_has_every_baseline_that_was_evaluated(tmp_path: Pa
     assert f'<span class="other">{DOT}popularity</span>' in old
 
 
+def test_the_best_epochs_weights_may_have_been_trained_further(tmp_path: Path) -> None:
+    paths = samples_run(tmp_path)
+    write_model(paths, loss=[3.0, 2.5, 2.25, 2.0])
+    told = "The weights are those of epoch 2 (dashed), the best by validation, trained further on the newest rows."
+    assert told in text_of(page_of(paths))
+
+
 def test_an_evaluation_without_intervals_or_groups_is_shown(tmp_path: Path) -> None:
     paths = samples_run(tmp_path)
     write_model(paths, best_epoch=None, validation=[], metrics=[])
