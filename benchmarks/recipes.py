@@ -34,8 +34,9 @@ README = PROJECT / "README.md"
 ROOT = "runs/recipes"
 METRIC = "recall@50"
 
-COLUMNS = ("recipe", "loss", "AUC", METRIC, "of the best reachable", "training s")
+COLUMNS = ("recipe", "loss", "its mean", "AUC", METRIC, "of the best reachable", "training s")
 NOTES = (
+    "Its mean: over the training rows of the last epoch; losses of different kinds have different scales.",
     "AUC: of the test day's impressions, by the score of retrieval, and by a scorer's own probability; of",
     "rating_regression: whether more than half was watched. recall: seen items kept. training s: steps and the test",
     "metrics' rows read, without start-up and saving.",
@@ -50,6 +51,7 @@ class Outcome:
     name: str
     title: str
     loss: str
+    mean_loss: float
     auc: float | None
     scorer_auc: float | None
     recalls: dict[str, float]
@@ -68,7 +70,14 @@ class Outcome:
         auc = "–" if self.auc is None else f"{self.auc:.3f}"
         if self.scorer_auc is not None:
             auc += f", scorer {self.scorer_auc:.3f}"
-        return [self.loss, auc, f"{self.recall:.3f}", f"{self.share_of_best:.0%}", f"{self.train_s:.0f}"]
+        return [
+            self.loss,
+            f"{self.mean_loss:.3f}",
+            auc,
+            f"{self.recall:.3f}",
+            f"{self.share_of_best:.0%}",
+            f"{self.train_s:.0f}",
+        ]
 
 
 def recipes() -> dict[str, Path]:
@@ -144,6 +153,7 @@ class Runner:
             name=name,
             title=title(recipe),
             loss=loss_names(settings),
+            mean_loss=model.loss[-1],
             auc=model.auc[-1],
             scorer_auc=model.metrics[-1].get("scorer_auc"),
             recalls={row: metrics[METRIC] for row, metrics in kept.items()},
@@ -174,7 +184,9 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         [f"[`{outcome.name}`](conf/recipes/{outcome.name}.yaml)", outcome.title, *outcome.figures()]
         for outcome in ranked(outcomes)
     ]
-    rows += [[f"*{name.replace('_', ' ')}*", "", "", "", recall, "", ""] for name, recall in bounds(outcomes).items()]
+    rows += [
+        [f"*{name.replace('_', ' ')}*", "", "", "", "", recall, "", ""] for name, recall in bounds(outcomes).items()
+    ]
     head = ["recipe", "what it is", *COLUMNS[1:]]
     rule = [*["---"] * 3, *["---:"] * (len(head) - 3)]
     return markdown_table(head, rows, rule)
@@ -189,7 +201,7 @@ def kept_outcomes() -> list[Outcome]:
 def show(outcomes: Sequence[Outcome], keep: bool) -> None:
     ordered = ranked(outcomes)
     rows = [[outcome.name, *outcome.figures()] for outcome in ordered]
-    rows += [[name, "", "", recall, "", ""] for name, recall in bounds(outcomes).items()]
+    rows += [[name, "", "", "", recall, "", ""] for name, recall in bounds(outcomes).items()]
     refused = [outcome.name for outcome in ordered if not outcome.published]
     notes = [*NOTES, *([f"Refused by the gate: {', '.join(refused)}."] if refused else [])]
     ratios: Mapping[str, float] = {f"{outcome.name} of best reachable": outcome.share_of_best for outcome in ordered}

@@ -133,17 +133,19 @@ def _check_shares(model: Model, train: Train) -> None:
     """Checks that a loss that reads items' shares, as with logq: frequency, reads those of the positives it compares.
 
     An item that has none of the sources' own has q = 0, and as one of another objective's positives would outweigh
-    all others by 1e9. Where every row is a candidate, the shares are those of all rows, whatever their labels say.
+    all others by 1e9. Where every row is a candidate (impression_weight), rows whose other label is not known are none,
+    and yet are counted in the shares.
     """
     for name, objective in model.all_objectives.items():
         loss = objective.loss or train.loss
-        if not loss.reads_shares or loss.draws_all_rows or objective.label == "label":
+        if not loss.reads_shares or objective.label == "label":
             continue
         if "logq" in type(loss).model_fields:
             setting, what, fix = ".logq", "frequency", "set streaming, batch or off"
         else:
             setting, what, fix = "", loss.kind, "set another loss"
-        counted = f"{what} counts the items of the sources' own label, but"
+        rows = "all rows, known to an objective or not," if loss.draws_all_rows else "the sources' own label,"
+        counted = f"{what} counts the items of {rows} but"
         raise UserError(
             f"train.loss{setting}: {counted} the label of model.objectives.{name} is {objective.label}; {fix}, or give "
             "that objective a loss of its own"

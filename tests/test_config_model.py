@@ -175,6 +175,15 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "model.objectives.liked.loss.logq: frequency counts the items of the sources' own label, but the objective's "
         "label is like; set streaming, batch or off",
     ),
+    "all rows' shares for another label": (
+        {
+            "sources__feed__targets": {"like": "liked"},
+            "samples__train_rows": "all",
+            "model__objectives": {"liked": {"label": "like", "loss": {"impression_weight": 0.5}}},
+        },
+        "model.objectives.liked.loss.logq: frequency counts the items of all rows, known to an objective or not, but "
+        "the objective's label is like; set streaming, batch or off",
+    ),
     "the main label's shares for another label, by train.loss": (
         {"sources__feed__targets": {"like": "liked"}, "model__objectives": {"liked": {"label": "like"}}},
         "train.loss.logq: frequency counts the items of the sources' own label, but the label of "
@@ -355,9 +364,16 @@ def test_channels_of_heads_serve_several_objectives(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "loss", [{"logq": "streaming"}, {"logq": "batch"}, {"logq": "off"}, {"impression_weight": 0.5}, "weighted_bce"]
+    "loss",
+    [
+        {"logq": "streaming"},
+        {"logq": "batch"},
+        {"logq": "off"},
+        {"impression_weight": 0.5, "logq": "streaming"},
+        "weighted_bce",
+    ],
 )
-def test_losses_of_another_label_that_count_its_own_rows_or_all(tmp_path: Path, loss: Any):
+def test_losses_of_another_label_that_count_its_own_rows(tmp_path: Path, loss: Any):
     described = changed(
         sources__feed__targets={"like": "liked"},
         samples__train_rows="all",

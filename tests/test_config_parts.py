@@ -272,8 +272,8 @@ CROSS_CHECKS = {
         "samples.unclicked_share: goes with samples.train_rows: all; set it, or remove the share",
     ),
     "a weight of unclicked rows that are not kept": (
-        {"samples__unclicked_weight": 0},
-        "samples.unclicked_weight: found 0, but samples.train_rows is positives; set that to all, or remove the weight",
+        {"samples__unclicked_weight": 2},
+        "samples.unclicked_weight: found 2, but samples.train_rows is positives; set that to all, or remove the weight",
     ),
     "users whose rows of training and test come from different sources": (
         {

@@ -116,19 +116,23 @@ def test_shared_samples_replace_those_that_were_there(tmp_path: Path) -> None:
 
 def _outcome(name: str, recall: float, auc: float | None = 0.7, scorer_auc: float | None = None) -> Outcome:
     recalls = {"model": recall, "popularity": 0.2, "best_reachable": 0.5}
-    return Outcome(name, f"What {name} is", "bpr", auc, scorer_auc, recalls, 12.34, published=True)
+    return Outcome(name, f"What {name} is", "bpr", 0.25, auc, scorer_auc, recalls, 12.34, published=True)
 
 
 def test_table_is_ordered_by_recall_with_the_bounds_below() -> None:
     outcomes = [_outcome("a", 0.25), _outcome("b", 0.4, auc=None), _outcome("c", 0.3, 0.7, 0.8)]
     lines = markdown(outcomes).splitlines()
-    assert lines[0] == "| recipe | what it is | loss | AUC | recall@50 | of the best reachable | training s |"
-    assert lines[1] == "| --- | --- | --- | ---: | ---: | ---: | ---: |"
-    assert lines[2] == "| [`b`](conf/recipes/b.yaml) | What b is | bpr | – | 0.400 | 80% | 12 |"
-    assert lines[3] == "| [`c`](conf/recipes/c.yaml) | What c is | bpr | 0.700, scorer 0.800 | 0.300 | 60% | 12 |"
-    assert lines[4] == "| [`a`](conf/recipes/a.yaml) | What a is | bpr | 0.700 | 0.250 | 50% | 12 |"
-    assert lines[5] == "| *best reachable* |  |  |  | 0.500 |  |  |"
-    assert lines[6] == "| *popularity* |  |  |  | 0.200 |  |  |"
+    assert (
+        lines[0] == "| recipe | what it is | loss | its mean | AUC | recall@50 | of the best reachable | training s |"
+    )
+    assert lines[1] == "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    assert lines[2] == "| [`b`](conf/recipes/b.yaml) | What b is | bpr | 0.250 | – | 0.400 | 80% | 12 |"
+    assert (
+        lines[3] == "| [`c`](conf/recipes/c.yaml) | What c is | bpr | 0.250 | 0.700, scorer 0.800 | 0.300 | 60% | 12 |"
+    )
+    assert lines[4] == "| [`a`](conf/recipes/a.yaml) | What a is | bpr | 0.250 | 0.700 | 0.250 | 50% | 12 |"
+    assert lines[5] == "| *best reachable* |  |  |  |  | 0.500 |  |  |"
+    assert lines[6] == "| *popularity* |  |  |  |  | 0.200 |  |  |"
     assert len({line.count("|") for line in lines}) == 1
 
 

@@ -29,7 +29,7 @@ from dssm.manifest import (
 from dssm.samples.datasets import item_columns
 from dssm.samples.encoding import encode_features
 from dssm.samples.files import Encoder
-from dssm.samples.log import CANDIDATES, EVENTS
+from dssm.samples.log import CANDIDATES, WEIGHED
 from dssm.samples.lookups import Lookups, group_column, group_negatives
 from dssm.samples.raw_columns import RAW, as_raw, ids_as_text, raw_item_features, universe_features
 from dssm.samples.sources import ID, is_not_utf8, quoted
@@ -69,7 +69,7 @@ def encoded_items(
     Grain: one row an item, with its place by id and its share of the training rows that an in-batch
     candidate can come from. Features that change with the event's time are as of the start of the run's date.
     """
-    given = (ITEM_POSITIVES, CANDIDATES, EVENTS)
+    given = (ITEM_POSITIVES, CANDIDATES, WEIGHED)
     positives, drawn, trained = (F.coalesce(column, F.lit(0)).cast("long") for column in given)
     total = max(candidates, 1)
     groups = {

@@ -42,7 +42,8 @@ BUCKET = "__bucket"  # of a slice: its users'. Below 0:
 OUTCOMES, ITEM_SUMS = -1, -2  # what the rows became; sums by item
 BUCKETED = f"`{BUCKET}` int, `{SLICE}` binary"
 BUCKET_BYTES, LEAST_BUCKETS, MOST_BUCKETS = 8 * 2**20, 64, 4096  # a task has several: they are as even as users are
-EVENTS, CANDIDATES, LAST = "__events", "__candidates", "__last"
+EVENTS, WEIGHED, CANDIDATES, LAST = "__events", "__weighed", "__candidates", "__last"
+ITEM_COUNTS = (EVENTS, WEIGHED, CANDIDATES, ITEM_POSITIVES)
 
 
 class Log:
@@ -82,11 +83,8 @@ class Log:
         return [Outcome(*values) for values in zip(*columns, strict=True)]
 
     def item_counts(self) -> DataFrame:
-        """Grain: one row an item with positives or training rows, as (ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES).
-
-        See `item_sums`.
-        """
-        names = (EVENTS, CANDIDATES, ITEM_POSITIVES)
+        """Grain: one row an item with positives or training rows, as (ITEM_INDEX, *ITEM_COUNTS). See `item_sums`."""
+        names = ITEM_COUNTS
         sums = self._of(ITEM_SUMS).mapInArrow(
             added_up(ITEM_INDEX, names), f"`{ITEM_INDEX}` int, " + ", ".join(f"`{name}` long" for name in names)
         )
@@ -187,17 +185,18 @@ def outcomes(table: pa.Table) -> pa.Table:
 
 
 def item_sums(table: pa.Table) -> pa.Table:
-    """Returns a row an item with training rows, or others left out by chance: (ITEM_INDEX, and three counts).
+    """Returns a row an item with training rows, or others left out by chance: (ITEM_INDEX, *ITEM_COUNTS).
 
-    EVENTS counts training rows; CANDIDATES those that an in-batch candidate can come from: positives of a weight
-    above 0; ITEM_POSITIVES, the popularity, also those that were left out by chance (popular_threshold and
-    max_positives_per_user).
+    EVENTS counts training rows; WEIGHED those of a weight above 0, CANDIDATES the positives among these: what in-batch
+    candidates come from with `impression_weight` and without; ITEM_POSITIVES, the popularity, also positives that were
+    left out by chance (popular_threshold and max_positives_per_user).
     """
     counted = table.filter(pc.is_in(table[FATE], value_set=pa.array([TRAIN, *THINNED])))
     coded = pc.dictionary_encode(counted[ITEM_INDEX].combine_chunks())
     codes, trains = coded.indices.to_numpy(), pc.equal(counted[FATE], TRAIN).to_numpy()
-    target = (counted[LABEL].to_numpy() > 0) & (counted[WEIGHT].to_numpy() > 0)
-    counts = {EVENTS: trains, CANDIDATES: trains & target, ITEM_POSITIVES: target}
+    weighs = counted[WEIGHT].to_numpy() > 0
+    target = (counted[LABEL].to_numpy() > 0) & weighs
+    counts = dict(zip(ITEM_COUNTS, (trains, trains & weighs, trains & target, target), strict=True))
     sums = {name: np.bincount(codes[of], minlength=len(coded.dictionary)) for name, of in counts.items()}
     return pa.table({ITEM_INDEX: coded.dictionary, **sums})
 

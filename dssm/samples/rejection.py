@@ -50,7 +50,8 @@ def draw_allowed(
       draws: how many a row.
     Returns: items (n, draws) int32, −1 where the row may have none of its candidates; and (n, draws) float64,
       each item's chance to be drawn from the whole range, 0 where there is none. The excluded count in it:
-      over what is left the chances sum to a little less than 1. That is the q which logQ corrections take.
+      over what is left the chances sum to 1 − m, m being the excluded items' share. That is the q which logQ
+      corrections take: with the same m for all of a row's negatives, they come log(1 / (1 − m)) too high.
     """
     sizes = end - begin
     row, draw = np.repeat(np.arange(len(sizes)), draws), np.tile(np.arange(draws), len(sizes))

@@ -128,7 +128,7 @@ class InBatchSoftmax(LossKind):
     logq: Literal["frequency", "batch", "streaming", "off"] = Field(
         "frequency",
         description="Sampling probability q of the correction: the item's share of the training rows that are "
-        "positives by the sources' own label (of all rows with impression_weight), its share of the batch, the "
+        "positives by the sources' own label (with impression_weight, of all that weigh), its share of the batch, the "
         "streaming estimate, or no correction. An objective with another label takes one of the last three.",
     )
     logq_strength: FiniteFloat = Field(

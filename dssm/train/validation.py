@@ -17,10 +17,14 @@ from dssm.stream.reader import read_files
 
 BLOCK_ITEMS = 16_384  # compared with a batch at once
 KEY = ColumnSpec(dtype="int64")
+EQUAL = 2e-6  # scores that differ by less, a product of unit vectors each: rounding of their sums does no better
 
 
 class CatalogueRecall:
     """The share of positives that stand among the first K items of the whole catalogue, by their own rows' users.
+
+    Items of equal scores stand in any order alike: one of t that share the places r+1 … r+t is found with the chance
+    that its place is one of the first K. So a tower that gives all items the same vector finds K of N, not all or none.
 
     Each rank holds all items' vectors, items · width · 4 bytes, which the ranks make together.
 
@@ -53,30 +57,34 @@ class CatalogueRecall:
         def vectors(tower: tf.keras.Model, columns: Batch) -> tf.Tensor:
             return combined_vector(tower({name: columns[name] for name in tower.input}, training=False), shares)
 
-        def better(batch: Batch, keys: tf.Tensor, catalogue: tf.Tensor) -> tf.Tensor:
-            of_user = vectors(users, batch)
-            own = tf.reduce_sum(of_user * vectors(items, batch), axis=1, keepdims=True)
+        def places(batch: Batch, keys: tf.Tensor, catalogue: tf.Tensor) -> tf.Tensor:
+            of_user, of_item = vectors(users, batch), vectors(items, batch)
+            own = tf.reduce_sum(of_user * of_item, axis=1, keepdims=True)
+            lengths = [tf.norm(of_side, axis=1, keepdims=True) for of_side in (of_user, of_item)]
+            further = tf.matmul(of_user, catalogue, transpose_b=True) - own
+            equal = tf.abs(further) <= EQUAL * lengths[0] * lengths[1]
             others = tf.not_equal(batch[ITEM_KEY][:, None], keys[None, :])
-            above = tf.matmul(of_user, catalogue, transpose_b=True) > own
-            return tf.reduce_sum(tf.cast(tf.logical_and(above, others), tf.int32), axis=1)
+            counted = [tf.logical_and(others, equal), tf.logical_and(others, tf.logical_and(further > 0, ~equal))]
+            return tf.stack([tf.reduce_sum(tf.cast(found, tf.int32), axis=1) for found in counted])
 
         self._encode = tf.function(lambda columns: vectors(items, columns), autograph=False, reduce_retracing=True)
-        self._better = tf.function(better, autograph=False, reduce_retracing=True)
+        self._places = tf.function(places, autograph=False, reduce_retracing=True)
 
     def __call__(self, batches: Iterator[Batch], cutoff: int) -> float:
         """Args: batches: of this rank; every rank calls. Returns: of all ranks' positives; NaN where there are none."""
         keys, catalogue = self._catalogue()
-        hits = rows = 0
+        hits, rows = 0.0, 0
         for batch in batches:
             wanted = ((batch[LABEL] > 0) & (batch[WEIGHT] > 0)).numpy()
-            better = np.zeros(len(wanted), np.int64)
+            found = np.zeros((2, len(wanted)), np.int64)
             for start in range(0, len(keys), BLOCK_ITEMS):
                 block = slice(start, start + BLOCK_ITEMS)
-                better += self._better(batch, keys[block], catalogue[block]).numpy()
-            hits += int((better[wanted] < cutoff).sum())
+                found += self._places(batch, keys[block], catalogue[block]).numpy()
+            equal, above = found[:, wanted]
+            hits += float(np.clip((cutoff - above) / (equal + 1), 0, 1).sum())
             rows += int(wanted.sum())
-        hits, rows = hvd.allreduce(tf.constant([hits, rows], tf.int64), op=hvd.Sum, name="recall").numpy().tolist()
-        return hits / rows if rows else float("nan")
+        summed = hvd.allreduce(tf.constant([hits, rows], tf.float64), op=hvd.Sum, name="recall").numpy()
+        return float(summed[0] / summed[1]) if summed[1] else float("nan")
 
     def _catalogue(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the keys (items,) and the vectors (items, width) of all items."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_POSITIVES, ITEM_PROBABILITY
+from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_POSITIVES, ITEM_PROBABILITY, ITEM_ROWS
 from dssm.samples.items import encoded_items, with_item_index
-from dssm.samples.log import CANDIDATES, EVENTS
+from dssm.samples.log import ITEM_COUNTS
 from tests.samples.feed import TinyFeed
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def test_an_items_probability_is_its_share_of_the_rows_that_are_candidates(
 
     from dssm.samples.lookups import Lookups
 
-    # Rows that train, candidates, positives.
-    counts = spark.createDataFrame([(1, 3, 3, 3), (0, 2, 1, 3)], [ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES])
+    counts = spark.createDataFrame([(1, 5, 4, 3, 3), (0, 2, 2, 1, 3)], [ITEM_INDEX, *ITEM_COUNTS])
     pq.write_table(pa.table({"token": ["a", "b", "c"]}), tmp_path / "ids.parquet")
     tiny_feed.config["features"].pop("post_embed")
     lookups = Lookups(vocabularies={name: str(tmp_path / "ids.parquet") for name in ("post_id", "topic_id")})
     items = encoded_items(raw_catalogue(spark, ["c", "b", "a"]), counts, 4, lookups, tiny_feed.settings()).collect()
-    found = {row[ITEM_ID]: (row[ITEM_INDEX], row[ITEM_PROBABILITY], row[ITEM_POSITIVES]) for row in items}
-    assert found == {"a": (0, 0.25, 3), "b": (1, 0.75, 3), "c": (2, 0.0, 0)}
+    names = (ITEM_INDEX, ITEM_PROBABILITY, ITEM_ROWS, ITEM_POSITIVES)
+    found = {row[ITEM_ID]: tuple(row[name] for name in names) for row in items}
+    assert found == {"a": (0, 0.25, 2, 3), "b": (1, 0.75, 4, 3), "c": (2, 0.0, 0, 0)}

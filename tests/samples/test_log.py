@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.manifest import EVENT_TIME, ITEM_INDEX, ITEM_POSITIVES, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT
+from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT
 from dssm.samples.events import FATE, THINNED, TRAIN, Outcome, logs_end_early
 from dssm.samples.exchange import SLICE, as_batch
 from dssm.samples.log import (
     BUCKET,
-    CANDIDATES,
     EVENTS,
+    ITEM_COUNTS,
     ITEM_SUMS,
     LAST,
     OUTCOMES,
@@ -140,11 +140,11 @@ def test_sums_by_item() -> None:
     # What is left out by chance is no candidate, but popular it is; what is tested on is neither.
     rows += [{ITEM_INDEX: 0, FATE: fate} for fate in (*THINNED, "test", "outside the windows", None)]
     found = item_sums(events(*rows))
-    names = (ITEM_INDEX, EVENTS, CANDIDATES, ITEM_POSITIVES)
+    names = (ITEM_INDEX, *ITEM_COUNTS)
     assert {tuple(row[name] for name in names) for row in found.to_pylist()} == {
-        (1, 3, 3, 3),
-        (0, 2, 1, 3),
-        (2, 1, 0, 0),
+        (1, 3, 3, 3, 3),
+        (0, 2, 2, 1, 3),
+        (2, 1, 0, 0, 0),
     }
 
 

@@ -47,6 +47,22 @@ def test_recall_is_that_of_all_pairs(tmp_path: Path, cutoff: int):
     assert found == pytest.approx((better.sum(axis=1) < cutoff)[wanted].mean())
 
 
+@pytest.mark.parametrize("bias", [0.0, 1.0])
+def test_items_that_no_score_tells_apart_are_found_by_chance(tmp_path: Path, bias: float):
+    """A tower that has collapsed, to vectors of zeros or to one vector, finds no more than a draw would."""
+    settings = write_run(tmp_path)
+    model, folder = make_model(settings), RunPaths(settings.run_folder).part("items")
+    for variable in model.towers.item.trainable_variables:
+        variable.assign(np.full(variable.shape, bias if variable.name.endswith("bias") else 0, np.float32))
+    rows, items = make_rows(settings, 40, seed=7), len(make_catalogue(settings)[ITEM_KEY])
+    given = {name: rows[name] for name in model.towers.item.input}
+    assert np.ptp(model.towers.item(given)["label"].numpy(), axis=0).max() < 1e-6
+    columns = tower_columns(settings.features, "item", settings.vectors)
+    recall = CatalogueRecall(model, folder, read_manifest(folder, "build_samples"), columns, batch_size=4)
+    for cutoff in (1, 3):
+        assert recall(Prefetched(iter([rows]), 1), cutoff) == pytest.approx(cutoff / items)
+
+
 def test_no_positives_no_recall(tmp_path: Path):
     settings = write_run(tmp_path)
     folder = RunPaths(settings.run_folder).part("items")

@@ -16,9 +16,10 @@ def sampled_softmax_rows(settings: SampledSoftmax, scored: Scored) -> Rows:
     With the correction the negatives estimate, by importance sampling, the sum of eˢ over the rest of the catalogue
     (Bengio and Senécal, AISTATS 2003): each logit is less log(K q). Of several kinds each gives an estimate, and
     their mean by the kinds' weights is taken: its logits are less log(K q) of their kind, plus the log of the kind's
-    share of the weights. Hard and unclicked negatives cover their own lists alone: with them it is no estimate of
-    the catalogue's softmax. Without the correction it is the softmax of Huang et al. (CIKM 2013), where a negative
-    of weight w counts w times.
+    share of the weights. q is the chance before items that the row may not have, those its user clicked, are left
+    out: where these have a share m of it, the estimate is 1 / (1 − m) too large. Hard and unclicked negatives cover
+    their own lists alone: with them it is no estimate of the catalogue's softmax. Without the correction it is the
+    softmax of Huang et al. (CIKM 2013), where a negative of weight w counts w times.
 
     A row weighs nothing where it is no positive, or where no negative with a weight was drawn for it.
 
