@@ -14,7 +14,7 @@ RECIPE ?= multi_value
 DEMO ?= # sizes of its feed, such as --events 40000
 # All tests but those of `make gpu-test` are of the processor: several ranks would need a GPU each.
 PYTEST ?= CUDA_VISIBLE_DEVICES=-1 .venv/bin/python -m pytest
-SIDE_BY_SIDE ?= -n 2 --dist loadfile
+SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder # tests/conftest.py has them in order
 JOBS := build_samples train evaluate score_items index_items
 
 with_java = JAVA_HOME=$$(scripts/java_home.sh) && export JAVA_HOME &&
@@ -58,7 +58,7 @@ has-data:
 .PHONY: test
 test: setup ## every test but those of a cluster, of KuaiRand, of Airflow and of a GPU
 	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or hosts or kuairand or airflow or gpu)"
-	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "horovod and not cluster"
+	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "horovod" tests/train
 
 .PHONY: test-unit
 test-unit: setup ## the fast tests: no Spark, Horovod, browser, whole training or service
@@ -66,11 +66,11 @@ test-unit: setup ## the fast tests: no Spark, Horovod, browser, whole training o
 
 .PHONY: cluster-test
 cluster-test: setup ## the tests on standalone Spark clusters, started here: on loopback, and over network hosts
-	@$(with_java) $(PYTEST) -m "cluster or hosts"
+	@$(with_java) $(PYTEST) -m "cluster or hosts" tests/cluster
 
 .PHONY: kuairand-test
 kuairand-test: setup ## the pipeline on KuaiRand against every baseline, where ../shared/data/kuairand is
-	@$(with_java) $(PYTEST) -m kuairand -rs
+	@$(with_java) $(PYTEST) -m kuairand -rs tests/test_kuairand.py
 
 .PHONY: gpu-test
 gpu-test: setup ## the tests of a machine with a GPU; of NCCL where Horovod was built with it
@@ -78,7 +78,7 @@ gpu-test: setup ## the tests of a machine with a GPU; of NCCL where Horovod was 
 
 .PHONY: hosts-test
 hosts-test: setup ## of these, jobs over two network hosts, one of which is cut off; needs root
-	@$(with_java) $(PYTEST) -m hosts
+	@$(with_java) $(PYTEST) -m hosts tests/cluster
 
 .PHONY: airflow-test
 airflow-test: setup ## the tests of the DAGs, in an environment with Airflow

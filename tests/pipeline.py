@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dssm.submitting.command import archived_classes
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 PROJECT = Path(__file__).resolve().parent.parent
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"  # Java, as conf/spark/local.conf has it
 JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
 
 
@@ -84,16 +87,17 @@ class Pipeline:
         script = (
             "import json, sys\n"
             "from pyspark.sql import SparkSession\n"
-            f"place = {str(self.root / 'metastore_db')!r}\n"
+            f"place, options = {str(self.root / 'metastore_db')!r}, {SHORT_LIVED!r}\n"
             "spark = (SparkSession.builder.master('local[1]').enableHiveSupport()\n"
             "    .config('spark.hadoop.javax.jdo.option.ConnectionURL', f'jdbc:derby:;databaseName={place}')\n"
-            "    .config('spark.driver.extraJavaOptions', f'-Dderby.stream.error.file={place}.log')\n"
+            "    .config('spark.driver.extraJavaOptions', f'{options} -Dderby.stream.error.file={place}.log')\n"
             "    .config('spark.sql.warehouse.dir', f'{place}_warehouse')\n"
             "    .config('spark.ui.enabled', 'false').getOrCreate())\n"
             f"rows = [row.asDict() for row in spark.sql({sql!r}).collect()]\n"
             "print('ROWS ' + json.dumps(rows))\n"
         )
         environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+        environment |= archived_classes(environment)
         ended = subprocess.run(
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False
         )

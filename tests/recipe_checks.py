@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,24 @@ if TYPE_CHECKING:
     import pandas as pd
     import tensorflow as tf
 
+    from dssm.model.export import LoadedTower
+
+
+@lru_cache(maxsize=2)
+def loaded_tower(folder: str) -> LoadedTower:
+    """Each check asks for both; the next recipe's take their place."""
+    from dssm.model.export import LoadedTower
+
+    return LoadedTower(folder)
+
+
+@lru_cache(maxsize=1)
+def rows_of(settings_json: str) -> DemoRows:
+    return DemoRows(Settings.model_validate_json(settings_json))
+
 
 def assert_each_towers_vector_is_published(settings: Settings, published: pd.DataFrame) -> None:
     """The combined one, and of several objectives each one's own."""
-    from dssm.model.export import LoadedTower
     from dssm.model.manifest import read_model_manifest
     from dssm.packing import unpack_all
 
@@ -32,7 +47,7 @@ def assert_each_towers_vector_is_published(settings: Settings, published: pd.Dat
     model, items = read_model_manifest(run.model), read_manifest(run.part("items"), "build_samples")
     rows = pa.concat_tables([pq.read_table(file) for file in data_files(run.part("items"), items)])
     (batch,) = rows.combine_chunks().to_batches()
-    expected = LoadedTower(f"{run.model}/item_tower").all_vectors(unpack_all(batch, model.item_columns))
+    expected = loaded_tower(f"{run.model}/item_tower").all_vectors(unpack_all(batch, model.item_columns))
     assert len(expected) == (1 + len(model.objectives) if len(model.objectives) > 1 else 1)
     by_item = published.set_index("item_id").loc[rows[ITEM_ID].to_pylist()]
     for output, vectors in expected.items():
@@ -49,11 +64,10 @@ PREDICTED = {
 def assert_vectors_predict_what_was_measured(settings: Settings, measured: Mapping[str, float | None]) -> None:
     """The exported towers and the card alone give the metrics of the test rows."""
     from dssm.model.card import ModelCard
-    from dssm.model.export import LoadedTower
     from dssm.paths import CARD
 
-    rows, model = DemoRows(settings), Path(settings.run_folder) / "model"
-    users, items = (LoadedTower(f"{model}/{side}_tower").all_vectors(rows.encoded(side)) for side in ("user", "item"))
+    rows, model = rows_of(settings.model_dump_json()), Path(settings.run_folder) / "model"
+    users, items = (loaded_tower(f"{model}/{side}_tower").all_vectors(rows.encoded(side)) for side in ("user", "item"))
     told = ModelCard.model_validate_json((model / CARD).read_bytes()).predictions
     if settings.name in PREDICTED:
         assert [chosen.prediction for chosen in told.values()] == PREDICTED[settings.name]
@@ -88,11 +102,11 @@ def assert_neighbours_are_found(settings: Settings, posts: int) -> None:
 def assert_saved_scorer_agrees(settings: Settings, scorer: tf.keras.Model, measured: float | None) -> None:
     """On each test row the saved scorer gives the trained one's probability, and by these the AUC that was measured."""
     from dssm.model.card import ModelCard
-    from dssm.model.export import LoadedScorer, LoadedTower
+    from dssm.model.export import LoadedScorer
     from dssm.paths import CARD
 
-    rows, model = DemoRows(settings), Path(settings.run_folder) / "model"
-    towers = {side: LoadedTower(f"{model}/{side}_tower") for side in ("user", "item")}
+    rows, model = rows_of(settings.model_dump_json()), Path(settings.run_folder) / "model"
+    towers = {side: loaded_tower(f"{model}/{side}_tower") for side in ("user", "item")}
     users, items = (tower.vectors(rows.encoded(side)) for side, tower in towers.items())
     found = LoadedScorer(f"{model}/scorer").probabilities(users, items)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-scorer([users, items]).numpy())), rtol=1e-5)
@@ -111,16 +125,16 @@ def assert_raw_towers_agree(settings: Settings) -> dict[str, np.ndarray]:
     Returns: those of the examples, by TOWER/OUTPUT.
     """
     from dssm.model.card import ModelCard
-    from dssm.model.export import LoadedRawTower, LoadedTower
+    from dssm.model.export import LoadedRawTower
     from dssm.paths import CARD
 
-    rows, model = DemoRows(settings), Path(settings.run_folder) / "model"
+    rows, model = rows_of(settings.model_dump_json()), Path(settings.run_folder) / "model"
     towers = ModelCard.model_validate_json((model / CARD).read_bytes()).towers
     of_examples: dict[str, np.ndarray] = {}
     for side in ("user", "item"):
         encoded, raw = rows.encoded(side), rows.raw(side)
         assert len(raw) > 100
-        tower, raw_tower = LoadedTower(f"{model}/{side}_tower"), LoadedRawTower(f"{model}/{side}_tower_raw")
+        tower, raw_tower = loaded_tower(f"{model}/{side}_tower"), LoadedRawTower(f"{model}/{side}_tower_raw")
         example = {name: np.array([value]) for name, value in towers[f"{side}_tower"].example.items()}
         for columns, sent in ((encoded, raw), (example, [towers[f"{side}_tower_raw"].example])):
             expected, found = tower.all_vectors(columns), raw_tower.all_vectors(sent)

@@ -173,6 +173,8 @@ class SmallRuns:
             f"data={self.folder / 'data'}", f"root={self.folder / 'runs'}", "samples.rows_per_file=1000",
             "samples.shuffle_partitions=2", "train.batch_size=256", "train.epochs=2",
             "item_table.gate.better_than=none",
+            # Of the evaluation, what is looked at here: the model's recall and that of popularity.
+            "evaluate.bootstrap=0", "evaluate.examples=0", "evaluate.itemcf_max_interactions=0",
         ]  # fmt: skip
         return load_settings(str(RECIPES[name]), changes)
 

@@ -6,12 +6,7 @@ import os
 import re
 import sys
 
-from horovod.runner import launch
-from horovod.runner.common.util.timeout import TimeoutException
-
 from dssm.errors import UserError
-from dssm.train.gloo import gloo_seen
-from dssm.train.result import FAULTS_TO, leave_fault
 from dssm.train.watchdog import how_it_ended
 
 # What Horovod 0.28.1 raises as a RuntimeError before a rank is started: of hosts, and of the script that names them.
@@ -31,13 +26,25 @@ def why_it_ended(error: Exception) -> str | UserError:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    # Not above: Horovod starts each rank by a process that imports this module anew, and does not need them.
+    from horovod.runner import launch
+    from horovod.runner.common.util.timeout import TimeoutException
+
+    from dssm.train.gloo import gloo_seen
+
     try:
         with gloo_seen():
             sys.exit(launch.run_commandline())
     except (RuntimeError, TimeoutException, ValueError) as error:
+        from dssm.train.result import FAULTS_TO, leave_fault
+
         told = why_it_ended(error)
         if isinstance(told, str):
             sys.exit(told)
         leave_fault(os.environ.get(FAULTS_TO), "launcher", told)
         sys.exit(told.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from tests.pipeline import PROJECT
+from tests.pipeline import PROJECT, SHORT_LIVED
 
 START_LIMIT_S = 90
 PYSPARK = Path(pyspark.__file__).parent
@@ -114,7 +114,10 @@ def started(
         spark = home / "spark" if enter[-1:] == hiding[-1:] != [] else PYSPARK
         line = [*enter, str(spark / "bin/spark-class"), f"{CLASSES}.{kind.lower()}.{kind}"]
         line += ["--properties-file", str(properties), "--host", host.address, *arguments]
-        environment = {**kept, "SPARK_HOME": str(PYSPARK), "SPARK_LOCAL_IP": host.address, "SPARK_NO_DAEMONIZE": "1"}
+        environment = {
+            **kept, "SPARK_HOME": str(PYSPARK), "SPARK_LOCAL_IP": host.address, "SPARK_NO_DAEMONIZE": "1",
+            "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED,
+        }  # fmt: skip
         processes.append(subprocess.Popen(line, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT))
 
     page = f"http://{driver.address}:{web}/json/"

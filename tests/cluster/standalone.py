@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.cluster.hosts import Cluster, Host, can_hide
 from tests.cluster.witness import CHECKOUT
-from tests.pipeline import PROJECT, Pipeline
+from tests.pipeline import PROJECT, SHORT_LIVED, Pipeline
 
 
 def on(cluster: Cluster, environments: Path, data: Path, root: Path, *sets: str) -> Pipeline:
@@ -19,7 +19,10 @@ def on(cluster: Cluster, environments: Path, data: Path, root: Path, *sets: str)
     conf = {"spark.python.daemon.module": "witness", f"spark.executorEnv.{CHECKOUT}": PROJECT}
     own += [f"spark.conf.{key}={value}" for key, value in conf.items()]
     own += ["samples.rows_per_file=1000", "train.epochs=8", "train.batch_size=256", "train.ranks=2"]
-    environment = {"MASTER": cluster.url, "PYTHONPATH": str(Path(__file__).parent)}
+    own += [f"spark.conf.spark.executor.extraJavaOptions={SHORT_LIVED}", "samples.shuffle_partitions=2"]
+    environment = {
+        "MASTER": cluster.url, "PYTHONPATH": str(Path(__file__).parent), "SPARK_SUBMIT_OPTS": SHORT_LIVED,
+    }  # fmt: skip
     return Pipeline("conf/demo.yaml", "demo", root, [*own, *sets], environment, cluster.driver.enter)
 
 

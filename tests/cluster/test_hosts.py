@@ -129,10 +129,10 @@ class Lost(NamedTuple):
 @pytest.fixture(scope="module")
 def lost(hosts: Hosts) -> Lost:
     """A training from which host b is cut off in its fourth epoch, and the same command again when b is back."""
-    epochs = ("--set", "train.epochs=30")
+    epochs = ("--set", "train.epochs=16")
     with mended(hosts) as cut_off:
         running = Running(hosts.demo, "train", *epochs)
-        running.wait_for(lambda said: "epoch 3/30 " in said)  # the checkpoint of 40 steps is written
+        running.wait_for(lambda said: "epoch 3/16 " in said)  # the checkpoint of 40 steps is written
         cut_off()
         cut_at = time.monotonic()
         code = running.end()
@@ -151,11 +151,11 @@ def test_a_training_that_loses_a_host_ends_with_one_message(lost: Lost) -> None:
 
 
 def test_the_same_command_goes_on_from_the_last_checkpoint(lost: Lost, hosts: Hosts) -> None:
-    assert "epoch 1/30 " in lost.said
-    assert "epoch 1/30 " not in lost.again
-    assert "epoch 30/30 " in lost.again
+    assert "epoch 1/16 " in lost.said
+    assert "epoch 1/16 " not in lost.again
+    assert "epoch 16/16 " in lost.again
     manifest = json.loads((hosts.demo.run_folder(DATE) / "model/manifest.json").read_text())
-    assert (manifest["ranks"], len(manifest["loss"])) == (2, 30)
+    assert (manifest["ranks"], len(manifest["loss"])) == (2, 16)
 
 
 def test_a_scoring_that_loses_a_host_is_completed_by_the_others(hosts: Hosts, tmp_path: Path) -> None:
@@ -176,16 +176,16 @@ def test_a_scoring_that_loses_a_host_is_completed_by_the_others(hosts: Hosts, tm
 def test_an_elastic_training_that_loses_a_host_goes_on_with_the_others(hosts: Hosts) -> None:
     # Gloo gives a silent rank up after two thirds of the stall's limit: 30 s, its own default, for a start takes some.
     sets = [
-        "train.launch=spark-elastic", "train.stall_shutdown_s=45", "train.epochs=20", "seed=1",
+        "train.launch=spark-elastic", "train.stall_shutdown_s=45", "train.epochs=10", "seed=1",
         "train.elastic={min_ranks: 1, max_ranks: 2, commit_every_steps: 10}",
     ]  # fmt: skip
     with mended(hosts) as cut_off:
         running = Running(hosts.demo, "train", *(word for value in sets for word in ("--set", value)))
-        running.wait_for(lambda said: "epoch 1/20 " in said)
+        running.wait_for(lambda said: "epoch 1/10 " in said)
         cut_off()
         assert running.end() == 0, running.said
     manifest = json.loads((hosts.demo.run_folder(DATE) / "model/manifest.json").read_text())
-    assert (manifest["ranks"], len(manifest["loss"])) == (1, 20)
+    assert (manifest["ranks"], len(manifest["loss"])) == (1, 10)
 
 
 def test_a_host_that_comes_later_joins_an_elastic_training(hosts: Hosts) -> None:

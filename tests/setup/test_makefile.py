@@ -4,7 +4,18 @@ import re
 import subprocess
 from pathlib import Path
 
+from tests.conftest import LONGEST
+
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+# Marks of tests that a target looks for in one place alone, so as not to collect all others.
+PLACES = {
+    "horovod": "tests/train",
+    "cluster": "tests/cluster",
+    "hosts": "tests/cluster",
+    "kuairand": "tests/test_kuairand.py",
+}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,3 +45,20 @@ def test_every_target_that_runs_python_sets_the_environment_up_first() -> None:
 
     assert len(python) >= 9
     assert [rule.splitlines()[0] for rule in python if not re.match(r"\S+: .*\bsetup\b", rule)] == []
+
+
+def test_tests_of_a_mark_lie_where_its_target_looks_for_them() -> None:
+    rules = (PROJECT / "Makefile").read_text()
+    for mark, place in PLACES.items():
+        marked = [path for path in (PROJECT / "tests").rglob("test_*.py") if _has(path, mark)]
+        assert marked
+        assert [path for path in marked if not path.is_relative_to(PROJECT / place)] == []
+        assert re.search(rf"-m \"?[a-z ]*\b{mark}\b[^\n]* {place}\n", rules)
+
+
+def _has(path: Path, mark: str) -> bool:
+    return re.search(rf"pytest\.mark\.{mark}\b", path.read_text(encoding="utf-8")) is not None
+
+
+def test_the_longest_files_are_there() -> None:
+    assert [name for name in LONGEST if not (PROJECT / "tests" / name).exists()] == []

@@ -119,7 +119,8 @@ OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  
 # Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four. Losses with
 # candidates of all ranks, batch norm, dense and sparse gradients are never.
 OF_OWN_ROWS = ("negatives", "frozen_table", "sampled", "bce")
-LEFT_OUT = {3: OF_OWN_ROWS, 4: (*OF_OWN_ROWS, "objectives", "sharded_lazy_adam", "sharded_adagrad", "sharded_sgd")}
+AT_TWO_RANKS = (*OF_OWN_ROWS, "sharded_adagrad", "sharded_sgd")
+LEFT_OUT = {3: AT_TWO_RANKS, 4: (*AT_TWO_RANKS, "objectives", "sharded_lazy_adam")}
 
 # One of each kind: candidates of all ranks, sampled negatives, batch norm, dense and sparse gradients, shards.
 LONG_CASES = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")

@@ -66,7 +66,7 @@ def kill_one(process: subprocess.Popen[str], folder: Path, choice: random.Random
     before, wanted = steps_in(folder), choice.choice([0, 1, 3, 8, 21, 40])
     until = time.monotonic() + 60
     while steps_in(folder) < before + wanted and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
+        time.sleep(0.05)
     if not wanted:
         time.sleep(choice.random() * 4)
     victim = choice.choice(["rank", "rank", "launcher", "all"])

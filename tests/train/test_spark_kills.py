@@ -118,9 +118,8 @@ def wait_until(holds: Callable[[], bool], command: Command, limit_s: float = 240
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("spark")
 def test_a_rank_and_then_the_driver_are_killed_and_then_it_is_interrupted(tmp_path: Path):
-    calm, hurt = (write_run(tmp_path / name, ROWS, **HOW) for name in ("calm", "hurt"))
+    calm, hurt = (write_run(tmp_path / launch, ROWS, **{**HOW, "launch": launch}) for launch in ("horovodrun", "spark"))
     train(calm)
 
     with Command(hurt, tmp_path) as command:
