@@ -13,9 +13,10 @@ import json
 import math
 import os
 import platform
+import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from dssm.plan.network import side_cost
 from dssm.plan.rows import wire_bytes
 from dssm.plan.scale import PAGE, page
 
+ROUNDS = 3  # of what starts take: the middle one counts
 # Far apart, as the time of each holds a start of Spark, which is not the same twice.
 EVENTS = (60_000, 1_500_000)
 BATCHES = (256, 2048)
@@ -42,6 +44,11 @@ COPY_NUMBERS, COPIES = 64 * 2**20, 8
 CORES = len(os.sched_getaffinity(0))
 # Of an H100-like card, a tenth of its TF32 peak: small layers leave it mostly idle. Nobody has measured it here.
 ASSUMED = Assumed(gpu_products_per_s=2e13, gpu_memory_bytes_per_s=2e12)
+
+
+def middle(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
+    """Returns the median of several measurements."""
+    return statistics.median(measure() for _ in range(rounds))
 
 
 def line(small: tuple[float, float], large: tuple[float, float]) -> tuple[float, float]:
@@ -85,6 +92,10 @@ def measured_builds(folder: Path) -> tuple[dict[str, object], Demo]:
         samples, pairs = parts["train"].rows + parts["test"].rows, parts["interactions"].numbers[PAIR]
         rows[events] = events + parts["items"].rows
         written[events] = shuffle_written(demo.logs)
+        if events == EVENTS[0]:
+            seconds[events] = statistics.median(
+                [seconds[events], *(demo.run("build_samples") for _ in range(ROUNDS - 1))]
+            )
         wire[events] = wire_bytes(settings, events, samples, pairs, parts["items"].rows)
     assert demo is not None
     small, large = EVENTS
@@ -120,7 +131,7 @@ def measured_training(demo: Demo) -> dict[str, float]:
 
 
 def measured_scoring(folder: Path) -> dict[str, float]:
-    seconds = [score_seconds(folder, items) for items in ITEMS]
+    seconds = [middle(lambda: score_seconds(folder, ITEMS[0])), score_seconds(folder, ITEMS[1])]
     fixed_s, row_s = line((ITEMS[0], seconds[0]), (ITEMS[1], seconds[1]))
     settings = score.settings_of(folder, score.LAYERS["demo"])
     bare = score.bare_tower(f"{RunPaths(settings.run_folder).model}/item_tower", BARE_ITEMS)
@@ -134,10 +145,14 @@ def measured_search(folder: Path) -> float:
     """Returns a core's seconds a multiply-add of what a task of `evaluate` does."""
     users, items, dim = SEARCH
     retrieve.write(str(folder), users, items, dim)
-    with threadpool_limits(1):
+
+    def measure() -> float:
         began = time.process_time()  # of one thread: what else the machine does counts less
         retrieve.evaluated(str(folder), retrieve.blocks_of(users))
-        return (time.process_time() - began) / (users * items * dim)
+        return time.process_time() - began
+
+    with threadpool_limits(1):
+        return middle(measure) / (users * items * dim)
 
 
 def measured_memory() -> float:

@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import report as results
 from benchmarks import score
 from benchmarks.jobs import Demo, score_seconds, shuffle_written, stored
-from benchmarks.report import report
+from benchmarks.report import markdown_table, replace_table, report
 from dssm.paths import DATASETS, RunPaths
 from dssm.plan.constants import Constants, load_constants
 from dssm.plan.estimate import Cluster, plan
@@ -105,7 +106,14 @@ def show(found: Figures, constants: Constants, keep: bool) -> dict[str, float]:
         f"constants: {constants.machine}, sizes {constants.sizes}",
     ]
     report("plan", "predicted and measured", COLUMNS, rows, ratios, notes=notes, keep=keep)
+    if keep:
+        replace_table(results.PAGE, "predictions", markdown(rows))
     return ratios
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Returns the table for docs/performance.md, where a list of the ratios would say its last column again."""
+    return markdown_table(COLUMNS, rows, ["---", *["---:"] * (len(COLUMNS) - 1)])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plan
+from benchmarks import report as results
 from benchmarks.constants import line, parquet_of, rounded
 from benchmarks.jobs import PAIR, ROW, Stored, shuffle_written, stored
 from dssm.config import load_settings
@@ -68,6 +69,14 @@ def test_the_constants_that_are_kept_are_those_of_a_machine() -> None:
     assert "cores of" in made.machine
     used = load_settings("conf/demo.yaml").train.batch_size
     assert used not in made.sizes["batch sizes"]  # what bench-plan predicts was not measured
+
+
+def test_the_pages_predictions_are_the_kept_ones_and_none_is_far_off() -> None:
+    kept = json.loads((results.RESULTS / "plan.json").read_text(encoding="utf-8"))
+    page = results.PAGE.read_text(encoding="utf-8")
+    assert results.with_table(page, "predictions", plan.markdown(kept["rows"])) == page
+    assert len(kept["ratios"]) == 24
+    assert plan.too_far(kept["ratios"]) == []
 
 
 @pytest.mark.parametrize(("ratio", "far"), [(0.69, True), (0.7, False), (1.3, False), (1.31, True), (math.nan, True)])
