@@ -173,6 +173,15 @@ def test_a_scoring_that_loses_a_host_is_completed_by_the_others(hosts: Hosts, tm
     assert SECRET not in running.said
 
 
+def test_the_model_is_evaluated_and_its_vectors_are_indexed(hosts: Hosts) -> None:
+    hosts.demo.succeed("evaluate")
+    found = hosts.demo.evaluation(DATE)["seen_kept"]
+    assert found["popularity"]["recall@50"] < found["model"]["recall@50"]
+    hosts.demo.succeed("index_items")
+    (sink,) = json.loads((hosts.demo.run_folder(DATE) / "index.json").read_text())["sinks"]
+    assert (sink["count"], sink["switched"]) == (400, True)
+
+
 def test_an_elastic_training_that_loses_a_host_goes_on_with_the_others(hosts: Hosts) -> None:
     # Gloo gives a silent rank up after two thirds of the stall's limit: 30 s, its own default, for a start takes some.
     sets = [

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dssm import published
+from dssm.manifest import read_manifest
 from tests.cluster.hosts import Cluster
 from tests.cluster.standalone import check_python, notes_of, on, unpacked_by_executor, unpacked_in
 from tests.pipeline import JOBS, TABLE_FACTS, Pipeline, said
@@ -19,6 +21,9 @@ from tests.serving.engines import redis_server
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 SECRET = "hush-"  # what every planted secret starts with
+DATE = "2024-01-15"
+ALL_JOBS = (*JOBS, "score_users", "rollback")
+ON_EXECUTORS = [job for job in ALL_JOBS if job not in ("index_items", "rollback")]  # one needs no Spark, one no tasks
 
 
 @contextmanager
@@ -55,16 +60,25 @@ class Ran(NamedTuple):
     leaks: list[Path]
 
 
+def version_of(demo: Pipeline) -> str:
+    """Returns the item table's current version: to go back to it is the same call as to another."""
+    pointer = published.read_pointer(f"{demo.root}/demo/item_table", DATE)
+    assert pointer is not None
+    return pointer.version
+
+
 @pytest.fixture(scope="module")
 def ran(cluster: Cluster, environments: Path, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """Every job of the demo; the first with the environment sent along, the others from the unpacked one."""
+    """Every job, of the demo; the first with the environment sent along, the others from the unpacked one."""
     folder = tmp_path_factory.mktemp("ran")
     done = Ran(on(cluster, environments, demo_data, folder / "runs"), "", {}, [])
     with secrets(folder) as (places, environment):
         done.demo.environment.update(environment)
-        for job in JOBS:
+        for job in ALL_JOBS:
             sets = [*places, f"spark.environment.unpacked={str(job != JOBS[0]).lower()}"]
             more = [word for place in sets for word in ("--set", place)]
+            if job == "rollback":
+                more += ["--to", version_of(done.demo)]
             ended = done.demo.run(job, *more)
             assert ended.returncode == 0, said(ended)
             done = done._replace(printed=done.printed + said(ended) + said(done.demo.run(job, *more, "--dry-run")))
@@ -75,16 +89,19 @@ def ran(cluster: Cluster, environments: Path, demo_data: Path, tmp_path_factory:
 
 
 def test_the_demos_model_and_table_are_made_on_the_cluster(ran: Ran) -> None:
-    kept = ran.demo.evaluation("2024-01-15")["seen_kept"]
+    kept = ran.demo.evaluation(DATE)["seen_kept"]
     assert kept["popularity"]["recall@50"] < kept["model"]["recall@50"] < kept["best_reachable"]["recall@50"]
-    (facts,) = ran.demo.table(TABLE_FACTS.format(table="demo_items", date="2024-01-15"))
+    (facts,) = ran.demo.table(TABLE_FACTS.format(table="demo_items", date=DATE))
     assert (facts["row_count"], facts["items"]) == (400, 400)
+    users = published.current(published.run_table(str(ran.demo.run_folder(DATE)), "users"), DATE)
+    assert users is not None
+    assert users.manifest.rows == read_manifest(str(ran.demo.run_folder(DATE) / "samples/users"), "").rows > 100
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", ALL_JOBS)
 def test_executors_run_the_packed_environment_and_see_no_checkout(ran: Ran, job: str, environments: Path) -> None:
     of_hosts = ran.notes[job]
-    if job == "index_items":  # the only one without Spark
+    if job not in ON_EXECUTORS:
         assert of_hosts == [[], []]
         return
     assert any(of_hosts)
