@@ -15,6 +15,8 @@ from dssm.config import load_settings
 from dssm.manifest import Manifest, write_manifest
 from dssm.paths import RunPaths
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "conf" / "kuairand_ablation.yaml")
 BASE = load_settings(CONFIG)

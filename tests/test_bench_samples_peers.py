@@ -23,6 +23,8 @@ from benchmarks.samples.feed import ITEMS, USER_STEP, FeedSpec, made_feed
 from benchmarks.samples.task import HISTORY, SPLIT_MS
 from tests.kuairand import write_kuairand
 
+pytestmark = pytest.mark.slow
+
 EXACT = ["row_user", "row_item", "row_time", "row_label", "row_weight", "register_days", "video_duration"]
 
 

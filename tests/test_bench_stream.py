@@ -15,6 +15,8 @@ from dssm.manifest import WEIGHT
 from dssm.packing import unpack
 from dssm.stream.reader import read_files
 
+pytestmark = pytest.mark.slow
+
 ROWS = 20_000  # a file and a quarter
 
 
@@ -93,7 +95,6 @@ def test_the_best_of_each_side_makes_the_ratios(kept_in: Path, capsys: pytest.Ca
     assert "vs_tfrecord: 3.00" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_the_memory_of_another_process_is_measured(tmp_path: Path) -> None:
     bench.write(tmp_path, 10, peers=False)
     found = bench.memory(tmp_path)

@@ -27,7 +27,7 @@ from tests.train.conftest import launch
 from tests.train.measuring import SCORED, measured
 from tests.train.tiny import make_model
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_rank")]
 
 OBJECTIVES = {
     "user_tower": {"kind": "multi_objective", "shared": {"layers": [6]}, "head": {"layers": []}},
@@ -78,7 +78,6 @@ SIGNS = {"scorer": 1.0, "label": -1.0}  # of a row's score
 ROW = st.tuples(st.integers(0, 3), st.sampled_from([0, 1]), st.sampled_from([0.0, 0.5, 2.0]))
 
 
-@pytest.mark.slow
 @given(batches=st.lists(st.lists(ROW, min_size=1, max_size=6), max_size=5), are_shares=st.booleans())
 def test_a_scorers_auc_counts_ties_half_and_no_row_without_weight(
     batches: list[list[tuple[int, int, float]]], are_shares: bool

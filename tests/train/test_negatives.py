@@ -43,7 +43,7 @@ from tests.datasets import (
 from tests.model import reference
 from tests.train.tiny import FIXED_COLUMNS, make_model, make_negatives
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_rank")]
 
 SETTINGS = make_settings("unused", negatives=NEGATIVE_KINDS, loss={"kind": "weighted_bce", "positive_weight": 2.5})
 DAYS = negatives_column("days")

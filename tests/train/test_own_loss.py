@@ -14,7 +14,7 @@ from dssm.train.step import make_optimizer, make_step
 from tests.datasets import make_rows, make_settings
 from tests.train.tiny import make_model
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_rank")]
 
 MADE = {
     "column": lambda losses, weights: (losses[:, None], weights),

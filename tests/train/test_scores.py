@@ -19,7 +19,7 @@ from tests.model import reference
 from tests.model.tiny import redraw
 from tests.train.tiny import make_model, make_negatives
 
-pytestmark = pytest.mark.usefixtures("single_rank")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("single_rank")]
 
 TAU, BIASES, FACTORS = 0.5, {"first": 0.7, "second": -0.4}, (0.5, 0.5, 2.0)  # the factors: of a row's three places
 POSITIVE_WEIGHT, SCORER_WEIGHT, WEIGHTS = 2.5, 0.6, {"first": 0.5, "second": 2.0}

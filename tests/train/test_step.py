@@ -124,7 +124,7 @@ MIXED = {"kind": "mixed_negative", "uniform": 4}
         ({"logq": "off"}, "like"),
         (STREAMING, "like"),
         ({**MIXED, **STREAMING}, "like"),
-        ({"impression_weight": 0.3}, "like"),
+        ({"logq": "batch", "impression_weight": 0.3}, "like"),
         ({"kind": "weighted_bce"}, "like"),
     ],
 )
