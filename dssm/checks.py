@@ -80,22 +80,12 @@ def encoded_width(feature: AnyFeature, vectors: Mapping[str, VectorTable]) -> in
 
 def check_losses(model: Model, train: Train, samples: Samples) -> None:
     """Checks that the samples hold what the losses compare a row with, and no negatives that none of them reads."""
-    takers = [key for key, loss in _losses(model, train) if loss.takes_sampled]
+    takers = [key for key, loss, _ in _losses(model, train) if loss.takes_sampled]
     takers += ["model.scorer"] if model.scorer is not None else []
-    for key, loss in _losses(model, train):
-        if loss.reads_sampled and not samples.negatives:
-            raise UserError(f"{key}: {loss.kind} compares a positive with samples.negatives; name a kind of them there")
-        reads_negatives = loss.reads_candidates or (loss.takes_sampled and samples.negatives)
-        if loss.is_log_odds and samples.train_rows == "positives" and not reads_negatives:
-            raise UserError(
-                f"samples.train_rows: 'positives' leaves {loss.kind} without negatives; expected 'all', "
-                f"{'samples.negatives, ' if loss.takes_sampled else ''}or train.loss: in_batch_softmax"
-            )
-        if loss.draws_all_rows and samples.train_rows == "positives":
-            raise UserError(
-                f"{key}.impression_weight: weighs rows without a positive label, and samples.train_rows is positives; "
-                "set that to all, or remove the weight"
-            )
+    for key, loss, label in _losses(model, train):
+        _check_compared(key, loss, train, samples)
+        if samples.train_rows == "positives":
+            _check_positives_suffice(key, loss, label, samples)
     _check_shares(model, train)
     _check_objectives_differ(model, train)
     if samples.negatives and not takers:
@@ -104,17 +94,59 @@ def check_losses(model: Model, train: Train, samples: Samples) -> None:
             f"samples.negatives: train.loss {train.loss.kind} does not read them; expected one of {known}, a "
             "model.scorer, or no negatives"
         )
-    if model.scorer is not None and samples.train_rows == "positives" and not samples.negatives:
+    if model.scorer is not None and samples.train_rows == "positives" and not samples.weighs_negatives:
         raise UserError(
             "model.scorer: learns to tell positives from others, and there are only positives; expected "
-            "samples.train_rows: all, or samples.negatives"
+            f"samples.train_rows: all, or {_negatives_that_count(samples)}"
         )
-    if model.score_bias and not any(loss.is_pointwise for _, loss in _losses(model, train)):
+    if model.score_bias and not any(loss.is_pointwise for _, loss, _ in _losses(model, train)):
         known = " or ".join(_kinds_with("is_pointwise", "rating"))
         raise UserError(
             f"model.score_bias: goes with a loss of each row's own score, found {train.loss.kind}; remove it, or set "
             f"{known}"
         )
+
+
+def _check_compared(key: str, loss: LossKind, train: Train, samples: Samples) -> None:
+    """Checks that a loss that compares a row with others, or with its negatives, finds one to compare it with."""
+    if loss.reads_sampled and not samples.negatives:
+        raise UserError(f"{key}: {loss.kind} compares a positive with samples.negatives; name a kind of them there")
+    if loss.reads_sampled and not samples.weighs_negatives:
+        raise UserError(
+            f"samples.negatives: all have weight: 0, and {loss.kind} of {key} compares a positive with those of a "
+            "weight alone; set one above 0"
+        )
+    rows = train.batch_size * (train.most_ranks if loss.joins_ranks else 1)
+    if loss.reads_candidates and not loss.catalogue_items and rows == 1:
+        raise UserError(
+            f"train.batch_size: 1 {'of one rank' if loss.joins_ranks else 'with candidates: rank'} leaves {loss.kind} "
+            f"of {key} no candidate but a row's own item, and nothing is learned; expected 2 or more"
+            + (", or more train.ranks" if loss.joins_ranks else "")
+        )
+
+
+def _check_positives_suffice(key: str, loss: LossKind, label: str, samples: Samples) -> None:
+    """Checks that a loss learns something of rows that are positives by the sources' own label, and of negatives."""
+    reads_negatives = loss.reads_candidates or (loss.takes_sampled and samples.weighs_negatives)
+    if loss.is_log_odds and not reads_negatives:
+        raise UserError(
+            f"samples.train_rows: 'positives' leaves {loss.kind} without negatives; expected 'all', "
+            f"{f'{_negatives_that_count(samples)}, ' if loss.takes_sampled else ''}or train.loss: in_batch_softmax"
+        )
+    if loss.rating is not None and label == "label" and not reads_negatives:
+        raise UserError(
+            f"samples.train_rows: 'positives' leaves {loss.kind} rows that are all positive by what it learns, the "
+            "sources' own label; expected 'all', or an objective whose label is one of the sources' targets"
+        )
+    if loss.draws_all_rows:
+        raise UserError(
+            f"{key}.impression_weight: weighs rows without a positive label, and samples.train_rows is positives; "
+            "set that to all, or remove the weight"
+        )
+
+
+def _negatives_that_count(samples: Samples) -> str:
+    return "samples.negatives with a weight above 0" if samples.negatives else "samples.negatives"
 
 
 def _kinds_with(*properties: str) -> list[str]:
@@ -169,12 +201,13 @@ def _check_objectives_differ(model: Model, train: Train) -> None:
         known.append((name, objective.label, loss))
 
 
-def _losses(model: Model, train: Train) -> Iterator[tuple[str, LossKind]]:
-    """Yields the loss of each objective, with its key."""
+def _losses(model: Model, train: Train) -> Iterator[tuple[str, LossKind, str]]:
+    """Yields the loss of each objective, with its key and the label that it learns."""
     for name, objective in model.all_objectives.items():
-        yield (
-            ("train.loss", train.loss) if objective.loss is None else (f"model.objectives.{name}.loss", objective.loss)
-        )
+        if objective.loss is None:
+            yield "train.loss", train.loss, objective.label
+        else:
+            yield f"model.objectives.{name}.loss", objective.loss, objective.label
 
 
 def check_launch(train: Train) -> None:
@@ -203,10 +236,10 @@ def check_launch(train: Train) -> None:
             if elastic.hosts_script is None
             else "train.elastic.hosts_script: with launch: spark-elastic, whose hosts are Spark's executors; remove it"
         )
-    if not elastic.min_ranks <= train.ranks <= (elastic.max_ranks or train.ranks):
+    if not elastic.min_ranks <= train.ranks <= train.most_ranks:
         raise UserError(
             f"train.ranks: {train.ranks}, but train.elastic allows {elastic.min_ranks} to "
-            f"{elastic.max_ranks or train.ranks}; expected a number between them to start with"
+            f"{train.most_ranks}; expected a number between them to start with"
         )
 
 

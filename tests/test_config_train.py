@@ -56,6 +56,84 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+WEIGHTLESS = {"any": {"kind": "uniform", "weight": 0}}
+NOTHING_TO_LEARN: dict[str, tuple[dict[str, Any], str]] = {
+    "a batch of one row": (
+        {"train__batch_size": 1},
+        "train.batch_size: 1 of one rank leaves in_batch_softmax of train.loss no candidate but a row's own item, and "
+        "nothing is learned; expected 2 or more, or more train.ranks",
+    ),
+    "a batch of one row of an objective": (
+        {
+            "train": {"batch_size": 1, "loss": "mixed_negative"},
+            "model__objectives": {"order": {"loss": {"kind": "bpr", "negatives": "batch"}}},
+        },
+        "train.batch_size: 1 of one rank leaves bpr of model.objectives.order.loss no candidate but a row's own item, "
+        "and nothing is learned; expected 2 or more, or more train.ranks",
+    ),
+    "ranks that each compare a row with none": (
+        {"train": {"batch_size": 1, "ranks": 4, "loss": {"candidates": "rank"}}},
+        "train.batch_size: 1 with candidates: rank leaves in_batch_softmax of train.loss no candidate but a row's own "
+        "item, and nothing is learned; expected 2 or more",
+    ),
+    "negatives without a weight in a softmax": (
+        {"train__loss": "sampled_softmax", "samples__negatives": WEIGHTLESS},
+        "samples.negatives: all have weight: 0, and sampled_softmax of train.loss compares a positive with those of a "
+        "weight alone; set one above 0",
+    ),
+    "negatives without a weight in pairs": (
+        {"train__loss": "hinge", "samples__negatives": WEIGHTLESS},
+        "samples.negatives: all have weight: 0, and hinge of train.loss compares a positive with those of a weight "
+        "alone; set one above 0",
+    ),
+    "negatives without a weight beside positives": (
+        {"train__loss": "weighted_bce", "samples__negatives": WEIGHTLESS},
+        "samples.train_rows: 'positives' leaves weighted_bce without negatives; expected 'all', samples.negatives with "
+        "a weight above 0, or train.loss: in_batch_softmax",
+    ),
+    "negatives without a weight for a scorer": (
+        {"model__scorer": {}, "samples__negatives": WEIGHTLESS},
+        "model.scorer: learns to tell positives from others, and there are only positives; expected "
+        "samples.train_rows: all, or samples.negatives with a weight above 0",
+    ),
+    "a rating that is 1 in each row": (
+        {"train__loss": "regression"},
+        "samples.train_rows: 'positives' leaves regression rows that are all positive by what it learns, the sources' "
+        "own label; expected 'all', or an objective whose label is one of the sources' targets",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", NOTHING_TO_LEARN)
+def test_a_training_that_can_learn_nothing_is_refused(tmp_path: Path, fault: str):
+    changes, message = NOTHING_TO_LEARN[fault]
+    assert faults(tmp_path, changed(**changes)) == [message]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"batch_size": 1, "ranks": 2}},
+        {"train": {"batch_size": 1, "launch": "spark-elastic", "elastic": {"max_ranks": 2}}},
+        {"train": {"batch_size": 1, "loss": "mixed_negative"}},
+        {"train": {"batch_size": 1, "loss": "weighted_bce"}, "samples__train_rows": "all"},
+        {"train": {"batch_size": 2, "ranks": 4, "loss": {"candidates": "rank"}}},
+        {
+            "train__loss": "sampled_softmax",
+            "samples__negatives": {**WEIGHTLESS, "popular": {"kind": "popularity", "weight": 0.5}},
+        },
+        {"train__loss": "regression", "samples__train_rows": "all"},
+        {
+            "train__loss": "regression",
+            "sources__feed__targets": {"watched": "watch_share"},
+            "model__objectives": {"watched": {"label": "watched"}},
+        },
+    ],
+)
+def test_a_training_that_can_learn_is_taken(tmp_path: Path, changes: dict[str, Any]):
+    assert isinstance(load(tmp_path, changed(**changes)), Settings)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_names_the_key_and_what_would_fit(tmp_path: Path, fault: str):
     changes, expected = FAULTS[fault]
@@ -77,6 +155,8 @@ def test_spark_elastic_needs_no_more_said(tmp_path: Path):
         ("recall", None, False),
         ("loss", None, True),
         ("like_mse", None, True),
+        ("Like2_log_loss", None, True),
+        ("LIKE_auc", None, False),
         ("auc", None, False),
     ],
 )

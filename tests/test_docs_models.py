@@ -1,12 +1,14 @@
-"""docs/models.md: each choice is in it, each YAML line loads, each recipe shows what it is named for."""
+"""docs/models.md: each choice is in it, each YAML line fits the demo, each recipe itself sets what it is named for."""
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -14,8 +16,13 @@ import pytest
 import yaml
 
 from dssm.config import Settings, load_settings
+from dssm.demo.feed import Feed
+from dssm.demo.files import make_feed
 from dssm.encoders import EncoderKind
+from dssm.errors import UserError
 from dssm.features import Feature
+from dssm.samples.lookups import group_negatives
+from dssm.samples.raw_columns import raw_item_features, user_columns
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import Scorer
 from dssm.sections.samples import Negatives
@@ -26,6 +33,9 @@ from tests.model.test_own_loss import Focal
 PROJECT = Path(__file__).parents[1]
 PAGE = PROJECT / "docs" / "models.md"
 CELL = re.compile(r"(?<!\\)\|")
+FEED = Feed(end=dt.date(2024, 1, 15), days=2, events=500, clients=50, posts=40, topics=5, vector_width=4)
+# Of kinds that are chosen without being named: an option by which a line, and a config, show them.
+SHOWN_BY = {"pooling": "combiner", "dnn": "batch_norm", "cosine": "temperature", "in_batch_softmax": "logq"}
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,58 @@ def test_every_choice_is_on_the_page() -> None:
     assert len(ROWS) == sum(row.section in expected for row in ROWS)
 
 
+@pytest.fixture(scope="module")
+def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's tables, small."""
+    folder = tmp_path_factory.mktemp("demo") / "feed"
+    make_feed(FEED, str(folder))
+    return folder
+
+
+def over_the_demo(folder: Path, line: str, data: Path) -> Settings:
+    """Loads a line of YAML as a user's own config."""
+    config = folder / "mine.yaml"
+    demo = {"extends": str(PROJECT / "conf" / "demo.yaml"), "data": str(data)}
+    config.write_text(yaml.safe_dump({**demo, **yaml.safe_load(line)}), encoding="utf-8")
+    return load_settings(str(config))
+
+
+def header(settings: Settings, path: str | None) -> list[str]:
+    (place,) = settings.expand(path or "")
+    return Path(place).read_text(encoding="utf-8").partition("\n")[0].split(",")
+
+
+def check_columns(settings: Settings) -> None:
+    """Checks that the tables have the columns that features and grouped negatives read, as build_samples does."""
+    profiles: Any = {
+        name: SimpleNamespace(columns=header(settings, table.path)) for name, table in settings.profiles.items()
+    }
+    user_columns(settings, profiles)
+    wanted = {feature.source_column for feature in raw_item_features(settings)}
+    wanted |= {kind.column for kind in group_negatives(settings.samples.negatives).values()}
+    assert wanted <= set(header(settings, settings.catalogue.path))
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.section}-{row.kind}")
-def test_a_line_of_yaml_stands_in_a_config_over_the_demo(tmp_path: Path, row: Row) -> None:
+def test_a_line_of_yaml_stands_in_a_config_over_the_demo(tmp_path: Path, feed: Path, row: Row) -> None:
     given = yaml.safe_load(row.yaml)
     assert isinstance(given, dict)
     assert row.kind in words(given)
-    config = tmp_path / "mine.yaml"
-    config.write_text(yaml.safe_dump({"extends": str(PROJECT / "conf" / "demo.yaml"), **given}), encoding="utf-8")
-    assert isinstance(load_settings(str(config)), Settings)
+    check_columns(over_the_demo(tmp_path, row.yaml, feed))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "features: {words: {kind: DenseFeat, side: item}}",
+        "features: {words: {kind: DenseFeat, side: user}}",
+        "{samples: {negatives: {near: {kind: group, column: topic}}}, train: {loss: weighted_bce}}",
+    ],
+)
+def test_columns_that_the_demo_lacks_are_noticed(tmp_path: Path, feed: Path, line: str) -> None:
+    settings = over_the_demo(tmp_path, line, feed)
+    with pytest.raises((UserError, AssertionError)):
+        check_columns(settings)
 
 
 def words(value: Any) -> set[str]:
@@ -91,11 +145,23 @@ def words(value: Any) -> set[str]:
     return set().union(*map(words, value)) if isinstance(value, list) else {str(value)}
 
 
+def keys(value: Any) -> set[str]:
+    """Returns all keys in a nested value."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys, value.values()))
+    return set().union(*map(keys, value)) if isinstance(value, list) else set()
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.recipe], ids=lambda row: f"{row.section}-{row.kind}")
-def test_a_recipe_has_what_it_is_shown_for(row: Row) -> None:
+def test_a_recipe_itself_has_what_it_is_shown_for(row: Row) -> None:
+    """What it sets, not what it extends, nor what is so without being set."""
     assert row.recipe is not None
     settings = load_settings(str(PROJECT / row.recipe))
     assert row.kind in words(settings.model_dump(mode="json"))
+    own = yaml.safe_load((PROJECT / row.recipe).read_text(encoding="utf-8"))
+    del own["name"]  # that of a recipe is often the kind's
+    option = SHOWN_BY.get(row.kind)
+    assert option in keys(own) & keys(yaml.safe_load(row.yaml)) if option else row.kind in words(own)
 
 
 def test_the_readmes_own_loss_is_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

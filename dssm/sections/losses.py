@@ -118,7 +118,7 @@ class Regression(LossKind):
 
 
 class InBatchSoftmax(LossKind):
-    """−log softmax over the batch's items of s/τ − log q (Yi et al., RecSys 2019, eq. 3–5)."""
+    """−log softmax over the batch's items of s − log q, s = ⟨u, v⟩ / τ (Yi et al., RecSys 2019, eq. 3–5)."""
 
     kind: Literal["in_batch_softmax"] = "in_batch_softmax"
     builder: ClassVar[str] = "dssm.model.losses.in_batch:in_batch_softmax_rows"

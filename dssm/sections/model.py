@@ -217,7 +217,7 @@ class Model(StrictModel):
     objective_weights: Literal["fixed", "uncertainty"] = Field(
         "fixed",
         description="Losses are summed with their weights, or with learned ones: e⁻ˢ L + s (Kendall et al., CVPR "
-        "2018), where s settles at log L.",
+        "2018), where s settles at log L; a step without a row that counts for an objective leaves its s out.",
     )
     embedding: EmbeddingTables = EmbeddingTables()
     embedding_deviation: FiniteFloat | None = Field(

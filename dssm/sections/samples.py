@@ -182,3 +182,8 @@ class Samples(StrictModel):
         0.01, ge=0, le=1, description="Share of a source's rows that may be unreadable before the job stops."
     )
     shuffle_partitions: int = Field(8, ge=1, description="Tasks of each Spark shuffle.")
+
+    @property
+    def weighs_negatives(self) -> bool:
+        """Whether there are negatives that count in a loss."""
+        return any(kind.weight > 0 for kind in self.negatives.values())

@@ -27,7 +27,7 @@ class Validation(StrictModel):
     days: int = Field(1, ge=1, description="Days before the test window.")
     metric: str = Field(
         "recall@100",
-        pattern=r"^(loss|recall@[1-9][0-9]*|([a-z]\w*_)?(auc|log_loss|accuracy|precision|recall|mse))$",
+        pattern=r"^(loss|recall@[1-9][0-9]*|([A-Za-z]\w*_)?(auc|log_loss|accuracy|precision|recall|mse))$",
         description="loss (that of the epoch's own rows); auc, log_loss, accuracy, precision, recall or mse of the "
         "validation rows, NAME_auc of a further objective, scorer_auc of a scorer; or recall@K: the share of their "
         "positives that stand among the first K of the whole catalogue.",
@@ -181,3 +181,9 @@ class Train(StrictModel):
     def elasticity(self) -> Elastic | None:
         """How the ranks may change; None where they may not."""
         return self.elastic or (Elastic() if self.launch == "spark-elastic" else None)
+
+    @property
+    def most_ranks(self) -> int:
+        """How many ranks there may be at once."""
+        elastic = self.elasticity
+        return self.ranks if elastic is None else elastic.max_ranks or self.ranks

@@ -87,7 +87,7 @@ def _of_training(settings: Settings, kind: ClusterKind, conf: Mapping[str, str])
     found = dict(TRAIN if elastic is None else TRAIN_ELASTIC)
     if kind == "local":
         return found
-    ranks = train.ranks if elastic is None else elastic.max_ranks or train.ranks
+    ranks = train.ranks if elastic is None else train.most_ranks
     cpus = int(conf.get("spark.task.cpus", "1"))
     if settings.spark.gpus:  # an executor a rank, so that none holds more GPUs than its rank takes
         gpus = str(settings.spark.gpus)

@@ -223,7 +223,7 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str, interrupts: I
             results = horovod.spark.run_elastic(
                 _train_in_rank,
                 min_num_proc=elastic.min_ranks,
-                max_num_proc=elastic.max_ranks or train.ranks,
+                max_num_proc=train.most_ranks,
                 elastic_timeout=train.start_timeout_s,
                 **how,
             )
@@ -332,6 +332,6 @@ def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> Model
 def _elastic_options(train: Train, elastic: Elastic) -> list[str]:
     assert elastic.hosts_script is not None
     return [
-        "--min-np", str(elastic.min_ranks), "--max-np", str(elastic.max_ranks or train.ranks),
+        "--min-np", str(elastic.min_ranks), "--max-np", str(train.most_ranks),
         "--host-discovery-script", elastic.hosts_script, "--elastic-timeout", str(train.start_timeout_s),
     ]  # fmt: skip

@@ -64,24 +64,25 @@ def loss_shares(
     catalogue: Batch,
     encoded: Encoded,
     catalogue_size: int = 0,
-) -> Losses:
-    """Returns this rank's share of each objective's Σ weight · loss / Σ weight over all ranks' rows.
+) -> tuple[Losses, Losses]:
+    """Returns this rank's share of each objective's Σ weight · loss / Σ weight over all ranks' rows, and Σ weight.
 
     The ranks' shares add up to the mean. Beside the objectives, `scorer` where there is one.
     Raises: UserError where a loss gives no loss and weight of each row.
     """
     scores = StepScores(model, batch, catalogue, encoded, catalogue_size)
-    shares = {}
+    shares: Losses = {}
+    row_weights: Losses = {}
     for name, loss in model.losses.items():
         scored = scores.of(name)
         with observing_part(name) if len(model.losses) > 1 else contextlib.nullcontext():
             losses, weights = loss.build(scored)
         _check_rows(model, name, losses, weights)
-        shares[name] = _share(losses, weights, name)
+        shares[name], row_weights[name] = _share(losses, weights, name)
     if model.scorer is not None:
         logits, labels, weights = scorer_rows(model, batch, encoded)
-        shares[SCORER] = _share(weighted_bce(logits, labels, 1.0), weights, SCORER)
-    return shares
+        shares[SCORER], row_weights[SCORER] = _share(weighted_bce(logits, labels, 1.0), weights, SCORER)
+    return shares, row_weights
 
 
 def _check_rows(model: TwoTowerModel, objective: str, losses: tf.Tensor, weights: tf.Tensor) -> None:
@@ -96,16 +97,19 @@ def _check_rows(model: TwoTowerModel, objective: str, losses: tf.Tensor, weights
         )
 
 
-def _share(losses: tf.Tensor, weights: tf.Tensor, name: str) -> tf.Tensor:
+def _share(losses: tf.Tensor, weights: tf.Tensor, name: str) -> tuple[tf.Tensor, tf.Tensor]:
     own, weight = tf.reduce_sum(losses * weights), total(tf.reduce_sum(weights), f"{name}_weight")
     note_wait(own, weight)
-    return own / tf.maximum(weight, 1e-12)
+    return own / tf.maximum(weight, 1e-12), weight
 
 
-def total_loss(model: TwoTowerModel, shares: Losses) -> tf.Tensor:
-    """Returns this rank's share of what is minimised: the objectives' losses as they are weighed, and the scorer's."""
+def total_loss(model: TwoTowerModel, shares: Losses, row_weights: Losses) -> tf.Tensor:
+    """Returns this rank's share of what is minimised: the objectives' losses as they are weighed, and the scorer's.
+
+    Args: as of `loss_shares`.
+    """
     objectives = {name: shares[name] for name in model.losses}
-    loss = model.weights.combine(objectives, 1.0 / hvd.size())
+    loss = model.weights.combine(objectives, row_weights, 1.0 / hvd.size())
     if model.scorer is not None:
         assert model.settings.scorer is not None
         loss += model.settings.scorer.weight * shares[SCORER]
@@ -159,8 +163,8 @@ def make_step(
             ):
                 tape.watch([of_table.held.rows for of_table in fetched.values()])
                 encoded = encode(model.towers, batch, drawn, catalogue)
-                shares = loss_shares(model, batch, catalogue, encoded, catalogue_size)
-                share = total_loss(model, shares)
+                shares, row_weights = loss_shares(model, batch, catalogue, encoded, catalogue_size)
+                share = total_loss(model, shares, row_weights)
             own = tape.gradient(share, sources.tensors)
             gradients, received = sources.sum_over_ranks(own, plan)
             note_wait(own, gradients)
@@ -170,20 +174,25 @@ def make_step(
         gradients = add_l2(gradients, variables, penalties, model.towers.embeddings)
         if settings.train.clip is not None:
             gradients = sources.clip(settings.train.clip, gradients)
-        norms = _norms(gradients, variables, optimizer.iterations)
+        norms = _norms(gradients, variables, model, optimizer.iterations)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return _losses(share, shares) | norms | observed | exchange
 
     return step
 
 
-def _norms(gradients: list[Gradient], variables: list[tf.Variable], step: tf.Variable) -> Losses:
-    """Returns the gradients' norms of each tower and of the tables, in one of NORM_EVERY steps; NaN in others."""
+def _norms(gradients: list[Gradient], variables: list[tf.Variable], model: TwoTowerModel, step: tf.Variable) -> Losses:
+    """Returns the gradients' norms of each tower, of the tables and of others, in one of NORM_EVERY steps; NaN in
+    others.
+
+    A tower's are those of all its layers but the tables, which both may share; others are what the losses learn.
+    """
+    group_of = {v.ref(): side for side in ("user", "item") for v in getattr(model, side).trainable_variables}
+    group_of |= {table.ref(): "tables" for table in model.towers.embeddings}
     groups: dict[str, list[Gradient]] = {}
     for gradient, variable in zip(gradients, variables, strict=True):
         if gradient is not None:
-            prefix = variable.name.partition(".")[0]
-            groups.setdefault(prefix if prefix in ("user", "item") else "tables", []).append(gradient)
+            groups.setdefault(group_of.get(variable.ref(), "others"), []).append(gradient)
     due = tf.equal(step % NORM_EVERY, NORM_EVERY - 1)
 
     def norm(of_group: list[Gradient]) -> tf.Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from dssm.config import Settings
-from dssm.manifest import ITEM_ID, ITEM_INDEX, USER_KEY
+from dssm.manifest import ITEM_ID, ITEM_INDEX, USER_KEY, target_column
 from dssm.model.shards import Shard
 from dssm.model.towers import build_towers
 from dssm.model.two_tower import TwoTowerModel
@@ -141,6 +141,8 @@ def joint_batches(settings: Settings) -> list[Rows]:
         rows = make_rows(settings, JOINT_ROWS, seed=number)
         rows[USER_KEY] = rows[USER_KEY] % 5 + 1
         rows[ITEM_ROW_PROBABILITY] = np.random.default_rng(number).uniform(0.001, 0.1, JOINT_ROWS).astype(np.float32)
+        if number == 1:  # which says nothing of it
+            rows[target_column("like")][:] = np.nan
         for array in rows.values():
             array[list(padded)] = 0
         drawn.append(rows)

@@ -165,7 +165,7 @@ def _loss(settings: Settings, towers: Any, rows: Rows, negatives: SampledNegativ
     """Returns the loss of rows under towers that stand for the model's own."""
     model, batch = make_model(settings), _batch(rows)
     return total_loss(
-        model, loss_shares(model, batch, {}, encode(towers, batch, negatives and negatives.drawn(batch), {}))
+        model, *loss_shares(model, batch, {}, encode(towers, batch, negatives and negatives.drawn(batch), {}))
     )
 
 

@@ -137,8 +137,8 @@ def test_losses_with_biases_and_a_scorer_and_their_slopes(label: str, seed: int)
         users, items, negatives = (
             {name: tf.convert_to_tensor(vectors[f"{name} {kind}"]) for name in BIASES} for kind in counts
         )
-        shares = loss_shares(model, batch, {}, Encoded(users, items, negatives, {}, drawn))
-        found = {**shares, "loss": total_loss(model, shares)}
+        shares, row_weights = loss_shares(model, batch, {}, Encoded(users, items, negatives, {}, drawn))
+        found = {**shares, "loss": total_loss(model, shares, row_weights)}
     moved = {name: variable for name, variable in vectors.items() if name != "second negatives"} | _variables(model)
     gradients = tape.gradient(found["loss"], moved)
 

@@ -335,7 +335,7 @@ def test_objectives_have_labels_and_losses_of_their_own():
     both = make_settings("unused", model={"user_tower": towers, "item_tower": towers, "objectives": objectives})
     model, batch, (users, items) = make_model(both), _batch(_rows()), _vectors()
     encoded = Encoded(dict.fromkeys(objectives, users), dict.fromkeys(objectives, items), {}, {}, None)
-    shares = loss_shares(model, batch, {}, encoded)
+    shares, row_weights = loss_shares(model, batch, {}, encoded)
 
     click = mean_loss(make_settings("unused", loss="weighted_bce"), batch, users, items)
     like = mean_loss(
@@ -346,7 +346,8 @@ def test_objectives_have_labels_and_losses_of_their_own():
     )
     assert float(shares["click"]) == pytest.approx(float(click), rel=1e-6)
     assert float(shares["like"]) == pytest.approx(float(like), rel=1e-6)
-    assert float(total_loss(model, shares)) == pytest.approx(0.5 * float(click) + 2.0 * float(like), rel=1e-6)
+    found = total_loss(model, shares, row_weights)
+    assert float(found) == pytest.approx(0.5 * float(click) + 2.0 * float(like), rel=1e-6)
 
 
 def test_rows_of_a_sparse_gradient_are_sent_once():

@@ -49,4 +49,4 @@ def mean_loss(
     (name,) = model.losses
     drawn = {} if uniform is None else {name: tf.convert_to_tensor(uniform)}
     encoded = Encoded({name: tf.convert_to_tensor(users)}, {name: tf.convert_to_tensor(items)}, {}, drawn, None)
-    return total_loss(model, loss_shares(model, batch, catalogue or {}, encoded, ITEMS))
+    return total_loss(model, *loss_shares(model, batch, catalogue or {}, encoded, ITEMS))
