@@ -26,7 +26,7 @@ def user_columns(settings: Settings, profiles: Mapping[str, DataFrame]) -> dict[
     Returns: column → `profiles.NAME`, or `history`, `counter`, or `user` for the user id itself.
     Raises: UserError where nothing has the column, or two tables have it.
     """
-    ids = {source.user for source in settings.sources.values()} | {table.key for table in settings.profiles.values()}
+    ids = settings.user_keys
     of_user = [f for f in of_side(settings.features, "user") if getattr(f, "time", None) is None]
     wanted = {f"features.{f.name}.column": f.source_column for f in of_user}
     wanted |= {f"histories.{name}.then": h.then for name, h in settings.histories.items() if h.then is not None}

@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssm.config import Settings
-from dssm.features import Side, of_side
+from dssm.features import UNKNOWN_ID, AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
 from dssm.manifest import Manifest, encoded_columns
 from dssm.model.export import LoadedRawTower, LoadedTower, save_tower
-from dssm.model.raw.save import RawTower, lookup_tables, save_raw_tower
+from dssm.model.raw.inputs import raw_inputs
+from dssm.model.raw.save import RawTower, example_row, lookup_tables, save_raw_tower, without_users
 from dssm.model.towers import tower_columns
 from dssm.packing import unpack
 from dssm.paths import RunPaths
 from dssm.samples.encoding import encode_features
+from dssm.samples.lookup_tables import Tables, Vectors
 from tests.datasets import SIZES, VOCABULARIES, make_settings, write_vectors
 from tests.model.tiny import make_towers
 
@@ -123,7 +125,7 @@ def test_the_example_is_a_row_of_known_values(saved: Saved, side: Side) -> None:
     assert set(made.example) == set(made.inputs) == set(LoadedRawTower(f"{saved.folder}/{side}_tower_raw").inputs)
     assert set(made.encoded) == set(tower_columns(saved.settings.features, side, saved.settings.vectors))
     if side == "user":
-        assert made.example["user_id"] == "u0"
+        assert (made.example["user_id"], made.encoded["user_id"]) == ("example1", UNKNOWN_ID)
         assert made.example["clicked"] == ["i0", "i1"]
         assert made.example["liked"] == ["t0:1", "t1:0.5"]
         assert made.encoded["clicked"] == [2, 3, 0, 0, 0]
@@ -131,6 +133,28 @@ def test_the_example_is_a_row_of_known_values(saved: Saved, side: Side) -> None:
     raw = LoadedRawTower(f"{saved.folder}/{side}_tower_raw").vectors([made.example])
     columns = {name: np.array([value]) for name, value in made.encoded.items()}
     np.testing.assert_allclose(raw, LoadedTower(f"{saved.folder}/{side}_tower").vectors(columns), atol=1e-6)
+
+
+def test_no_feature_gives_an_example_with_a_users_id() -> None:
+    features: dict[str, AnyFeature] = {
+        "user_id": SparseFeat(name="user_id", side="user"),
+        "friends": VarLenSparseFeat(name="friends", side="user", share_embedding="user_id"),
+        "face": DenseFeat(name="face", side="user", column="user_id", pre_embed="faces"),
+        "author": SparseFeat(name="author", side="item", share_embedding="user_id"),
+        "topic": SparseFeat(name="topic", side="item"),
+        "image": DenseFeat(name="image", side="item", pre_embed="images"),
+    }
+    settings = make_settings("unused").model_copy(update={"features": features})
+    users, images = pa.array(["u0", "u1"]), Vectors(pa.array(["p0"]), np.zeros((1, 2), np.float32))
+    tables = Tables(
+        vocabularies={"user_id": users, "topic": pa.array(["t0", "t1"])},
+        vectors={"faces": Vectors(users, np.zeros((2, 2), np.float32)), "images": images},
+    )
+    inputs = raw_inputs(list(features.values()), {}, tables)
+    assert example_row(list(features.values()), without_users(settings, tables), inputs) == {
+        "user_id": "example1", "friends": ["example1", "example2"], "face": "example1", "author": "example1",
+        "topic": "t0", "image": "p0",
+    }  # fmt: skip
 
 
 def test_the_assets_are_the_tokens_and_what_the_inputs_are(saved: Saved) -> None:
