@@ -17,7 +17,7 @@ import pytest
 
 from dssm.config import Settings
 from dssm.features import UNKNOWN_ID, AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
-from dssm.manifest import Manifest, encoded_columns
+from dssm.manifest import ListKind, Manifest, encoded_columns
 from dssm.model.export import LoadedRawTower, LoadedTower, save_tower
 from dssm.model.raw.inputs import raw_inputs
 from dssm.model.raw.save import RawTower, example_row, lookup_tables, save_raw_tower, without_users
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 TOKENS = {name: [f"{name[0]}{place}" for place in range(size - 2)] for name, size in SIZES.items()}
 ROWS: dict[Side, list[dict[str, Any]]] = {
     "user": [
-        {"user_id": "u3", "age": 31.5, "clicked": ["i2", "i17", "no"], "liked": "t1:0.5,t4:2", "images": ["item03"]},
+        {"user_id": "u3", "age": 31.5, "clicked": ["i2", "i17", "i3,i4"], "liked": "t1:0.5,t4:2", "images": ["item03"]},
         {"user_id": "nobody", "age": None, "clicked": [], "liked": None, "images": ["gone", "item08", "item00"]},
         {"user_id": None, "age": -2, "clicked": ["i0"] * 9, "liked": "t0:1,x:3, t2 : 0.25 ,:1", "images": []},
         {"user_id": "", "age": 0, "clicked": None, "liked": "", "images": None},
@@ -45,6 +45,7 @@ ROWS: dict[Side, list[dict[str, Any]]] = {
         {"item_id": "", "topic_id": "t4", "image": None, "days": 0},
     ],
 }
+LISTS: dict[str, ListKind] = {"clicked": "array", "liked": "text", "images": "array"}
 KINDS = {"age": pa.float64(), "days": pa.float64(), "clicked": pa.list_(pa.string()), "images": pa.list_(pa.string())}
 
 # What a service does: it has TensorFlow, the folder and a request.
@@ -74,7 +75,7 @@ class Saved:
             pq.write_table(table, samples / "vocabularies" / f"{name}.parquet")
         write_vectors(self.settings)
         date = self.settings.date.isoformat()
-        manifest = Manifest(kind="train", date=date, build="tiny", seed=0, vocabularies=VOCABULARIES)
+        manifest = Manifest(kind="train", date=date, build="tiny", seed=0, vocabularies=VOCABULARIES, lists=LISTS)
         towers = make_towers(self.settings)
         self.raw: dict[Side, RawTower] = {}
         self.encoded_rows: dict[Side, dict[str, np.ndarray]] = {}

@@ -94,6 +94,7 @@ def lookup_tables(
         },
         buckets={name: specs[name].size - FIRST_TOKEN_ID for name in used if specs[name].rule == "hash"},
         statistics=manifest.statistics,
+        lists=manifest.lists,
         vectors={name: load_vectors(vectors_path(samples_folder, name)) for name in vectors},
         storage={name: table.storage for name, table in settings.vectors.items()},
     )
