@@ -212,6 +212,11 @@ class Settings(StrictModel):
         """Names of the further labels, in the order of the sources."""
         return list(dict.fromkeys(name for source in self.sources.values() for name in source.targets))
 
+    @property
+    def user_keys(self) -> set[str]:
+        """Names of the columns that hold users' ids: of the sources and the profiles."""
+        return {source.user for source in self.sources.values()} | {table.key for table in self.profiles.values()}
+
     def _check_samples(self) -> None:
         samples = self.samples
         if samples.unclicked_share < 1 and samples.train_rows == "positives":

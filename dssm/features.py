@@ -9,7 +9,7 @@ Encoded ids: 0 is padding, 1 is unknown or null, 2 and above are the vocabulary'
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -290,6 +290,13 @@ EmbeddedFeature = SparseFeat | VarLenSparseFeat
 def of_side(features: Mapping[str, AnyFeature], side: Side) -> list[AnyFeature]:
     """Returns the features of one tower, in the order of the settings."""
     return [feature for feature in features.values() if feature.side == side]
+
+
+def takes_list(feature: AnyFeature) -> TypeGuard[VarLenSparseFeat | DenseFeat]:
+    """Whether a row of the feature's column may hold several ids; the text of a TextFeat is one value."""
+    if isinstance(feature, DenseFeat):
+        return feature.reduce_type != "none"
+    return isinstance(feature, VarLenSparseFeat) and not isinstance(feature, TextFeat)
 
 
 def embedded(features: Mapping[str, AnyFeature]) -> list[EmbeddedFeature]:

@@ -43,6 +43,8 @@ TARGETS = "row__targets"  # beside SEEN: positives of the tested sources: popula
 
 NO_ITEM = -1
 
+ListKind = Literal["text", "array"]  # of a column of lists: only a text is parted at the feature's separator
+
 
 def target_column(name: str) -> str:
     """Name of the column of a further label, scaled to 0…1; NaN where it is not known."""
@@ -127,6 +129,9 @@ class Manifest(_Frozen):
     columns: dict[str, ColumnSpec] = Field(default_factory=dict)
     vocabularies: dict[str, VocabularySpec] = Field(default_factory=dict)
     statistics: dict[str, Statistics] = Field(default_factory=dict, description="By feature.")
+    lists: dict[str, ListKind] = Field(
+        default_factory=dict, description="Of the columns of lists, by feature; empty before it was kept."
+    )
     files: list[FileSpec] = Field(default_factory=list)
     sources: dict[str, SourceCounts] = Field(default_factory=dict)
     joins: list[JoinCounts] = Field(default_factory=list)

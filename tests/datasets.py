@@ -93,7 +93,8 @@ def make_settings(
             "root": str(root),
             "sources": {
                 "clicks": {
-                    "path": "clicks.csv", "user": "user", "item": "item", "time": "time", "targets": {"like": "liked"},
+                    "path": "clicks.csv", "user": "user_id", "item": "item", "time": "time",
+                    "targets": {"like": "liked"},
                 }
             },
             "catalogue": {"path": "items.csv", "key": "item", "upload_time": "uploaded"},

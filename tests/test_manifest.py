@@ -41,6 +41,7 @@ MANIFEST = Manifest(
         "hour": VocabularySpec(size=26, digest="cd", rule="time"),
     },
     statistics={"age": Statistics(events=3, mean=0.5, deviation=0.1, minimum=0, maximum=1, boundaries=(0.25, 0.75))},
+    lists={"tags": "array", "fav": "text"},
     files=[FileSpec(name="part-00000.parquet", rows=5), FileSpec(name="part-00001.parquet", rows=7)],
     sources={"sources.feed": SourceCounts(place="x", rows_read=3, used={"train": 2}, filtered={"é": 1})},
     joins=[JoinCounts(name="profiles.clients", rows=12, matched=9)],
@@ -52,6 +53,11 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_manifest(folder, MANIFEST)
     assert read_manifest(folder, "build_samples") == MANIFEST
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["manifest.json"]
+
+
+def test_a_manifest_without_the_kinds_of_lists_is_read(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(MANIFEST.model_dump_json(exclude={"lists"}))
+    assert read_manifest(str(tmp_path), "build_samples") == MANIFEST.model_copy(update={"lists": {}})
 
 
 def test_rows_and_files() -> None:

@@ -178,6 +178,8 @@ def _tensor(spec: tf.TensorSpec, values: Sequence[Any]) -> tf.Tensor:
 def _entry(value: Any, kind: tf.DType) -> Any:
     if value is None:
         return _NOTHING[kind]
+    if kind == tf.string and isinstance(value, (bool, np.bool_)):
+        return str(value).lower()  # as build_samples reads a column of booleans
     return value if kind != tf.string or isinstance(value, (str, bytes)) else str(value)
 
 

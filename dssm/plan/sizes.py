@@ -147,6 +147,4 @@ def _is_of_items(settings: Settings, feature: AnyFeature) -> bool:
 
 
 def _is_of_users(settings: Settings, feature: AnyFeature) -> bool:
-    keys = {source.user for source in settings.sources.values()}
-    keys |= {profile.key for profile in settings.profiles.values()}
-    return feature.side == "user" and feature.source_column in keys
+    return feature.side == "user" and feature.source_column in settings.user_keys

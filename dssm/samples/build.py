@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step, warn
-from dssm.manifest import ITEM_INDEX, JoinCounts, Manifest, SourceCounts, write_manifest, write_settings
+from dssm.manifest import ITEM_INDEX, JoinCounts, ListKind, Manifest, SourceCounts, write_manifest, write_settings
 from dssm.paths import RunPaths, vectors_path
 from dssm.samples.datasets import Dataset, item_columns
 from dssm.samples.earlier import content_of
@@ -20,6 +20,7 @@ from dssm.samples.inputs import InputEvents, InputTables, read_log, read_tables
 from dssm.samples.items import encoded_items
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
 from dssm.samples.published import copy_published
+from dssm.samples.raw_columns import list_kinds
 from dssm.samples.sample_files import SampleFiles
 from dssm.samples.sources import ID, Quarantine
 from dssm.samples.vocabulary import shared_hash_buckets
@@ -64,7 +65,8 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
     samples, of_samples = making.make()
     storage.remove(f"{folder}/.lookups")
     joins = [*events.joins, *published.joins, *of_items, *of_samples]
-    _write_manifests(settings, folder, {"items": items, **samples}, frozen, counts, joins)
+    lists = list_kinds(settings, tables.catalogue, tables.profiles, tables.providers)
+    _write_manifests(settings, folder, {"items": items, **samples}, frozen, lists, counts, joins)
     report(counts)
 
 
@@ -122,6 +124,7 @@ def _write_manifests(
     folder: str,
     datasets: Mapping[str, Dataset],
     frozen: Frozen,
+    lists: Mapping[str, ListKind],
     counts: Mapping[str, SourceCounts],
     joins: Sequence[JoinCounts],
 ) -> None:
@@ -137,6 +140,7 @@ def _write_manifests(
         seed=settings.seed,
         vocabularies=dict(frozen.vocabularies),
         statistics=dict(frozen.statistics),
+        lists=dict(lists),
         sources=dict(counts),
         joins=list(joins),
         vocabularies_of=frozen.vocabularies_of,

@@ -7,7 +7,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from dssm.errors import UserError, did_you_mean
-from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat
+from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, takes_list
 from dssm.samples.sources import is_blank, is_finite, quoted
 
 
@@ -15,8 +15,7 @@ def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, s
     """Returns what makes a row's value unreadable for a feature, each with its reason."""
     column, place = quoted(feature.source_column), f"'{feature.source_column}'"
     kind = frame.schema[feature.source_column].dataType
-    takes_list = isinstance(feature, VarLenSparseFeat) or getattr(feature, "reduce_type", "none") != "none"
-    if isinstance(kind, T.ArrayType) and (not takes_list or isinstance(feature, TextFeat)):
+    if isinstance(kind, T.ArrayType) and not takes_list(feature):
         raise UserError(
             f"features.{feature.name}.column: {place} holds lists, a {feature.kind} takes one value a row; "
             "expected a VarLenSparseFeat, or a DenseFeat with pre_embed and a reduce_type"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dssm.features import FIRST_TOKEN_ID, UNKNOWN_ID
-from dssm.manifest import Statistics
+from dssm.manifest import ListKind, Statistics
 from dssm.samples.hashing import bucket_ids
 
 
@@ -27,12 +27,14 @@ class Tables:
     """What ids and numbers are looked up in.
 
     `vocabularies`: tokens in the order of their ids, by vocabulary · `buckets`: hash_buckets, by vocabulary ·
-    `statistics`: by feature · `vectors`: by name · `storage`: inline or table, by name of the vectors.
+    `statistics`: by feature · `lists`: text or array, by feature · `vectors`: by name · `storage`: inline or table, by
+    name of the vectors.
     """
 
     vocabularies: Mapping[str, pa.StringArray] = field(default_factory=dict)
     buckets: Mapping[str, int] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    lists: Mapping[str, ListKind] = field(default_factory=dict)
     vectors: Mapping[str, Vectors] = field(default_factory=dict)
     storage: Mapping[str, str] = field(default_factory=dict)
 

@@ -10,8 +10,8 @@ from pyspark.sql import types as T
 
 from dssm.config import Settings
 from dssm.errors import UserError, did_you_mean
-from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, of_side
-from dssm.manifest import UPLOAD_TIME, changing_item_features
+from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, of_side, takes_list
+from dssm.manifest import UPLOAD_TIME, ListKind, changing_item_features
 from dssm.samples.lookups import group_negatives
 from dssm.samples.sources import ID, need_columns, quoted
 from dssm.samples.tables import VALID_FROM
@@ -26,7 +26,7 @@ def user_columns(settings: Settings, profiles: Mapping[str, DataFrame]) -> dict[
     Returns: column → `profiles.NAME`, or `history`, `counter`, or `user` for the user id itself.
     Raises: UserError where nothing has the column, or two tables have it.
     """
-    ids = {source.user for source in settings.sources.values()} | {table.key for table in settings.profiles.values()}
+    ids = settings.user_keys
     of_user = [f for f in of_side(settings.features, "user") if getattr(f, "time", None) is None]
     wanted = {f"features.{f.name}.column": f.source_column for f in of_user}
     wanted |= {f"histories.{name}.then": h.then for name, h in settings.histories.items() if h.then is not None}
@@ -88,6 +88,24 @@ def provided_features(settings: Settings, providers: Mapping[str, str], provider
         for f in of_side(settings.features, "user")
         if getattr(f, "time", None) is None and providers[f.source_column] == provider
     ]
+
+
+def list_kinds(
+    settings: Settings, catalogue: DataFrame, profiles: Mapping[str, DataFrame], providers: Mapping[str, str]
+) -> dict[str, ListKind]:
+    """Returns what the columns of lists hold, by feature.
+
+    Args:
+      providers: of `user_columns`; features of a history are left out, as nothing parts its items.
+    """
+    of_provider = {f"profiles.{name}": profile for name, profile in profiles.items()}
+    kinds: dict[str, ListKind] = {}
+    for feature in filter(takes_list, settings.features.values()):
+        column = feature.source_column
+        frame = catalogue if feature.side == "item" else of_provider.get(providers[column])
+        if frame is not None:
+            kinds[feature.name] = "array" if isinstance(frame.schema[column].dataType, T.ArrayType) else "text"
+    return kinds
 
 
 def universe_features(settings: Settings) -> tuple[AnyFeature, ...]:

@@ -37,6 +37,7 @@ TABLES = Tables(
     },
     buckets={"hashed": 11, "text": 50},
     statistics={"f": STATISTICS, "equal": EQUAL},
+    lists={"arrays": "array", "texts": "text"},
     vectors={"pre": VECTORS, "table": VECTORS},
     storage={name: spec.storage for name, spec in SPECS.items()},
 )  # fmt: skip

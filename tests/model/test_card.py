@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from dssm import storage
 from dssm.config import Settings
-from dssm.features import Side
+from dssm.features import UNKNOWN_ID, Side
 from dssm.manifest import MANIFEST, read_manifest
 from dssm.model.card import PAGE, ModelCard, add_evaluation, make_card, write_card
 from dssm.model.card_page import card_html
@@ -221,6 +221,16 @@ def test_without_a_card_there_is_nothing_to_add_to(tmp_path: Path) -> None:
     assert not Path(RunPaths(settings.run_folder).model).exists()
 
 
+def test_no_users_id_is_published(settings: Settings) -> None:
+    card, folder = card_of(settings), Path(RunPaths(settings.run_folder).model)
+    assert card.towers["user_tower_raw"].example["user_id"] == "example1"
+    assert card.towers["user_tower"].example["user_id"] == UNKNOWN_ID
+    for name in (CARD, PAGE):
+        text = (folder / name).read_text()
+        assert "item_id 0" in text
+        assert "user_id 0" not in text
+
+
 class _Texts(HTMLParser):
     """Collects the text of each element of one name, and what the page would load."""
 
@@ -259,6 +269,6 @@ def test_the_page_shows_every_input_and_a_request(settings: Settings) -> None:
         assert set(signature.inputs) < set(heads)
     requests = [json.loads(text) for text in texts_of(page, "pre")[:4]]
     assert requests == [{"instances": [signature.example]} for signature in card.towers.values()]
-    assert card.towers["user_tower_raw"].example["user_id"] == "<user_id 0>"
-    assert "<user_id" not in page  # what a log holds is escaped
+    assert card.towers["user_tower_raw"].example["clicked"] == ["<item_id 0>", "<item_id 1>"]
+    assert "<item_id" not in page  # what a log holds is escaped
     assert "rows × any" in page

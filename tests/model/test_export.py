@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
@@ -179,6 +180,17 @@ def test_rows_become_tensors_and_what_is_missing_counts_as_nothing():
     }  # fmt: skip
     with pytest.raises(UserError, match=r"no input 'tag' \(did you mean 'tags'\?\)"):
         raw_tensors(inputs, [{"tag": "a"}])
+
+
+def test_booleans_are_the_texts_of_the_samples():
+    inputs = {"id": tf.TensorSpec([None], tf.string), "tags": tf.TensorSpec([None, None], tf.string)}
+    inputs["age"] = tf.TensorSpec([None], tf.float64)
+    rows = [{"id": True, "tags": [True, None, False], "age": True}, {"id": np.False_, "tags": False, "age": False}]
+    found = {name: tensor.numpy().tolist() for name, tensor in raw_tensors(inputs, rows).items()}
+    assert found["id"] == [text.encode() for text in pa.array([True, False]).cast(pa.string()).to_pylist()]
+    assert found == {
+        "id": [b"true", b"false"], "tags": [[b"true", b"", b"false"], [b"false", b"", b""]], "age": [1, 0],
+    }  # fmt: skip
 
 
 def test_a_missing_column_is_an_error_that_names_it(towers: TwoTowers, tmp_path: Path):

@@ -21,6 +21,7 @@ from dssm.model.raw.lookup import TokenTable
 from dssm.model.raw.strings import lower_case, parsed, trimmed, white_space
 from dssm.samples import hashing
 from tests.model.raw_rows import (
+    COMMAS,
     HISTORIES,
     MAXLEN,
     SPECS,
@@ -158,6 +159,39 @@ def test_ids_that_hold_the_separator_are_not_parted() -> None:
     check(feature, [["a,b", "x,y"], ["d, e"], None], STRINGS)
 
 
+ids_with_commas = st.lists(st.sampled_from([*COMMAS, "a, 007", "a", "é日,b", " 0,", ","]), max_size=5)
+
+
+@fast
+@given(rows=st.lists(st.one_of(st.none(), ids_with_commas), max_size=5))
+@pytest.mark.parametrize("vocabulary", ["f", "hashed", "comma"])
+def test_the_ids_of_an_array_are_never_parted(vocabulary: str, rows: list[list[str] | None]) -> None:
+    ids = VarLenSparseFeat(name="arrays", side="user", maxlen=MAXLEN, share_embedding=vocabulary)
+    check(ids, rows, STRINGS)
+    weighted = ids.model_copy(update={"weighted": True})
+    check(weighted, [row and [f"{token}:2" for token in row] for row in rows], STRINGS)
+
+
+def test_the_vectors_of_an_arrays_ids() -> None:
+    feature = DenseFeat(name="arrays", side="user", pre_embed="pre", reduce_type="sum")
+    check(feature, [["7,b", "b"], ["7", "b"], ["7,b"]], STRINGS)
+    assert encode(feature, [{"arrays": ["7,b"]}])["arrays"].tolist() == [[0, 0, 0]]
+
+
+def test_a_text_is_parted_whatever_its_vocabulary_holds() -> None:
+    feature = VarLenSparseFeat(name="texts", side="user", maxlen=3, share_embedding="comma")
+    check(feature, ["a,b", "c,d, e", None], pa.string())
+    assert encode(feature, [{"texts": ["c,x"]}])["texts"].tolist() == [[3, 1, 0]]
+
+
+@pytest.mark.parametrize(("of", "separator"), [("arrays", None), ("texts", ","), ("topic", ",")])
+def test_the_ids_of_a_historys_items_are_those_of_their_feature(of: str, separator: str | None) -> None:
+    feature = VarLenSparseFeat(name="h", side="user", column="clicks", of=of, share_embedding="f")
+    assert entry_separator(feature, HISTORIES, TABLES) == separator
+    known_with_commas = feature.model_copy(update={"share_embedding": "comma"})
+    assert entry_separator(known_with_commas, HISTORIES, TABLES) is None
+
+
 @st.composite
 def weighted_rows(draw: st.DrawFn) -> list[list[tuple[str, float]] | None]:
     pairs = st.tuples(spaced.map(lambda token: token.replace(",", "")), weights)
@@ -269,12 +303,16 @@ def test_inputs_say_what_to_send() -> None:
         VarLenSparseFeat(name="l", side="user", share_embedding="f", weighted=True, weight_column="w"),
         VarLenSparseFeat(name="h", side="user", column="clicks", share_embedding="item"),
         DenseFeat(name="age", side="user"),
+        VarLenSparseFeat(name="arrays", side="user", share_embedding="f"),
+        VarLenSparseFeat(name="texts", side="user", share_embedding="comma"),
     ]
     with tempfile.TemporaryDirectory() as folder:
         inputs = RawEncoder(features, HISTORIES, SPECS, TABLES, folder).inputs
     assert {name: (given.dtype, given.is_list) for name, given in inputs.items()} == {
         "f": ("string", False), "hour": ("int64", False), "l": ("string", True), "l__weight": ("float64", True),
-        "h": ("string", True), "age": ("float64", False),
+        "h": ("string", True), "age": ("float64", False), "arrays": ("string", True), "texts": ("string", True),
     }  # fmt: skip
     assert inputs["h"].says == 'item ids, the newest first, one a place; "" fills a row up'
+    assert inputs["arrays"].says == 'ids, one a place; "" fills a row up'
+    assert inputs["texts"].says == "ids, one a place or as one text with ',' between; \"\" fills a row up"
     assert all(given.says for given in inputs.values())

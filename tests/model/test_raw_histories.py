@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dssm.features import AnyFeature, DenseFeat, VarLenSparseFeat
 from dssm.manifest import encoded_columns
 from dssm.packing import unpack
+from dssm.samples.hashing import bucket_ids
 from dssm.samples.history_encoding import encode_history, item_codes
 from dssm.samples.ragged import Lists
 from tests.model.raw_rows import (
@@ -55,10 +56,17 @@ def from_log(feature: AnyFeature, rows: Sequence[Sequence[int]], **encoded_items
 def test_a_history(rows: list[list[int]], vocabulary: str) -> None:
     feature = VarLenSparseFeat(name="h", side="user", column="clicks", maxlen=MAXLEN, share_embedding=vocabulary)
     sent = [{"h": [SENT[item] for item in row]} for row in rows]
-    if vocabulary == "hashed":  # an item that the log does not know is 1 in the samples, never hashed
+    if vocabulary == "hashed":  # see below
         rows = [[item for item in row if item < len(ITEMS)] for row in rows]
         sent = [{"h": [SENT[item] for item in row]} for row in rows]
     assert_same(encode(feature, sent), from_log(feature, rows))
+
+
+def test_an_item_that_nobody_knows_is_hashed_though_it_is_unknown_in_the_samples() -> None:
+    feature = VarLenSparseFeat(name="h", side="user", column="clicks", maxlen=2, share_embedding="hashed")
+    known, unknown = bucket_ids(pa.array([ITEMS[0], "unknown"]), TABLES.buckets["hashed"]).tolist()
+    assert from_log(feature, [[0, len(ITEMS)]])["h"].tolist() == [[known, 1]]
+    assert encode(feature, [{"h": [ITEMS[0], "unknown"]}])["h"].tolist() == [[known, unknown]]
 
 
 def test_a_history_is_no_longer_than_the_logs() -> None:

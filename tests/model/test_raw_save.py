@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssm.config import Settings
-from dssm.features import Side, of_side
-from dssm.manifest import Manifest, encoded_columns
+from dssm.features import UNKNOWN_ID, AnyFeature, DenseFeat, Side, SparseFeat, VarLenSparseFeat, of_side
+from dssm.manifest import ListKind, Manifest, encoded_columns
 from dssm.model.export import LoadedRawTower, LoadedTower, save_tower
-from dssm.model.raw.save import RawTower, lookup_tables, save_raw_tower
+from dssm.model.raw.inputs import raw_inputs
+from dssm.model.raw.save import RawTower, example_row, lookup_tables, save_raw_tower, without_users
 from dssm.model.towers import tower_columns
 from dssm.packing import unpack
 from dssm.paths import RunPaths
 from dssm.samples.encoding import encode_features
+from dssm.samples.lookup_tables import Tables, Vectors
 from tests.datasets import SIZES, VOCABULARIES, make_settings, write_vectors
 from tests.model.tiny import make_towers
 
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.slow
 TOKENS = {name: [f"{name[0]}{place}" for place in range(size - 2)] for name, size in SIZES.items()}
 ROWS: dict[Side, list[dict[str, Any]]] = {
     "user": [
-        {"user_id": "u3", "age": 31.5, "clicked": ["i2", "i17", "no"], "liked": "t1:0.5,t4:2", "images": ["item03"]},
+        {"user_id": "u3", "age": 31.5, "clicked": ["i2", "i17", "i3,i4"], "liked": "t1:0.5,t4:2", "images": ["item03"]},
         {"user_id": "nobody", "age": None, "clicked": [], "liked": None, "images": ["gone", "item08", "item00"]},
         {"user_id": None, "age": -2, "clicked": ["i0"] * 9, "liked": "t0:1,x:3, t2 : 0.25 ,:1", "images": []},
         {"user_id": "", "age": 0, "clicked": None, "liked": "", "images": None},
@@ -43,6 +45,7 @@ ROWS: dict[Side, list[dict[str, Any]]] = {
         {"item_id": "", "topic_id": "t4", "image": None, "days": 0},
     ],
 }
+LISTS: dict[str, ListKind] = {"clicked": "array", "liked": "text", "images": "array"}
 KINDS = {"age": pa.float64(), "days": pa.float64(), "clicked": pa.list_(pa.string()), "images": pa.list_(pa.string())}
 
 # What a service does: it has TensorFlow, the folder and a request.
@@ -72,7 +75,7 @@ class Saved:
             pq.write_table(table, samples / "vocabularies" / f"{name}.parquet")
         write_vectors(self.settings)
         date = self.settings.date.isoformat()
-        manifest = Manifest(kind="train", date=date, build="tiny", seed=0, vocabularies=VOCABULARIES)
+        manifest = Manifest(kind="train", date=date, build="tiny", seed=0, vocabularies=VOCABULARIES, lists=LISTS)
         towers = make_towers(self.settings)
         self.raw: dict[Side, RawTower] = {}
         self.encoded_rows: dict[Side, dict[str, np.ndarray]] = {}
@@ -123,7 +126,7 @@ def test_the_example_is_a_row_of_known_values(saved: Saved, side: Side) -> None:
     assert set(made.example) == set(made.inputs) == set(LoadedRawTower(f"{saved.folder}/{side}_tower_raw").inputs)
     assert set(made.encoded) == set(tower_columns(saved.settings.features, side, saved.settings.vectors))
     if side == "user":
-        assert made.example["user_id"] == "u0"
+        assert (made.example["user_id"], made.encoded["user_id"]) == ("example1", UNKNOWN_ID)
         assert made.example["clicked"] == ["i0", "i1"]
         assert made.example["liked"] == ["t0:1", "t1:0.5"]
         assert made.encoded["clicked"] == [2, 3, 0, 0, 0]
@@ -131,6 +134,28 @@ def test_the_example_is_a_row_of_known_values(saved: Saved, side: Side) -> None:
     raw = LoadedRawTower(f"{saved.folder}/{side}_tower_raw").vectors([made.example])
     columns = {name: np.array([value]) for name, value in made.encoded.items()}
     np.testing.assert_allclose(raw, LoadedTower(f"{saved.folder}/{side}_tower").vectors(columns), atol=1e-6)
+
+
+def test_no_feature_gives_an_example_with_a_users_id() -> None:
+    features: dict[str, AnyFeature] = {
+        "user_id": SparseFeat(name="user_id", side="user"),
+        "friends": VarLenSparseFeat(name="friends", side="user", share_embedding="user_id"),
+        "face": DenseFeat(name="face", side="user", column="user_id", pre_embed="faces"),
+        "author": SparseFeat(name="author", side="item", share_embedding="user_id"),
+        "topic": SparseFeat(name="topic", side="item"),
+        "image": DenseFeat(name="image", side="item", pre_embed="images"),
+    }
+    settings = make_settings("unused").model_copy(update={"features": features})
+    users, images = pa.array(["u0", "u1"]), Vectors(pa.array(["p0"]), np.zeros((1, 2), np.float32))
+    tables = Tables(
+        vocabularies={"user_id": users, "topic": pa.array(["t0", "t1"])},
+        vectors={"faces": Vectors(users, np.zeros((2, 2), np.float32)), "images": images},
+    )
+    inputs = raw_inputs(list(features.values()), {}, tables)
+    assert example_row(list(features.values()), without_users(settings, tables), inputs) == {
+        "user_id": "example1", "friends": ["example1", "example2"], "face": "example1", "author": "example1",
+        "topic": "t0", "image": "p0",
+    }  # fmt: skip
 
 
 def test_the_assets_are_the_tokens_and_what_the_inputs_are(saved: Saved) -> None:

@@ -29,6 +29,7 @@ def test_every_part_says_what_it_holds(tiny_build: TinyFeed, manifest: Manifest)
         assert (found.kind, found.rows, found.seed) == (part, expected_rows[part], 0)
         assert (found.date, found.build) == ("2024-01-10", manifest.build)
         assert (found.vocabularies, found.sources) == (manifest.vocabularies, manifest.sources)
+        assert found.lists == {"follow": "text", "fav": "text"}
         sides = {"users": {"user"}, "items": {"item"}, "interactions": set()}.get(part, {"user", "item"})
         columns = {k: v for f in features if f.side in sides for k, v in encoded_columns(f, settings.vectors).items()}
         assert {k: v for k, v in found.columns.items() if not k.startswith("row__")} == columns

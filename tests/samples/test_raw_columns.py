@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyspark.sql import types as T
 
 from dssm.errors import UserError
 from dssm.samples.raw_columns import (
     check_item_columns,
+    list_kinds,
     provided_features,
     raw_item_features,
     universe_features,
@@ -54,6 +56,22 @@ def test_each_column_has_one_provider(tiny_feed: TinyFeed) -> None:
     assert names("profiles.reads") == []
     assert names("history") == ["click_history", "touch_history", "click_embed"]
     assert names("counter") == ["view_count"]
+
+
+def test_columns_of_lists_are_texts_or_arrays(tiny_feed: TinyFeed) -> None:
+    tiny_feed.config["features"] |= {
+        "genres": {"kind": "VarLenSparseFeat", "side": "item", "hash_buckets": 9},
+        "parts": {"kind": "DenseFeat", "side": "item", "pre_embed": "post", "reduce_type": "mean"},
+        "title": {"kind": "TextFeat", "side": "item"},
+    }
+    settings = tiny_feed.settings()
+    clients = SimpleNamespace(schema=T.StructType().add("follow", T.ArrayType(T.LongType())).add("fav", "string"))
+    catalogue: Any = SimpleNamespace(schema=T.StructType().add("genres", T.ArrayType(T.StringType())))
+    catalogue.schema.add("parts", "long").add("title", "string")
+    profiles: Any = {"clients": clients, "reads": SimpleNamespace(schema=T.StructType())}
+    assert list_kinds(settings, catalogue, profiles, user_columns(settings, PROFILES)) == {
+        "follow": "array", "fav": "text", "genres": "array", "parts": "text",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

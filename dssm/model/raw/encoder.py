@@ -18,6 +18,7 @@ from dssm.features import (
     SparseFeat,
     TextFeat,
     VarLenSparseFeat,
+    takes_list,
 )
 from dssm.manifest import Statistics
 from dssm.model.raw.hashing import bucket_ids
@@ -66,11 +67,7 @@ class RawEncoder(tf.Module):
         self._histories = dict(histories)
         self._statistics = {f.name: tables.statistics[f.name] for f in features if f.name in tables.statistics}
         self._buckets = dict(tables.buckets)
-        self._separators = {
-            f.name: entry_separator(f, histories, tables)
-            for f in features
-            if isinstance(f, VarLenSparseFeat) or (isinstance(f, DenseFeat) and f.reduce_type != "none")
-        }
+        self._separators = {f.name: entry_separator(f, histories, tables) for f in features if takes_list(f)}
         names = sorted({f.vocabulary for f in features if isinstance(f, (SparseFeat, VarLenSparseFeat))})
         self._vocabularies = {
             name: TokenTable(tables.vocabularies[name], f"{folder}/vocabulary_{name}.txt")

@@ -62,12 +62,17 @@ def entry_separator(
 ) -> str | None:
     """Returns what parts the entries of a list's input; None: they are taken as they are.
 
-    A column of text and one of lists are the same to a feature. Ids of a history and lists with weights apart are
-    sent one by one; so are ids where one that is known holds the separator: it can't be from a text.
+    A column of text and one of arrays are the same to a feature: `tables.lists` tells them apart. Ids of a history,
+    of an array and of a list with weights apart are sent one by one. Where nothing tells, as of a SparseFeat's ids
+    that `of` lists, so are ids where one that is known holds the separator: it can't be from a text.
     """
+    of = getattr(feature, "of", None)
+    kind = tables.lists.get(of or feature.name)
     apart = isinstance(feature, VarLenSparseFeat) and feature.weight_column is not None
-    if apart or is_history(feature, histories):
+    if apart or kind == "array" or is_history(feature, histories):
         return None
+    if kind == "text" and of is None:
+        return feature.separator
     if isinstance(feature, DenseFeat):
         assert feature.pre_embed is not None
         known = tables.vectors[feature.pre_embed].ids

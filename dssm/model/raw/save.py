@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +29,6 @@ from dssm.model.raw.inputs import RawInput
 from dssm.paths import vectors_path, vocabulary_path
 from dssm.samples.lookup_tables import Tables
 from dssm.samples.lookups import load_tokens, load_vectors
-from dssm.sections import History
 
 EXAMPLE_ENTRIES = 2  # of a list
 EXAMPLE_HOUR, EXAMPLE_WEEKDAY = 20, 5
@@ -37,7 +37,8 @@ EXAMPLE_HOUR, EXAMPLE_WEEKDAY = 20, 5
 class RawTower(BaseModel):
     """What a raw tower takes, and an example: a row as it is sent, and the same row encoded.
 
-    The example is made of the most frequent values, so that it is no person's row.
+    The example is made of the most frequent values, and of made-up words in the place of users' ids, so that it is no
+    person's row.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +75,7 @@ def save_raw_tower(
 
         specs = {name: given.spec for name, given in encoder.inputs.items()}
         save_function(serve, specs, [encoder, *tower.variables], folder)
-        example = example_row(features, settings.histories, tables, encoder.inputs)
+        example = example_row(features, without_users(settings, tables), encoder.inputs)
         encoded = encoder(raw_tensors(specs, [example]))
     row = {name: values[0].numpy().tolist() for name, values in encoded.items()}
     return RawTower(inputs=encoder.inputs, example=example, encoded=row)
@@ -93,15 +94,26 @@ def lookup_tables(
         },
         buckets={name: specs[name].size - FIRST_TOKEN_ID for name in used if specs[name].rule == "hash"},
         statistics=manifest.statistics,
+        lists=manifest.lists,
         vectors={name: load_vectors(vectors_path(samples_folder, name)) for name in vectors},
         storage={name: table.storage for name, table in settings.vectors.items()},
     )
 
 
-def example_row(
-    features: Sequence[AnyFeature], histories: Mapping[str, History], tables: Tables, inputs: Mapping[str, RawInput]
-) -> dict[str, Any]:
-    """Returns a row of raw inputs: the most frequent ids, the mean of a number."""
+def without_users(settings: Settings, tables: Tables) -> Tables:
+    """Returns the tables without those of users' ids, whichever feature looks something up there."""
+    of_users = [f for f in of_side(settings.features, "user") if f.source_column in settings.user_keys]
+    vocabularies = {f.vocabulary for f in of_users if not isinstance(f, DenseFeat)}
+    vectors = {f.pre_embed for f in of_users if isinstance(f, DenseFeat)}
+    return replace(
+        tables,
+        vocabularies={name: tokens for name, tokens in tables.vocabularies.items() if name not in vocabularies},
+        vectors={name: table for name, table in tables.vectors.items() if name not in vectors},
+    )
+
+
+def example_row(features: Sequence[AnyFeature], tables: Tables, inputs: Mapping[str, RawInput]) -> dict[str, Any]:
+    """Returns a row of raw inputs: the most frequent ids, the mean of a number; made-up ids of what has no table."""
     row: dict[str, Any] = {}
     for feature in features:
         if isinstance(feature, SparseFeat):
@@ -115,7 +127,8 @@ def example_row(
             if feature.weight_column is not None:
                 row[feature.weight_name] = [1 / place for place in range(1, len(ids) + 1)]
         elif feature.pre_embed is not None:
-            ids = _frequent(tables.vectors[feature.pre_embed].ids)
+            vectors = tables.vectors.get(feature.pre_embed)
+            ids = _frequent(None if vectors is None else vectors.ids)
             row[feature.name] = ids if inputs[feature.name].is_list else (ids or [""])[0]
         else:
             row[feature.name] = _example_number(feature.name, tables)
@@ -135,7 +148,7 @@ def _example_number(name: str, tables: Tables) -> float:
 
 
 def _frequent(tokens: pa.StringArray | None) -> list[str]:
-    """Returns the first tokens of a vocabulary, which are the most frequent; any where they are hashed."""
+    """Returns the first tokens of a vocabulary, which are the most frequent; made-up ones where there is none."""
     if tokens is None:
         return [f"example{place}" for place in range(1, EXAMPLE_ENTRIES + 1)]
     return tokens.slice(0, EXAMPLE_ENTRIES).to_pylist()
