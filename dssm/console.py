@@ -7,6 +7,7 @@ a record holds beside its text, such as counts and seconds, stands in its `field
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -198,6 +199,12 @@ def measured(message: str, measures: Mapping[str, float], level: int = logging.I
 def warn(text: str) -> None:
     """Prints a line that someone should read."""
     out.print(text, style="yellow", markup=False, level=logging.WARNING)
+
+
+@functools.lru_cache(maxsize=64)
+def warn_once(text: str) -> None:
+    """Prints a line as `warn` does, unless it was said lately: for what is looked at again and again."""
+    warn(text)
 
 
 def heading(text: str) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -256,9 +255,7 @@ def versions(location: str, date: str) -> list[Published]:
 
 def damaged_files(published: Published) -> list[str]:
     """Returns the files of a version that are not there, or have not the size that its manifest names."""
-    system, place = storage.filesystem(published.data)
-    entries = system.ls(place, detail=True) if system.exists(place) else []
-    sizes = {posixpath.basename(entry["name"]): entry["size"] for entry in entries}
+    sizes = storage.file_sizes(published.data)
     return [f"{published.data}/{file.name}" for file in published.manifest.files if sizes.get(file.name) != file.size]
 
 

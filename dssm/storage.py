@@ -1,4 +1,8 @@
-"""Files and folders on any file system that fsspec reads, and the atomic commit of a folder."""
+"""Files and folders on any file system that fsspec reads, and the atomic commit of a folder.
+
+A local file system and HDFS rename a folder at once. Elsewhere, as in an object store, a rename is a copy of each file
+and a removal; there a folder that holds its marker is whole: markers are copied last and removed first.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -19,6 +24,8 @@ from fsspec.implementations.local import LocalFileSystem
 from dssm.errors import UserError
 
 ASIDE = ".old"
+MARKERS = "manifest.json", "index.json"  # what is written last into a folder
+AT_ONCE = {"file", "local", "hdfs", "webhdfs"}  # protocols of file systems that rename a folder in one step
 AWAY_LOOKS, AWAY_S = 20, 0.05  # at a file that is being replaced
 ABSENT_LOOKS = 2  # more, at one that seems not to be there
 
@@ -137,7 +144,14 @@ def make_folder(path: str) -> None:
 
 def remove(path: str) -> None:
     """Removes a file or a folder with all in it; nothing happens where there is none."""
-    system, place = filesystem(path)
+    _remove(*filesystem(path))
+
+
+def _remove(system: fsspec.AbstractFileSystem, place: str) -> None:
+    if not _renames_at_once(system):
+        _, markers = _data_and_markers(system, place)
+        for marker in reversed(markers):
+            system.rm_file(marker)
     if system.exists(place):
         system.rm(place, recursive=True)
 
@@ -151,6 +165,9 @@ def rename(source: str, target: str) -> None:
 def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
     if isinstance(system, LocalFileSystem):
         Path(source).replace(target)  # fsspec's own mv copies, and moves into a target that is a folder
+    elif not _renames_at_once(system) and system.isdir(source):
+        _copy_folder(system, source, target)
+        _remove(system, source)
     else:
         try:
             system.mv(source, target, recursive=True)  # most overwrite a file: there is no moment without it
@@ -158,6 +175,32 @@ def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None
             if not system.isfile(target):
                 raise
             _swap(system, source, target)
+
+
+def _renames_at_once(system: fsspec.AbstractFileSystem) -> bool:
+    known = system.protocol
+    return not AT_ONCE.isdisjoint([known] if isinstance(known, str) else known)
+
+
+def _copy_folder(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
+    data, markers = _data_and_markers(system, source)
+    targets = {path: f"{target}/{posixpath.relpath(path, source)}" for path in (*data, *markers)}
+    if data:
+        system.copy(data, [targets[path] for path in data])  # many at once, in no order
+    for path in markers:
+        system.cp_file(path, targets[path])
+
+
+def _data_and_markers(system: fsspec.AbstractFileSystem, folder: str) -> tuple[list[str], list[str]]:
+    """Returns the files in a folder and in those below: the markers apart, the folder's own last."""
+    system.invalidate_cache()  # other processes may have written there since it was listed
+    paths = system.find(folder)
+    markers = [path for path in paths if posixpath.basename(path) in MARKERS]
+    return [path for path in paths if path not in markers], sorted(markers, key=lambda path: -path.count("/"))
+
+
+def _is_marked(folder: str) -> bool:
+    return any(exists(f"{folder}/{name}") for name in MARKERS)
 
 
 def _swap(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
@@ -181,11 +224,7 @@ def committed_folder(folder: str) -> Iterator[str]:
     """
     parent, name = posixpath.split(absolute(folder).rstrip("/"))
     temporary, aside = f"{parent}/.{name}.tmp", f"{parent}/.{name}{ASIDE}"
-    if exists(aside):  # a run was killed between the two renames below
-        if exists(folder):
-            remove(aside)
-        else:
-            rename(aside, folder)
+    _keep_whole(folder, aside)  # a run was killed between the two renames below, or in the midst of one that copies
     remove(temporary)
     make_folder(temporary)
     try:
@@ -194,11 +233,21 @@ def committed_folder(folder: str) -> Iterator[str]:
             rename(folder, aside)
         rename(temporary, folder)
     except BaseException:
-        if exists(aside) and not exists(folder):
-            rename(aside, folder)
+        _keep_whole(folder, aside)
         remove(temporary)
         raise
     remove(aside)
+
+
+def _keep_whole(folder: str, aside: str) -> None:
+    """Leaves of a folder and of what was moved aside the one that is whole, in the folder's place."""
+    if not exists(aside):
+        return
+    if exists(folder) and (_is_marked(folder) or not _is_marked(aside)):
+        remove(aside)
+    else:
+        remove(folder)  # half a copy
+        rename(aside, folder)
 
 
 @contextlib.contextmanager
@@ -243,14 +292,20 @@ def folder_size(folder: str) -> int:
 
 def folder_names(folder: str) -> list[str]:
     """Returns the names of the folder's own folders, sorted; none where there is no folder."""
+    return sorted(posixpath.basename(entry["name"]) for entry in _entries(folder) if entry["type"] == "directory")
+
+
+def file_sizes(folder: str) -> dict[str, int]:
+    """Returns the bytes of the folder's own files by their names; none where there is no folder."""
+    files = (entry for entry in _entries(folder) if entry["type"] != "directory")
+    return {posixpath.basename(entry["name"]): entry["size"] for entry in files}
+
+
+def _entries(folder: str) -> list[dict[str, Any]]:
+    """Lists a folder anew, whatever its file system remembers of it; nothing where there is none."""
     system, place = filesystem(folder)
-    if not system.exists(place):
-        return []
-    return sorted(posixpath.basename(entry["name"]) for entry in system.ls(place, detail=True) if _is_folder(entry))
-
-
-def _is_folder(entry: dict[str, object]) -> bool:
-    return entry["type"] == "directory"
+    system.invalidate_cache(place)
+    return list(system.ls(place, detail=True)) if system.exists(place) else []
 
 
 def put_file(local: str, path: str) -> None:

@@ -31,7 +31,8 @@ def new_model(paths: RunPaths) -> Iterator[str]:
             yield folder
             aside = _set_aside(paths)
     except BaseException:
-        if aside is not None and not storage.exists(paths.model):
+        if aside is not None and _version_in(paths.model) is None:
+            storage.remove(paths.model)  # half a copy, where a store renames by copying
             storage.rename(aside, paths.model)
         raise
     version = _version_in(paths.model)

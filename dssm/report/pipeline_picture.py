@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dssm.decisions import tally
 from dssm.evaluation import KEPT, MODEL, POPULARITY
 from dssm.manifest import Manifest
 from dssm.report.html import Html, figure_text, join, tag
@@ -92,7 +93,8 @@ def _table(facts: RunFacts, table: str) -> tuple[str, ...]:
         f"version {manifest.version[:12]}",
     ]
     if manifest.gates:
-        lines.append("gates overruled" if manifest.overridden else f"{len(manifest.gates)} gates passed")
+        passed = tally(manifest.gates).partition(",")[0]  # the rest has no room in a box
+        lines.append("gates overruled" if manifest.overridden else passed)
     return tuple(lines)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dssm.config import Settings
+from dssm.decisions import tally
 from dssm.evaluation import KEPT, MODEL
 from dssm.report import run_evaluation, run_model, run_tables, run_vectors
 from dssm.report.html import Html, document, join, note, number_cell, table, tag, text_cell, words_cell
@@ -97,7 +98,7 @@ def _banner(facts: RunFacts) -> Html:
             f"{told}, over {len(manifest.overridden)} of {len(manifest.gates)} gates.",
             class_="banner warn",
         )
-    gates = f"; all {len(manifest.gates)} gates passed" if manifest.gates else ""
+    gates = f"; {tally(manifest.gates)}" if manifest.gates else ""
     return tag("p", tag("b", "Published."), f"{told}{gates}.", class_="banner good")
 
 

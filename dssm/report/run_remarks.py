@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dssm.decisions import unheard
 from dssm.evaluation import MODEL, VIEWS
 from dssm.report.decoding import percent
 from dssm.report.run_evaluation import best_baseline, cutoff_of, interval_text
@@ -25,6 +26,8 @@ def remarks(facts: RunFacts, vectors: VectorFacts | None) -> Iterator[Remark]:
     for name, found in facts.tables.items():
         if found.manifest.overridden:
             yield "gates", f"The table of {name} was published by force: {'; '.join(found.manifest.overridden)}"
+        for told in unheard(found.manifest.gates):
+            yield "gates", f"The table of {name} was published, but {told}"
         unread, lost = (sum(rows.values()) for rows in (found.manifest.quarantined, found.manifest.not_encoded))
         if unread:
             yield "gates", f"{unread:,} {name} could not be read and are not in the table"
@@ -34,8 +37,8 @@ def remarks(facts: RunFacts, vectors: VectorFacts | None) -> Iterator[Remark]:
         yield from _of_evaluation(facts, facts.evaluation)
     if facts.model is not None:
         yield from _of_training(facts)
-    told = "index_items" in facts.refusals
-    for sink in facts.index.sinks if facts.index is not None and not told else ():
+    is_told = "index_items" in facts.refusals
+    for sink in facts.index.sinks if facts.index is not None and not is_told else ():
         for failure in sink.failures:
             yield "indexes", failure
     if vectors is not None:

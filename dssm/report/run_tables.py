@@ -143,5 +143,5 @@ def indexes(facts: RunFacts) -> Html | None:
         f"{found.exact_queries_per_s:,.0f} queries/s. A version answers once its recall is enough."
     )
     if any(sink.how == "fetch" for sink in found.sinks):
-        told += " A store without a search of its own is fetched and compared."
+        told += " A store without a search of its own is fetched once, and compared: its queries/s are of that call."
     return join([note(told), table([*heads, "build, s", "vectors"], rows)])

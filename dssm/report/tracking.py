@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dssm import storage
+from dssm import locks, storage
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.evaluation import MODEL, VIEWS
@@ -82,7 +82,8 @@ def log_run(settings: Settings, paths: RunPaths) -> str | None:
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=uri)
-        run = _run(client, settings, facts)
+        with locks.locked(paths.folder):  # two jobs that end at once would each find no run, and make one
+            run = _run(client, settings, facts)
         _log_parameters(client, run, facts)
         _log_metrics(client, run, facts)
         for name, value in _tags(facts).items():

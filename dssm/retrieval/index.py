@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dssm import locks, published, storage
 from dssm.config import Settings
-from dssm.console import out, step, table, warn
+from dssm.console import out, step, table, warn, warn_once
 from dssm.errors import GateError, UserError
 from dssm.model.kept import model_of
 from dssm.model.manifest import read_model_manifest
@@ -42,7 +41,9 @@ class SinkReport(BaseModel):
     count: int = Field(description="Of vectors, as the engine counts them.")
     how: str = Field(description="index: the engine searches; fetch: all vectors were fetched and compared here.")
     build_seconds: float | None = Field(description="Reading included; None: it was there, and its time is not known.")
-    queries_per_s: dict[int, float] = Field(description=f"K → asked for K items, in calls of {QUERIES_PER_CALL}.")
+    queries_per_s: dict[int, float] = Field(
+        description=f"K → asked for K items, in calls of {QUERIES_PER_CALL}; by fetch, of all in one call for the most."
+    )
     recall: dict[int, float] = Field(description="K → share of the exact K best items among the K that were found.")
     min_recall: dict[int, float]
     failures: list[str] = Field(description="Why the gate refused it.")
@@ -147,13 +148,8 @@ def read_report(run_folder: str) -> IndexReport | None:
         return IndexReport.model_validate_json(storage.read_bytes(path))
     except ValueError as error:
         reason = " ".join(str(error).split())
-        _warn_once(f"  {path}: can't be read ({reason}) and counts as none; run index_items again")
+        warn_once(f"  {path}: can't be read ({reason}) and counts as none; run index_items again")
         return None
-
-
-@functools.lru_cache(maxsize=64)  # the service looks at the file every other second
-def _warn_once(text: str) -> None:
-    warn(text)
 
 
 def _location(settings: Settings) -> str:
@@ -264,8 +260,7 @@ def _fill(
             seconds = time.perf_counter() - began
         with sink.opened(version) as opened:
             count = opened.count
-            cutoffs = _cutoffs(settings, manifest.rows)
-            searched = {cutoff: _searched(opened, queries, cutoff) for cutoff in cutoffs}
+            searched = _searched(opened, sink.how, queries, _cutoffs(settings, manifest.rows))
         remarks.append(f"{count:,} vectors")
     report = SinkReport(
         sink=name, kind=kind.kind, objective=kind.objective, version=version, place=sink.place(version), count=count,
@@ -275,12 +270,24 @@ def _fill(
     return _Filled(name, kind, report, {k: ids for k, (ids, _) in searched.items()})
 
 
-def _searched(opened: Opened, queries: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """Returns the ids that were found, (queries, count), and queries a second. The first call is not timed."""
-    opened.search(queries[:1], count)
+def _searched(
+    opened: Opened, how: str, queries: np.ndarray, cutoffs: Sequence[int]
+) -> dict[int, tuple[np.ndarray, float]]:
+    """Returns by each K, ascending, the ids that were found, (queries, K), and queries a second."""
+    if how == "fetch":  # all vectors come with each call: one for all queries, and the best of the most for every K
+        ids, rate = _timed(opened, queries, cutoffs[-1], len(queries))
+        return {cutoff: (ids[:, :cutoff], rate) for cutoff in cutoffs}
+    found = {}
+    for cutoff in cutoffs:
+        opened.search(queries[:1], cutoff)  # the first call is not timed
+        found[cutoff] = _timed(opened, queries, cutoff, QUERIES_PER_CALL)
+    return found
+
+
+def _timed(opened: Opened, queries: np.ndarray, count: int, per_call: int) -> tuple[np.ndarray, float]:
+    """Returns the ids that were found, (queries, count), and queries a second."""
     began = time.perf_counter()
-    parts = range(0, len(queries), QUERIES_PER_CALL)
-    hits = [opened.search(queries[start : start + QUERIES_PER_CALL], count) for start in parts]
+    hits = [opened.search(queries[start : start + per_call], count) for start in range(0, len(queries), per_call)]
     rate = len(queries) / (time.perf_counter() - began)
     return np.concatenate([part.ids for part in hits]), rate
 
@@ -338,7 +345,7 @@ def _show(report: IndexReport) -> None:
     title = f"{report.rows:,} items, {report.queries:,} queries: {report.queries_of}"
     table(title, columns, [exact, *(_row(one) for one in report.sinks)])
     if any(one.how == "fetch" for one in report.sinks):
-        out.print("  by fetch: a store of vectors without RediSearch; all were fetched, and compared here")
+        out.print("  by fetch: a store of vectors without RediSearch; all were fetched once, and compared here")
 
 
 def _row(one: SinkReport) -> list[str]:

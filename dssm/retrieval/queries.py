@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -43,6 +44,12 @@ class Users:
             self._dataset = open_run(paths).part("users")
             check_model_fits(model, self._dataset.manifest, model.user_columns, self._dataset.folder)
         self.source = "user vectors published" if self._table is not None else "users of the samples, by the user tower"
+
+    def of(self, objective: str | None) -> Users:
+        """Returns the same users, from the same version, with an objective's own vectors."""
+        other = copy.copy(self)
+        other._objective = objective
+        return other
 
     @property
     def rows(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dssm.decisions import NOT_COMPARABLE, NOT_MEASURED
 from dssm.errors import GateError, UserError
 from dssm.evaluation import MODEL
 from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
@@ -14,7 +15,6 @@ from dssm.sections.publishing import PublishedTable
 
 BASELINE, LAST = "better than the baseline", "no worse than the last version"
 NOT_ROLLED_BACK = "not rolled back"
-NOT_MEASURED, NOT_COMPARABLE = "not measured", "not comparable"  # how the reasons of gates that saw nothing begin
 FIRST = "nothing that can be read was published before"
 ROWS, NUMBERS, ZEROS, NORMS = "one row an id", "finite numbers", "no zero vectors", "norms"
 UNREADABLE, DRIFT = "unreadable rows", "drift"
@@ -165,21 +165,6 @@ def _counted(reasons: Mapping[str, int]) -> str:
 def unmeasured(decisions: Sequence[GateDecision]) -> set[str]:
     """Returns the gates that had no evaluation to look at."""
     return {decision.gate for decision in decisions if decision.reason.startswith(NOT_MEASURED)}
-
-
-def unheard(decisions: Sequence[GateDecision]) -> list[str]:
-    """Returns what is to be said of gates that let a version through without having seen anything to judge by."""
-    blind = (decision for decision in decisions if decision.reason.startswith((NOT_MEASURED, NOT_COMPARABLE)))
-    return [f"gate '{decision.gate}' has not looked: {decision.reason}" for decision in blind]
-
-
-def tally(decisions: Sequence[GateDecision]) -> str:
-    """Says how many gates let a published version through, had nothing to judge by, or were overruled by --force."""
-    passed = sum(decision.passed and not decision.reason for decision in decisions)
-    blind = sum(decision.passed and bool(decision.reason) for decision in decisions)
-    overruled = len(refused(decisions))
-    told = {"gates passed": passed, "had nothing to compare with": blind, "overruled by --force": overruled}
-    return ", ".join(f"{count} {what}" for what, count in told.items() if count)
 
 
 def refused(decisions: Sequence[GateDecision]) -> list[str]:

@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 from dssm import published, storage
 from dssm.config import Settings
 from dssm.console import out, warn
+from dssm.decisions import tally, unheard
 from dssm.errors import UserError
 from dssm.evaluation import KEPT, MODEL
 from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, SourceCounts, read_manifest
@@ -86,9 +87,9 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
         return run.manifest(table, version, last, measured)
 
     done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
-    for told in gates.unheard(done.manifest.gates):
+    for told in unheard(done.manifest.gates):
         warn(f"  {told}")
-    told = f"published version {version} of {table.name}, {table.date}: {gates.tally(done.manifest.gates)}"
+    told = f"published version {version} of {table.name}, {table.date}: {tally(done.manifest.gates)}"
     if done.manifest.users:
         told += f"; users {done.manifest.users}"
     out.print(f"  {told}", markup=False)

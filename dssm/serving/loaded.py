@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from dssm import published, storage
+from dssm.console import warn_once
 from dssm.errors import UserError
 from dssm.manifest import ITEM_ID, ITEM_INDEX, SEEN, USER_ID
 from dssm.model.kept import model_of
@@ -204,11 +205,14 @@ def find_target(location: str, pipeline: str, kind: IndexKind, date: str | None 
 
 
 def _holds(folder: str, items: Published) -> bool:
-    """Whether an index is of a published version."""
-    path = f"{folder}/{DESCRIPTION}"
-    if not storage.exists(path):
+    """Whether an index is there, whole and of a published version."""
+    if not storage.exists(f"{folder}/{DESCRIPTION}"):
         return False
-    described = read_description(path)
+    try:
+        described = read_description(folder)
+    except UserError as error:
+        warn_once(f"  {error}; until then the service makes its own")
+        return False
     return described.facts.get("table_version") == items.manifest.version and described.rows == items.manifest.rows
 
 
@@ -263,8 +267,9 @@ def _users(
 ) -> tuple[pa.Array, dict[str | None, np.ndarray]]:
     """Returns the users' ids, and their vectors by objective, (users, dim) float32 each."""
     ids, vectors = pa.array([], pa.string()), {}
+    users = Users(paths, model)  # once: of a table that is published in between the objectives would be of two versions
     for objective in objectives:
-        parts = list(Users(paths, model, objective).batches())
+        parts = list(users.of(objective).batches())
         ids = pa.concat_arrays([pa.array([], pa.string()), *(part for part, _ in parts)])
         vectors[objective] = np.concatenate([matrix for _, matrix in parts] or [np.empty((0, 0), np.float32)])
     return ids, vectors

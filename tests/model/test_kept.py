@@ -14,14 +14,11 @@ from dssm.errors import UserError
 from dssm.model.kept import model_of, new_model, remove_spare
 from dssm.paths import RunPaths
 from dssm.published import PublishedManifest
+from tests.dying_store import ROOT, DyingStore, KilledError, dying_after, empty_store
 from tests.scoring.tables import manifest_of
 from tests.serving.tables import model_manifest
 
 DATE = "2024-01-08"
-
-
-class KilledError(BaseException):
-    """Nothing that handles errors stops it."""
 
 
 def train(paths: RunPaths, version: str) -> None:
@@ -128,6 +125,46 @@ def test_a_training_may_die_at_any_step_of_its_save(
         assert tower_of(paths, new) == f"tower of {new}"
         assert sorted(storage.folder_names(paths.folder)) in (["model"], ["model", "models"])
     assert steps > 15
+
+
+@pytest.mark.parametrize("before", [("a",), ("a", "b", "a")], ids=["one model", "a model set aside"])
+@pytest.mark.parametrize("new", ["a", "c"])
+def test_a_save_that_copies_may_die_at_any_file(before: tuple[str, ...], new: str) -> None:
+    """In a store that has no rename: what is published is of `a`, which is found whole after each death."""
+    paths, deaths, died = RunPaths(f"{ROOT}/tiny/{DATE}"), 0, [True]
+    while died:
+        empty_store()
+        for version in before:
+            train(paths, version)
+        with dying_after(deaths) as died:
+            train(paths, new)
+        assert tower_of(paths, "a") == "tower of a"
+        train(paths, new)
+        assert tower_of(paths, "a") == "tower of a"
+        assert tower_of(paths, new) == f"tower of {new}"
+        deaths += 1
+    assert deaths > 12
+
+
+def test_an_error_of_a_copy_leaves_the_model_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    empty_store()
+    paths = RunPaths(f"{ROOT}/tiny/{DATE}")
+    train(paths, "a")
+    copy, tried = DyingStore.cp_file, []
+
+    def full(self: DyingStore, path1: str, path2: str, **options: Any) -> None:
+        if path2.endswith("/model/manifest.json") and "/.model.tmp/" in path1:
+            tried.append(path1)
+            raise OSError(28, "No space left on device")
+        copy(self, path1, path2, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DyingStore, "cp_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(paths, "b")
+    assert len(tried) == 1
+    assert model_of(paths, vectors_of("a")) == paths
+    assert tower_of(paths, "a") == "tower of a"
 
 
 def test_an_error_leaves_the_model_where_it_was(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:

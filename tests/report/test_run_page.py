@@ -17,7 +17,9 @@ from dssm.errors import UserError
 from dssm.evaluation import VIEWS
 from dssm.manifest import ITEM_KEY
 from dssm.paths import RunPaths
+from dssm.published import GateDecision
 from dssm.report.item_words import Items, shortened
+from dssm.report.pipeline_picture import boxes
 from dssm.report.run_evaluation import best_baseline
 from dssm.report.run_facts import note_refusal, read_facts
 from dssm.report.run_page import page, shown_settings
@@ -261,6 +263,26 @@ def test_the_banner_says_what_was_refused_and_what_stays(tmp_path: Path) -> None
     assert "Not published: gate: too bad. Version v1 stays." in text_of(page_of(paths))
 
 
+def test_gates_that_saw_nothing_did_not_pass(tmp_path: Path) -> None:
+    paths = samples_run(tmp_path)
+    passed = GateDecision(gate="norms", passed=True, found=0.0, limit=0.001)
+    first = GateDecision(
+        gate="no worse than the last version", passed=True, reason="nothing that can be read was there"
+    )
+    blind = GateDecision(gate="better than the baseline", passed=True, reason="not measured: no evaluation")
+    vectors = clustered_vectors()
+    write_table(paths, f"{tmp_path}/1", vectors, gates=[passed, passed, first, blind], forced=False, overridden=[])
+    text = text_of(page_of(paths))
+    assert "version v1; 2 gates passed, 2 had nothing to compare with." in text
+    assert "gates passed" not in text.replace("2 gates passed", "")
+    assert [line for box in boxes(read_facts(paths)) for line in box.lines if "gate" in line] == ["2 gates passed"]
+    told = "The table of items was published, but gate 'better than the baseline' has not looked: not measured"
+    assert remarks_of(paths) == [f"{told}: no evaluation"]
+    write_table(paths, f"{tmp_path}/2", vectors, gates=[passed, passed], forced=False, overridden=[])
+    assert "version v1; 2 gates passed." in text_of(page_of(paths))
+    assert remarks_of(paths) == []
+
+
 def test_broken_vectors_hubs_and_a_rising_loss(tmp_path: Path) -> None:
     paths = samples_run(tmp_path)
     vectors = clustered_vectors()
@@ -380,7 +402,7 @@ def test_names_of_environment_variables_are_no_secrets(tmp_path: Path) -> None:
 
 
 def test_a_store_without_a_search_is_told(tmp_path: Path, text: str) -> None:
-    assert "A store without a search of its own is fetched and compared." in text
+    assert "A store without a search of its own is fetched once, and compared: its queries/s are of that call." in text
     paths = samples_run(tmp_path)
     write_index(paths, sinks=[])
     assert "A store without" not in text_of(page_of(paths))

@@ -8,6 +8,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from dssm import locks
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.paths import RunPaths
@@ -108,6 +109,24 @@ def test_a_rerun_brings_the_same_run_up_to_date(paths: RunPaths, tmp_path: Path)
     assert [point.value for point in client.get_metric_history(first, "seen_kept/recall_at_50")] == [0.4, 0.6]
     (report,) = tmp_path.glob("mlruns/*/*/artifacts/report.html")
     assert report.read_text() == "<p>second"
+
+
+def test_a_run_is_looked_for_and_made_under_the_runs_lock(
+    paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or two jobs that end at once would each find none, and make one."""
+    held: dict[str, list[Path]] = {}
+    for name in ("search_runs", "create_run"):
+        asked = getattr(MlflowClient, name)
+
+        def noted(client: MlflowClient, *given: Any, name: str = name, asked: Any = asked, **named: Any) -> Any:
+            held[name] = list(Path(paths.folder).glob(f"{locks.PREFIX}*"))
+            return asked(client, *given, **named)
+
+        monkeypatch.setattr(MlflowClient, name, noted)
+    log_run(tracked(tmp_path), paths)
+    assert held["search_runs"] == held["create_run"] != []
+    assert list(Path(paths.folder).glob(f"{locks.PREFIX}*")) == []
 
 
 def test_another_model_is_another_run(paths: RunPaths, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dssm.paths import RunPaths
 from dssm.retrieval.index import _cutoffs, _place, index_items, read_report
 from dssm.retrieval.sinks import Opened, Place, Sink, Vectors
 from dssm.retrieval.sinks.faiss import FaissSink
+from dssm.retrieval.sinks.redis import RedisSink
 from dssm.sections.indexing import Faiss, FaissFlat, SinkKind
 from tests.datasets import make_settings
 from tests.serving.engines import redis_server
@@ -85,14 +86,14 @@ def settings_of(root: Path, sinks: dict[str, Any], **index: Any) -> Settings:
     return settings.model_copy(update={"index": section})
 
 
-def publish(settings: Settings, version: str, seed: int = 0, date: str = DATE) -> np.ndarray:
+def publish(settings: Settings, version: str, seed: int = 0, date: str = DATE, users: int = USERS) -> np.ndarray:
     """Publishes items and users of the run's model. Returns: the items' vectors."""
     paths, matrix = RunPaths(settings.run_folder), unit_rows(ITEMS, DIM, seed)
     write_model_manifest(paths, date, DIM)
     write_published(settings.table_location, date, version, "item", IDS, matrix)
     if published.current(f"{settings.root}/users", date) is None:
-        users = [f"u{place}" for place in range(USERS)]
-        write_published(f"{settings.root}/users", date, "u", "user", users, unit_rows(USERS, DIM, 7))
+        ids = [f"u{place}" for place in range(users)]
+        write_published(f"{settings.root}/users", date, "u", "user", ids, unit_rows(users, DIM, 7))
         published.write_run_tables(paths.folder, {"users": f"{settings.root}/users"})
     return matrix
 
@@ -144,6 +145,30 @@ def test_every_engine_is_filled_measured_and_switched(
     shown = capsys.readouterr().out
     assert "recall@100" in shown
     assert "cache (redis, by fetch)" in shown
+
+
+def test_a_store_without_a_search_is_fetched_once_for_all_queries(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """150 queries, in calls of 100, at three K: what one call for the most finds is the best of each."""
+    cache = {"kind": "redis", "url": redis_url, "prefix": tmp_path.name}
+    settings = settings_of(tmp_path, {"cache": cache}, queries=150, min_recall={5: 1.0})
+    publish(settings, "v1", users=200)
+    fetched, fetch = [], RedisSink.fetched
+
+    def noted(sink: RedisSink, version: str) -> Any:
+        fetched.append(version)
+        return fetch(sink, version)
+
+    monkeypatch.setattr(RedisSink, "fetched", noted)
+    report = index_items(settings)
+    assert report is not None
+    (one,) = report.sinks
+    assert fetched == [one.version]
+    assert one.recall == {5: 1, 10: 1, 100: 1}
+    assert report.queries == 150
+    assert len({*one.queries_per_s.values()}) == 1
+    assert list(one.queries_per_s) == [5, 10, 100]
 
 
 def test_a_rerun_builds_nothing_and_a_new_version_replaces_the_old(

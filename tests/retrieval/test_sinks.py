@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dssm import storage
 from dssm.errors import UserError
 from dssm.retrieval.sinks import VERSION, Place, Sink, Vectors, default_lists, default_probes, ids_at, version_name
 from dssm.retrieval.sinks.faiss import in_memory
@@ -215,6 +218,63 @@ def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
     (tmp_path / "_current").write_text("{")
     with pytest.raises(UserError, match="_current: damaged; remove it"):
         Faiss().build(Place("mine", "p", str(tmp_path))).current()
+
+
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "no description": ("index.json", lambda _: None),
+    "half a description": ("index.json", lambda content: content[:9]),
+    "a description with another key": ("index.json", lambda content: content.replace(b'"rows"', b'"more": 1, "rows"')),
+    "no index": ("index.faiss", lambda _: None),
+    "half an index": ("index.faiss", lambda content: content[:-9]),
+    "no ids": ("ids.parquet", lambda _: None),
+}
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_index_is_not_whole_and_is_built_anew(
+    damage: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(tmp_path) if place == "local" else f"memory://{tmp_path.name}"
+    sink = Faiss(index=FaissFlat()).build(Place("mine", "p", root))
+    sink.build(FIRST, vectors_of(unit_rows(ROWS, DIM)))
+    name, damaged = DAMAGE[damage]
+    path = f"{sink.place(FIRST)}/{name}"
+    content = damaged(storage.read_bytes(path))
+    storage.remove(path)
+    if content is not None:
+        system, inside = storage.filesystem(path)
+        system.pipe_file(inside, content)
+    assert not sink.is_whole(FIRST, ROWS)
+    told = "".join(capsys.readouterr().out.split())
+    assert ("index_itemsbuildsitanew" in told) == (damage != "no description")
+    if name != "index.json":
+        there = "not there" if content is None else f"{len(content):,} bytes"
+        with pytest.raises(UserError, match=rf"/{name}: {there}, expected [\d,]+ bytes; index_items builds it anew"):
+            sink.load(FIRST)
+    sink.build(FIRST, vectors_of(unit_rows(ROWS, DIM)))
+    assert sink.is_whole(FIRST, ROWS)
+
+
+def test_an_index_from_before_sizes_were_kept_is_read(tmp_path: Path) -> None:
+    sink = Faiss(index=FaissFlat()).build(Place("mine", "p", str(tmp_path)))
+    sink.build(FIRST, vectors_of(unit_rows(ROWS, DIM)))
+    path = Path(sink.place(FIRST), "index.json")
+    description = json.loads(path.read_text())
+    assert {*description.pop("files")} == {"ids.parquet", "index.faiss"}
+    path.write_text(json.dumps(description))
+    assert sink.is_whole(FIRST, ROWS)
+    assert sink.load(FIRST).count == ROWS
+
+
+def test_a_drop_that_is_killed_leaves_nothing_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = Faiss(index=FaissFlat()).build(Place("mine", "p", str(tmp_path)))
+    sink.build(FIRST, vectors_of(unit_rows(ROWS, DIM)))
+    monkeypatch.setattr(shutil, "rmtree", lambda _: Path(sink.place(FIRST), "index.faiss").unlink())  # and no more
+    sink.drop(FIRST)
+    assert [path.name for path in Path(sink.place(FIRST)).iterdir()] == ["ids.parquet"]
+    assert not sink.is_whole(FIRST, ROWS)
+    assert sink.versions() == [FIRST]  # for the next drop
 
 
 def test_folders_of_others_stay(tmp_path: Path) -> None:

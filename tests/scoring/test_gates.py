@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
+from dssm.decisions import tally, unheard
 from dssm.errors import GateError, UserError
 from dssm.evaluation import MODEL
 from dssm.published import NOT_FINITE, GateDecision, Pointer, PublishedManifest
@@ -18,8 +19,6 @@ from dssm.scoring.gates import (
     recall_gates,
     refused,
     rollback_gates,
-    tally,
-    unheard,
     unmeasured,
 )
 from dssm.sections import Gate, ItemTable

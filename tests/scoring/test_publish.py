@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dssm import published, storage
+from dssm.decisions import NOT_MEASURED
 from dssm.errors import GateError, UserError
 from dssm.published import GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
@@ -218,7 +219,7 @@ def test_the_last_version_is_what_the_gates_judge_by(tmp_path: Path) -> None:
 def test_metrics_of_a_later_evaluation_are_kept(tmp_path: Path) -> None:
     """Published, then evaluated, then published again: the next version is held against what was found."""
     table = table_at(tmp_path)
-    nothing = GateDecision(gate=gates.LAST, passed=True, reason=f"{gates.NOT_MEASURED}: no evaluation")
+    nothing = GateDecision(gate=gates.LAST, passed=True, reason=f"{NOT_MEASURED}: no evaluation")
     publish(table, "v1", judged(nothing), ["vector"], maker(VECTORS["v1"], "v1"), force=False)
     found = GateDecision(gate=gates.LAST, passed=True, found=0.4, reason="nothing was published before")
     again = Measured({"recall@50": 0.4}, "recall@50")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dssm import published
+from dssm.paths import RunPaths
+from dssm.retrieval.index import index_items
 from dssm.retrieval.sinks.faiss import in_memory
 from dssm.sections.indexing import FaissFlat, FaissHnsw, FaissIvf
-from dssm.serving.loaded import ItemIndex, Loaded, SeenItems
+from dssm.serving.loaded import ItemIndex, Loaded, SeenItems, _users, find_target
 from dssm.serving.lookup import Lookup
 from dssm.serving.search import ExactIndex
-from tests.serving.tables import unit_rows
+from tests.retrieval.test_index import publish, settings_of
+from tests.serving.tables import unit_rows, write_model_manifest, write_published
 
 ITEMS = 60
 IDS = pa.array([f"i{place}" for place in range(ITEMS)])
@@ -93,3 +98,63 @@ def test_an_index_that_finds_too_few() -> None:
     found = poor.top(QUERY, 10, None, np.zeros(0, np.int64))
     assert len(found.places) == 3
     assert [set(row) for row in poor.told(found)] == [{"item", "score"}] * 3
+
+
+# What is read --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["a description that is cut off", "an index that is gone"])
+def test_a_damaged_index_is_none_which_is_said_once(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(tmp_path, {"mine": {"kind": "faiss", "index": "flat"}})
+    publish(settings, "v1")
+    report = index_items(settings)
+    assert report is not None
+    asked = (settings.table_location, str(Path(settings.run_folder).parent), "faiss")
+    target = find_target(*asked)  # type: ignore[arg-type]
+    assert target is not None
+    assert target.made == ((None, report.sinks[0].place),)
+    folder = Path(report.sinks[0].place)
+    if damage == "an index that is gone":
+        (folder / "index.faiss").unlink()
+    else:
+        (folder / "index.json").write_text('{"rows"')
+    capsys.readouterr()
+    for told in (True, False):
+        target = find_target(*asked)  # type: ignore[arg-type]
+        assert target is not None
+        assert target.made == ()
+        shown = " ".join(capsys.readouterr().out.split())
+        assert ("index_items builds it anew; until then the service makes its own" in shown) == told
+    index_items(settings)
+    target = find_target(*asked)  # type: ignore[arg-type]
+    assert target is not None
+    assert target.made == ((None, str(folder)),)
+
+
+def test_the_users_of_all_objectives_are_of_one_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version is published while the first objective's vectors are read."""
+    paths, date, location = RunPaths(f"{tmp_path}/tiny/2024-01-08"), "2024-01-08", f"{tmp_path}/users"
+    model = write_model_manifest(paths, date, 4)
+
+    def publish_users(version: str, users: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        both, own = unit_rows(users, 4, seed), unit_rows(users, 3, seed + 1)
+        ids = [f"{version} {number}" for number in range(users)]
+        write_published(location, date, version, "user", ids, both, objectives={"like": own})
+        return both, own
+
+    first = publish_users("v1", 5, seed=1)
+    published.write_run_tables(paths.folder, {"users": location})
+    batches = published.batches
+
+    def republished(version: published.Published, objective: str | None = None) -> Iterator[Any]:
+        yield from batches(version, objective)
+        if objective is None:
+            publish_users("v2", 6, seed=3)
+
+    monkeypatch.setattr(published, "batches", republished)
+    ids, vectors = _users(paths, model, [None, "like"])
+    assert ids.to_pylist() == [f"v1 {number}" for number in range(5)]
+    np.testing.assert_array_equal(vectors[None], first[0])
+    np.testing.assert_array_equal(vectors["like"], first[1])

@@ -1,7 +1,8 @@
 """Indexes that are files: a folder a version, and a pointer that names the one that readers take.
 
-`LOCATION/SINK/version=V/` holds `index.json`, written last (rows, width, what the vectors are of), `ids.parquet` in the
-order of the index, and the engine's own file; `LOCATION/SINK/_current` is {version, previous}, replaced by one rename.
+`LOCATION/SINK/version=V/` holds `index.json`, written last (rows, width, what the vectors are of, the other files'
+sizes), `ids.parquet` in the order of the index, and the engine's own file; `LOCATION/SINK/_current` is
+{version, previous}, replaced by one rename.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dssm import storage
+from dssm.console import warn
 from dssm.errors import UserError
 from dssm.retrieval.sinks import VERSION, Opened, Place, Sink, Vectors
 
@@ -44,6 +46,7 @@ class Description(BaseModel):
     dim: int
     norm: float | None
     facts: dict[str, str]
+    files: dict[str, int] = Field(default_factory=dict, description="Bytes of the others; older indexes name none.")
 
 
 def read_alias(path: str) -> Alias | None:
@@ -96,14 +99,22 @@ class FolderSink(Sink):
         return None if alias is None else alias.previous
 
     def is_whole(self, version: str, rows: int) -> bool:
-        path = f"{self.place(version)}/{DESCRIPTION}"
-        return storage.exists(path) and read_description(path).rows == rows
+        if not storage.exists(f"{self.place(version)}/{DESCRIPTION}"):
+            return False
+        try:
+            return read_description(self.place(version)).rows == rows
+        except UserError as error:
+            warn(f"  {error}")
+            return False
 
     def build(self, version: str, vectors: Vectors) -> None:
-        described = Description(rows=vectors.rows, dim=vectors.dim, norm=vectors.norm, facts=dict(vectors.facts))
         with storage.committed_folder(self.place(version)) as folder:
             with _written_locally(folder) as local:
                 self.write(local, vectors)
+                sizes = storage.file_sizes(local)
+            described = Description(
+                rows=vectors.rows, dim=vectors.dim, norm=vectors.norm, facts=dict(vectors.facts), files=sizes
+            )
             storage.write_text(f"{folder}/{DESCRIPTION}", described.model_dump_json(indent=1) + "\n")
 
     @contextlib.contextmanager
@@ -113,7 +124,7 @@ class FolderSink(Sink):
     def load(self, version: str) -> Opened:
         """Reads a version into memory, or maps it: nothing has to be closed."""
         folder = self.place(version)
-        description = read_description(f"{folder}/{DESCRIPTION}")
+        description = read_description(folder)
         with storage.local_copy(folder) as local:
             ids = pq.read_table(f"{local}/{IDS}")["id"].combine_chunks()
             return self.read(local, description, ids)
@@ -122,6 +133,7 @@ class FolderSink(Sink):
         move_alias(f"{self.folder}/{CURRENT}", version)
 
     def drop(self, version: str) -> None:
+        storage.remove(f"{self.place(version)}/{DESCRIPTION}")  # first: what is left of it, if killed, is not whole
         storage.remove(self.place(version))
 
     def drop_old(self) -> list[str]:
@@ -132,11 +144,21 @@ class FolderSink(Sink):
         return super().drop_old()
 
 
-def read_description(path: str) -> Description:
+def read_description(folder: str) -> Description:
+    """Reads what a version says of itself. Raises: UserError where that is damaged, or a file is not as it says."""
+    path = f"{folder}/{DESCRIPTION}"
     try:
-        return Description.model_validate_json(storage.read_bytes(path))
+        described = Description.model_validate_json(storage.read_bytes(path))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({error}); run index_items again") from error
+        raise UserError(
+            f"{path}: can't be read ({' '.join(str(error).split())}); index_items builds it anew"
+        ) from error
+    found = storage.file_sizes(folder) if described.files else {}
+    for name, size in described.files.items():
+        if found.get(name) != size:
+            there = f"{found[name]:,} bytes" if name in found else "not there"
+            raise UserError(f"{folder}/{name}: {there}, expected {size:,} bytes; index_items builds it anew")
+    return described
 
 
 @contextlib.contextmanager
