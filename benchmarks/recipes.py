@@ -36,7 +36,8 @@ METRIC = "recall@50"
 
 COLUMNS = ("recipe", "loss", "its mean", "AUC", METRIC, "of the best reachable", "training s")
 NOTES = (
-    "Its mean: over the training rows of the last epoch; losses of different kinds have different scales.",
+    "Its mean: over the training rows of the last epoch, of what is minimised: with the scorer's loss, and of several",
+    "objectives as they are weighted. Losses of different kinds have different scales.",
     "AUC: of the test day's impressions, by the score of retrieval, and by a scorer's own probability; of",
     "rating_regression: whether more than half was watched. recall: seen items kept. training s: steps and the test",
     "metrics' rows read, without start-up and saving.",

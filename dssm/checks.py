@@ -78,14 +78,24 @@ def encoded_width(feature: AnyFeature, vectors: Mapping[str, VectorTable]) -> in
     return feature.dim if isinstance(feature, SparseFeat) else feature.encoder.width(feature.dim)
 
 
-def check_losses(model: Model, train: Train, samples: Samples) -> None:
-    """Checks that the samples hold what the losses compare a row with, and no negatives that none of them reads."""
+def check_losses(model: Model, train: Train, samples: Samples, graded: bool) -> None:
+    """Checks that the samples hold what the losses compare a row with, and no negatives that none of them reads.
+
+    Args: graded: whether the sources' own label may differ between positives.
+    """
     takers = [key for key, loss, _ in _losses(model, train) if loss.takes_sampled]
     takers += ["model.scorer"] if model.scorer is not None else []
     for key, loss, label in _losses(model, train):
         _check_compared(key, loss, train, samples)
         if samples.train_rows == "positives":
-            _check_positives_suffice(key, loss, label, samples)
+            _check_positives_suffice(
+                key, loss, samples, of_positives=label != "label" or (graded and not loss.is_log_odds)
+            )
+        elif samples.unclicked_weight == 0:
+            raise UserError(
+                "samples.unclicked_weight: 0 leaves train_rows: all nothing but positives to learn from; expected a "
+                "weight above 0, or train_rows: positives"
+            )
     _check_shares(model, train)
     _check_objectives_differ(model, train)
     if samples.negatives and not takers:
@@ -125,18 +135,21 @@ def _check_compared(key: str, loss: LossKind, train: Train, samples: Samples) ->
         )
 
 
-def _check_positives_suffice(key: str, loss: LossKind, label: str, samples: Samples) -> None:
-    """Checks that a loss learns something of rows that are positives by the sources' own label, and of negatives."""
-    reads_negatives = loss.reads_candidates or (loss.takes_sampled and samples.weighs_negatives)
-    if loss.is_log_odds and not reads_negatives:
+def _check_positives_suffice(key: str, loss: LossKind, samples: Samples, of_positives: bool) -> None:
+    """Checks that a loss learns something of rows that are positives by the sources' own label, and of negatives.
+
+    Args: of_positives: whether what it learns may differ between them.
+    """
+    one_label = not of_positives and not (loss.reads_candidates or (loss.takes_sampled and samples.weighs_negatives))
+    if loss.is_log_odds and one_label:
         raise UserError(
             f"samples.train_rows: 'positives' leaves {loss.kind} without negatives; expected 'all', "
             f"{f'{_negatives_that_count(samples)}, ' if loss.takes_sampled else ''}or train.loss: in_batch_softmax"
         )
-    if loss.rating is not None and label == "label" and not reads_negatives:
+    if loss.rating is not None and one_label:
         raise UserError(
-            f"samples.train_rows: 'positives' leaves {loss.kind} rows that are all positive by what it learns, the "
-            "sources' own label; expected 'all', or an objective whose label is one of the sources' targets"
+            f"samples.train_rows: 'positives' leaves {loss.kind} rows whose label is 1, the sources' own; expected "
+            "'all', a sources.X.label that is a rating, or an objective whose label is one of the sources' targets"
         )
     if loss.draws_all_rows:
         raise UserError(

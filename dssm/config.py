@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from dssm.checks import check_launch, check_losses, check_model, check_placement, towers_of
 from dssm.errors import UserError, did_you_mean
@@ -55,6 +55,7 @@ from dssm.strict import StrictModel
 from dssm.yaml_file import apply_override, explain, read_yaml
 
 DAY = dt.timedelta(days=1)
+MADE = "made"  # the context of settings that something was made with: whether it could learn is asked no more
 
 
 def day_start_ms(day: dt.date, timezone: str) -> int:
@@ -125,7 +126,7 @@ class Settings(StrictModel):
         return {k: {**v, "name": str(k)} if isinstance(v, Mapping) else v for k, v in value.items()}
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Settings:
+    def _parts_fit(self, info: ValidationInfo) -> Settings:
         for section in ("sources", "profiles", "vectors", "histories", "counters", "targets", "features"):
             check_names(section, getattr(self, section))
         check_names("samples.negatives", self.samples.negatives)
@@ -154,7 +155,9 @@ class Settings(StrictModel):
         for place, tower in towers_of(self.model):
             check_names(f"{place}.channels", getattr(tower, "channels", ()))
         check_model(self.model, self.features, self.vectors, self.target_names)
-        check_losses(self.model, self.train, self.samples)
+        if info.context != MADE:
+            graded = any(source.label != "1" for source in self.sources.values())
+            check_losses(self.model, self.train, self.samples, graded)
         category_feature(self.report, self.features, self.catalogue.key)
         names = ("recall", "precision", "hitrate", "ndcg", "mrr", "coverage")
         metrics = [f"{name}@{k}" for name in names for k in self.evaluate.cutoffs]

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dssm import storage
-from dssm.config import Settings
+from dssm.config import MADE, Settings
 from dssm.errors import UserError
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, VarLenSparseFeat
 from dssm.sections import Negatives, VectorTable
@@ -176,7 +176,7 @@ def read_settings(folder: str, made_by: str) -> Settings:
     if not storage.exists(path):
         raise UserError(f"{path}: not found; without it the samples can't be decoded: run {made_by} again")
     try:
-        return Settings.model_validate_json(storage.read_bytes(path))
+        return Settings.model_validate_json(storage.read_bytes(path), context=MADE)
     except (ValidationError, UserError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(f"{path}: settings of another version ({reason}); run {made_by} again") from error

@@ -1,7 +1,7 @@
 """Files and folders on any file system that fsspec reads, and the atomic commit of a folder.
 
-A local file system and HDFS rename a folder at once. Elsewhere, as in an object store, a rename is a copy of each file
-and a removal; there a folder that holds its marker is whole: markers are copied last and removed first.
+A local file system and HDFS rename a folder at once. In a store that can copy, as an object store, a rename is a copy
+of each file and a removal; there a folder that holds its marker is whole: markers are copied last and removed first.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def remove(path: str) -> None:
 
 
 def _remove(system: fsspec.AbstractFileSystem, place: str) -> None:
-    if not _renames_at_once(system):
+    if _copies(system):
         _, markers = _data_and_markers(system, place)
         for marker in reversed(markers):
             system.rm_file(marker)
@@ -165,7 +165,7 @@ def rename(source: str, target: str) -> None:
 def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
     if isinstance(system, LocalFileSystem):
         Path(source).replace(target)  # fsspec's own mv copies, and moves into a target that is a folder
-    elif not _renames_at_once(system) and system.isdir(source):
+    elif _copies(system) and system.isdir(source):
         _copy_folder(system, source, target)
         _remove(system, source)
     else:
@@ -177,9 +177,12 @@ def _rename(system: fsspec.AbstractFileSystem, source: str, target: str) -> None
             _swap(system, source, target)
 
 
-def _renames_at_once(system: fsspec.AbstractFileSystem) -> bool:
+def _copies(system: fsspec.AbstractFileSystem) -> bool:
+    """Whether a rename is a copy and a removal: of all stores that can copy, but for those that rename at once."""
     known = system.protocol
-    return not AT_ONCE.isdisjoint([known] if isinstance(known, str) else known)
+    at_once = not AT_ONCE.isdisjoint([known] if isinstance(known, str) else known)
+    can_copy = getattr(system.cp_file, "__func__", None) is not fsspec.AbstractFileSystem.cp_file
+    return can_copy and not at_once
 
 
 def _copy_folder(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
@@ -219,8 +222,8 @@ def _swap(system: fsspec.AbstractFileSystem, source: str, target: str) -> None:
 def committed_folder(folder: str) -> Iterator[str]:
     """Yields a temporary folder that becomes `folder` by one rename when the block ends without error.
 
-    What stood there is moved aside first and removed last; at an error it stays as it was. A
-    temporary folder left by a killed run is removed.
+    What stood there is moved aside first and removed last; at an error it stays as it was, or the new one is there
+    whole. A temporary folder left by a killed run is removed.
     """
     parent, name = posixpath.split(absolute(folder).rstrip("/"))
     temporary, aside = f"{parent}/.{name}.tmp", f"{parent}/.{name}{ASIDE}"

@@ -18,7 +18,7 @@ home_of_17() { # home_of_17 JAVA: fails unless it is a Java 17
 
 if [[ -n ${JAVA_HOME:-} && -x $JAVA_HOME/bin/java ]]; then
   # Most say what they are in a file: no start of Java.
-  grep -qs '^JAVA_VERSION="17[."]' "$JAVA_HOME/release" && echo "$JAVA_HOME" && exit
+  grep -qs '^JAVA_VERSION="17[."]' "$JAVA_HOME/release" && (cd "$JAVA_HOME" && pwd -P) && exit
   home_of_17 "$JAVA_HOME/bin/java" && exit
 fi
 java=$(type -P java) && home_of_17 "$java" && exit

@@ -98,8 +98,13 @@ NOTHING_TO_LEARN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a rating that is 1 in each row": (
         {"train__loss": "regression"},
-        "samples.train_rows: 'positives' leaves regression rows that are all positive by what it learns, the sources' "
-        "own label; expected 'all', or an objective whose label is one of the sources' targets",
+        "samples.train_rows: 'positives' leaves regression rows whose label is 1, the sources' own; expected 'all', "
+        "a sources.X.label that is a rating, or an objective whose label is one of the sources' targets",
+    ),
+    "unclicked rows that weigh nothing": (
+        {"samples__train_rows": "all", "samples__unclicked_weight": 0},
+        "samples.unclicked_weight: 0 leaves train_rows: all nothing but positives to learn from; expected a weight "
+        "above 0, or train_rows: positives",
     ),
 }
 

@@ -25,13 +25,14 @@ def new_model(paths: RunPaths) -> Iterator[str]:
     Killed between the two renames, a run has no newest model until train has ended again; what is published still
     finds its own.
     """
-    aside: str | None = None
+    before = _version_in(paths.model)
     try:
         with storage.committed_folder(paths.model) as folder:
             yield folder
-            aside = _set_aside(paths)
+            _set_aside(paths)
     except BaseException:
-        if aside is not None and _version_in(paths.model) is None:
+        aside = None if before is None else _aside(paths, before).model
+        if aside is not None and _version_in(paths.model) is None and _version_in(aside) is not None:
             storage.remove(paths.model)  # half a copy, where a store renames by copying
             storage.rename(aside, paths.model)
         raise
@@ -80,16 +81,15 @@ def _aside(paths: RunPaths, version: str) -> RunPaths:
     return RunPaths(paths.folder, version)
 
 
-def _set_aside(paths: RunPaths) -> str | None:
-    """Moves model/ to its place among the models before. Returns: that; None where there is no finished model."""
+def _set_aside(paths: RunPaths) -> None:
+    """Moves model/ to its place among the models before; nothing where there is no finished model."""
     version = _version_in(paths.model)
     if version is None:
-        return None
+        return
     aside = _aside(paths, version).model
     storage.remove(aside)  # the same model, of an earlier training
     storage.make_folder(paths.models)
     storage.rename(paths.model, aside)
-    return aside
 
 
 def _published_models(location: str, date: str) -> set[str]:

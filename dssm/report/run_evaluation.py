@@ -225,7 +225,7 @@ def _tenths(given: Mapping[str, Any], metric: str, others: Sequence[str], groupe
 
 
 def _cold(found: Evaluation) -> Iterator[Html]:
-    """Yields the recall of users without an event before the window, and of items without a training row."""
+    """Yields the recall of users without an event before the window, and of items that no training row of a weight has."""
     cold = found.get("cold")
     if cold is None:
         yield from [note(f"{found['cold_users']:,} cold users are left out.")] if found.get("cold_users") else ()
@@ -242,7 +242,9 @@ def _cold(found: Evaluation) -> Iterator[Html]:
         told = f"{users['users']:,} users without an event before the test window, by rankers that need none."
         groups.append((told, users["metrics"], users.get("intervals", {})))
     if clicks:
-        told = f"{items['items']:,} items without a training row, with {clicks:,} clicks in the test window."
+        told = (
+            f"{items['items']:,} items without a training row that weighs, with {clicks:,} clicks in the test window."
+        )
         by_ranker = {name: of for name, of in kept.items() if name != "clicks"}
         groups.append((told, by_ranker, items.get("intervals", {}).get(KEPT, {})))
     drawn = [tag("div", note(told), _by_ranker(of, bounds, metrics)) for told, of, bounds in groups]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dssm import locks, published, storage
-from dssm.config import Settings
+from dssm.config import MADE, Settings
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST, Manifest, Statistics, VocabularySpec
 from dssm.paths import DATASETS, RunPaths
@@ -223,7 +223,7 @@ def read_facts(paths: RunPaths, settings: Settings | None = None) -> RunFacts:
 def _settings_of_model(paths: RunPaths) -> Settings | None:
     """Returns the settings in the model's card; None where there is none, or one of other settings."""
     try:
-        return Settings.model_validate(json.loads(storage.read_text(paths.card))["settings"])
+        return Settings.model_validate(json.loads(storage.read_text(paths.card))["settings"], context=MADE)
     except (OSError, KeyError, ValueError, UserError):
         return None
 

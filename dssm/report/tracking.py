@@ -82,8 +82,9 @@ def log_run(settings: Settings, paths: RunPaths) -> str | None:
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=uri)
-        with locks.locked(paths.folder):  # two jobs that end at once would each find no run, and make one
-            run = _run(client, settings, facts)
+    with locks.locked(paths.folder), _explained(uri):  # two jobs that end at once would each find no run, and make one
+        run = _run(client, settings, facts)
+    with _explained(uri):
         _log_parameters(client, run, facts)
         _log_metrics(client, run, facts)
         for name, value in _tags(facts).items():

@@ -26,7 +26,7 @@ WRITTEN = "first long, rows long, is_whole boolean, cold long, broken long, dige
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What was written: items, those without a training row, and a digest of all ids in their order."""
+    """What was written: items, those without a training row that weighs, and a digest of all ids in their order."""
 
     items: int
     cold: int

@@ -107,7 +107,7 @@ def _cold_users(found: Found) -> dict[str, Any]:
 
 
 def _cold_items(found: Found, names: Sequence[str], items: int) -> dict[str, Any]:
-    """Returns the recall of items without a training row: of all users' clicks on them, the share in the top K."""
+    """Returns the recall of items that no training row of a weight has: of clicks on them, the share in the top K."""
     return {
         "items": items,
         **{

@@ -142,7 +142,7 @@ class Samples(StrictModel):
     unclicked_share: FiniteFloat = Field(
         1.0, gt=0, le=1, description="With train_rows all: share of the rows without a positive label that is kept."
     )
-    unclicked_weight: FiniteFloat = Field(1.0, gt=0, description="Factor on those rows' sample weight.")
+    unclicked_weight: FiniteFloat = Field(1.0, ge=0, description="Factor on those rows' sample weight.")
     negatives: dict[str, Negatives] = Field(
         default_factory=dict, description="Drawn for each positive of the training window, by name of your choice."
     )

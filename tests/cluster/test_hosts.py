@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from dssm import published
 from tests.cluster.hosts import Cluster, started
 from tests.cluster.network import INTERFACE, Network, network, why_not
 from tests.cluster.standalone import check_python, notes_of, on, unpacked_in
@@ -117,6 +118,11 @@ def mended(hosts: Hosts) -> Iterator[Callable[[], None]]:
     hosts.cluster.drop_work()
 
 
+def train_if_none_is(demo: Pipeline) -> None:
+    if not demo.run_folder(DATE).joinpath("model/manifest.json").exists():
+        demo.succeed("train", "--set", "train.ranks=1", "--set", "train.launch=single")
+
+
 class Lost(NamedTuple):
     """A training that lost a host: its exit code, how long it took to end, what it said; what the next try printed."""
 
@@ -159,8 +165,7 @@ def test_the_same_command_goes_on_from_the_last_checkpoint(lost: Lost, hosts: Ho
 
 
 def test_a_scoring_that_loses_a_host_is_completed_by_the_others(hosts: Hosts, tmp_path: Path) -> None:
-    if not hosts.demo.run_folder(DATE).joinpath("model/manifest.json").exists():
-        hosts.demo.succeed("train", "--set", "train.ranks=1", "--set", "train.launch=single")
+    train_if_none_is(hosts.demo)
     held, b = tmp_path / "held", hosts.network.workers[1]
     with mended(hosts) as cut_off:
         running = Running(hosts.demo, "score_items", "--set", f"spark.conf.spark.executorEnv.{HELD}={b.address} {held}")
@@ -174,9 +179,12 @@ def test_a_scoring_that_loses_a_host_is_completed_by_the_others(hosts: Hosts, tm
 
 
 def test_the_model_is_evaluated_and_its_vectors_are_indexed(hosts: Hosts) -> None:
+    train_if_none_is(hosts.demo)
     hosts.demo.succeed("evaluate")
     found = hosts.demo.evaluation(DATE)["seen_kept"]
     assert found["popularity"]["recall@50"] < found["model"]["recall@50"]
+    if published.read_pointer(f"{hosts.demo.root}/demo/item_table", DATE) is None:
+        hosts.demo.succeed("score_items")
     hosts.demo.succeed("index_items")
     (sink,) = json.loads((hosts.demo.run_folder(DATE) / "index.json").read_text())["sinks"]
     assert (sink["count"], sink["switched"]) == (400, True)

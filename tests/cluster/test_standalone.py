@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 SECRET = "hush-"  # what every planted secret starts with
 DATE = "2024-01-15"
 ALL_JOBS = (*JOBS, "score_users", "rollback")
-ON_EXECUTORS = [job for job in ALL_JOBS if job not in ("index_items", "rollback")]  # one needs no Spark, one no tasks
+ON_EXECUTORS = [
+    job for job in ALL_JOBS if job not in ("index_items", "rollback")
+]  # one needs no Spark, one no Python of an executor
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def test_every_section_has_its_figures(text: str) -> None:
         "Whiskers are 95 % intervals of a bootstrap over the users, 500 replicates.",
         "82 to 90 in the first tenth, 10 to 18 in the last",
         "7 users without an event before the test window, by rankers that need none.",
-        "5 items without a training row, with 11 clicks in the test window.",
+        "5 items without a training row that weighs, with 11 clicks in the test window.",
         "as train measured them with the weights that were kept.auc0.7000log loss–",
         "All 60 items. Near points have near vectors",
         "100 % of an item's 10 nearest items have its topic; by chance 32.2 % would.",

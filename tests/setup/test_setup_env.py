@@ -270,6 +270,18 @@ def test_a_java_home_of_another_version_gives_way_to_the_path(fresh: Tree) -> No
     assert fresh.run("java_home.sh", JAVA_HOME=str(java.parents[1])) == (0, "/opt/java 17\n", "")
 
 
+def test_a_java_home_that_says_its_version_in_a_file_is_not_started(fresh: Tree) -> None:
+    java = fresh.folder / "jdk17" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    home, release = java.parents[1], java.parents[1] / "release"
+    release.write_text('IMPLEMENTOR="X"\nJAVA_VERSION="17.0.15"\n')
+    assert fresh.run("java_home.sh", JAVA_HOME=str(home)) == (0, f"{home}\n", "")
+    release.write_text('JAVA_VERSION="170"\n')
+    assert fresh.run("java_home.sh", JAVA_HOME=str(home)) == (0, "/opt/java 17\n", "")
+
+
 def test_without_any_java_17_it_says_so(fresh: Tree) -> None:
     (fresh.commands / "java").unlink()
 

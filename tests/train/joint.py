@@ -116,8 +116,8 @@ OWN_CANDIDATES_AT = 2  # ranks
 
 OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  # the losses' candidates are
 
-# Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four. Losses with
-# candidates of all ranks, batch norm, dense and sparse gradients are never.
+# Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four. One of each
+# loss with candidates of all ranks, of batch norm, of dense and of sparse gradients never is.
 OF_OWN_ROWS = ("negatives", "frozen_table", "sampled", "bce")
 AT_TWO_RANKS = (*OF_OWN_ROWS, "sharded_adagrad", "sharded_sgd")
 LEFT_OUT = {3: AT_TWO_RANKS, 4: (*AT_TWO_RANKS, "objectives", "sharded_lazy_adam")}
