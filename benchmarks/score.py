@@ -170,9 +170,10 @@ def bare_tower(folder: str, items: int) -> float:
 
 
 def _call_tower(folder: str, items: int, barrier: Barrier, times: Any) -> None:
+    from dssm.model.manifest import read_model_manifest
     from dssm.scoring.vectors import load_tower
 
-    tower = load_tower(folder, "bench", 1)
+    tower = load_tower(folder, read_model_manifest(str(Path(folder).parent)).model_version, 1)
     batches = [draw(number, BATCH) for number in range(8)]  # more than the processor's caches hold
     for batch in batches:
         tower.vectors(batch)

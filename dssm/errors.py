@@ -37,6 +37,15 @@ class LostRankError(UserError):
         )
 
 
+class ReplacedError(UserError):
+    """Another job replaced what this one was reading; the same command takes what is there now. Exit code 1.
+
+    After that a scheduler tries again.
+    """
+
+    exit_code = 1
+
+
 INTERRUPTED = 130
 
 

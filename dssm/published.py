@@ -6,9 +6,9 @@
                                  quarantine/        rows that could not be read, with their reasons
     {location}/dt=DATE/_current                     names the version that readers take
 
-A version's rows never change. `_current` is replaced by one rename, so that a reader finds the old version or the new
-one; where a store needs two, it waits between them (`storage.read_replaced`). Plain Python and PyArrow: whoever reads
-the vectors needs neither Spark nor TensorFlow.
+A version's rows never change; its manifest takes what is measured later. `_current` is replaced by one rename, so that
+a reader finds the old version or the new one; where a store needs two, it waits between them
+(`storage.read_replaced`). Plain Python and PyArrow: whoever reads the vectors needs neither Spark nor TensorFlow.
 """
 
 from __future__ import annotations

@@ -25,18 +25,18 @@ def new_model(paths: RunPaths) -> Iterator[str]:
     Killed between the two renames, a run has no newest model until train has ended again; what is published still
     finds its own.
     """
-    before = _version_in(paths.model)
+    before = version_in(paths.model)
     try:
         with storage.committed_folder(paths.model) as folder:
             yield folder
             _set_aside(paths)
     except BaseException:
         aside = None if before is None else _aside(paths, before).model
-        if aside is not None and _version_in(paths.model) is None and _version_in(aside) is not None:
+        if aside is not None and version_in(paths.model) is None and version_in(aside) is not None:
             storage.remove(paths.model)  # half a copy, where a store renames by copying
             storage.rename(aside, paths.model)
         raise
-    version = _version_in(paths.model)
+    version = version_in(paths.model)
     if version is not None:  # trained again to the same numbers: one is enough
         storage.remove(_aside(paths, version).model)
 
@@ -51,7 +51,7 @@ def model_of(paths: RunPaths, made: PublishedManifest) -> RunPaths:
         with contextlib.suppress(UserError):
             if read_model_manifest(place.model).model_version == made.model_version:
                 return place
-    newest = _version_in(paths.model)
+    newest = version_in(paths.model)
     found = "no model that can be read" if newest is None else f"model {newest}"
     raise UserError(
         f"{paths.model}: {found}, but the vectors published for {made.date} are of {made.model_version}, and "
@@ -83,7 +83,7 @@ def _aside(paths: RunPaths, version: str) -> RunPaths:
 
 def _set_aside(paths: RunPaths) -> None:
     """Moves model/ to its place among the models before; nothing where there is no finished model."""
-    version = _version_in(paths.model)
+    version = version_in(paths.model)
     if version is None:
         return
     aside = _aside(paths, version).model
@@ -96,10 +96,10 @@ def _published_models(location: str, date: str) -> set[str]:
     """Returns the models that the versions of a date are of."""
     folder = published.date_folder(location, date)
     names = (name for name in storage.folder_names(folder) if name.startswith(published.VERSION_FOLDER))
-    return {version for name in names if (version := _version_in(f"{folder}/{name}")) is not None}
+    return {version for name in names if (version := version_in(f"{folder}/{name}")) is not None}
 
 
-def _version_in(folder: str) -> str | None:
+def version_in(folder: str) -> str | None:
     """Returns which model the manifest in a folder names, whatever its schema is; None where there is none."""
     try:
         return str(json.loads(storage.read_replaced(f"{folder}/{MANIFEST}"))["model_version"])

@@ -225,7 +225,7 @@ def _tenths(given: Mapping[str, Any], metric: str, others: Sequence[str], groupe
 
 
 def _cold(found: Evaluation) -> Iterator[Html]:
-    """Yields the recall of users without an event before the window, and of items that no training row of a weight has."""
+    """Yields the recall of users without an event before the window, and of items that no row that weighs has."""
     cold = found.get("cold")
     if cold is None:
         yield from [note(f"{found['cold_users']:,} cold users are left out.")] if found.get("cold_users") else ()

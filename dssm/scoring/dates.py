@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from dssm.config import Settings
 from dssm.console import heading, out, warn
 from dssm.errors import GateError
-from dssm.observe.job import observed
+from dssm.observe.job import first_line, observed
 from dssm.report.run_report import reported
 from dssm.usage import usage_reported
 
@@ -16,8 +17,9 @@ from dssm.usage import usage_reported
 def publish_dates(job: str, dates: Sequence[Settings], at_once: int, publish: Callable[[Settings], object]) -> None:
     """Publishes each date. What is published already is found so, and made no second time.
 
-    A date that a gate refuses does not keep the others back; any other error ends the job when the dates that have
-    begun are done, and those refused until then are said before it. Each date's run gets its report.
+    A date that a gate refuses does not keep the others back; with any other error no further date begins, and the job
+    ends when those that have begun are done. The dates refused until then, and the errors of others, are said before
+    it. Each date's run gets its report.
     Dates at once see as `published last` whatever is there when they begin.
 
     Args:
@@ -25,7 +27,7 @@ def publish_dates(job: str, dates: Sequence[Settings], at_once: int, publish: Ca
       dates: settings of each.
       at_once: dates side by side, at most.
       publish: one date.
-    Raises: GateError that names the dates refused, once all are done.
+    Raises: GateError that names the dates refused, once all are done; else the error of the first date that has one.
     """
     refused: dict[str, GateError] = {}
 
@@ -55,14 +57,28 @@ def _run_all(run: Callable[[Settings], None], dates: Sequence[Settings], at_once
         for settings in dates:
             run(settings)
         return
-    with ThreadPoolExecutor(at_once) as pool:
-        waiting = [pool.submit(run, settings) for settings in dates]
+    ends = threading.Event()
+
+    def run_next(settings: Settings) -> None:
+        if ends.is_set():
+            return
         try:
-            for done in waiting:
-                done.result()
+            run(settings)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            ends.set()  # here: this thread takes up the next date before another hears of the error
             raise
+
+    with ThreadPoolExecutor(at_once) as pool:
+        begun = [pool.submit(run_next, settings) for settings in dates]
+        try:
+            wait(begun)
+        finally:
+            ends.set()  # where this thread is interrupted
+    failed = [(settings, error) for settings, done in zip(dates, begun, strict=True) if (error := done.exception())]
+    for settings, error in failed[1:]:
+        warn(f"  {settings.date.isoformat()}: {first_line(error)}")
+    if failed:
+        raise failed[0][1]
 
 
 def _told(refused: Mapping[str, GateError], dates: int) -> str:

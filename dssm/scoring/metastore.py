@@ -33,17 +33,20 @@ COMMENTS = {
 class Metastore(Protocol):
     """What publishing asks of a metastore."""
 
-    def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
-        """Makes the table where there is none. Raises: UserError where it is of another place or dtype."""
+    def check(self, columns: Mapping[str, str], dtype: VectorType) -> None:
+        """Raises: UserError where a table of this name is of another place, or has partitions of another dtype."""
 
-    def check_place(self) -> None:
-        """Raises: UserError where a table of this name is of another place: another pipeline's partitions."""
+    def prepare(self, columns: Mapping[str, str], dtype: VectorType) -> None:
+        """Makes the table where there is none, and the columns that it lacks. Raises: UserError as `check` does."""
 
     def location(self, date: str) -> str | None:
         """Returns where a partition points, None where there is no such table or partition."""
 
     def move(self, date: str, data: str) -> None:
         """Points a partition at a folder of files: one call, whether it is new or not."""
+
+    def restore(self, date: str, place: str | None) -> None:
+        """Points a partition where it did before. Args: place: of `location`; None: there was no such partition."""
 
     def describe(self, date: str, manifest: PublishedManifest) -> None:
         """Notes at the table and the partition what the version was made of."""
@@ -98,24 +101,37 @@ class HiveMetastore:
     def __init__(self, spark: SparkSession, name: str, location: str, setting: str) -> None:
         self._spark, self._name, self._location, self._setting = spark, name, storage.url(location), setting
 
-    def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
+    def check(self, columns: Mapping[str, str], dtype: VectorType) -> None:
+        self._checked(columns, dtype)
+
+    def _checked(self, columns: Mapping[str, str], dtype: VectorType) -> tuple[dict[str, str], bool]:
+        """Returns what the catalog says of the table, and whether it is to be made anew, with other types."""
         told = self._told()
-        if not told:
+        if told:
+            self._check_place(told)
+        others = [name for name, kind in columns.items() if told.get(name, kind).upper() != kind]
+        if others and self._spark.sql(f"SHOW PARTITIONS {self._name}").take(1):
+            name = others[0]
+            raise UserError(
+                f"{self._setting}.dtype: {self._name} holds {name} as {told[name].upper()}, {dtype} vectors are "
+                f"{columns[name]}; expected one dtype for all dates of a table: set it back, or name another table and "
+                "location"
+            )
+        return told, bool(others)
+
+    def prepare(self, columns: Mapping[str, str], dtype: VectorType) -> None:
+        told, anew = self._checked(columns, dtype)
+        if anew:  # nothing was published to it: a first version was refused, or taken back
+            self._spark.sql(f"DROP TABLE {self._name}")
+        if anew or not told:
             self._create(columns)
             told = self._told()
-        self._check_place(told)
+            self._check_place(told)  # another pipeline may have made it just now
         for name, kind in columns.items():
-            found = told.get(name)
-            if found is None:
+            if name not in told:
                 self._spark.sql(f"ALTER TABLE {self._name} ADD COLUMNS (`{name}` {kind})")
-            elif found.upper() != kind:
-                raise UserError(
-                    f"{self._setting}.dtype: {self._name} holds {name} as {found.upper()}, {dtype} vectors are "
-                    f"{kind}; expected one dtype for all dates of a table: set it back, or name another table and "
-                    "location"
-                )
 
-    def _create(self, columns: dict[str, str]) -> None:
+    def _create(self, columns: Mapping[str, str]) -> None:
         if "." in self._name:
             self._spark.sql(f"CREATE DATABASE IF NOT EXISTS {self._name.split('.')[0]}")
         described = ", ".join(
@@ -126,11 +142,6 @@ class HiveMetastore:
             f"CREATE EXTERNAL TABLE IF NOT EXISTS {self._name} ({described}) PARTITIONED BY ({PARTITION} STRING) "
             f"STORED AS PARQUET LOCATION '{_quoted(self._location)}/{EMPTY}'"
         )
-
-    def check_place(self) -> None:
-        told = self._told()
-        if told:
-            self._check_place(told)
 
     def _check_place(self, told: Mapping[str, str]) -> None:
         found = told.get(PLACE, "no folder").removesuffix(f"/{EMPTY}")
@@ -152,9 +163,19 @@ class HiveMetastore:
         return {str(row["col_name"]).strip().rstrip(":"): str(row["data_type"]) for row in reversed(rows)}
 
     def move(self, date: str, data: str) -> None:
-        partition, place = _partition(date), f"LOCATION '{_quoted(storage.url(data))}'"
-        if self._answer(f"ALTER TABLE {self._name} {partition} SET {place}") is None:
-            self._spark.sql(f"ALTER TABLE {self._name} ADD {partition} {place}")
+        self._point(date, storage.url(data))
+
+    def restore(self, date: str, place: str | None) -> None:
+        if place is not None:
+            self._point(date, place)
+            return
+        self._spark.sql(f"ALTER TABLE {self._name} DROP IF EXISTS {_partition(date)}")  # external: its files stay
+        self._spark.catalog.refreshTable(self._name)
+
+    def _point(self, date: str, place: str) -> None:
+        partition, location = _partition(date), f"LOCATION '{_quoted(place)}'"
+        if self._answer(f"ALTER TABLE {self._name} {partition} SET {location}") is None:
+            self._spark.sql(f"ALTER TABLE {self._name} ADD {partition} {location}")
         self._spark.catalog.refreshTable(self._name)
 
     def describe(self, date: str, manifest: PublishedManifest) -> None:

@@ -1,8 +1,9 @@
 """How a version goes out: made below a temporary name, checked, committed by a rename, then moved to.
 
 Whatever step a publish dies at, readers see the version from before, whole, or the new one, whole; the same command
-again finishes it. The order is: the version's folder (one rename), the metastore's partition (one call), `_current`
-(one rename), what is noted at the table, and last the removal of old versions. Folders that are being written have
+again finishes it. The order is: the version's folder (one rename), the metastore's partition (one call), its rows as
+the metastore gives them back, `_current` (one rename), what is noted at the table, and last the removal of old
+versions. Folders that are being written have
 names of their own, so that two runs that publish the same date do not touch each other's; one at a time moves and
 removes, by the lock of the table's folder, so that the metastore and `_current` name the same version.
 """
@@ -11,28 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import itertools
+import functools
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dssm import locks, published, storage
 from dssm.console import out, step, warn
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST
-from dssm.model.kept import remove_spare
 from dssm.paths import RunPaths
-from dssm.published import QUARANTINE, VERSION_FOLDER, GateDecision, Published, PublishedManifest
+from dssm.published import QUARANTINE, VECTOR, GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
 from dssm.scoring.listing import remarks_of
-from dssm.scoring.metastore import table_columns
+from dssm.scoring.metastore import Metastore, table_columns
+from dssm.scoring.retention import put_aside, remove_old
 from dssm.scoring.table import Table
-from dssm.sections.publishing import PublishedTable
 
-REMOVED = ".removed-"
-ABANDONED = dt.timedelta(days=1)  # after its last change, a folder that is being written has no writer any more
-GRACE = dt.timedelta(hours=1)  # for readers of a version that was current, whatever keep_days is
 _MOVING = threading.Lock()  # of this process: dates that are published side by side share a session
 
 
@@ -68,34 +66,35 @@ def publish(
       measured: of the model, for a version that was made before it was evaluated.
     Raises: GateError where a gate refuses; the table then keeps what it had.
     """
-    last = table.last(version)
+    last, dtype = table.last(version), table.section.dtype
     table.check_dtype(last)
-    there = _there(table.folder(version))
+    if table.metastore is not None:
+        table.metastore.check(table_columns(table.side, vectors, dtype), dtype)
+    there = _there(table, version)
     if there is not None and measured is not None:
-        there = _evaluated(there, measured)
+        there = _noted(table, there, functools.partial(_evaluated, measured))
 
     def rolled_back() -> list[GateDecision]:
         return gates.rollback_gates(table.pointer(), version, f"score_{table.side}s")
 
-    decisions = [*judge(last.manifest if last is not None else None), *rolled_back()]
-    gates.check(decisions, force)
-    if table.metastore is not None:
-        with _alone(table):
-            table.metastore.prepare(table_columns(table.side, vectors, table.section.dtype), table.section.dtype)
+    def decide() -> list[GateDecision]:
+        return [*judge(last.manifest if last is not None else None), *rolled_back()]
+
     if there is not None:
-        made = _known(table, there, decisions, force)
+        made = _known(table, there, decide, force)
         out.print(f"  version {version} is there already: {made.folder}")
     else:
-        folder = table.folder(version)
+        decisions = decide()
+        gates.check(decisions, force)
         with (
             step(f"{table.side} vectors of {table.date}", "vectors") as remarks,
-            _new_version(table, folder) as temporary,
+            _new_version(table, version) as temporary,
         ):
             manifest = _decided(table, make(temporary, last), decisions, force)
             _check_rows(table, manifest, temporary, force)
             _write(temporary, manifest)
             remarks.extend(remarks_of(manifest))
-        made = published.read_version(folder)
+        made = published.read_version(table.folder(version))
     with _alone(table) as lock:
         gates.check(rolled_back(), force)  # by another since
         move(table, made, lock)
@@ -112,43 +111,53 @@ def _alone(table: Table) -> Iterator[locks.Held]:
         yield lock
 
 
-def _there(folder: str) -> Published | None:
-    """Returns a version that was made before; None where there is none that can be read."""
+def _there(table: Table, version: str) -> Published | None:
+    """Returns a version that was made before; None where it is to be made.
+
+    Where a store copies a folder that is renamed, file by file, a run that died there leaves a manifest without some
+    of its files. What readers see is not made anew, whatever it lacks: they would lose the rest of it.
+    """
+    folder = table.folder(version)
     if not storage.is_there(f"{folder}/{MANIFEST}"):
         return None
     try:
-        return published.read_version(folder)
+        made = published.read_version(folder)
     except UserError as error:
         warn(f"  {error}: it is made anew")
         return None
+    damaged = published.damaged_files(made)
+    if damaged and not table.is_seen(version):
+        warn(f"  {damaged[0]}: missing or damaged, of a version that is not current: it is made anew")
+        return None
+    return made
 
 
 @contextlib.contextmanager
-def _new_version(table: Table, folder: str) -> Iterator[str]:
+def _new_version(table: Table, version: str) -> Iterator[str]:
     """Yields a folder of this run alone, which becomes the version's by one rename when the block ends without error.
 
     Where another run has committed the same version since, that one stays: a version's name says what it is made of.
     """
-    parent, name = folder.rsplit("/", 1)
+    parent, name = table.folder(version).rsplit("/", 1)
     temporary = f"{parent}/.{name}.{uuid.uuid4().hex}.tmp"
     try:
         storage.make_folder(temporary)
         yield temporary
-        _commit(table, temporary, folder)
+        _commit(table, temporary, version)
     finally:
         storage.remove(temporary)
 
 
-def _commit(table: Table, temporary: str, folder: str) -> None:
-    """Renames what was made to a version's folder, unless it is there and can be read.
+def _commit(table: Table, temporary: str, version: str) -> None:
+    """Renames what was made to a version's folder, unless it is there and whole.
 
     Raises: UserError where another keeps the table's lock; the version is there all the same, for the rerun to find.
     """
-    aside = None
+    folder, aside = table.folder(version), None
     try:
         with _alone(table) as lock:  # two that look at once would both find no folder
-            if storage.exists(folder) and _there(folder) is None:
-                aside = _put_aside(folder)
+            if storage.exists(folder) and _there(table, version) is None:
+                aside = put_aside(folder)
             lock.check()
             if not storage.exists(folder):
                 storage.rename(temporary, folder)
@@ -159,14 +168,6 @@ def _commit(table: Table, temporary: str, folder: str) -> None:
     finally:
         if aside is not None:
             storage.remove(aside)
-
-
-def _put_aside(folder: str) -> str:
-    """Takes a version's folder out of the way by one rename: no reader lists half of it. Returns: its new place."""
-    parent, name = folder.rsplit("/", 1)
-    aside = f"{parent}/{REMOVED}{name.removeprefix(VERSION_FOLDER)}.{uuid.uuid4().hex}"
-    storage.rename(folder, aside)
-    return aside
 
 
 def check_whole(made: Published) -> None:
@@ -182,14 +183,28 @@ def check_whole(made: Published) -> None:
         )
 
 
-def _evaluated(made: Published, measured: Measured) -> Published:
-    """Returns a version with the metrics of its model as they are known now: what the next version is held against."""
-    if not measured.metrics or (made.manifest.metrics, made.manifest.metric) == (measured.metrics, measured.metric):
+def _noted(table: Table, made: Published, add: Callable[[PublishedManifest], PublishedManifest]) -> Published:
+    """Returns a version once its manifest says what is known of it now; its rows never change.
+
+    One at a time writes it: none undoes what another has noted, nor makes a folder again that retention has removed.
+
+    Args: add: to what the manifest says.
+    """
+    if add(made.manifest) == made.manifest:
         return made
-    update = {"metrics": dict(measured.metrics), "metric": measured.metric}
-    again = Published(made.folder, made.manifest.model_copy(update=update))
-    _write(again.folder, again.manifest)
-    return again
+    with _alone(table) as lock:
+        _check_not_gone(made.folder, made.manifest.version)
+        manifest = add(published.read_version(made.folder).manifest)
+        lock.check()
+        _write(made.folder, manifest)
+    return Published(made.folder, manifest)
+
+
+def _evaluated(measured: Measured, made: PublishedManifest) -> PublishedManifest:
+    """Adds the metrics of the model as they are known now: what the next version is held against."""
+    if not measured.metrics:
+        return made
+    return made.model_copy(update={"metrics": dict(measured.metrics), "metric": measured.metric})
 
 
 def _decided(
@@ -221,28 +236,60 @@ def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool)
     gates.check(made.gates, force, aside)
 
 
-def _known(table: Table, made: Published, decisions: Sequence[GateDecision], force: bool) -> Published:
-    """Returns a version that is there, once the gates have let it through.
+def _known(table: Table, made: Published, decide: Callable[[], list[GateDecision]], force: bool) -> Published:
+    """Returns a version that is there, once the gates have let it through, with what they say.
 
-    What is forced now is noted, and what gates say that had nothing to measure when it was made.
+    The one that is current has been let through: what was published last before it may be another version by now. Only
+    gates that had nothing to measure then look at it.
+
+    Args: decide: asks the gates that need no rows.
     """
     before = made.manifest
+    if table.points_at(before.version):
+        blind = gates.unmeasured(before.gates)
+        found = [decision for decision in decide() if decision.gate in blind] if blind else []
+        gates.check(found, force)
+        return _noted(table, made, functools.partial(_looked, found))
+    decisions = decide()
+    gates.check(decisions, force)
     manifest = _decided(table, before, decisions, force)
     gates.check(manifest.gates, force, f"{made.folder}/{QUARANTINE}" if before.quarantined else None)
+    return _noted(table, made, functools.partial(_decided_again, table, decisions, force))
+
+
+def _looked(found: Sequence[GateDecision], made: PublishedManifest) -> PublishedManifest:
+    """Adds to a current version what gates found that had nothing to measure when it was published.
+
+    Args: found: of such gates; what they refuse is forced.
+    """
+    blind = gates.unmeasured(made.gates)
+    of_gate = {decision.gate: decision for decision in found if decision.gate in blind}
+    update: dict[str, Any] = {"gates": [of_gate.get(before.gate, before) for before in made.gates]}
+    if refused := gates.refused(list(of_gate.values())):
+        update |= {"forced": True, "overridden": [*made.overridden, *refused]}
+    return made.model_copy(update=update)
+
+
+def _decided_again(
+    table: Table, decisions: Sequence[GateDecision], force: bool, made: PublishedManifest
+) -> PublishedManifest:
+    """Adds to a version that was made before what is forced now, and what gates say that had nothing to measure."""
+    again = _decided(table, made, decisions, force)
     if not force:
-        manifest = manifest.model_copy(update={"forced": before.forced, "overridden": before.overridden})
-    told = gates.unmeasured(before.gates) <= gates.unmeasured(manifest.gates)
-    if told and (before.forced, before.overridden) == (manifest.forced, manifest.overridden):
-        return made
-    _write(made.folder, manifest)
-    return Published(made.folder, manifest)
+        again = again.model_copy(update={"forced": made.forced, "overridden": made.overridden})
+    told = gates.unmeasured(made.gates) <= gates.unmeasured(again.gates)
+    return made if told and (made.forced, made.overridden) == (again.forced, again.overridden) else again
 
 
 def _write(folder: str, manifest: PublishedManifest) -> None:
     """Writes the manifest into a folder that is there. Raises: RuntimeError where it is gone: none is made."""
-    if not storage.exists(folder):
-        raise RuntimeError(f"{folder}: gone while version {manifest.version} was being written; run the job again")
+    _check_not_gone(folder, manifest.version)
     storage.write_text(f"{folder}/{MANIFEST}", manifest.model_dump_json(indent=1) + "\n")
+
+
+def _check_not_gone(folder: str, version: str) -> None:
+    if not storage.exists(folder):
+        raise RuntimeError(f"{folder}: gone while version {version} was being written; run the job again")
 
 
 def move(table: Table, made: Published, lock: locks.Held, back: bool = False) -> None:
@@ -251,28 +298,48 @@ def move(table: Table, made: Published, lock: locks.Held, back: bool = False) ->
     Args:
       lock: of the table's folder.
       back: whether this is a rollback.
-    Raises: UserError where the version is not whole: nothing has moved; RuntimeError where the metastore gives other
-      rows back.
+    Raises: UserError where the version is not whole, or the metastore's table is another's: nothing has moved;
+      RuntimeError where the metastore gives other rows back: its partition is moved back, and the pointer has stayed.
     """
     manifest = made.manifest
     check_whole(made)
     with step(f"partition dt={table.date} of {table.name}", "partition") as remarks:
         lock.check()
         if table.metastore is not None:
-            table.metastore.move(table.date, made.data)
+            _move_partition(table, table.metastore, made, lock)
             lock.check()
         pointer = table.pointer()
         if pointer is None or pointer.version != manifest.version:
             published.write_pointer(table.location, table.date, manifest.version, dt.datetime.now(dt.UTC), back)
         if table.metastore is not None:
             table.metastore.describe(table.date, manifest)
-            found = table.metastore.rows(table.date)
-            if found != manifest.rows:
-                raise RuntimeError(f"{table.name} dt={table.date}: {found:,} rows read back, {manifest.rows:,} written")
-            remarks.counted("rows", found, f"{found:,} rows read back")
-        else:
-            remarks.counted("rows", manifest.rows, f"{manifest.rows:,} rows")
+        read_back = " read back" if table.metastore is not None else ""
+        remarks.counted("rows", manifest.rows, f"{manifest.rows:,} rows{read_back}")
     out.print(f"  {table.name} dt={table.date} → {made.data}")
+
+
+def _move_partition(table: Table, metastore: Metastore, made: Published, lock: locks.Held) -> None:
+    """Points the metastore's partition at a version; back to where it pointed, where its rows don't come back."""
+    date, manifest = table.date, made.manifest
+    vectors = [VECTOR, *map(published.vector_column, manifest.objectives)]
+    metastore.prepare(table_columns(table.side, vectors, manifest.dtype), manifest.dtype)
+    before = metastore.location(date)
+    metastore.move(date, made.data)
+    try:
+        _read_back(table, metastore, manifest.rows)
+    except Exception:
+        lock.check()
+        metastore.restore(date, before)
+        raise
+
+
+def _read_back(table: Table, metastore: Metastore, rows: int) -> None:
+    found = metastore.rows(table.date)
+    if found != rows:
+        raise RuntimeError(
+            f"{table.name} dt={table.date}: {found:,} rows read back, {rows:,} written; readers see what they saw "
+            "before"
+        )
 
 
 def roll_back(table: Table, version: str) -> Published:
@@ -290,85 +357,5 @@ def roll_back(table: Table, version: str) -> Published:
         damaged = published.damaged_files(known[version])
         if damaged:
             raise UserError(f"--to {version}: {damaged[0]} is missing or damaged; expected a whole version")
-        if table.metastore is not None:
-            table.metastore.check_place()
         move(table, known[version], lock, back=True)
     return known[version]
-
-
-def remove_old(table: Table, lock: locks.Held) -> list[str]:
-    """Removes versions that are kept no longer, of all dates, and says so. Returns: their folders.
-
-    The one that the pointer or the metastore names stays whatever its age is. What killed runs were writing goes too,
-    once nothing in it has changed for a day; and models that train has set aside, once no version is of them.
-    """
-    names = [name for name in storage.folder_names(table.location) if name.startswith(published.DATE_FOLDER)]
-    removed = []
-    for name in names:
-        date = name.removeprefix(published.DATE_FOLDER)
-        folder = published.date_folder(table.location, date)
-        for left in storage.file_names(folder, ""):
-            unfinished = left.startswith((f".{VERSION_FOLDER}", f".{published.CURRENT}."))
-            if left.startswith(REMOVED) or (unfinished and _is_abandoned(f"{folder}/{left}")):
-                with contextlib.suppress(FileNotFoundError):  # another run removes it too
-                    storage.remove(f"{folder}/{left}")
-        outdated = _remove_versions(table, date, lock)
-        if table.runs is not None and (outdated or date == table.date):
-            remove_spare(RunPaths(f"{table.runs}/{date}"), date, (table.location, *table.beside))
-        removed += outdated
-    if removed:
-        out.print(f"  {len(removed)} old version{'s' * (len(removed) > 1)} removed")
-    return removed
-
-
-def _is_abandoned(path: str) -> bool:
-    """Whether no file below a path, nor the path itself where it holds none, has changed for a day."""
-    system, place = storage.filesystem(path)
-    try:
-        changed = max(system.modified(file) for file in system.find(place) or [place])
-    except FileNotFoundError:  # its writer is at work
-        return False
-    return bool(dt.datetime.now(dt.UTC) - changed.astimezone(dt.UTC) > ABANDONED)
-
-
-def _remove_versions(table: Table, date: str, lock: locks.Held) -> list[str]:
-    names = storage.folder_names(published.date_folder(table.location, date))
-    if sum(name.startswith(VERSION_FOLDER) for name in names) <= table.section.keep_versions:
-        return []  # and no manifest has to be read: a table may have thousands of dates
-    try:
-        pointer = published.read_pointer(table.location, date)
-    except UserError as error:
-        warn(f"  {error}; no version of {date} is removed")
-        return []
-    known = published.versions(table.location, date)
-    left = pointer.left if pointer is not None else {}
-    outdated = expired([v.manifest for v in known], table.section, dt.datetime.now(dt.UTC), left)
-    if not outdated:
-        return []
-    current = {pointer.version} if pointer is not None else set()
-    place = table.metastore.location(date) if table.metastore is not None else None
-    removed = []
-    for version in known:
-        name = version.manifest.version
-        is_current = name in current or (place is not None and f"/{VERSION_FOLDER}{name}/" in f"{place}/")
-        if name not in outdated or is_current:
-            continue
-        lock.check()
-        storage.remove(_put_aside(version.folder))
-        removed.append(version.folder)
-    return removed
-
-
-def expired(
-    known: Sequence[PublishedManifest], section: PublishedTable, now: dt.datetime, left: Mapping[str, dt.datetime]
-) -> set[str]:
-    """Returns the versions of a date that need not be kept. The newest always is.
-
-    Args:
-      known: of one date, the oldest first.
-      left: when each stopped being current; one that is not in it never was, and counts from the next one's making.
-    """
-    age = max(dt.timedelta(days=section.keep_days), GRACE)
-    pairs = itertools.pairwise(known)
-    outdated = [made.version for made, newer in pairs if now - left.get(made.version, newer.at) >= age]
-    return set(outdated[: max(0, len(known) - section.keep_versions)])

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-import functools
 import json
 import posixpath
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from dssm import published, storage
@@ -23,35 +19,24 @@ from dssm.decisions import tally, unheard
 from dssm.errors import UserError
 from dssm.evaluation import KEPT, MODEL
 from dssm.manifest import ITEM_ID, MANIFEST, SCHEMA_VERSION, USER_ID, Manifest, SourceCounts, read_manifest
+from dssm.model.kept import version_in
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.paths import RunPaths
-from dssm.published import (
-    DATA,
-    DIGESTS,
-    QUARANTINE,
-    SIDES,
-    VECTOR,
-    GateDecision,
-    Published,
-    PublishedManifest,
-    VectorType,
-)
+from dssm.published import DIGESTS, SIDES, VECTOR, GateDecision, Published, PublishedManifest, VectorType
 from dssm.scoring import gates
-from dssm.scoring.earlier import KEY, Earlier, content_of, files_of_rows
-from dssm.scoring.files import UNFINISHED, FileResult, Scoring, score_file
+from dssm.scoring.earlier import Earlier, files_of_rows
+from dssm.scoring.files import FileResult, Scoring
 from dssm.scoring.metastore import HiveMetastore, Metastore
 from dssm.scoring.publish import Measured, publish
 from dssm.scoring.table import Table
-from dssm.scoring.vectors import check_model_fits, task_threads
+from dssm.scoring.tasks import commit_files, measured_rows, run_files
+from dssm.scoring.vectors import check_model_fits, check_not_replaced, task_threads
 from dssm.sections.publishing import PublishedTable
-from dssm.spark import most_tasks
 
 Part = Literal["items", "users"]
 
 IDS: dict[Part, str] = {"items": ITEM_ID, "users": USER_ID}
 USERS = {"window": "with a positive in the test window", "all": "with a positive in the test window or an event before"}
-TASKS_PER_CORE = 4  # so that none waits long for the last
-KEYS_AT_ONCE = 2**24  # that the driver counts, 8 bytes each
 
 
 def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: bool = False) -> Published:
@@ -63,7 +48,7 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
       part: the dataset, `items` or `users`.
       force: publish whatever the gates say.
     Raises: GateError where a gate refuses; UserError where the samples, the model or the evaluation are missing or
-      do not belong together.
+      do not belong together; ReplacedError where samples or model were replaced meanwhile.
     """
     run = _Run.read(settings, part)
     is_hive = section_of(settings, part).kind == "hive"
@@ -77,9 +62,9 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
         if (unusable := _unusable(last) if last is not None else None) is not None:
             warn(f"  {unusable}: nothing is taken from that version")
         scoring = run.scoring(table, folder, last if unusable is None else None, task_threads(spark))
-        results = run_files(spark, scoring, run.samples)
+        results = run.score(spark, scoring)
         commit_files(folder, results)
-        measured = _measured(folder, results, scoring.norm)
+        measured = measured_rows(folder, results, scoring.norm)
         if (unread := _unread(results)) is not None:
             warn(f"  {unread}: nothing is taken from there")
         if last is not None and measured["drift"] is None:
@@ -111,6 +96,7 @@ class _Run:
 
     Attributes:
       samples: the manifest of the dataset `part`.
+      model_digest, samples_digest: of the two manifests' files.
       kept: metrics of each ranker, seen items kept; None where there are none of this model, and none needed.
     """
 
@@ -119,6 +105,8 @@ class _Run:
     paths: RunPaths
     model: ModelManifest
     samples: Manifest
+    model_digest: str
+    samples_digest: str
     kept: Mapping[str, dict[str, float | None]] | None
 
     @classmethod
@@ -127,9 +115,11 @@ class _Run:
         paths = RunPaths(settings.run_folder)
         model = read_model_manifest(paths.model)
         samples = read_manifest(paths.part(part), "build_samples")
+        model_digest, samples_digest = _manifest_digest(paths.model), _manifest_digest(paths.part(part))
         columns = model.item_columns if part == "items" else model.user_columns
         check_model_fits(model, samples, columns, paths.part(part))
-        return cls(settings, part, paths, model, samples, _evaluated(settings, part, paths, model, samples))
+        kept = _evaluated(settings, part, paths, model, samples)
+        return cls(settings, part, paths, model, samples, model_digest, samples_digest, kept)
 
     @property
     def measured(self) -> Measured:
@@ -156,6 +146,23 @@ class _Run:
             copies=table.section.incremental and same_model,
         )
 
+    def score(self, spark: SparkSession, scoring: Scoring) -> list[FileResult]:
+        """Scores the files; see `run_files`.
+
+        Raises: ReplacedError where they may not all be of this run: tasks read model and samples when they need them.
+        """
+        try:
+            return run_files(spark, scoring, self.samples)
+        finally:  # also where a file was gone, or had other rows
+            self._check_not_replaced()
+
+    def _check_not_replaced(self) -> None:
+        model, samples, found = self.paths.model, self.paths.part(self.part), None
+        check_not_replaced(model, version_in(model), self.model.model_version, "train")
+        with contextlib.suppress(UserError):  # nothing is there while it is being replaced
+            found = read_manifest(samples, "build_samples").build
+        check_not_replaced(samples, found, self.samples.build, "build_samples")
+
     @property
     def _catalogue(self) -> SourceCounts | None:
         """What became of the catalogue's rows, for a table of items."""
@@ -164,7 +171,7 @@ class _Run:
     def manifest(
         self, table: Table, version: str, last: Published | None, measured: Mapping[str, Any]
     ) -> PublishedManifest:
-        """Args: measured: of the rows; see `_measured`."""
+        """Args: measured: of the rows; see `measured_rows`."""
         return PublishedManifest(
             table=table.name,
             side=table.side,
@@ -174,8 +181,8 @@ class _Run:
             model_version=self.model.model_version,
             samples_build=self.samples.build,
             settings_digest=settings_digest(self.settings),
-            samples_digest=storage.digest(storage.read_bytes(f"{self.paths.part(self.part)}/{MANIFEST}")),
-            model_digest=storage.digest(storage.read_bytes(f"{self.paths.model}/{MANIFEST}")),
+            samples_digest=self.samples_digest,
+            model_digest=self.model_digest,
             samples_rows=self.samples.rows,
             users=USERS.get(self.samples.users or "", "") if self.part == "users" else "",
             catalogue_rows=0 if self._catalogue is None else self._catalogue.rows_read,
@@ -246,6 +253,10 @@ def own_norm(model: ModelManifest) -> float | None:
     return model.vector_norm / shares**0.5 if model.vector_norm is not None and shares else None
 
 
+def _manifest_digest(folder: str) -> str:
+    return storage.digest(storage.read_replaced(f"{folder}/{MANIFEST}"))
+
+
 def _evaluated(
     settings: Settings, part: Part, paths: RunPaths, model: ModelManifest, samples: Manifest
 ) -> dict[str, dict[str, float | None]] | None:
@@ -304,97 +315,3 @@ def _incomparable(last: Published, width: int) -> str:
     if before != width:
         return f"the vectors of {name} are {before} wide, these {width}"
     return f"no row is in the files of {name}"
-
-
-# On the executors ------------------------------------------------------------------------------------
-
-
-def run_files(spark: SparkSession, scoring: Scoring, samples: Manifest) -> list[FileResult]:
-    """Scores the files of a dataset, each in one task, which may have several. Returns: in the manifest's order.
-
-    Only names go to the tasks and only counts come back: the rows never pass through the JVM.
-
-    Raises: UserError where a file can't be read, or has not the rows that the manifest names.
-    """
-    names = [file.name for file in samples.files]
-    context = spark.sparkContext
-    slices = max(1, min(len(names), most_tasks(spark, TASKS_PER_CORE)))
-    ended = context.parallelize(names, slices).mapPartitions(functools.partial(_score_files, scoring)).collect()
-    results = []
-    for file, result in zip(samples.files, ended, strict=True):
-        if isinstance(result, UserError):
-            raise result
-        if result.read != file.rows:
-            raise UserError(
-                f"{scoring.source}/{file.name}: {result.read:,} rows, its manifest says {file.rows:,}; run "
-                "build_samples again"
-            )
-        results.append(result)
-    return results
-
-
-def _score_files(scoring: Scoring, names: Iterable[str]) -> Iterator[FileResult | UserError]:
-    for name in names:
-        try:
-            yield score_file(scoring, name)
-        except UserError as error:  # another try would end the same way: it goes to the driver as it is
-            yield error
-
-
-def commit_files(folder: str, results: Sequence[FileResult]) -> None:
-    """Gives the files that tasks told of their names, and removes those of tasks that were killed or ran twice."""
-    for result in results:
-        for part, temporary in result.temporary.items():
-            storage.rename(f"{folder}/{part}/{temporary}", f"{folder}/{part}/{result.name}")
-    for part in (DATA, DIGESTS, QUARANTINE):
-        if storage.exists(f"{folder}/{part}"):
-            for name in storage.file_names(f"{folder}/{part}", UNFINISHED):
-                storage.remove(f"{folder}/{part}/{name}")
-
-
-def _measured(folder: str, results: Sequence[FileResult], norm: float | None) -> dict[str, Any]:
-    """Returns the manifest's fields on the rows; they are counted in the files as they lie there."""
-    widths = results[0].widths if results else {}
-    rows = sum(published.footer_rows(f"{folder}/{DATA}/{result.name}") for result in results)
-    drift_rows = sum(result.drift_rows for result in results)
-    drift = {
-        column: sum(result.drift.get(column, 0.0) for result in results) / drift_rows
-        for column in (widths if drift_rows else ())
-        if any(column in result.drift for result in results)
-    }
-    quarantined: Counter[str] = sum((result.quarantined for result in results), Counter())
-    return {
-        "rows": rows,
-        "distinct": distinct_keys([f"{folder}/{DIGESTS}/{result.name}" for result in results], rows),
-        "vector_dim": widths.get(VECTOR, 0),
-        "objectives": {name.removeprefix(f"{VECTOR}_"): width for name, width in widths.items() if name != VECTOR},
-        "scored": sum(result.scored for result in results),
-        "copied": sum(result.copied for result in results),
-        "quarantined": dict(quarantined),
-        "broken": sum(result.broken for result in results),
-        "zeros": sum(result.zeros for result in results),
-        "zero_example": next((result.zero_example for result in results if result.zeros), None),
-        "norm_off": max((result.norm_off for result in results), default=0.0) if norm is not None else None,
-        "drift": drift.pop(VECTOR, None),
-        "objective_drift": {name.removeprefix(f"{VECTOR}_"): cosine for name, cosine in drift.items()},
-        "drift_rows": drift_rows,
-        "files": [{"name": result.name, "rows": result.rows, "size": result.size} for result in results],
-    }
-
-
-def distinct_keys(paths: Sequence[str], rows: int) -> int:
-    """Returns how many different keys files hold, in passes over a range of the keys each: memory is bounded.
-
-    Args: rows: about how many there are.
-    """
-    passes = max(1, -(-rows // KEYS_AT_ONCE))
-    bounds = np.linspace(-(2.0**63), 2.0**63, passes + 1)[1:-1]
-    total = 0
-    for number in range(passes):
-        found = []
-        for path in paths:
-            file = pq.ParquetFile(pa.BufferReader(content_of(path)))  # half the cost of read_table
-            keys = file.read([KEY], use_threads=False).column(KEY).to_numpy()
-            found.append(keys if passes == 1 else keys[np.searchsorted(bounds, keys, side="right") == number])
-        total += len(np.unique(np.concatenate(found))) if found else 0
-    return total

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dssm import published
 from dssm.console import warn
 from dssm.errors import UserError
-from dssm.published import Pointer, Published, Side
+from dssm.published import VERSION_FOLDER, Pointer, Published, Side
 from dssm.scoring.metastore import Metastore
 from dssm.sections.publishing import PublishedTable
 
@@ -63,6 +63,16 @@ class Table:
             return published.read_pointer(self.location, self.date)
         return None
 
+    def points_at(self, version: str) -> bool:
+        """Whether `_current` names a version of the date."""
+        pointer = self.pointer()
+        return pointer is not None and pointer.version == version
+
+    def is_seen(self, version: str) -> bool:
+        """Whether readers see a version of the date, by `_current` or in the metastore."""
+        in_metastore = self.metastore is not None and is_of(self.metastore.location(self.date), version)
+        return in_metastore or self.points_at(version)
+
     def check_dtype(self, last: Published | None) -> None:
         """Raises: UserError where the table's vectors are of another dtype, at the date before, or else at a later."""
         if last is None:
@@ -74,3 +84,12 @@ class Table:
                 f"{last.manifest.date} in {self.location} holds {last.manifest.dtype}; expected one dtype for all "
                 "dates of a table: set it back, or name another table and location"
             )
+
+
+def is_of(place: str | None, version: str) -> bool:
+    """Whether a place that a metastore names is in a version's folder. Args: place: None where it names none.
+
+    >>> is_of("file:/table/dt=2024-01-08/version=v1/data", "v1"), is_of(None, "v1")
+    (True, False)
+    """
+    return place is not None and f"/{VERSION_FOLDER}{version}/" in f"{place}/"

@@ -13,8 +13,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from dssm.errors import UserError
+from dssm.errors import ReplacedError, UserError
 from dssm.manifest import ColumnSpec, Manifest, check_columns, data_files
+from dssm.model.kept import version_in
 from dssm.model.manifest import ModelManifest
 from dssm.packing import unpack_all
 
@@ -37,9 +38,10 @@ def load_tower(folder: str, version: str, threads: int) -> LoadedTower:
     one before those of the next: a worker goes on to another date's tower once, and where two dates meet has both.
 
     Args:
-      folder: the SavedModel.
+      folder: the SavedModel, in that of the model.
       version: of the model: another version in the same folder is loaded anew.
       threads: TensorFlow's threads, those of a Spark task.
+    Raises: ReplacedError where the folder holds a model of another version, or does by the time that all is read.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
@@ -51,7 +53,12 @@ def load_tower(folder: str, version: str, threads: int) -> LoadedTower:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
         pass  # a second tower in the same process: TensorFlow has started with these threads
-    tower = LoadedTower(folder)
+    model = folder.rpartition("/")[0]
+    check_not_replaced(model, version_in(model), version, "train")
+    try:
+        tower = LoadedTower(folder)
+    finally:  # also where a file of it was gone
+        check_not_replaced(model, version_in(model), version, "train")
     _spare_next_tasks()
     return tower
 
@@ -65,6 +72,22 @@ def _spare_next_tasks() -> None:
     gc.collect()
     gc.freeze()
     zipimport.zipimporter.invalidate_caches = lambda self: None  # type: ignore[method-assign]
+
+
+def check_not_replaced(folder: str, found: str | None, expected: str, made_by: str) -> None:
+    """Checks that a folder holds what a job took up when it began.
+
+    Args:
+      found: version of what is there now; None where nothing can be read.
+      expected: the version when the job began.
+      made_by: the job that writes the folder.
+    Raises: ReplacedError where it holds something else.
+    """
+    if found != expected:
+        raise ReplacedError(
+            f"{folder}: found {found or 'nothing that can be read'}, expected {expected}: {made_by} has replaced it "
+            "since this job began; run the job again"
+        )
 
 
 def check_model_fits(model: ModelManifest, samples: Manifest, columns: Mapping[str, ColumnSpec], folder: str) -> None:

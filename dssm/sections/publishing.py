@@ -34,13 +34,14 @@ class Gate(StrictModel):
 class PublishedTable(StrictModel):
     """A table of vectors, a partition a date: `kind: hive` moves a partition of the metastore, `path` a pointer alone.
 
-    Each version is a folder of its own, {location}/dt=DATE/version=V/, which is never changed again. The file
-    {location}/dt=DATE/_current names the one that readers of the path take; it is written for both kinds.
+    Each version is a folder of its own, {location}/dt=DATE/version=V/, whose rows never change; its manifest takes
+    what is measured later. The file {location}/dt=DATE/_current names the one that readers of the path take; it is
+    written for both kinds.
     """
 
     kind: Literal["hive", "path"] = Field("hive", description="How readers find the current version.")
     name: str | None = Field(None, pattern=TABLE_NAME, description="Of the table, as [database.]table.")
-    location: str = Field(description="Folder of the table's immutable versions.")
+    location: str = Field(description="Folder of the table's versions.")
     dtype: Literal["float32", "float16", "int8"] = Field(
         "float32",
         description="Of the stored numbers: float32, lists; float16, binaries of little-endian halves, as Spark has "
@@ -95,7 +96,7 @@ class ItemTable(PublishedTable):
         pattern=TABLE_NAME,
         description="Of the table, as [database.]table; default: the pipeline's name and _items.",
     )
-    location: str = Field("{root}/{name}/item_table", description="Folder of the table's immutable versions.")
+    location: str = Field("{root}/{name}/item_table", description="Folder of the table's versions.")
     metastore: str | None = Field(
         "{root}/metastore_db",
         description="Folder of the embedded Derby metastore, of all tables; a service, thrift://host:9083; a database, "
@@ -111,4 +112,4 @@ class UserTable(PublishedTable):
         pattern=TABLE_NAME,
         description="Of the table, as [database.]table; default: the pipeline's name and _users.",
     )
-    location: str = Field("{root}/{name}/user_table", description="Folder of the table's immutable versions.")
+    location: str = Field("{root}/{name}/user_table", description="Folder of the table's versions.")

@@ -192,10 +192,11 @@ def test_horovodrun_trains_on_the_gpu(tmp_path: Path):
 
 def test_a_tower_that_is_loaded_leaves_the_gpu_alone(trained: dict[str, Path]):
     settings = Settings.model_validate_json((trained["gpu"] / "softmax.json").read_text(encoding="utf-8"))
-    folder = f"{RunPaths(settings.run_folder).model}/item_tower"
+    model = RunPaths(settings.run_folder).model
+    tower = [f"{model}/item_tower", read_model_manifest(model).model_version]
     code = (
-        "import sys, tensorflow as tf; from dssm.scoring.vectors import load_tower; load_tower(sys.argv[1], 'v', 1); "
+        "import sys, tensorflow as tf; from dssm.scoring.vectors import load_tower; load_tower(*sys.argv[1:], 1); "
         "print(len(tf.config.list_physical_devices('GPU')) > 0, tf.config.list_logical_devices('GPU'))"
     )
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, *tower], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "[]"]

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was current just now may be removed at once."""
-    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(0))
+    monkeypatch.setattr("dssm.scoring.retention.GRACE", dt.timedelta(0))
 
 
 @pytest.fixture

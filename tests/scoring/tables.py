@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +108,23 @@ class FakeMetastore:
         self.columns: dict[str, str] = {}
         self._rows = rows or parquet_rows
 
-    def prepare(self, columns: dict[str, str], dtype: VectorType) -> None:
-        self.columns = columns
-
-    def check_place(self) -> None:
+    def check(self, columns: Mapping[str, str], dtype: VectorType) -> None:
         pass
+
+    def prepare(self, columns: Mapping[str, str], dtype: VectorType) -> None:
+        self.columns = dict(columns)
 
     def location(self, date: str) -> str | None:
         return self.places.get(date)
 
     def move(self, date: str, data: str) -> None:
         self.places[date] = data
+
+    def restore(self, date: str, place: str | None) -> None:
+        if place is None:
+            del self.places[date]
+        else:
+            self.places[date] = place
 
     def describe(self, date: str, manifest: PublishedManifest) -> None:
         self.told[date] = manifest

@@ -137,3 +137,23 @@ def test_another_error_ends_the_job(tmp_path: Path, at_once: int) -> None:
     with pytest.raises(UserError, match="no model"):
         publish_dates("score_items", dates_of(tmp_path), at_once, publish)
     assert len(done) < 3  # those that had begun
+
+
+def test_no_date_begins_after_another_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second fails while the first goes on, which then fails as well."""
+    failed, begun = threading.Event(), []
+
+    def publish(settings: Settings) -> None:
+        begun.append(settings.date)
+        if settings.date == DAYS[1]:
+            failed.set()
+            raise UserError("no model")
+        if settings.date == DAYS[0]:
+            assert failed.wait(60)
+            time.sleep(0.5)  # for further dates, were they let in
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match=r"^lost$"):
+        publish_dates("score_items", dates_of(tmp_path), 2, publish)
+    assert sorted(begun) == DAYS[:2]
+    assert "2024-01-02: no model" in capsys.readouterr().out

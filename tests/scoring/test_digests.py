@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.scoring.digests import WORDS_AT_ONCE, id_keys, row_digests
-from dssm.scoring.score import distinct_keys
+from dssm.scoring.tasks import distinct_keys
 
 
 def draw(rows: int = 50, seed: int = 0) -> dict[str, np.ndarray]:
@@ -102,5 +102,5 @@ def test_keys_are_counted_in_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pq.write_table(pa.table({"key": part}), tmp_path / f"{number}.parquet")
     paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
     assert distinct_keys(paths, 400) == 300
-    monkeypatch.setattr("dssm.scoring.score.KEYS_AT_ONCE", 30)
+    monkeypatch.setattr("dssm.scoring.tasks.KEYS_AT_ONCE", 30)
     assert distinct_keys(paths, 400) == 300

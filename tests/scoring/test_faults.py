@@ -229,6 +229,26 @@ def test_files_are_read_back_before_readers_see_them(tmp_path: Path, fault: str)
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
 
 
+def test_a_rename_that_died_midway_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a store that copies file after file, and the manifest before all of the data."""
+    table = table_at(tmp_path, metastore=FakeMetastore())
+    publish_version(table, "v1")
+
+    def die(source: str, target: str) -> None:
+        for name in ("manifest.json", "data/part-00000.parquet"):
+            storage.put_file(f"{source}/{name}", f"{target}/{name}")
+        raise OSError("connection reset")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "rename", die)
+        with pytest.raises(OSError, match="connection reset"):
+            publish_version(table, "v2")
+    assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
+    publish_version(table, "v2")
+    assert (seen(table), seen_in_hive(table)) == ("v2", "v2")
+    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v1", "version=v2"]
+
+
 # Readers ----------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +256,7 @@ def test_files_are_read_back_before_readers_see_them(tmp_path: Path, fault: str)
 def test_a_reader_sees_whole_versions_during_fifty_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each publish removes the versions that stopped being current longer ago than readers are given."""
     grace = 1.0
-    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(seconds=grace))
+    monkeypatch.setattr("dssm.scoring.retention.GRACE", dt.timedelta(seconds=grace))
     table = table_at(tmp_path, kind="path", keep_versions=1, keep_days=0)
     publish_version(table, "v1")
     with reading(lambda: seen(table), grace, readers=2) as found:

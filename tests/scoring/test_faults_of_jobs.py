@@ -172,12 +172,12 @@ class FailingTask:
 
 def test_a_task_may_fail_at_any_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders made, files opened, each write. A run is the rerun of the one before, until none of its steps fails."""
-    from dssm.scoring import score
+    from dssm.scoring import tasks
 
     job.prepare()
     for at in range(100):
         with monkeypatch.context() as patched:
-            patched.setattr(score, "_score_files", FailingTask(at))
+            patched.setattr(tasks, "_score_files", FailingTask(at))
             told = error_of(job)
         if not told:
             break
@@ -189,11 +189,11 @@ def test_a_task_may_fail_at_any_step(job: Job, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_worker_may_be_killed_in_the_midst_of_a_file(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a lack of memory: nothing in the worker cleans up."""
-    from dssm.scoring import score
+    from dssm.scoring import tasks
 
     job.prepare()
     with monkeypatch.context() as patched:
-        patched.setattr(score, "_score_files", FailingTask(SEEN_BY_SPARK + 1, kill=True))
+        patched.setattr(tasks, "_score_files", FailingTask(SEEN_BY_SPARK + 1, kill=True))
         told = error_of(job)
     assert "Python worker exited unexpectedly (crashed)" in told
     assert job.seen() == job.old
@@ -263,14 +263,14 @@ import datetime as dt, json, sys, time
 import numpy as np
 from dssm import locks
 from dssm.config import Settings
-from dssm.scoring import publish
+from dssm.scoring import retention
 from dssm.scoring.items import score_items
 from dssm.scoring.metastore import HiveMetastore
 from dssm.spark import spark_session
 
 step, again, then = sys.argv[1], *map(Settings.model_validate_json, sys.stdin)
 name, move = again.item_table.name, HiveMetastore.move
-publish.GRACE, locks.EXPIRES_S = dt.timedelta(0), 0.01
+retention.GRACE, locks.EXPIRES_S = dt.timedelta(0), 0.01
 
 def stops(*given):
     if step == "after":

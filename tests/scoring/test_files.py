@@ -22,7 +22,7 @@ from dssm.published import NOT_FINITE, Published, PublishedManifest, VectorType
 from dssm.scoring.earlier import Earlier, files_of_rows
 from dssm.scoring.files import NO_ID, REFUSED, FileResult, Scoring, score_file, unreadable
 from dssm.scoring.publish import publish
-from dssm.scoring.score import _measured, commit_files, distinct_keys
+from dssm.scoring.tasks import commit_files, distinct_keys, measured_rows
 from dssm.scoring.vectors import load_tower
 from tests.datasets import ITEMS, SIZES, make_settings, write_items
 from tests.model.tiny import write_model
@@ -144,7 +144,7 @@ def test_smaller_numbers(run: Settings, tmp_path: Path, dtype: VectorType, error
 def test_rounding_is_no_reason_to_refuse(run: Settings, tmp_path: Path, dtype: VectorType) -> None:
     def make(folder: str, last: Published | None) -> PublishedManifest:
         results = score_all(scoring_of(run, Path(folder), dtype=dtype))
-        return manifest_of(dtype=dtype, samples_rows=ITEMS, **_measured(folder, results, 1.0))
+        return manifest_of(dtype=dtype, samples_rows=ITEMS, **measured_rows(folder, results, 1.0))
 
     table = table_at(tmp_path, kind="path", dtype=dtype, norm_tolerance=1e-5)
     made = publish(table, "v1", judged(), ["vector"], make, force=False)
@@ -152,7 +152,7 @@ def test_rounding_is_no_reason_to_refuse(run: Settings, tmp_path: Path, dtype: V
     assert made.manifest.rows == ITEMS
 
 
-def test_norms_are_measured(run: Settings, tmp_path: Path) -> None:
+def test_norms_aremeasured_rows(run: Settings, tmp_path: Path) -> None:
     results = score_all(scoring_of(run, tmp_path, norm=1.5))
     assert max(result.norm_off for result in results) == pytest.approx(0.5, abs=1e-6)
     earlier = replace(earlier_of(tmp_path), norm_off=0.25)

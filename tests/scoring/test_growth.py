@@ -19,7 +19,7 @@ from dssm.manifest import ITEM_ID, ITEM_INDEX, ITEM_KEY, ITEM_PROBABILITY, ITEM_
 from dssm.samples.writing import stable_files, write_shuffled
 from dssm.scoring.earlier import Earlier, files_of_rows
 from dssm.scoring.files import FileResult, score_file
-from dssm.scoring.score import commit_files
+from dssm.scoring.tasks import commit_files
 from tests.datasets import ITEMS, draw_features, item_columns_of, make_settings, write_dataset
 from tests.model.tiny import write_model
 from tests.scoring.runs import settings_at, write_run

@@ -17,7 +17,8 @@ from dssm.published import VectorType
 from dssm.scoring import files
 from dssm.scoring.earlier import Earlier
 from dssm.scoring.files import FileResult, Scoring, score_file
-from dssm.scoring.score import commit_files, own_norm
+from dssm.scoring.score import own_norm
+from dssm.scoring.tasks import commit_files
 from tests.scoring.tables import unit_vectors
 from tests.serving.tables import model_manifest
 

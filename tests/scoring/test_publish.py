@@ -15,6 +15,7 @@ from dssm.errors import GateError, UserError
 from dssm.published import GateDecision, Published, PublishedManifest
 from dssm.scoring import gates
 from dssm.scoring.publish import _MOVING, Measured, publish, roll_back
+from dssm.sections import Gate
 from tests.scoring.tables import (
     DATE,
     VECTORS,
@@ -88,24 +89,71 @@ def test_another_dtype_is_refused(tmp_path: Path) -> None:
     assert folders(tmp_path / "table") == ["dt=2024-01-07"]
 
 
-def test_a_damaged_version_is_not_moved_to(tmp_path: Path) -> None:
+def test_a_damaged_version_is_not_moved_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = table_at(tmp_path)
     made = publish_version(table, "v1")
     publish_version(table, "v2")
+    Path(made.files[0]).write_bytes(b"half")
+    with pytest.raises(UserError, match=r"--to v1: .*part-00000\.parquet is missing or damaged"):
+        roll_back(table, "v1")
+    assert seen(table) == "v2"
+    publish_version(table, "v1")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "part-00000.parquet: missing or damaged, of a version that is not current: it is made anew" in told
+    assert seen(table) == "v1"
+    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v1", "version=v2"]
+
+
+@pytest.mark.parametrize("by", ["pointer", "metastore"])
+def test_a_damaged_version_that_readers_see_is_not_made_anew(tmp_path: Path, by: str) -> None:
+    table = table_at(tmp_path, metastore=FakeMetastore())
+    made = publish_version(table, "v1")
+    if by == "metastore":  # a publish died between the two moves
+        publish_version(table, "v2")
+        assert table.metastore is not None
+        table.metastore.move(DATE, made.data)
     Path(made.files[0]).write_bytes(b"half")
     with pytest.raises(
         UserError, match=r"part-00000\.parquet: missing or damaged; remove .*version=v1 and run the job"
     ):
         publish_version(table, "v1")
-    with pytest.raises(UserError, match=r"--to v1: .*part-00000\.parquet is missing or damaged"):
-        roll_back(table, "v1")
-    assert seen(table) == "v2"
+    assert Path(made.files[0]).read_bytes() == b"half"
 
 
-def test_rows_that_the_metastore_does_not_give_back(tmp_path: Path) -> None:
-    table = table_at(tmp_path, metastore=FakeMetastore(lambda place: 5))
-    with pytest.raises(RuntimeError, match=f"tiny_items dt={DATE}: 5 rows read back, 6 written"):
-        publish_version(table, "v1")
+@pytest.mark.parametrize("fault", ["fewer rows", "none can be read"])
+@pytest.mark.parametrize("before", ["v1", None])
+def test_rows_that_the_metastore_does_not_give_back(tmp_path: Path, before: str | None, fault: str) -> None:
+    def rows(place: str) -> int:
+        if "version=v2" in place and fault == "none can be read":
+            raise OSError("an executor was lost")
+        return 5 if "version=v2" in place else 6
+
+    table = table_at(tmp_path, metastore=FakeMetastore(rows))
+    if before is not None:
+        publish_version(table, before)
+    told = f"tiny_items dt={DATE}: 5 rows read back, 6 written; readers see what they saw before"
+    with pytest.raises((RuntimeError, OSError)) as caught:
+        publish_version(table, "v2")
+    assert str(caught.value) == (told if fault == "fewer rows" else "an executor was lost")
+    assert (seen(table), seen_in_hive(table)) == (before, before)
+
+
+def test_a_refusal_leaves_the_metastore_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metastore = FakeMetastore()
+    table = table_at(tmp_path, metastore=metastore)
+    with pytest.raises(GateError, match="gate: 6 rows of 5 items"):
+        publish_version(table, "v1", distinct=5)
+    assert metastore.columns == {}
+
+    def check(columns: dict[str, str], dtype: str) -> None:
+        raise UserError(f"another table's; {list(columns)} of {dtype} are not wanted")
+
+    def never(folder: str, last: Published | None) -> PublishedManifest:
+        raise AssertionError(folder)
+
+    monkeypatch.setattr(metastore, "check", check)  # what can be refused is before anything is made
+    with pytest.raises(UserError, match=r"\['item_id', 'vector', 'model_version'\] of float32 are not wanted"):
+        publish(table, "v1", judged(), ["vector"], never, force=False)
 
 
 def test_a_date_before_all_others_has_their_dtype_too(tmp_path: Path) -> None:
@@ -174,6 +222,8 @@ def test_rows_put_aside_outlive_a_refusal(tmp_path: Path) -> None:
     made = publish(table, "v1", judged(), ["vector"], make, force=True)
     assert pq.read_table(f"{made.folder}/quarantine").equals(rows)
     assert not kept.exists()  # they are of no version that was refused
+    assert publish(table, "v1", judged(), ["vector"], make, force=False) == made
+    publish_version(table, "v2")
     with pytest.raises(GateError, match=f"the rows that were put aside lie in {made.folder}/quarantine, with their"):
         publish(table, "v1", judged(), ["vector"], make, force=False)
 
@@ -189,6 +239,8 @@ def test_force_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert made.manifest.overridden == ["too bad", "2 vectors are not 2 finite numbers"]
     assert [gate.gate for gate in made.manifest.gates if not gate.passed] == ["recall", "finite numbers"]
     assert "forced: too bad" in capsys.readouterr().out
+    assert publish(table, "v1", judged(), ["vector"], make, force=False) == made  # readers have it
+    publish_version(table, "v2")
     with pytest.raises(GateError, match="2 vectors are not"):  # the folder is there: that is no reason to let it pass
         publish(table, "v1", judged(), ["vector"], make, force=False)
 
@@ -196,6 +248,9 @@ def test_force_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_force_on_a_version_that_is_there(tmp_path: Path) -> None:
     table = table_at(tmp_path)
     first = publish_version(table, "v1")
+    publish_version(table, "v2")
+    with pytest.raises(GateError, match="too bad"):
+        publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=False)
     again = publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=True)
     assert (first.manifest.forced, again.manifest.forced) == (False, True)
     assert again.manifest.overridden == ["too bad"]
@@ -211,9 +266,30 @@ def test_the_last_version_is_what_the_gates_judge_by(tmp_path: Path) -> None:
         asked.append(last and last.version)
         return []
 
-    for version in ("v1", "v2", "v2"):
+    for version in ("v1", "v2", "v2", "v1"):
         publish(table, version, judge, ["vector"], maker(VECTORS[version], version), force=False)
-    assert asked == [None, "v1", None]
+    assert asked == [None, "v1", "v2"]  # the current one has been let through
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_rerun_of_the_current_version_is_not_judged_by_what_came_since(tmp_path: Path, force: bool) -> None:
+    """A better version of the day before, which is published later, as a backfill does; and what was forced."""
+
+    def publish_day(date: str, version: str, recall: float, force: bool = False) -> Published:
+        found = Measured({"recall@50": recall}, "recall@50")
+        make = maker(VECTORS[version], version, date=date, metrics=found.metrics, metric=found.metric)
+
+        def judge(last: PublishedManifest | None) -> list[GateDecision]:
+            kept = {"model": found.metrics, "popularity": {"recall@50": 0.5 if force else 0.1}}
+            return gates.recall_gates(Gate(metric="recall@50"), "item_table", kept, last, "evaluation.json")
+
+        return publish(table_at(tmp_path, date), version, judge, ["vector"], make, force, found)
+
+    first = publish_day(DATE, "v1", 0.40, force)
+    assert first.manifest.forced == force
+    publish_day("2024-01-07", "v2", 0.45)
+    assert publish_day(DATE, "v1", 0.40) == first
+    assert published.current(str(tmp_path / "table"), DATE) == first
 
 
 def test_metrics_of_a_later_evaluation_are_kept(tmp_path: Path) -> None:
@@ -231,9 +307,30 @@ def test_metrics_of_a_later_evaluation_are_kept(tmp_path: Path) -> None:
     assert last is not None
     assert last.manifest.metrics == {"recall@50": 0.4}
     worse = Measured({"recall@50": 0.1}, "recall@50")
-    with pytest.raises(GateError, match="too bad"):  # what was found stays known
-        publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=False, measured=worse)
-    assert published.read_version(table.folder("v1")).manifest.metrics == {"recall@50": 0.1}
+    again = publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=False, measured=worse)
+    assert (again.manifest.metrics, again.manifest.gates) == ({"recall@50": 0.1}, made.manifest.gates)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_gate_looks_at_the_current_version_once_it_is_measured(tmp_path: Path, force: bool) -> None:
+    table = table_at(tmp_path)
+    nothing = GateDecision(gate=TOO_BAD.gate, passed=True, reason=f"{gates.NOT_MEASURED}: no evaluation")
+    publish(table, "v1", judged(nothing), ["vector"], maker(VECTORS["v1"], "v1"), force=False)
+    found = Measured({"recall@50": 0.1}, "recall@50")
+
+    def publish_again(force: bool) -> Published:
+        return publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force, measured=found)
+
+    if not force:
+        with pytest.raises(GateError, match="too bad"):
+            publish_again(force=False)
+        kept = published.read_version(table.folder("v1")).manifest
+        assert (kept.metrics, kept.gates[0]) == ({"recall@50": 0.1}, nothing)  # what was found stays known
+        return
+    made = publish_again(force=True)
+    assert (made.manifest.forced, made.manifest.overridden) == (True, ["too bad"])
+    assert made.manifest.gates[0] == TOO_BAD
+    assert publish_again(force=False) == publish_again(force=True) == made
 
 
 # What can't be read ----------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import pytest
 from dssm import locks, published, storage
 from dssm.errors import GateError, UserError
 from dssm.published import GateDecision, PublishedManifest
-from dssm.scoring.publish import expired, publish, remove_old, roll_back
+from dssm.scoring.publish import publish, roll_back
+from dssm.scoring.retention import expired, remove_old
 from dssm.scoring.table import Table
 from dssm.sections import ItemTable
 from tests.scoring.tables import (

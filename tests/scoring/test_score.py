@@ -191,6 +191,41 @@ def test_smaller_numbers_in_hive(spark: SparkSession, tmp_path: Path, dtype: Vec
         np.testing.assert_allclose(found, expected, atol=0.005)
 
 
+def test_a_table_without_partitions_takes_other_types(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.scoring.metastore import HiveMetastore, table_columns
+
+    metastore = HiveMetastore(spark, "retyped", str(tmp_path), "item_table")
+    floats, bytes_ = (table_columns("item", ["vector"], dtype) for dtype in ("float32", "int8"))
+    metastore.prepare(floats, "float32")
+    metastore.check(bytes_, "int8")
+    assert described(spark, "retyped")["vector"] == "array<float>"  # a look changes nothing
+    metastore.prepare(bytes_, "int8")
+    assert described(spark, "retyped")["vector"] == "array<tinyint>"
+    metastore.move(DATE, version_at(tmp_path / "v1", "int8").data)
+    for refuses in (metastore.check, metastore.prepare):
+        with pytest.raises(UserError, match="retyped holds vector as ARRAY<TINYINT>, float32 vectors are ARRAY<FLOAT>"):
+            refuses(floats, "float32")
+
+
+def test_a_partition_is_moved_back(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.scoring.metastore import HiveMetastore, table_columns
+
+    root = tmp_path / "a b"
+    metastore = HiveMetastore(spark, "moved_back", str(root), "item_table")
+    metastore.prepare(table_columns("item", ["vector"], "float32"), "float32")
+    first, second = (version_at(root / name) for name in ("v1", "v2"))
+    metastore.move(DATE, first.data)
+    metastore.restore(DATE, None)
+    assert metastore.location(DATE) is None
+    assert (metastore.rows(DATE), len(list(Path(first.data).iterdir()))) == (0, 2)
+    metastore.move(DATE, first.data)
+    before = metastore.location(DATE)
+    metastore.move(DATE, second.data)
+    metastore.restore(DATE, before)
+    assert metastore.location(DATE) == before == f"file:{first.data}"
+    assert metastore.rows(DATE) == 5
+
+
 def seen_by_spark(spark: SparkSession, table: str) -> str:
     rows = spark.table(table).filter(f"dt = '{DATE}'").select("item_id", "vector").collect()
     return of_vectors(np.array([row["vector"] for row in sorted(rows)], np.float32))
@@ -205,7 +240,7 @@ def test_a_reader_of_hive_sees_whole_versions_during_fifty_publishes(
     from dssm.scoring.publish import publish
 
     grace, count = 3.0, 50
-    monkeypatch.setattr("dssm.scoring.publish.GRACE", dt.timedelta(seconds=grace))
+    monkeypatch.setattr("dssm.scoring.retention.GRACE", dt.timedelta(seconds=grace))
     metastore = HiveMetastore(spark, "moving", str(tmp_path / "table"), "item_table")
     table = table_at(tmp_path, metastore=metastore, keep_versions=1, keep_days=0)
     names = [list(VECTORS)[number % len(VECTORS)] for number in range(count)]

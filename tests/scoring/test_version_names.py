@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dssm import published
-from dssm.published import Published, PublishedManifest
+from dssm.published import GateDecision, Published, PublishedManifest
 from dssm.scoring import score
-from dssm.scoring.publish import _MOVING, publish
+from dssm.scoring.publish import _MOVING, Measured, publish
 from dssm.scoring.score import version_of
 from tests.scoring.tables import DATE, VECTORS, folders, judged, maker, publish_version, seen, table_at
 
@@ -80,3 +80,46 @@ def test_a_folder_that_another_has_mended_stays(tmp_path: Path) -> None:
     publish(table, "v1", judged(), ["vector"], make, force=False)
     assert [Path(made.folder).stat().st_ino] == mended
     assert seen(table) == "v1"
+
+
+TOO_BAD = GateDecision(gate="recall", passed=False, reason="too bad")
+
+
+def test_what_is_noted_later_is_written_under_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_at(tmp_path, kind="path")
+    for version in ("v1", "v2"):
+        publish_version(table, version)
+    written: list[tuple[str, bool]] = []
+    write_text = published.storage.write_text
+
+    def watched(path: str, text: str) -> None:
+        written.append((Path(path).name, _MOVING.locked()))
+        write_text(path, text)
+
+    monkeypatch.setattr(published.storage, "write_text", watched)
+    measured = Measured({"recall@50": 0.4}, "recall@50")
+    made = publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=True, measured=measured)
+    assert written == [("manifest.json", True), ("manifest.json", True), ("_current", True)]
+    assert made == published.read_version(table.folder("v1"))
+    assert (made.manifest.metrics, made.manifest.overridden) == ({"recall@50": 0.4}, ["too bad"])
+
+
+def test_a_version_that_retention_removes_meanwhile_stays_away(tmp_path: Path) -> None:
+    table = table_at(tmp_path, kind="path")
+    for version in ("v1", "v2"):
+        publish_version(table, version)
+
+    def judge(last: PublishedManifest | None) -> list[GateDecision]:
+        _MOVING.acquire()  # by the other
+
+        def remove() -> None:
+            published.storage.remove(table.folder("v1"))
+            _MOVING.release()
+
+        threading.Timer(0.5, remove).start()
+        return [TOO_BAD]
+
+    with pytest.raises(RuntimeError, match=r"version=v1: gone while version v1 was being written; run the job again"):
+        publish(table, "v1", judge, ["vector"], maker(VECTORS["v1"]), force=True)
+    assert seen(table) == "v2"
+    assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v2"]
