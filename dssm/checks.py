@@ -85,16 +85,16 @@ def check_losses(model: Model, train: Train, samples: Samples, graded: bool) -> 
     """
     takers = [key for key, loss, _ in _losses(model, train) if loss.takes_sampled]
     takers += ["model.scorer"] if model.scorer is not None else []
+    if samples.train_rows == "all" and samples.unclicked_weight == 0:
+        raise UserError(
+            "samples.unclicked_weight: 0 leaves only positives that weigh, with train_rows: all; expected a weight "
+            "above 0, or train_rows: positives without that weight"
+        )
     for key, loss, label in _losses(model, train):
         _check_compared(key, loss, train, samples)
         if samples.train_rows == "positives":
             _check_positives_suffice(
                 key, loss, samples, of_positives=label != "label" or (graded and not loss.is_log_odds)
-            )
-        elif samples.unclicked_weight == 0:
-            raise UserError(
-                "samples.unclicked_weight: 0 leaves train_rows: all nothing but positives to learn from; expected a "
-                "weight above 0, or train_rows: positives"
             )
     _check_shares(model, train)
     _check_objectives_differ(model, train)

@@ -156,7 +156,7 @@ class Settings(StrictModel):
             check_names(f"{place}.channels", getattr(tower, "channels", ()))
         check_model(self.model, self.features, self.vectors, self.target_names)
         if info.context != MADE:
-            graded = any(source.label != "1" for source in self.sources.values())
+            graded = any(source.label != "1" for source in self.sources.values() if "train" in source.roles)
             check_losses(self.model, self.train, self.samples, graded)
         category_feature(self.report, self.features, self.catalogue.key)
         names = ("recall", "precision", "hitrate", "ndcg", "mrr", "coverage")

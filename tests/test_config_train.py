@@ -103,8 +103,8 @@ NOTHING_TO_LEARN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unclicked rows that weigh nothing": (
         {"samples__train_rows": "all", "samples__unclicked_weight": 0},
-        "samples.unclicked_weight: 0 leaves train_rows: all nothing but positives to learn from; expected a weight "
-        "above 0, or train_rows: positives",
+        "samples.unclicked_weight: 0 leaves only positives that weigh, with train_rows: all; expected a weight above "
+        "0, or train_rows: positives without that weight",
     ),
 }
 

@@ -22,6 +22,7 @@ from dssm.errors import UserError
 from dssm.evaluation import HEADLINE, KEPT, MODEL, TEST_ROWS, headline
 from dssm.manifest import CLICKED, POSITIVE, SEEN, USER_ID, WARM, data_files, read_manifest
 from dssm.model.card import add_evaluation
+from dssm.model.kept import version_in
 from dssm.model.manifest import ModelManifest, read_model_manifest
 from dssm.packing import unpack_all
 from dssm.paths import RunPaths
@@ -30,7 +31,7 @@ from dssm.retrieval.examples import write_examples
 from dssm.retrieval.rankers import Block, Rankers, make_rankers
 from dssm.retrieval.ranking import Activity, Asked, Found, Ranking
 from dssm.retrieval.results import show, write_results
-from dssm.scoring.vectors import check_model_fits, load_tower, task_threads
+from dssm.scoring.vectors import check_model_fits, check_not_replaced, load_tower, task_threads
 from dssm.spark import most_tasks
 
 SEEN_POSITIVE, KEY = "seen_positive", "key"
@@ -57,7 +58,7 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
     check_model_fits(model, manifests["users"], model.user_columns, paths.part("users"))
     parts = {part: spark.read.parquet(*data_files(paths.part(part), manifest)) for part, manifest in manifests.items()}
     parts["users"] = parts["users"].where(F.size(CLICKED) > 0)  # of samples.users: all, the others are not tested
-    with _scratch(paths) as scratch:
+    with _of_one_model(paths, model), _scratch(paths) as scratch:
         with step("item vectors") as remarks:
             catalogue = write_catalogue(spark, paths, manifests["items"], model, scratch)
             remarks.counted("items", catalogue.items, f"{catalogue.items:,} items")
@@ -83,6 +84,15 @@ def evaluate(spark: SparkSession, settings: Settings) -> None:
     add_evaluation(settings)
     show(result, settings.evaluate.cutoffs)
     out.print(f"  {paths.evaluation}")
+
+
+@contextlib.contextmanager
+def _of_one_model(paths: RunPaths, model: ModelManifest) -> Iterator[None]:
+    """Raises: ReplacedError where the run's model is another one at the end: tasks read it when they need it."""
+    try:
+        yield
+    finally:
+        check_not_replaced(paths.model, version_in(paths.model), model.model_version, "train")
 
 
 @contextlib.contextmanager

@@ -110,7 +110,8 @@ class HiveMetastore:
         if told:
             self._check_place(told)
         others = [name for name, kind in columns.items() if told.get(name, kind).upper() != kind]
-        if others and self._spark.sql(f"SHOW PARTITIONS {self._name}").take(1):
+        partitions = self._answer(f"SHOW PARTITIONS {self._name}") if others else None
+        if partitions is not None and partitions.take(1):
             name = others[0]
             raise UserError(
                 f"{self._setting}.dtype: {self._name} holds {name} as {told[name].upper()}, {dtype} vectors are "

@@ -111,11 +111,12 @@ def _alone(table: Table) -> Iterator[locks.Held]:
         yield lock
 
 
-def _there(table: Table, version: str) -> Published | None:
+def _there(table: Table, version: str, tell: Callable[[str], None] = warn) -> Published | None:
     """Returns a version that was made before; None where it is to be made.
 
-    Where a store copies a folder that is renamed, file by file, a run that died there leaves a manifest without some
-    of its files. What readers see is not made anew, whatever it lacks: they would lose the rest of it.
+    Of a version that readers see, files that are missing or damaged are not made anew: they would lose the rest of it.
+
+    Args: tell: is told why one that is there is to be made anew.
     """
     folder = table.folder(version)
     if not storage.is_there(f"{folder}/{MANIFEST}"):
@@ -123,11 +124,11 @@ def _there(table: Table, version: str) -> Published | None:
     try:
         made = published.read_version(folder)
     except UserError as error:
-        warn(f"  {error}: it is made anew")
+        tell(f"  {error}: it is made anew")
         return None
     damaged = published.damaged_files(made)
     if damaged and not table.is_seen(version):
-        warn(f"  {damaged[0]}: missing or damaged, of a version that is not current: it is made anew")
+        tell(f"  {damaged[0]}: missing or damaged, of a version that is not current: it is made anew")
         return None
     return made
 
@@ -156,18 +157,26 @@ def _commit(table: Table, temporary: str, version: str) -> None:
     folder, aside = table.folder(version), None
     try:
         with _alone(table) as lock:  # two that look at once would both find no folder
-            if storage.exists(folder) and _there(table, version) is None:
+            if storage.exists(folder) and _there(table, version, tell=lambda _: None) is None:
+                lock.check()
                 aside = put_aside(folder)
-            lock.check()
             if not storage.exists(folder):
+                lock.check()
                 storage.rename(temporary, folder)
     except UserError:
         if not storage.exists(folder):
             storage.rename(temporary, folder)
         raise
+    except BaseException:
+        if aside is not None:  # readers may be there
+            storage.remove(folder)
+            storage.rename(aside, folder)
+            aside = None
+        raise
     finally:
         if aside is not None:
-            storage.remove(aside)
+            with contextlib.suppress(FileNotFoundError):  # another run, which tidies up, removes it too
+                storage.remove(aside)
 
 
 def check_whole(made: Published) -> None:
@@ -231,7 +240,7 @@ def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool)
                 with storage.local_copy(f"{folder}/{QUARANTINE}") as local:
                     storage.put_folder(local, place)
                 aside = place
-        except OSError as error:  # the refusal is what counts
+        except (OSError, UserError) as error:  # the refusal is what counts
             warn(f"  {place}: the rows that were put aside could not be kept there: {error}")
     gates.check(made.gates, force, aside)
 
@@ -324,8 +333,8 @@ def _move_partition(table: Table, metastore: Metastore, made: Published, lock: l
     vectors = [VECTOR, *map(published.vector_column, manifest.objectives)]
     metastore.prepare(table_columns(table.side, vectors, manifest.dtype), manifest.dtype)
     before = metastore.location(date)
-    metastore.move(date, made.data)
     try:
+        metastore.move(date, made.data)
         _read_back(table, metastore, manifest.rows)
     except Exception:
         lock.check()

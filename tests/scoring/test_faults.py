@@ -229,13 +229,16 @@ def test_files_are_read_back_before_readers_see_them(tmp_path: Path, fault: str)
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
 
 
-def test_a_rename_that_died_midway_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a store that copies file after file, and the manifest before all of the data."""
+@pytest.mark.parametrize("arrived", [("data/part-00000.parquet",), ("manifest.json", "data/part-00000.parquet")])
+def test_a_rename_that_died_midway_is_done_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrived: tuple[str, ...]
+) -> None:
+    """On a store that copies file after file, and, at the worst, the manifest before all of the data."""
     table = table_at(tmp_path, metastore=FakeMetastore())
     publish_version(table, "v1")
 
     def die(source: str, target: str) -> None:
-        for name in ("manifest.json", "data/part-00000.parquet"):
+        for name in arrived:
             storage.put_file(f"{source}/{name}", f"{target}/{name}")
         raise OSError("connection reset")
 

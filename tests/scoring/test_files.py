@@ -152,7 +152,7 @@ def test_rounding_is_no_reason_to_refuse(run: Settings, tmp_path: Path, dtype: V
     assert made.manifest.rows == ITEMS
 
 
-def test_norms_aremeasured_rows(run: Settings, tmp_path: Path) -> None:
+def test_norms_are_measured(run: Settings, tmp_path: Path) -> None:
     results = score_all(scoring_of(run, tmp_path, norm=1.5))
     assert max(result.norm_off for result in results) == pytest.approx(0.5, abs=1e-6)
     earlier = replace(earlier_of(tmp_path), norm_off=0.25)
