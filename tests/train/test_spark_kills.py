@@ -36,6 +36,11 @@ BROKEN_OFF = "train: broken off; the same command goes on from the last checkpoi
 MARK = "DSSM_TRAINING_UNDER_TEST"  # all processes of the command inherit it
 
 
+def heed_interrupts() -> None:
+    """Tests that a shell runs in its background ignore Ctrl-C, and all that they start would, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Command:
     """`./spark-submit.sh train`, and all processes that it starts."""
 
@@ -49,7 +54,7 @@ class Command:
         self._process = subprocess.Popen(
             [ROOT / "spark-submit.sh", "train", "--config", config],
             cwd=folder, env={**os.environ, MARK: self._mark}, stdout=self._output, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=heed_interrupts,
         )  # fmt: skip
 
     @property
