@@ -131,7 +131,7 @@ def measured_training(demo: Demo) -> dict[str, float]:
 
 
 def measured_scoring(folder: Path) -> dict[str, float]:
-    seconds = [middle(lambda: score_seconds(folder, ITEMS[0])), score_seconds(folder, ITEMS[1])]
+    seconds = [middle(lambda size=items: score_seconds(folder, size)) for items in ITEMS]
     fixed_s, row_s = line((ITEMS[0], seconds[0]), (ITEMS[1], seconds[1]))
     settings = score.settings_of(folder, score.LAYERS["demo"])
     bare = score.bare_tower(f"{RunPaths(settings.run_folder).model}/item_tower", BARE_ITEMS)
