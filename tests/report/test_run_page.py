@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from dssm.config import Settings
 from dssm.errors import UserError
@@ -22,7 +21,7 @@ from dssm.report.item_words import Items, shortened
 from dssm.report.pipeline_picture import boxes
 from dssm.report.run_evaluation import best_baseline
 from dssm.report.run_facts import note_refusal, read_facts
-from dssm.report.run_page import page, shown_settings
+from dssm.report.run_page import page
 from dssm.report.run_remarks import remarks
 from dssm.report.run_style import CATEGORIES
 from dssm.report.run_vectors import vector_facts
@@ -369,36 +368,7 @@ def test_long_names_are_cut_to_one_line() -> None:
     assert shortened("x" * 81) == "x" * 79 + "…"
 
 
-# Settings ------------------------------------------------------------------------------------------------
-
-
-def test_settings_are_yaml_without_secrets(tmp_path: Path) -> None:
-    conf = {"spark.lake.login": "hunter2", "spark.executor.memory": "4g"}
-    sources = {
-        "feed": {
-            "path": "https://me:hunter2@lake/feed.csv", "user": "user", "item": "item", "time": "time",
-            "targets": {"like": "is_like", "share": "is_share"},
-        }
-    }  # fmt: skip
-    train = {"loss": "weighted_bce", "optimizer": {"kind": "adagrad"}, "batch_size": 64}
-    settings = settings_of(tmp_path, spark={"conf": conf}, sources=sources, train=train)
-    shown = text_of(page_of(samples_run(tmp_path), settings))
-    assert "hunter2" not in shown
-    changed, full = (yaml.safe_load(yaml.safe_dump(shown_settings(settings, c))) for c in (True, False))
-    assert "spark" not in changed
-    assert "spark" not in full
-    assert changed["sources"]["feed"]["path"] == "https://(not shown)@lake/feed.csv"
-    assert changed["train"] == {"loss": {"kind": "weighted_bce"}, "optimizer": {"kind": "adagrad"}, "batch_size": 64}
-    assert changed["features"]["topic"] == {"kind": "SparseFeat", "side": "item"}
-    assert "epochs" in full["train"]
-    again = Settings.model_validate({**changed, "sources": sources})
-    assert again.model_dump(exclude={"spark"}) == settings.model_dump(exclude={"spark"})
-
-
-def test_names_of_environment_variables_are_no_secrets(tmp_path: Path) -> None:
-    sinks = {"near": {"kind": "redis", "password_env": "REDIS_PASSWORD"}}
-    shown = shown_settings(settings_of(tmp_path, index={"sinks": sinks}), changed=True)
-    assert shown["index"]["sinks"]["near"]["password_env"] == "REDIS_PASSWORD"
+# Indexes and colours ----------------------------------------------------------------------------------------
 
 
 def test_a_store_without_a_search_is_told(tmp_path: Path, text: str) -> None:
