@@ -46,9 +46,9 @@ CORES = len(os.sched_getaffinity(0))
 ASSUMED = Assumed(gpu_products_per_s=2e13, gpu_memory_bytes_per_s=2e12)
 
 
-def middle(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
+def middle(measure: Callable[[], float]) -> float:
     """Returns the median of several measurements."""
-    return statistics.median(measure() for _ in range(rounds))
+    return statistics.median(measure() for _ in range(ROUNDS))
 
 
 def line(small: tuple[float, float], large: tuple[float, float]) -> tuple[float, float]:

@@ -37,7 +37,7 @@ def rows_of(found: IndexReport) -> list[list[str]]:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Returns the table for README.md."""
-    return markdown_table(COLUMNS, rows, ["---", *["---:"] * (len(COLUMNS) - 1)])
+    return markdown_table(COLUMNS, rows)
 
 
 def show(found: IndexReport, keep: bool) -> None:

@@ -113,7 +113,7 @@ def show(found: Figures, constants: Constants, keep: bool) -> dict[str, float]:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Returns the table for docs/performance.md, where a list of the ratios would say its last column again."""
-    return markdown_table(COLUMNS, rows, ["---", *["---:"] * (len(COLUMNS) - 1)])
+    return markdown_table(COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -61,12 +61,16 @@ def report(
 def kept_markdown(result: Mapping[str, Any]) -> str:
     """Returns a kept result as Markdown: its table, and its ratios by name."""
     columns, ratios = result["columns"], result["ratios"]
-    made = markdown_table(columns, result["rows"], ["---", *["---:"] * (len(columns) - 1)])
+    made = markdown_table(columns, result["rows"])
     return f"{made}\n\nRatios: {' · '.join(f'`{name}` {value:.2f}' for name, value in ratios.items())}\n"
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[str]) -> str:
-    """Returns a table as Markdown. Args: rules: below the heads, ---: of a column of numbers."""
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], rules: Sequence[str] | None = None) -> str:
+    """Returns a table as Markdown.
+
+    Args: rules: below the heads, ---: of a column of numbers; None: all but the first are.
+    """
+    rules = rules or ["---", *["---:"] * (len(heads) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
 
 

@@ -17,8 +17,10 @@ from dssm.errors import ReplacedError, exit_code_of
 from dssm.manifest import Manifest
 from dssm.model import export
 from dssm.model.kept import version_in
+from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
 from dssm.published import Published
+from dssm.retrieval.evaluate import _of_one_model
 from dssm.scoring import score
 from dssm.scoring.files import FileResult, Scoring, score_file
 from dssm.scoring.score import publish_vectors
@@ -116,3 +118,18 @@ def test_a_model_that_is_replaced_while_it_is_loaded(settings: Settings, monkeyp
             load_tower(f"{model}/item_tower", version, 1)
     with pytest.raises(ReplacedError, match=f"expected {version}"):  # it was not kept
         load_tower(f"{model}/item_tower", version, 1)
+
+
+def test_an_evaluation_of_a_model_that_is_replaced_says_so(tmp_path: Path) -> None:
+    """Also where a task has failed by it: what is told is why."""
+    paths = RunPaths(str(tmp_path))
+    Path(paths.model).mkdir()
+    Path(paths.model, "manifest.json").write_text('{"model_version": "m2"}')
+    before, now = (ModelManifest.model_construct(model_version=version) for version in ("m1", "m2"))
+    told = "found m2, expected m1: train has replaced it since this job began"
+    with pytest.raises(ReplacedError, match=told), _of_one_model(paths, before):
+        raise RuntimeError("a task of Spark's")
+    with pytest.raises(ReplacedError, match=told), _of_one_model(paths, before):
+        pass
+    with _of_one_model(paths, now):
+        pass
