@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Sequence
 
 from dssm.cli import exit_with, parse_view
+from dssm.imports import uncollected
 from dssm.report.runs import find_run, published_table
 
 # A request is one query and one row: with threads of their own, faiss and TensorFlow only get in each other's way.
@@ -22,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow, which the service imports
     for threads in THREADS:
         os.environ.setdefault(threads, "1")
-    from dssm.serving.serve import serve
+    with uncollected():
+        from dssm.serving.serve import serve
 
     serve(paths, asked.host, asked.port, asked.index, follow)
 

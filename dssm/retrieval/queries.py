@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from dssm import published
 from dssm.errors import UserError
+from dssm.imports import uncollected
 from dssm.manifest import USER_ID
 from dssm.model.manifest import ModelManifest
 from dssm.packing import unpack_all
@@ -77,8 +78,9 @@ class Users:
         return np.concatenate([vectors for _, vectors in self._through_tower(table.to_batches(BATCH_ROWS))])
 
     def _through_tower(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[pa.Array, np.ndarray]]:
-        from dssm.model.export import LoadedTower
-        from dssm.model.outputs import output_name
+        with uncollected():
+            from dssm.model.export import LoadedTower
+            from dssm.model.outputs import output_name
 
         tower = LoadedTower(f"{self._paths.model}/user_tower")
         output = output_name(self._objective)

@@ -52,7 +52,6 @@ def publish(
     judge: Callable[[PublishedManifest | None], list[GateDecision]],
     vectors: Sequence[str],
     make: Make,
-    force: bool,
     measured: Measured | None = None,
 ) -> Published:
     """Makes a version unless it is there, checks it, and lets readers see it.
@@ -62,7 +61,6 @@ def publish(
       judge: (version published last) → what the gates on the model decide.
       vectors: names of the vector columns.
       make: writes the version's rows.
-      force: publish whatever the gates say.
       measured: of the model, for a version that was made before it was evaluated.
     Raises: GateError where a gate refuses; the table then keeps what it had.
     """
@@ -81,22 +79,22 @@ def publish(
         return [*judge(last.manifest if last is not None else None), *rolled_back()]
 
     if there is not None:
-        made = _known(table, there, decide, force)
+        made = _known(table, there, decide)
         out.print(f"  version {version} is there already: {made.folder}")
     else:
         decisions = decide()
-        gates.check(decisions, force)
+        gates.check(decisions, table.forced)
         with (
             step(f"{table.side} vectors of {table.date}", "vectors") as remarks,
             _new_version(table, version) as temporary,
         ):
-            manifest = _decided(table, make(temporary, last), decisions, force)
-            _check_rows(table, manifest, temporary, force)
+            manifest = _decided(table, make(temporary, last), decisions)
+            _check_rows(table, manifest, temporary)
             _write(temporary, manifest)
             remarks.extend(remarks_of(manifest))
         made = published.read_version(table.folder(version))
     with _alone(table) as lock:
-        gates.check(rolled_back(), force)  # by another since
+        gates.check(rolled_back(), table.forced)  # by another since
         move(table, made, lock)
         for reason in made.manifest.overridden:
             warn(f"  forced: {reason}")
@@ -216,15 +214,13 @@ def _evaluated(measured: Measured, made: PublishedManifest) -> PublishedManifest
     return made.model_copy(update={"metrics": dict(measured.metrics), "metric": measured.metric})
 
 
-def _decided(
-    table: Table, made: PublishedManifest, decisions: Sequence[GateDecision], force: bool
-) -> PublishedManifest:
+def _decided(table: Table, made: PublishedManifest, decisions: Sequence[GateDecision]) -> PublishedManifest:
     found = [*decisions, *gates.content_gates(table.section, table.setting, made)]
-    overridden = gates.refused(found) if force else []
-    return made.model_copy(update={"gates": found, "forced": force, "overridden": overridden})
+    overridden = gates.refused(found) if table.forced else []
+    return made.model_copy(update={"gates": found, "forced": table.forced, "overridden": overridden})
 
 
-def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool) -> None:
+def _check_rows(table: Table, made: PublishedManifest, folder: str) -> None:
     """Checks a version that is being made; of one that is refused the rows put aside are kept in the run's folder.
 
     Raises: GateError that names their place.
@@ -232,7 +228,7 @@ def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool)
     aside = None
     if table.runs is not None:
         place = RunPaths(f"{table.runs}/{table.date}").quarantine(f"{table.side}s")
-        refused = bool(made.quarantined) and bool(gates.refused(made.gates)) and not force
+        refused = bool(made.quarantined) and bool(gates.refused(made.gates)) and not table.forced
         try:
             storage.remove(place)
             if refused:
@@ -242,10 +238,10 @@ def _check_rows(table: Table, made: PublishedManifest, folder: str, force: bool)
                 aside = place
         except (OSError, UserError) as error:  # the refusal is what counts
             warn(f"  {place}: the rows that were put aside could not be kept there: {error}")
-    gates.check(made.gates, force, aside)
+    gates.check(made.gates, table.forced, aside)
 
 
-def _known(table: Table, made: Published, decide: Callable[[], list[GateDecision]], force: bool) -> Published:
+def _known(table: Table, made: Published, decide: Callable[[], list[GateDecision]]) -> Published:
     """Returns a version that is there, once the gates have let it through, with what they say.
 
     The one that is current has been let through: what was published last before it may be another version by now. Only
@@ -257,13 +253,13 @@ def _known(table: Table, made: Published, decide: Callable[[], list[GateDecision
     if table.points_at(before.version):
         blind = gates.unmeasured(before.gates)
         found = [decision for decision in decide() if decision.gate in blind] if blind else []
-        gates.check(found, force)
+        gates.check(found, table.forced)
         return _noted(table, made, functools.partial(_looked, found))
     decisions = decide()
-    gates.check(decisions, force)
-    manifest = _decided(table, before, decisions, force)
-    gates.check(manifest.gates, force, f"{made.folder}/{QUARANTINE}" if before.quarantined else None)
-    return _noted(table, made, functools.partial(_decided_again, table, decisions, force))
+    gates.check(decisions, table.forced)
+    manifest = _decided(table, before, decisions)
+    gates.check(manifest.gates, table.forced, f"{made.folder}/{QUARANTINE}" if before.quarantined else None)
+    return _noted(table, made, functools.partial(_decided_again, table, decisions))
 
 
 def _looked(found: Sequence[GateDecision], made: PublishedManifest) -> PublishedManifest:
@@ -279,12 +275,10 @@ def _looked(found: Sequence[GateDecision], made: PublishedManifest) -> Published
     return made.model_copy(update=update)
 
 
-def _decided_again(
-    table: Table, decisions: Sequence[GateDecision], force: bool, made: PublishedManifest
-) -> PublishedManifest:
+def _decided_again(table: Table, decisions: Sequence[GateDecision], made: PublishedManifest) -> PublishedManifest:
     """Adds to a version that was made before what is forced now, and what gates say that had nothing to measure."""
-    again = _decided(table, made, decisions, force)
-    if not force:
+    again = _decided(table, made, decisions)
+    if not table.forced:
         again = again.model_copy(update={"forced": made.forced, "overridden": made.overridden})
     told = gates.unmeasured(made.gates) <= gates.unmeasured(again.gates)
     return made if told and (made.forced, made.overridden) == (again.forced, again.overridden) else again

@@ -52,7 +52,7 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
     """
     run = _Run.read(settings, part)
     is_hive = section_of(settings, part).kind == "hive"
-    table = table_of(settings, part, hive_of(spark, settings, part) if is_hive else None)
+    table = table_of(settings, part, hive_of(spark, settings, part) if is_hive else None, force)
     version = version_of(table.date, run.model.model_version, run.samples.build, table.section.dtype)
 
     def judge(last: PublishedManifest | None) -> list[GateDecision]:
@@ -71,7 +71,7 @@ def publish_vectors(spark: SparkSession, settings: Settings, part: Part, force: 
             measured["incomparable"] = unusable or unread or _incomparable(last, measured["vector_dim"])
         return run.manifest(table, version, last, measured)
 
-    done = publish(table, version, judge, vector_columns(run.model), make, force, run.measured)
+    done = publish(table, version, judge, vector_columns(run.model), make, run.measured)
     for told in unheard(done.manifest.gates):
         warn(f"  {told}")
     told = f"published version {version} of {table.name}, {table.date}: {tally(done.manifest.gates)}"
@@ -219,7 +219,7 @@ def hive_of(spark: SparkSession, settings: Settings, part: Part) -> HiveMetastor
     return HiveMetastore(spark, name_of(settings, part), location_of(settings, part), setting_of(part))
 
 
-def table_of(settings: Settings, part: Part, metastore: Metastore | None = None) -> Table:
+def table_of(settings: Settings, part: Part, metastore: Metastore | None = None, forced: bool = False) -> Table:
     other: Part = "users" if part == "items" else "items"
     return Table(
         side=SIDES[part],
@@ -231,6 +231,7 @@ def table_of(settings: Settings, part: Part, metastore: Metastore | None = None)
         metastore=metastore,
         runs=posixpath.dirname(settings.run_folder),
         beside=[location_of(settings, other)],
+        forced=forced,
     )
 
 

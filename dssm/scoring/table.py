@@ -24,6 +24,7 @@ class Table:
       metastore: None where readers go by the pointer alone.
       runs: folder of the pipeline's dates; None where their models are no concern.
       beside: locations of other tables of the same models.
+      forced: whether this run publishes whatever the gates say.
     """
 
     side: Side
@@ -35,6 +36,7 @@ class Table:
     metastore: Metastore | None = None
     runs: str | None = None
     beside: Sequence[str] = ()
+    forced: bool = False
 
     def folder(self, version: str) -> str:
         return published.version_folder(self.location, self.date, version)

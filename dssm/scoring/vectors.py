@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from dssm.errors import ReplacedError, UserError
+from dssm.imports import uncollected
 from dssm.manifest import ColumnSpec, Manifest, check_columns, data_files
 from dssm.model.kept import version_in
 from dssm.model.manifest import ModelManifest
@@ -44,9 +45,10 @@ def load_tower(folder: str, version: str, threads: int) -> LoadedTower:
     Raises: ReplacedError where the folder holds a model of another version, or does by the time that all is read.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    with uncollected():
+        import tensorflow as tf
 
-    from dssm.model.export import LoadedTower
+        from dssm.model.export import LoadedTower
 
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)

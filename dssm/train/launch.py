@@ -17,6 +17,7 @@ from dssm import storage
 from dssm.config import Settings
 from dssm.console import err, out, warn
 from dssm.errors import LostRankError, UserError
+from dssm.imports import uncollected
 from dssm.manifest import MANIFEST, read_manifest
 from dssm.model.manifest import ModelManifest
 from dssm.paths import RunPaths
@@ -72,7 +73,8 @@ def train(settings: Settings) -> None:
         elif chosen.launch == "horovodrun":
             model = _by_horovodrun(settings, view, folder)
         else:
-            from dssm.train.worker import train_here
+            with uncollected():
+                from dssm.train.worker import train_here
 
             model = train_here(settings, view.show)
     out.print(f"  model {model.model_version}, {model.rows_per_s:,.0f} samples/s: {paths.model}")
@@ -232,7 +234,8 @@ def _by_spark(settings: Settings, view: ProgressView, folder: str, interrupts: I
 
 def _train_in_rank(settings_json: str) -> str:
     """Is what Spark's driver sends the ranks: it has no need of TensorFlow itself."""
-    from dssm.train.worker import train_worker
+    with uncollected():
+        from dssm.train.worker import train_worker
 
     return train_worker(settings_json)
 
@@ -297,7 +300,7 @@ def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> Model
         command += _elastic_options(settings.train, settings.train.elastic)
     elif settings.train.hosts:
         command += ["-H", settings.train.hosts]
-    command += [sys.executable, "-m", "dssm.train.worker", given, made]
+    command += [sys.executable, "-m", "dssm.train.rank", given, made]
     stream = ReportStream(view.show)
     with (
         _listener(view, socket.getfqdn() if settings.train.hosts else LOOPBACK) as address,

@@ -143,7 +143,7 @@ class TrainingState:
                 for name, state in self._shards.items():
                     state.variable.assign(opened.shard(name, state.shard))
         whole = [] if self._is_spread else [state.variable for state in self._shards.values()]
-        hvd.broadcast_variables([*self._shared.values(), *whole], root_rank=0)
+        hvd.broadcast_variables([*self._shared.values(), *whole], root_rank=0, inplace=True)
 
     def copied(self) -> Arrays:
         """Copies what this rank has: all that the ranks share, and its shards."""

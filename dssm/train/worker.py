@@ -390,7 +390,3 @@ def _mean(values: list[float]) -> float:
 
 def _known_of(metrics: dict[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else value for name, value in metrics.items()}
-
-
-if __name__ == "__main__":  # started by horovodrun: the settings' file, then the file for rank 0's result
-    train_worker(storage.read_text(sys.argv[1]), sys.argv[2])

@@ -7,6 +7,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,10 @@ def table_at(root: Path, date: str = DATE, metastore: Any = None, **section: Any
     return Table("item", ItemTable(**section), "item_table", "tiny_items", str(root / "table"), date, metastore)
 
 
+def by_force(table: Table, force: bool = True) -> Table:
+    return replace(table, forced=force)
+
+
 class FakeMetastore:
     """A metastore in memory. Attributes: places: where each date's partition points; told: what is noted at it."""
 
@@ -152,7 +157,7 @@ def judged(*decisions: GateDecision) -> Callable[[PublishedManifest | None], lis
 
 def publish_version(table: Table, version: str, force: bool = False, **given: Any) -> Published:
     make = maker(VECTORS[version], version, date=table.date, **given)
-    return publish(table, version, judged(), ["vector"], make, force)
+    return publish(by_force(table, force), version, judged(), ["vector"], make)
 
 
 def seen(table: Table) -> str | None:

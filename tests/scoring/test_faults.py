@@ -39,7 +39,7 @@ def publish_with(steps: Steps, table: Table, version: str, patched: pytest.Monke
     steps.in_storage(patched)
     steps.in_metastore(patched, table.metastore)
     make = steps.wrap(maker(VECTORS[version], version))
-    publish(table, version, judged(), ["vector"], make, force=False)
+    publish(table, version, judged(), ["vector"], make)
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_two_publishes_of_a_date_leave_each_other_alone(tmp_path: Path, same: bo
         assert (seen(table), seen_in_hive(table)) == (second, second)
         return manifest
 
-    publish(table, "v1", judged(), ["vector"], make, force=False)
+    publish(table, "v1", judged(), ["vector"], make)
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", *sorted({"version=v1", f"version={second}"})]
 
@@ -207,7 +207,7 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
         return manifest
 
     with pytest.raises(RuntimeError, match=r"gone while version v1 was being written; run the job again"):
-        publish(table, "v1", judged(), ["vector"], make, force=False)
+        publish(table, "v1", judged(), ["vector"], make)
     assert (seen(table), seen_in_hive(table)) == (None, None)
     assert folders(tmp_path / f"table/dt={DATE}") == []
 
@@ -225,7 +225,7 @@ def test_files_are_read_back_before_readers_see_them(tmp_path: Path, fault: str)
         return manifest.model_copy(update={"rows": 7, "distinct": 7, "samples_rows": 7})
 
     with pytest.raises(UserError, match=r"(part-00001\.parquet: missing or damaged|data: 6 rows, .* says 7); remove "):
-        publish(table, "v2", judged(), ["vector"], make, force=False)
+        publish(table, "v2", judged(), ["vector"], make)
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
 
 
@@ -266,7 +266,7 @@ def test_a_reader_sees_whole_versions_during_fifty_publishes(tmp_path: Path, mon
         for number in range(50):
             name = f"v{number % 4 + 1}"
             make = maker(VECTORS[name], f"{name}-{number}")
-            publish(table, f"{name}-{number}", judged(), ["vector"], make, force=False)
+            publish(table, f"{name}-{number}", judged(), ["vector"], make)
             time.sleep(0.06)  # so that most are removed while the readers read
     assert len(found) > 20
     assert set(found) == set(VECTORS)

@@ -147,7 +147,7 @@ def test_rounding_is_no_reason_to_refuse(run: Settings, tmp_path: Path, dtype: V
         return manifest_of(dtype=dtype, samples_rows=ITEMS, **measured_rows(folder, results, 1.0))
 
     table = table_at(tmp_path, kind="path", dtype=dtype, norm_tolerance=1e-5)
-    made = publish(table, "v1", judged(), ["vector"], make, force=False)
+    made = publish(table, "v1", judged(), ["vector"], make)
     assert [gate.passed for gate in made.manifest.gates] == [True] * 5
     assert made.manifest.rows == ITEMS
 

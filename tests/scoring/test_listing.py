@@ -11,7 +11,7 @@ from dssm.paths import RunPaths
 from dssm.scoring.listing import show_versions
 from dssm.scoring.publish import publish
 from tests.datasets import make_settings, write_items
-from tests.scoring.tables import MADE_AT, maker, table_at, unit_vectors
+from tests.scoring.tables import MADE_AT, by_force, maker, table_at, unit_vectors
 
 
 def test_the_versions_of_a_runs_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,9 +25,9 @@ def test_the_versions_of_a_runs_date(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(UserError, match="no version of 2024-01-08 is published; run score_items for this date first"):
         show_versions(paths, "items")
     given = {"metrics": {"recall@50": 0.25}, "metric": "recall@50", "at": MADE_AT}
-    publish(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(4), "v1", **given), force=False)
+    publish(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(4), "v1", **given))
     later = {"at": MADE_AT + dt.timedelta(minutes=3), "quarantined": {"no id": 2}, "samples_rows": 6}
-    publish(table, "v2", lambda last: [], ["vector"], maker(unit_vectors(4), "v2", **later), force=True)
+    publish(by_force(table), "v2", lambda last: [], ["vector"], maker(unit_vectors(4), "v2", **later))
     published.write_pointer(table.location, table.date, "v1", MADE_AT)
     capsys.readouterr()
     show_versions(paths, "items")
@@ -50,7 +50,7 @@ def test_a_date_that_is_another_runs(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     write_items(settings)
     table = table_at(tmp_path, "2024-01-07")
-    publish(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(4), "v1"), force=False)
+    publish(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(4), "v1"))
     published.write_run_tables(settings.run_folder, {"items": storage.absolute(table.location)})
     with pytest.raises(UserError, match="no version of 2024-01-08"):
         show_versions(RunPaths(settings.run_folder), "items")

@@ -20,6 +20,7 @@ from tests.scoring.tables import (
     DATE,
     VECTORS,
     FakeMetastore,
+    by_force,
     folders,
     judged,
     maker,
@@ -56,7 +57,7 @@ def test_a_rerun_makes_nothing_new(tmp_path: Path, capsys: pytest.CaptureFixture
     def never(folder: str, last: Published | None) -> PublishedManifest:
         raise AssertionError(folder)
 
-    assert publish(table, "v1", judged(), ["vector"], never, force=False) == first
+    assert publish(table, "v1", judged(), ["vector"], never) == first
     assert "version v1 is there already" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -153,7 +154,7 @@ def test_a_refusal_leaves_the_metastore_alone(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(metastore, "check", check)  # what can be refused is before anything is made
     with pytest.raises(UserError, match=r"\['item_id', 'vector', 'model_version'\] of float32 are not wanted"):
-        publish(table, "v1", judged(), ["vector"], never, force=False)
+        publish(table, "v1", judged(), ["vector"], never)
 
 
 def test_a_date_before_all_others_has_their_dtype_too(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_gate_on_the_model_refuses_before_anything_is_made(tmp_path: Path) -> 
         raise AssertionError(folder)
 
     with pytest.raises(GateError, match="gate: too bad"):
-        publish(table, "v2", judged(TOO_BAD), ["vector"], never, force=False)
+        publish(table, "v2", judged(TOO_BAD), ["vector"], never)
     assert seen(table) == "v1"
 
 
@@ -210,7 +211,7 @@ def test_rows_put_aside_outlive_a_refusal(tmp_path: Path) -> None:
     kept = tmp_path / f"runs/{DATE}/quarantine/items"
     for _ in range(2):  # a rerun keeps its own
         with pytest.raises(GateError) as caught:
-            publish(table, "v1", judged(), ["vector"], make, force=False)
+            publish(table, "v1", judged(), ["vector"], make)
         assert str(caught.value).splitlines() == [
             "gate: 2 of 8 rows can't be read (1 column 'image' is null, 1 no id), item_table.max_quarantine_share is "
             "0.01",
@@ -219,19 +220,19 @@ def test_rows_put_aside_outlive_a_refusal(tmp_path: Path) -> None:
         ]
         assert pq.read_table(kept).equals(rows)
     assert folders(tmp_path / f"table/dt={DATE}") == []
-    made = publish(table, "v1", judged(), ["vector"], make, force=True)
+    made = publish(by_force(table), "v1", judged(), ["vector"], make)
     assert pq.read_table(f"{made.folder}/quarantine").equals(rows)
     assert not kept.exists()  # they are of no version that was refused
-    assert publish(table, "v1", judged(), ["vector"], make, force=False) == made
+    assert publish(table, "v1", judged(), ["vector"], make) == made
     publish_version(table, "v2")
     with pytest.raises(GateError, match=f"the rows that were put aside lie in {made.folder}/quarantine, with their"):
-        publish(table, "v1", judged(), ["vector"], make, force=False)
+        publish(table, "v1", judged(), ["vector"], make)
 
 
 def test_force_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = table_at(tmp_path)
     make = maker(VECTORS["v1"], "v1", broken=2)
-    made = publish(table, "v1", judged(TOO_BAD), ["vector"], make, force=True)
+    made = publish(by_force(table), "v1", judged(TOO_BAD), ["vector"], make)
     assert seen(table) == "v1"
     kept = published.current(table.location, DATE)
     assert kept == made
@@ -239,10 +240,10 @@ def test_force_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert made.manifest.overridden == ["too bad", "2 vectors are not 2 finite numbers"]
     assert [gate.gate for gate in made.manifest.gates if not gate.passed] == ["recall", "finite numbers"]
     assert "forced: too bad" in capsys.readouterr().out
-    assert publish(table, "v1", judged(), ["vector"], make, force=False) == made  # readers have it
+    assert publish(table, "v1", judged(), ["vector"], make) == made  # readers have it
     publish_version(table, "v2")
     with pytest.raises(GateError, match="2 vectors are not"):  # the folder is there: that is no reason to let it pass
-        publish(table, "v1", judged(), ["vector"], make, force=False)
+        publish(table, "v1", judged(), ["vector"], make)
 
 
 def test_force_on_a_version_that_is_there(tmp_path: Path) -> None:
@@ -250,8 +251,8 @@ def test_force_on_a_version_that_is_there(tmp_path: Path) -> None:
     first = publish_version(table, "v1")
     publish_version(table, "v2")
     with pytest.raises(GateError, match="too bad"):
-        publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=False)
-    again = publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=True)
+        publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]))
+    again = publish(by_force(table), "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]))
     assert (first.manifest.forced, again.manifest.forced) == (False, True)
     assert again.manifest.overridden == ["too bad"]
     assert published.current(table.location, DATE) == again
@@ -267,7 +268,7 @@ def test_the_last_version_is_what_the_gates_judge_by(tmp_path: Path) -> None:
         return []
 
     for version in ("v1", "v2", "v2", "v1"):
-        publish(table, version, judge, ["vector"], maker(VECTORS[version], version), force=False)
+        publish(table, version, judge, ["vector"], maker(VECTORS[version], version))
     assert asked == [None, "v1", "v2"]  # the current one has been let through
 
 
@@ -283,7 +284,7 @@ def test_a_rerun_of_the_current_version_is_not_judged_by_what_came_since(tmp_pat
             kept = {"model": found.metrics, "popularity": {"recall@50": 0.5 if force else 0.1}}
             return gates.recall_gates(Gate(metric="recall@50"), "item_table", kept, last, "evaluation.json")
 
-        return publish(table_at(tmp_path, date), version, judge, ["vector"], make, force, found)
+        return publish(by_force(table_at(tmp_path, date), force), version, judge, ["vector"], make, found)
 
     first = publish_day(DATE, "v1", 0.40, force)
     assert first.manifest.forced == force
@@ -296,10 +297,10 @@ def test_metrics_of_a_later_evaluation_are_kept(tmp_path: Path) -> None:
     """Published, then evaluated, then published again: the next version is held against what was found."""
     table = table_at(tmp_path)
     nothing = GateDecision(gate=gates.LAST, passed=True, reason=f"{NOT_MEASURED}: no evaluation")
-    publish(table, "v1", judged(nothing), ["vector"], maker(VECTORS["v1"], "v1"), force=False)
+    publish(table, "v1", judged(nothing), ["vector"], maker(VECTORS["v1"], "v1"))
     found = GateDecision(gate=gates.LAST, passed=True, found=0.4, reason="nothing was published before")
     again = Measured({"recall@50": 0.4}, "recall@50")
-    made = publish(table, "v1", judged(found), ["vector"], maker(VECTORS["v1"]), force=False, measured=again)
+    made = publish(table, "v1", judged(found), ["vector"], maker(VECTORS["v1"]), measured=again)
     assert (made.manifest.metrics, made.manifest.metric) == ({"recall@50": 0.4}, "recall@50")
     assert made.manifest.gates[0] == found
     assert published.current(table.location, DATE) == made
@@ -307,7 +308,7 @@ def test_metrics_of_a_later_evaluation_are_kept(tmp_path: Path) -> None:
     assert last is not None
     assert last.manifest.metrics == {"recall@50": 0.4}
     worse = Measured({"recall@50": 0.1}, "recall@50")
-    again = publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=False, measured=worse)
+    again = publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), measured=worse)
     assert (again.manifest.metrics, again.manifest.gates) == ({"recall@50": 0.1}, made.manifest.gates)
 
 
@@ -315,11 +316,11 @@ def test_metrics_of_a_later_evaluation_are_kept(tmp_path: Path) -> None:
 def test_a_gate_looks_at_the_current_version_once_it_is_measured(tmp_path: Path, force: bool) -> None:
     table = table_at(tmp_path)
     nothing = GateDecision(gate=TOO_BAD.gate, passed=True, reason=f"{gates.NOT_MEASURED}: no evaluation")
-    publish(table, "v1", judged(nothing), ["vector"], maker(VECTORS["v1"], "v1"), force=False)
+    publish(table, "v1", judged(nothing), ["vector"], maker(VECTORS["v1"], "v1"))
     found = Measured({"recall@50": 0.1}, "recall@50")
 
     def publish_again(force: bool) -> Published:
-        return publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force, measured=found)
+        return publish(by_force(table, force), "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), measured=found)
 
     if not force:
         with pytest.raises(GateError, match="too bad"):

@@ -87,7 +87,7 @@ def test_a_rollback_while_a_version_is_made_is_not_undone(tmp_path: Path) -> Non
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("dssm.scoring.publish._known", lambda *given: measured(given[1].folder) or made_again)
         with pytest.raises(GateError, match="version v2 was rolled back"):
-            publish(table, "v2", judge, ["vector"], maker(VECTORS["v2"], "v2"), force=False)
+            publish(table, "v2", judge, ["vector"], maker(VECTORS["v2"], "v2"))
     assert (seen(table), seen_in_hive(table)) == ("v1", "v1")
 
 

@@ -247,7 +247,7 @@ def test_a_reader_of_hive_sees_whole_versions_during_fifty_publishes(
 
     def publish_next(number: int) -> None:
         version = f"{names[number]}-{number}"
-        publish(table, version, judged(), ["vector"], maker(VECTORS[names[number]], version), force=False)
+        publish(table, version, judged(), ["vector"], maker(VECTORS[names[number]], version))
 
     publish_next(0)
     with reading(lambda: seen_by_spark(spark, "moving"), grace) as found:
@@ -293,7 +293,7 @@ def test_hives_metastore_may_be_lost_at_any_call(
         with monkeypatch.context() as patched:
             for kind in ("sql", "table"):
                 patched.setattr(type(spark), kind, call(kind, getattr(type(spark), kind)))
-            publish(table, f"{name}-{number}", judged(), ["vector"], make, force=False)
+            publish(table, f"{name}-{number}", judged(), ["vector"], make)
 
     publish_next(0)
     publish_next(1)

@@ -12,7 +12,7 @@ from dssm.published import GateDecision, Published, PublishedManifest
 from dssm.scoring import score
 from dssm.scoring.publish import _MOVING, Measured, publish
 from dssm.scoring.score import version_of
-from tests.scoring.tables import DATE, VECTORS, folders, judged, maker, publish_version, seen, table_at
+from tests.scoring.tables import DATE, VECTORS, by_force, folders, judged, maker, publish_version, seen, table_at
 
 MADE_OF = (DATE, "model", "build", "float32")
 
@@ -26,11 +26,11 @@ def test_a_version_of_another_schema_is_not_in_the_way(tmp_path: Path, monkeypat
     """An upgrade must not remove what readers of before still read."""
     table = table_at(tmp_path, kind="path")
     before = version_of(*MADE_OF)
-    made = publish(table, before, judged(), ["vector"], maker(VECTORS["v1"], before), force=False)
+    made = publish(table, before, judged(), ["vector"], maker(VECTORS["v1"], before))
     there = {path: path.read_bytes() for path in Path(made.folder).rglob("*") if path.is_file()}
     monkeypatch.setattr(score, "SCHEMA_VERSION", score.SCHEMA_VERSION + 1)
     now = version_of(*MADE_OF)
-    publish(table, now, judged(), ["vector"], maker(VECTORS["v2"], now), force=False)
+    publish(table, now, judged(), ["vector"], maker(VECTORS["v2"], now))
     assert seen(table) == "v2"
     assert {path: path.read_bytes() for path in Path(made.folder).rglob("*") if path.is_file()} == there
 
@@ -77,7 +77,7 @@ def test_a_folder_that_another_has_mended_stays(tmp_path: Path) -> None:
         threading.Timer(0.5, mend).start()
         return manifest
 
-    publish(table, "v1", judged(), ["vector"], make, force=False)
+    publish(table, "v1", judged(), ["vector"], make)
     assert [Path(made.folder).stat().st_ino] == mended
     assert seen(table) == "v1"
 
@@ -98,7 +98,7 @@ def test_what_is_noted_later_is_written_under_the_lock(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(published.storage, "write_text", watched)
     measured = Measured({"recall@50": 0.4}, "recall@50")
-    made = publish(table, "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), force=True, measured=measured)
+    made = publish(by_force(table), "v1", judged(TOO_BAD), ["vector"], maker(VECTORS["v1"]), measured=measured)
     assert written == [("manifest.json", True), ("manifest.json", True), ("_current", True)]
     assert made == published.read_version(table.folder("v1"))
     assert (made.manifest.metrics, made.manifest.overridden) == ({"recall@50": 0.4}, ["too bad"])
@@ -120,6 +120,6 @@ def test_a_version_that_retention_removes_meanwhile_stays_away(tmp_path: Path) -
         return [TOO_BAD]
 
     with pytest.raises(RuntimeError, match=r"version=v1: gone while version v1 was being written; run the job again"):
-        publish(table, "v1", judge, ["vector"], maker(VECTORS["v1"]), force=True)
+        publish(by_force(table), "v1", judge, ["vector"], maker(VECTORS["v1"]))
     assert seen(table) == "v2"
     assert folders(tmp_path / f"table/dt={DATE}") == ["_current", "version=v2"]

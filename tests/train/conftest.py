@@ -31,7 +31,7 @@ def launch(
     """
     command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(ranks), "--gloo", "--start-timeout", "60"]
     done = subprocess.run(
-        [*within, *command, sys.executable, "-m", module, *arguments],
+        [*within, *command, sys.executable, "-m", "tests.train.rank", module, *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "HOROVOD_GLOO_TIMEOUT_SECONDS": "60", **environment},
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -39,7 +39,7 @@ def start(settings: Settings, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, **_environment(settings, report_to=""), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with (folder / "output").open("a", encoding="utf-8") as output:  # a pipe would be read until the last orphan's end
         return subprocess.Popen(
-            [*command, sys.executable, "-m", "tests.train.stepping", str(folder)],
+            [*command, sys.executable, "-m", "tests.train.rank", "tests.train.stepping", str(folder)],
             cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 

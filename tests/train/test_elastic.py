@@ -37,7 +37,7 @@ def start(settings: Settings, folder: Path, *hosts: str) -> subprocess.Popen[str
         sys.executable, "-m", "dssm.train.horovodrun", "-np", str(settings.train.ranks), "--gloo",
         "--network-interfaces", "lo", "--start-timeout", "60",
         *_elastic_options(settings.train, settings.train.elasticity),
-        sys.executable, "-m", "tests.train.stepping", str(folder),
+        sys.executable, "-m", "tests.train.rank", "tests.train.stepping", str(folder),
     ]  # fmt: skip
     environment = {**os.environ, **_environment(settings, report_to=""), "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(

@@ -101,7 +101,7 @@ def _kill_a_rank(is_over: threading.Event) -> None:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it has just ended
                 command = process.cmdline()
-                if "dssm.train.worker" in command and "dssm.train.horovodrun" not in command and "-c" not in command:
+                if "dssm.train.rank" in command and "dssm.train.horovodrun" not in command and "-c" not in command:
                     process.kill()
                     return
 

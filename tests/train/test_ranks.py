@@ -291,12 +291,12 @@ def test_metrics_after_the_steps_are_those_of_one_process(found_by, ranks: int, 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_a_ranks_process_grows_by_its_share_of_the_tables(found_by, ranks: int):
-    """Of 384 MB in all, as the operating system counts the process's memory."""
+    """Of 192 MB in all, as the operating system counts the process's memory."""
     for rank in found_by(ranks):
         grown, held, whole = (float(rank[f"resident/{name}"]) for name in ("grown", "held", "whole"))
-        assert whole == 2 * 3 * 4_000_000 * 4 * 4
+        assert whole == 2 * 3 * 2_000_000 * 4 * 4
         assert held == pytest.approx(whole / ranks, rel=1e-5)  # three ranks' shares differ by a row
-        assert held < grown < 1.05 * held + 16e6  # rows are drawn in blocks, whose memory the process keeps
+        assert 0.95 * held < grown < 1.05 * held + 16e6  # rows are drawn in blocks, whose memory the process keeps
 
 
 def test_the_reported_auc_is_that_of_the_saved_towers(found_by):

@@ -186,7 +186,7 @@ def test_a_process_that_is_killed_again_and_again_ends_with_the_same_weights(
         if order is not None:
             (folder / "kill").write_text(f"rank 0 at step {order}", encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "tests.train.stepping", str(folder)],
+            [sys.executable, "-m", "tests.train.rank", "tests.train.stepping", str(folder)],
             cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == (0 if order is None else -signal.SIGKILL), done.stdout + done.stderr

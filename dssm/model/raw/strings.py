@@ -23,7 +23,10 @@ _WEIGHTED = r"(?s)(.*):([^:]*)"  # the last colon parts id from weight: an id ma
 def _letters() -> tuple[np.ndarray, pa.StringArray]:
     """Returns every code point, (n,) int32, and its text."""
     points = np.concatenate([np.arange(_SURROGATES[0]), np.arange(_SURROGATES[1], _POINTS)]).astype("<i4")
-    return points, pa.array(list(points.tobytes().decode("utf-32-le")))
+    text = points.tobytes().decode("utf-32-le").encode()
+    lengths = 1 + (points[:, None] >= [0x80, 0x800, 0x10000]).sum(axis=1)  # in UTF-8
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return points, pa.StringArray.from_buffers(len(points), pa.py_buffer(offsets), pa.py_buffer(text))
 
 
 @functools.cache
