@@ -66,6 +66,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     from dssm.config import load_settings
     from dssm.spark import spark_session
     from dssm.submitting.command import archived_classes, command
+    from tests.pipeline import OF_FEW_ROWS
 
     folder = tmp_path_factory.mktemp("spark")
     conf = {
@@ -74,9 +75,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.local.dir": str(folder),
         "spark.sql.catalogImplementation": "hive",
-        # With it Spark writes the plan out anew at the end of each stage, which takes longer than the work on few rows.
-        # Jobs that tests run as a user does have it, and one build of test_build_rich.py.
-        "spark.sql.adaptive.enabled": False,
+        **OF_FEW_ROWS,
     }
     overrides = [
         "samples.shuffle_partitions=2",

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"  # Java, as conf/spark/local.conf has it
+# Spark plans anew behind each stage, and compiles Java for each plan: on few rows both take longer than the work.
+# Jobs that tests run as a user does have both, and one build of test_build_rich.py (`planned_as_in_jobs`).
+OF_FEW_ROWS = {
+    "spark.sql.adaptive.enabled": False,
+    "spark.sql.codegen.wholeStage": False,
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
 JOBS = ("build_samples", "train", "evaluate", "score_items", "index_items")
 
 
@@ -104,6 +111,18 @@ class Pipeline:
         lines = [line for line in ended.stdout.splitlines() if line.startswith("ROWS ")]
         assert lines, ended.stdout + ended.stderr
         return json.loads(lines[0].removeprefix("ROWS "))
+
+
+@contextmanager
+def planned_as_in_jobs(spark: SparkSession) -> Iterator[None]:
+    """Has the tests' session plan as those of jobs do, for as long as the block runs."""
+    for name in OF_FEW_ROWS:
+        spark.conf.unset(name)
+    try:
+        yield
+    finally:
+        for name, value in OF_FEW_ROWS.items():
+            spark.conf.set(name, value)
 
 
 def run_in_process(

@@ -29,6 +29,7 @@ from dssm.manifest import (
     read_manifest,
     target_column,
 )
+from tests.pipeline import planned_as_in_jobs
 from tests.samples.feed import build, files_of
 from tests.samples.rich import RichFeed, score, start_of
 from tests.samples.rich_build import TEST_START, RichBuild, check_user, place_of
@@ -347,7 +348,7 @@ def without_settings(folder: Path) -> dict[str, bytes]:
 def test_however_the_work_is_parted_the_files_are_the_same(
     rich_build: RichBuild, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over what stood there; with adaptive plans, as jobs have them, more cores and tasks, and joins by shuffles."""
+    """Over what stood there; with plans as jobs have them, more cores and tasks, and joins by shuffles."""
     from dssm.samples import build as module
 
     before = without_settings(rich_build.feed.samples)
@@ -357,11 +358,8 @@ def test_however_the_work_is_parted_the_files_are_the_same(
         **again.config, "samples": {**samples, "shuffle_partitions": 3, "rows_per_task": 300, "broadcast_mb": 0},
     }  # fmt: skip
     monkeypatch.setattr(module, "parallelism", lambda spark: 3)
-    spark.conf.set("spark.sql.adaptive.enabled", True)
-    try:
+    with planned_as_in_jobs(spark):
         build(spark, again)
-    finally:
-        spark.conf.set("spark.sql.adaptive.enabled", False)
     after = without_settings(rich_build.feed.samples)
     assert after.keys() == before.keys()
     assert [path for path in before if after[path] != before[path]] == []

@@ -116,11 +116,15 @@ OWN_CANDIDATES_AT = 2  # ranks
 
 OF_ALL_RANKS = ("softmax", "batch_logq", "streaming", "mixed", "bpr", "hinge")  # the losses' candidates are
 
-# Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and at four. One of each
-# loss with candidates of all ranks, of batch norm, of dense and of sparse gradients never is.
+# Two cores run all ranks: of cases whose exchange is alike, some are left out at three ranks, and more at four. One of
+# each kind never is: candidates of all ranks, with the catalogue's and without; frequencies; batch norm; dense and
+# sparse gradients; tables in parts.
 OF_OWN_ROWS = ("negatives", "frozen_table", "sampled", "bce")
 AT_TWO_RANKS = (*OF_OWN_ROWS, "sharded_adagrad", "sharded_sgd")
-LEFT_OUT = {3: AT_TWO_RANKS, 4: (*AT_TWO_RANKS, "objectives", "sharded_lazy_adam")}
+LEFT_OUT = {
+    3: AT_TWO_RANKS,
+    4: (*AT_TWO_RANKS, "batch_logq", "bpr", "hinge", "objectives", "sharded_lazy_adam"),
+}
 
 # One of each kind: candidates of all ranks, sampled negatives, batch norm, dense and sparse gradients, shards.
 LONG_CASES = (*OF_ALL_RANKS, "batch_norm", "dense_tables", "sharded_rowwise")
