@@ -24,6 +24,8 @@ define run_jobs
 @for job in $(JOBS); do ./spark-submit.sh "$$job" $(1); done
 endef
 
+of_download = the public download is run by: make kuairand CONFIG=conf/kuairand_full.yaml DATA=KuaiRand-Pure/data.
+
 example_user = .venv/bin/python -c 'import glob, json; print(json.load(open(max(glob.glob("runs/demo/*/examples.json"))))["users"][0]["user"])'
 
 .PHONY: help
@@ -53,7 +55,10 @@ kuairand: | has-data setup ## the pipeline on KuaiRand, of DATA=folder
 
 .PHONY: has-data
 has-data:
-	@[[ -d '$(DATA)' ]] || { echo "kuairand: '$(DATA)' is no folder; name the one with the data: make kuairand DATA=folder." >&2; exit 2; }
+	@[[ -d '$(DATA)' ]] || { echo "kuairand: '$(DATA)' is no folder; $(of_download)" >&2; exit 2; }
+	@for file in $$(sed -n 's|.*path: "{data}/\([^"{}*]*\)".*|\1|p' '$(CONFIG)'); do \
+	  [[ -e '$(DATA)'/$$file ]] || { echo "kuairand: '$(DATA)' has no $$file, which $(CONFIG) reads; $(of_download)" >&2; exit 2; }; \
+	done
 
 .PHONY: test
 test: setup ## every test but those of a cluster, of KuaiRand, of Airflow and of a GPU

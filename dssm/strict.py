@@ -40,12 +40,12 @@ class StrictModel(BaseModel):
 
 
 class Kind(StrictModel):
-    """A choice among several, told apart by `kind`: a tower, an encoder, a loss, an optimizer, a schedule.
+    """A choice among several, told apart by `kind`: a tower, an encoder, a loss, an optimizer, a schedule, a sink.
 
-    A family is a direct subclass with `choices = {}`. A subclass of it whose `kind` has a default is one of the
-    family's choices from the moment it is imported; there is no list to add it to. `builder` names the function
-    that makes the thing itself, as module:function: it is imported where it is needed, so that settings are
-    read without TensorFlow.
+    A family is a direct subclass with `choices = {}`; docs/models.md has those that take kinds of a user's own. A
+    subclass of it whose `kind` has a default is one of the family's choices from the moment it is imported; there is
+    no list to add it to. `builder` names the function that makes the thing itself, as module:function: it is imported
+    where it is needed, so that settings are read without TensorFlow.
     """
 
     kind: str = ""

@@ -112,9 +112,17 @@ require_compiler() {
     || refuse "Horovod is built here and needs C, which $cc does not compile: install gcc and libc6-dev."
 }
 
+require_headers() {
+  local of=${python:-$env/bin/python} headers
+  headers=$("$of" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+  [[ -f $headers/Python.h ]] \
+    || refuse "Annoy is compiled here and needs Python's headers, but there is no $headers/Python.h: install python3.11-dev."
+}
+
 require() {
   [[ $1 != *python* ]] || require_python
   [[ $1 != *horovod* ]] || require_compiler
+  [[ $1 != *engines* ]] || require_headers
 }
 
 # How each layer is made ----------------------------------------------------------------------------------------

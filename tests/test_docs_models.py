@@ -26,7 +26,7 @@ from dssm.samples.raw_columns import raw_item_features, user_columns
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import Scorer
 from dssm.sections.samples import Negatives
-from dssm.strict import kinds_of
+from dssm.strict import Kind, kinds_of
 from tests.documents import fences
 from tests.model.test_own_loss import Focal
 
@@ -162,6 +162,12 @@ def test_a_recipe_itself_has_what_it_is_shown_for(row: Row) -> None:
     del own["name"]  # that of a recipe is often the kind's
     option = SHOWN_BY.get(row.kind)
     assert option in keys(own) & keys(yaml.safe_load(row.yaml)) if option else row.kind in words(own)
+
+
+def test_the_page_names_every_family_that_takes_kinds_of_a_users_own() -> None:
+    families = {f"{of.__module__}.{of.__name__}" for of in Kind.__subclasses__() if of.__name__.endswith("Kind")}
+    assert set(re.findall(r"\| `(dssm\.[\w.]+Kind)` \|", PAGE.read_text(encoding="utf-8"))) == families
+    assert len(families) == 6
 
 
 def test_the_readmes_own_loss_is_its_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,8 +94,9 @@ def of_measures(measures: Mapping[str, float]) -> list[Sample]:
 
 def of_results(job: str, facts: RunFacts) -> list[Sample]:
     """Returns what a job that ended well has left, from what stands in the run's folder."""
-    if job in TABLE_JOBS.values():
-        return _of_table(next(table for table, by in TABLE_JOBS.items() if by == job), facts)
+    tables = [table for table, by in TABLE_JOBS.items() if job in (by, "rollback")]
+    if tables:
+        return [sample for table in tables for sample in _of_table(table, facts)]
     found = {"build_samples": _of_samples, "train": _of_model, "evaluate": _of_evaluation, "index_items": _of_index}
     return found[job](facts) if job in found else []
 

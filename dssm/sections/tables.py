@@ -26,7 +26,7 @@ class Table(StrictModel):
     path: str | None = Field(None, description="A path or a glob, which may hold {data} and {date}.")
     table: str | None = Field(None, description="A Hive table, as database.table.")
     format: Literal["csv", "json", "parquet"] = Field(
-        "csv", description="csv has a header and may be gzipped; json is JSON lines."
+        "csv", description="csv has a header, commas between its columns, and may be gzipped; json is JSON lines."
     )
 
     @model_validator(mode="after")

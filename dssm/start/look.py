@@ -24,6 +24,7 @@ SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "json",
 WEIGHTED = re.compile(r"^[^:,\s]+:[-+.0-9eE]+(,[^:,\s]+:[-+.0-9eE]+)*$")
 LIST = re.compile(r"^[^,\s\[\]()]+(,[^,\s\[\]()]+)+$")
 SEPARATORS = (",", "|", ";")
+OTHER_COMMAS = re.compile(r"[;|\t]")
 LEAST_LISTS = 0.01  # share of a column's values that hold the separator, if it is one of lists
 TOKEN = re.compile(r"^[^\s\[\](){}\"']{1,24}$")  # so (10,50] is no list
 DATE = re.compile(r"^(19[7-9]\d|20\d{2})-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[-+]\d{2}:?\d{2})?)?$")
@@ -103,11 +104,13 @@ def look(setting: str, path: str) -> Looked:
             rows = _first_rows(file, kind, "gzip" if known[0].endswith(".gz") else None)
     except (ValueError, OSError, StopIteration) as error:  # pandas' and Arrow's errors are ValueErrors
         reason = " ".join(str(error).split())[:200] or "it has no rows"
-        raise UserError(
-            f"{setting} {known[0]}: can't be read as {kind} ({reason}); expected UTF-8 with rows"
-        ) from error
+        wanted = "UTF-8 with rows" + (" and commas between columns" if kind == "csv" else "")
+        raise UserError(f"{setting} {known[0]}: can't be read as {kind} ({reason}); expected {wanted}") from error
     if rows.empty:
         raise UserError(f"{setting} {known[0]}: has no rows; expected some to look at")
+    name = str(rows.columns[0])
+    if kind == "csv" and len(rows.columns) == 1 and OTHER_COMMAS.search(name):
+        raise UserError(f"{setting} {known[0]}: found one column, {name!r}; expected commas between columns")
     columns = _alike(tuple(_column(str(name), rows[name].tolist()) for name in rows.columns))
     below = "" if system.isfile(place) else known[0].removeprefix(place.rstrip("/"))
     folder, _, name = below.rpartition("/")

@@ -14,11 +14,11 @@ from dssm.config import Settings
 from dssm.secrets import hidden_in_arguments
 from dssm.shipped import shipped
 from dssm.submitting import masters
+from dssm.submitting.archives import CLASS_ARCHIVE, Code, Packed, drop_unused
 from dssm.submitting.confs import CONF, conf_of
-from dssm.submitting.packing import CLASS_ARCHIVE, Code, Packed, drop_unused
 
 SET_BY_SCRIPT = ("JAVA_HOME", "PYTHONPATH")  # spark-submit.sh: they stand in this process's environment already
-JAVA_OPTIONS = "SPARK_SUBMIT_OPTS"  # of spark-submit's own Java, which is the driver's in client mode
+SUBMIT_JAVA_OPTIONS = "SPARK_SUBMIT_OPTS"  # of spark-submit's own Java, which is the driver's in client mode
 UNPACKED_AS = "environment"  # the folder's name in an executor's working folder
 
 
@@ -60,8 +60,8 @@ class Submission:
         here = self._environment
         told = {name: value for name, value in self.environment.items() if here.get(name) != value}
         told |= {name: here[name] for name in SET_BY_SCRIPT if name in here}
-        if JAVA_OPTIONS in told:  # the user's own are among them, such as -Dspark.some.password=…
-            told[JAVA_OPTIONS] = " ".join(hidden_in_arguments(told[JAVA_OPTIONS].split()))
+        if SUBMIT_JAVA_OPTIONS in told:  # the user's own are among them, such as -Dspark.some.password=…
+            told[SUBMIT_JAVA_OPTIONS] = " ".join(hidden_in_arguments(told[SUBMIT_JAVA_OPTIONS].split()))
         given = ["env", *(f"{name}={value}" for name, value in told.items())] if told else []
         return shlex.join(hidden_in_arguments([*given, *self.line]))
 
@@ -171,11 +171,11 @@ def archived_classes(environment: Mapping[str, str]) -> dict[str, str]:
 
     Java leaves an archive aside that another Java has written or that is of other classes; its log of that is off.
     """
-    archive, given = Path(sys.prefix) / CLASS_ARCHIVE, environment.get(JAVA_OPTIONS, "")
+    archive, given = Path(sys.prefix) / CLASS_ARCHIVE, environment.get(SUBMIT_JAVA_OPTIONS, "")
     if not archive.is_file() or "Archive" in given:
         return {}
     options = f"-XX:SharedArchiveFile={shlex.quote(str(archive))} -Xlog:cds=off -Xlog:cds+dynamic=off"
-    return {JAVA_OPTIONS: f"{given} {options}".strip()}
+    return {SUBMIT_JAVA_OPTIONS: f"{given} {options}".strip()}
 
 
 def needs_spark(job: str, settings: Settings) -> bool:

@@ -14,7 +14,7 @@ from dssm.submitting.masters import ClusterKind
 from dssm.workers import IMPORTS
 
 CONF = shipped("conf/spark")
-JAVA_OPTIONS = "spark.driver.extraJavaOptions"
+DRIVER_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 GPU_OF_EXECUTOR = "spark.executor.resource.gpu."
 
 COMMON = {
@@ -67,14 +67,14 @@ def conf_of(job: str, settings: Settings, kind: ClusterKind) -> dict[str, str]:
     if kind == "local" and job == "build_samples":
         conf["spark.driver.memory"] = "1200m"  # of its rows the heap holds a few large values at a time
     logging = "log4j2.properties" if settings.spark.deploy_mode == "cluster" else (CONF / "log4j2.properties").as_uri()
-    java = [conf.get(JAVA_OPTIONS, ""), f"-Dlog4j2.configurationFile={logging}"]
+    java = [conf.get(DRIVER_JAVA_OPTIONS, ""), f"-Dlog4j2.configurationFile={logging}"]
     if settings.observe.spark_level != "none" and settings.spark.deploy_mode == "client":
         java += [f'"-D{SPARK_LOG}={spark_log_file(settings, job)}"', f"-D{SPARK_LEVEL}={settings.observe.spark_level}"]
     if settings.metastore is not None:
         more, option = _of_metastore(settings.metastore)
         conf |= more
         java += option
-    conf[JAVA_OPTIONS] = " ".join(filter(None, java))
+    conf[DRIVER_JAVA_OPTIONS] = " ".join(filter(None, java))
     if settings.spark.security is not None:
         conf |= _of_security(settings, kind)
     return conf | settings.spark.conf

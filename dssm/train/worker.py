@@ -32,8 +32,8 @@ from dssm.train.devices import use_device
 from dssm.train.elastic import ElasticState, run_elastic
 from dssm.train.exchange import exchange_of
 from dssm.train.inputs import frozen_matrices, read_inputs
-from dssm.train.measures import Measures
 from dssm.train.own_name import warn_of_own_name
+from dssm.train.pass_measures import Measures
 from dssm.train.passes import Pass
 from dssm.train.place import Best, Place
 from dssm.train.profiling import FIRST, StepProfile

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dssm.sections.spark import Environment
-from dssm.submitting.packing import Packed
+from dssm.submitting.archives import Packed
 from tests.cluster.hosts import Cluster, Host, started
 from tests.pipeline import write_small_demo
 

@@ -35,40 +35,21 @@ def bce_with_negatives(
     return total / share
 
 
-def in_batch_softmax(
+def accidental_hits(
     users: np.ndarray,
     items: np.ndarray,
-    *,
-    temperature: float,
-    user_keys: np.ndarray,
-    item_keys: np.ndarray,
+    candidate_users: np.ndarray,
+    candidate_items: np.ndarray,
+    own: np.ndarray,
     targets: np.ndarray,
-    probability: np.ndarray | None,
-    strength: float = 1.0,
-    mask_accidental_hits: bool = True,
 ) -> np.ndarray:
-    """Loss of each target row: −log softmax of ⟨u, v⟩/τ − strength · log q over the batch's target items; others 0.
-
-    Left out beside non-targets: for each row, other rows with its item or with another target of its user.
-    """
-    losses = np.zeros(len(users))
-    for row in np.flatnonzero(targets):
-        others = [r for r in np.flatnonzero(targets) if r != row and user_keys[r] == user_keys[row]]
-        liked = {item_keys[row], *(item_keys[r] for r in others)}
-        logits = []
-        for column in np.flatnonzero(targets):
-            hit = item_keys[column] in liked
-            if mask_accidental_hits and hit and row != column:
-                continue
-            logit = float(np.dot(users[row].astype(float), items[column].astype(float))) / temperature
-            if probability is not None:
-                logit -= strength * math.log(max(float(probability[column]), 1e-9))
-            logits.append(logit)
-            if row == column:
-                own = logit
-        largest = max(logits)
-        losses[row] = largest + math.log(sum(math.exp(logit - largest) for logit in logits)) - own
-    return losses
+    """For each row the candidates beside its own with its item, or with the item of another target of its user."""
+    hits = np.zeros((len(users), len(candidate_users)), bool)
+    for row, mine in enumerate(own):
+        others = [c for c in np.flatnonzero(targets) if c != mine and candidate_users[c] == users[row]]
+        liked = {int(items[row]), *(int(candidate_items[c]) for c in others)}
+        hits[row] = [c != mine and int(item) in liked for c, item in enumerate(candidate_items)]
+    return hits
 
 
 def batch_shares(item_keys: np.ndarray, targets: np.ndarray) -> np.ndarray:

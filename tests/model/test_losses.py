@@ -16,7 +16,6 @@ from tests.model.loss_batches import draw_scored
 
 USER_KEYS = np.array([1, 2, 3, 1, 4], np.int64)
 ITEM_KEYS = np.array([7, 8, 7, 9, 6], np.int64)
-PROBABILITY = np.array([0.4, 0.1, 0.4, 0.0, 0.02], np.float32)  # the fourth item was never counted
 
 
 IN_BATCH = {
@@ -40,7 +39,7 @@ def test_every_loss_of_the_batchs_items_shows_the_share_of_its_accidental_hits(k
     in_batch = candidates.real & ~candidates.uniform if all_rows else candidates.positive
     target, valid = in_batch[candidates.own], in_batch | candidates.uniform
     keys = (scored.users, scored.items, candidates.users, candidates.items, candidates.own)
-    hits = parts.accidental_hits(*keys, in_batch).numpy() & target[:, None] & valid[None, :]
+    hits = reference.accidental_hits(*map(np.asarray, keys), in_batch) & target[:, None] & valid[None, :]
     with observing() as observed:
         loss.build(scored)
     assert list(observed) == ["accidental_hits"]
@@ -97,8 +96,17 @@ def test_batch_probability_is_the_share_of_the_draws(rows):
     np.testing.assert_allclose(found, reference.batch_shares(keys, valid), rtol=1e-6)
 
 
+def _hits(users, items, candidate_users, candidate_items, own, targets) -> np.ndarray:
+    """Returns (batch, candidates) bool, of all rows and candidates."""
+    given_keys = (users, items, candidate_users, candidate_items, own.astype(np.int32))
+    found = parts.accidental_pairs(*given_keys, np.ones(len(users), bool), np.ones(len(targets), bool), targets).numpy()
+    made = np.zeros((len(users), len(targets)), bool)
+    made[tuple(found.T)] = True
+    return made
+
+
 def test_accidental_hits_are_the_own_item_again_and_the_users_other_positives():
-    hits = parts.accidental_hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, tf.range(5), tf.ones(5, tf.bool)).numpy()
+    hits = _hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, np.arange(5), np.ones(5, bool))
     expected = np.zeros((5, 5), bool)
     expected[0, 2] = expected[2, 0] = True  # both have item 7
     expected[0, 3] = expected[3, 0] = True  # both are user 1
@@ -109,19 +117,17 @@ def test_accidental_hits_are_the_own_item_again_and_the_users_other_positives():
 def test_own_columns_lie_elsewhere_among_the_candidates_of_all_ranks():
     users, items = np.array([1, 2], np.int64), np.array([7, 8], np.int64)
     all_users, all_items = np.array([2, 5, 1, 2], np.int64), np.array([9, 7, 7, 8], np.int64)
-    own, targets = tf.constant([2, 3]), tf.ones(4, tf.bool)
-    hits = parts.accidental_hits(users, items, all_users, all_items, own, targets).numpy()
+    hits = _hits(users, items, all_users, all_items, np.array([2, 3]), np.ones(4, bool))
     np.testing.assert_array_equal(hits, [[False, True, False, False], [True, False, False, False]])
 
 
 def test_an_item_that_the_user_acted_on_is_a_hit_wherever_it_comes_from():
     """User 1 has the items 7 and 8; 8 comes again from user 2, and drawn uniformly, whose user is 0."""
     users, items = np.array([1, 1, 2, 0], np.int64), np.array([7, 8, 8, 8], np.int64)
-    targets = tf.constant([True, True, True, False])
-    hits = parts.accidental_hits(users[:3], items[:3], users, items, tf.range(3), targets).numpy()
+    hits = _hits(users[:3], items[:3], users, items, np.arange(3), np.array([True, True, True, False]))
     np.testing.assert_array_equal(hits, [[0, 1, 1, 1], [1, 0, 1, 1], [0, 1, 0, 1]])
     # A row that is no target is no deed of its user's.
-    hits = parts.accidental_hits(users[:1], items[:1], users, items, tf.range(1), tf.constant([True, *[False] * 3]))
+    hits = _hits(users[:1], items[:1], users, items, np.arange(1), np.array([True, *[False] * 3]))
     np.testing.assert_array_equal(hits, [[0, 0, 0, 0]])
 
 
@@ -132,14 +138,14 @@ def test_an_item_that_the_user_acted_on_is_a_hit_wherever_it_comes_from():
     ),
     data=st.data(),
 )
-def test_pairs_found_by_joins_are_those_of_comparing_all_with_all(rows, data):
+def test_hits_found_by_joins_are_those_of_comparing_all_with_all(rows, data):
     users, items = (np.array([row[place] for row in rows], np.int64) for place in (0, 1))
     valid = np.array([row[2] for row in rows])
     targets = valid & np.array([row[3] for row in rows])
     own = np.array(data.draw(st.permutations(range(len(rows)))))[: data.draw(st.integers(1, len(rows)))]
     wanted = np.array(data.draw(st.lists(st.booleans(), min_size=len(own), max_size=len(own))))
     given_keys = (users[own], items[own], users, items, own.astype(np.int32))
-    expected = parts.accidental_hits(*given_keys, targets).numpy() & wanted[:, None] & valid[None, :]
+    expected = reference.accidental_hits(*given_keys, targets) & wanted[:, None] & valid[None, :]
     found = parts.accidental_pairs(*given_keys, wanted, valid, targets).numpy()
     made = np.zeros(expected.shape, bool)
     made[found[:, 0], found[:, 1]] = True
@@ -187,40 +193,6 @@ def test_the_loss_of_few_passes_is_the_softmax_of_masked_candidates(
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5 + 1e-6 * scale)  # sums of what cancels
     assert (found[0] >= 0).all()
-
-
-@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("mask", [True, False])
-@pytest.mark.parametrize("targets", [[1, 1, 1, 1, 1], [1, 1, 0, 1, 0], [0, 1, 0, 0, 0]])
-def test_the_parts_make_the_in_batch_softmax(targets: list[int], mask: bool, strength: float):
-    wanted = np.array(targets, bool)
-    given_arrays = {
-        "temperature": 0.3, "user_keys": USER_KEYS, "item_keys": ITEM_KEYS, "targets": wanted,
-        "probability": PROBABILITY, "strength": strength, "mask_accidental_hits": mask,
-    }  # fmt: skip
-
-    def composed(users: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        logits = _logits(users, items, 0.3)
-        logits = logits + parts.sampling_bias(PROBABILITY, strength)[None, :]
-        masked = tf.broadcast_to(~wanted[None, :], (5, 5))
-        if mask:
-            masked |= parts.accidental_hits(USER_KEYS, ITEM_KEYS, USER_KEYS, ITEM_KEYS, tf.range(5), wanted)
-        return tf.where(wanted, parts.softmax_loss(parts.mask_candidates(logits, masked), tf.range(5)), 0.0)
-
-    users, items = (tf.Variable(vectors) for vectors in _vectors(seed=3))
-    with tf.GradientTape() as tape:
-        found = composed(users, items)
-        total = tf.reduce_sum(found)
-    by_users, by_items = tape.gradient(total, [users, items])
-
-    u, v = users.numpy(), items.numpy()
-    np.testing.assert_allclose(found, reference.in_batch_softmax(u, v, **given_arrays), rtol=2e-5, atol=1e-6)
-    slopes = (
-        reference.slope(lambda x: reference.in_batch_softmax(x, v, **given_arrays).sum(), u),
-        reference.slope(lambda x: reference.in_batch_softmax(u, x, **given_arrays).sum(), v),
-    )
-    np.testing.assert_allclose(by_users, slopes[0], atol=2e-5)
-    np.testing.assert_allclose(by_items, slopes[1], atol=2e-5)
 
 
 def test_a_batch_of_one_row_has_nothing_to_learn_from():

@@ -20,7 +20,7 @@ from dssm.observe.metrics import METRICS
 from dssm.paths import RunPaths
 from tests.datasets import make_settings
 from tests.observe.gateway import gateway
-from tests.report.full_run import full_run, settings_of
+from tests.report.full_run import BEGAN, IDS, clustered_vectors, full_run, settings_of, write_table
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +188,22 @@ def test_what_a_job_left_is_measured(tmp_path: Path, job: str, expected: dict[tu
         pass
     found = metrics_of(settings, job)
     assert {key: found.get(key) for key in expected} == expected
+
+
+def test_a_rollback_tells_of_the_version_that_readers_see_since(tmp_path: Path) -> None:
+    paths, settings = full_run(tmp_path), settings_of(tmp_path)
+    earlier = BEGAN - dt.timedelta(hours=5)
+    write_table(  # it is current from now on
+        paths, f"{tmp_path}/item_table", clustered_vectors()[:58], IDS[:58],
+        version="v0", at=earlier, quarantined={"not finite": 2},
+    )  # fmt: skip
+    with observed(settings, "rollback"):
+        pass
+    found = metrics_of(settings, "rollback")
+    assert found["dssm_published_rows", "items"] == 58
+    assert found["dssm_published_quarantined_rows", "items"] == 2
+    assert found["dssm_published_timestamp_seconds", "items"] == earlier.timestamp()
+    assert ("dssm_published_rows", "users") not in found
 
 
 def test_models_evaluations_and_engines(tmp_path: Path) -> None:

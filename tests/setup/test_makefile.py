@@ -34,9 +34,33 @@ def test_kuairand_without_its_folder_says_so_before_anything_is_set_up() -> None
 
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == (
-        "kuairand: '/nowhere' is no folder; name the one with the data: make kuairand DATA=folder."
+        "kuairand: '/nowhere' is no folder; "
+        "the public download is run by: make kuairand CONFIG=conf/kuairand_full.yaml DATA=KuaiRand-Pure/data."
     )
     assert done.stdout == ""
+
+
+def test_kuairand_on_other_files_than_the_config_reads_says_what_reads_the_download(tmp_path: Path) -> None:
+    for name in ("log_standard_4_22_to_5_08_pure.csv", "log_standard_4_08_to_4_21_pure.csv"):
+        (tmp_path / name).touch()
+    extract = make("kuairand", f"DATA={tmp_path}")
+    (tmp_path / "user_features_pure.csv").touch()
+    download = make("kuairand", f"DATA={tmp_path}", "CONFIG=conf/kuairand_full.yaml")
+    assert [done.returncode for done in (extract, download)] == [2, 2]
+    assert extract.stderr.splitlines()[0] == (
+        f"kuairand: '{tmp_path}' has no events.csv.gz, which conf/kuairand.yaml reads; "
+        "the public download is run by: make kuairand CONFIG=conf/kuairand_full.yaml DATA=KuaiRand-Pure/data."
+    )
+    assert f"'{tmp_path}' has no video_features_basic_pure.csv, which conf/kuairand_full.yaml reads" in download.stderr
+    assert (extract.stdout, download.stdout) == ("", "")
+
+
+def test_what_kuairand_has_been_given_is_enough(tmp_path: Path) -> None:
+    paths = re.findall(r'path: "\{data\}/([^"]+)"', (PROJECT / "conf" / "kuairand.yaml").read_text(encoding="utf-8"))
+    assert len(paths) == 7
+    for path in paths:
+        (tmp_path / path).touch()
+    assert make("has-data", f"DATA={tmp_path}").returncode == 0
 
 
 def test_every_target_that_runs_python_sets_the_environment_up_first() -> None:

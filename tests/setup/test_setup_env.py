@@ -241,6 +241,17 @@ def test_an_old_compiler_is_refused(fresh: Tree) -> None:
     )
 
 
+def test_a_python_without_its_headers_is_refused(fresh: Tree) -> None:
+    (fresh.commands / "python3.11").unlink()
+    answers = '*sysconfig*) echo /none/python3.11 ;; *executable*) echo "$0" ;; *ensurepip*) ;; *) echo 3.11 ;;'
+    fresh.command("python3.11", f"case $2 in {answers} esac")
+
+    assert refusal(fresh) == (
+        "setup: Annoy is compiled here and needs Python's headers, but there is no "
+        "/none/python3.11/Python.h: install python3.11-dev.\n"
+    )
+
+
 def test_another_platform_is_refused(fresh: Tree) -> None:
     fresh.command("uname", "echo Darwin arm64")
 

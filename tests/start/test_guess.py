@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from dssm.features import SparseFeat, VarLenSparseFeat
 from dssm.start.guess import Zone, upload_time, zone
 from dssm.start.look import Looked, look
 from dssm.start.write import init, look_at
+from tests.documents import PROJECT, fences
 
+MARK = re.compile(r"^ *\w+:.*# \?(.*)$", re.MULTILINE)
 FIRST = dt.datetime(2024, 3, 1, 17, tzinfo=dt.UTC)  # 1 a.m. of the second, eight hours ahead
 
 
@@ -55,6 +58,13 @@ def test_windows_are_of_all_the_log_in_the_zone_that_its_days_are_of(made: tuple
     # From 1 a.m. of 2 March, for 29 days and five hours: to 6 a.m. of the 31st, which is beyond the rows looked at.
     assert (settings.date.isoformat(), settings.window.train_days, settings.window.test_days) == ("2024-03-29", 27, 3)
     assert "The log runs from 2024-03-01 17:07 to 2024-03-30 21:37 UTC: 1,402 events, 467 positives, 2 users." in text
+
+
+def test_the_tutorial_shows_the_marks_as_they_are_written(made: tuple[Settings, str]) -> None:
+    (shown,) = (fence.text for fence in fences(PROJECT / "docs" / "tutorial.md") if "# ? D:" in fence.text)
+    marks = [[mark.strip() for mark in MARK.findall(text)] for text in (shown, made[1])]
+    assert marks[0] == marks[1]
+    assert len(marks[0]) == 5
 
 
 def test_a_small_log_has_one_rank_small_batches_and_known_users(made: tuple[Settings, str]) -> None:

@@ -119,6 +119,24 @@ def test_what_can_not_be_told_is_said(tmp_path: Path) -> None:
         init("mine", look_at(events, posts, [], None), str(tmp_path / "x.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "user_id;item_id;time\n1;2;3\n",
+            r"found one column, 'user_id;item_id;time'; expected commas between columns$",
+        ),
+        ("user_id|item_id\n1|2\n", r"found one column, 'user_id\|item_id'; expected commas between columns$"),
+        ("user_id\titem_id\n1\t2\n", r"found one column, 'user_id\\titem_id'; expected commas between columns$"),
+        ("user_id;title\n1;a\n2;b, c\n3;d, e, f\n", r"can't be read as csv .*; expected .* commas between columns$"),
+    ],
+)
+def test_a_table_with_something_else_than_commas_between_its_columns(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"^--events {tmp_path}/log\.csv: {said}"):
+        look("--events", str(tmp_path / "log.csv"))
+
+
 def test_names_in_camel_case_and_columns_that_yaml_reads_as_something_else(tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,7,4.5,1112486027\n2,8,3,1112484676\n")
     (tmp_path / "movies.csv").write_text("movieId,title,on,null\n7,A film,a,b\n8,Another film,a,c\n")

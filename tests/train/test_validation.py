@@ -11,10 +11,10 @@ from dssm.manifest import ITEM_KEY, LABEL, WEIGHT, read_manifest
 from dssm.model.inputs import tower_columns
 from dssm.paths import RunPaths
 from dssm.stream.batches import Prefetched
-from dssm.train import measures
+from dssm.train import pass_measures
 from dssm.train.inputs import read_inputs
 from dssm.train.measure import make_predict, measure, metric_names
-from dssm.train.measures import Measures
+from dssm.train.pass_measures import Measures
 from dssm.train.passes import plan_passes
 from dssm.train.validation import CatalogueRecall
 from tests.datasets import DAY_MS, EVENT_TIME, draw_files, make_catalogue, make_rows, make_settings, write_run
@@ -112,7 +112,7 @@ def test_the_first_batch_of_test_and_of_validation_rows_has_more_time_for_it_is_
 ):
     settings = write_run(tmp_path, ROWS, batch_size=8, start_timeout_s=70, validation={"days": 2, "metric": "recall@3"})
     more: list[int] = []
-    monkeypatch.setattr(measures, "expect_progress", lambda _, more_s=0: more.append(more_s))
+    monkeypatch.setattr(pass_measures, "expect_progress", lambda _, more_s=0: more.append(more_s))
 
     def seen() -> list[int]:
         made = more.copy()

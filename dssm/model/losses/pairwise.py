@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from dssm.model.losses import Candidates, Rows, Scored
-from dssm.model.losses.parts import accidental_hits, known_labels, observe_hits, own_columns, positives
+from dssm.model.losses.parts import accidental_pairs, known_labels, observe_hits, own_columns, positives
 from dssm.sections.losses import Bpr, Hinge
 
 
@@ -37,7 +37,7 @@ def _mean_over_negatives(settings: Hinge | Bpr, scored: Scored, loss_of: Callabl
     candidates = scored.candidates if settings.negatives == "batch" else None
     if candidates is not None:
         logits = candidates.logits
-        factors = tf.cast(in_batch_negatives(settings, scored, candidates), tf.float32)
+        factors = in_batch_negatives(settings, scored, candidates, target)
     else:
         assert scored.sampled is not None
         logits = scored.sampled.logits
@@ -45,32 +45,24 @@ def _mean_over_negatives(settings: Hinge | Bpr, scored: Scored, loss_of: Callabl
     factors = tf.where(target[:, None], factors, 0.0)
     difference = tf.where(factors > 0, logits - scored.score[:, None], 0.0)
     total = tf.reduce_sum(factors, axis=1)
-    if candidates is not None and settings.mask_accidental_hits:
-        _observe_masked(total, target, candidates.positive)
     loss = tf.math.divide_no_nan(tf.reduce_sum(factors * loss_of(difference), axis=1), total)
     return loss, tf.where(total > 0, weight, 0.0)
 
 
-def _observe_masked(negatives: tf.Tensor, target: tf.Tensor, positive: tf.Tensor) -> None:
-    """Notes the accidental hits: the other rows' positives that are no negatives. Args: negatives: (batch,) counts."""
-
-    def count() -> tf.Tensor:
-        others = tf.cast(tf.math.count_nonzero(positive), negatives.dtype) - 1.0  # a target is a positive itself
-        return tf.reduce_sum(tf.where(target, others - negatives, 0.0))
-
-    observe_hits(count, target, positive)
-
-
-def in_batch_negatives(settings: Hinge | Bpr, scored: Scored, candidates: Candidates) -> tf.Tensor:
+def in_batch_negatives(settings: Hinge | Bpr, scored: Scored, candidates: Candidates, target: tf.Tensor) -> tf.Tensor:
     """Finds the other rows' positives, without accidental hits where they are masked.
 
-    Returns: (batch, candidates) bool.
+    Args: target: (batch,) bool, rows with a loss: hits of others may stay.
+    Returns: (batch, candidates), 1 for a negative, else 0.
     """
     own = own_columns(candidates.own, tf.size(candidates.items))
     negative = tf.logical_and(candidates.positive[None, :], tf.logical_not(own))
-    if settings.mask_accidental_hits:
-        hits = accidental_hits(
-            scored.users, scored.items, candidates.users, candidates.items, candidates.own, candidates.positive
-        )
-        negative = tf.logical_and(negative, tf.logical_not(hits))
-    return negative
+    factors = tf.cast(negative, tf.float32)
+    if not settings.mask_accidental_hits:
+        return factors
+    positive = candidates.positive
+    hits = accidental_pairs(
+        scored.users, scored.items, candidates.users, candidates.items, candidates.own, target, positive, positive
+    )
+    observe_hits(lambda: tf.shape(hits)[0], target, positive)
+    return tf.tensor_scatter_nd_update(factors, hits, tf.zeros(tf.shape(hits)[:1]))

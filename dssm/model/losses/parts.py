@@ -56,38 +56,6 @@ def batch_probability(items: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     return tf.gather(counts, place) / tf.maximum(tf.reduce_sum(draws), 1.0)
 
 
-def accidental_hits(
-    users: tf.Tensor,
-    items: tf.Tensor,
-    candidate_users: tf.Tensor,
-    candidate_items: tf.Tensor,
-    own: tf.Tensor,
-    targets: tf.Tensor,
-) -> tf.Tensor:
-    """Finds candidates that are no negatives for a row: its own item again, or an item of its user's other targets.
-
-    An item of the user's is one wherever it comes from: another user's row and a uniform draw included.
-
-    Args:
-      users: (batch,) keys of the rows' users.
-      items: (batch,) keys of the rows' items.
-      candidate_users: (candidates,) keys of the users of the candidates' rows.
-      candidate_items: (candidates,) keys of the candidates.
-      own: (batch,) column of each row's own item, which is never a hit.
-      targets: (candidates,) bool, the candidates that are rows with a loss: their users acted on them.
-    Returns: (batch, candidates) bool.
-    """
-    is_own = own_columns(own, tf.size(candidate_items))
-    same_user = tf.logical_and(tf.equal(users[:, None], candidate_users[None, :]), targets[None, :])
-    # Few rows share a batch with another of their user: each such pair gives a row of hits.
-    pairs = tf.where(tf.logical_and(same_user, tf.logical_not(is_own)))
-    liked = tf.gather(candidate_items, pairs[:, 1])
-    of_pair = tf.cast(tf.equal(liked[:, None], candidate_items[None, :]), tf.int32)
-    of_user = tf.math.unsorted_segment_max(of_pair, pairs[:, 0], tf.size(users)) > 0
-    same_item = tf.equal(items[:, None], candidate_items[None, :])
-    return tf.logical_and(tf.logical_or(same_item, of_user), tf.logical_not(is_own))
-
-
 def accidental_pairs(
     users: tf.Tensor,
     items: tf.Tensor,
@@ -98,12 +66,20 @@ def accidental_pairs(
     valid: tf.Tensor,
     targets: tf.Tensor,
 ) -> tf.Tensor:
-    """Finds what `accidental_hits` finds, as pairs: by joins over sorted keys, not by comparing all with all.
+    """Finds candidates that are no negatives for a row: its own item again, or an item of its user's other targets.
+
+    An item of the user's is one wherever it comes from: another user's row and a uniform draw included. Hits are few:
+    they are found by joins over sorted keys, not by comparing all with all.
 
     Args:
-      users, items, candidate_users, candidate_items, own, targets: as of `accidental_hits`.
+      users: (batch,) keys of the rows' users.
+      items: (batch,) keys of the rows' items.
+      candidate_users: (candidates,) keys of the users of the candidates' rows.
+      candidate_items: (candidates,) keys of the candidates.
+      own: (batch,) column of each row's own item, which is never a hit.
       rows: (batch,) bool, whose hits are wanted.
       valid: (candidates,) bool, which candidates can be hits; targets are among them.
+      targets: (candidates,) bool, the candidates that are rows with a loss: their users acted on them.
     Returns: (pairs, 2) int32, row and column, each pair once.
     """
     rows, valid, targets = (tf.cast(tf.where(wanted)[:, 0], tf.int32) for wanted in (rows, valid, targets))

@@ -14,8 +14,8 @@ import pytest
 
 from dssm.errors import UserError
 from dssm.sections.spark import Environment
-from dssm.submitting import packing
-from dssm.submitting.packing import UNUSED_DAYS, Code, Packed
+from dssm.submitting import archives
+from dssm.submitting.archives import UNUSED_DAYS, Code, Packed
 from tests.submitting.test_command import REMOTE, submission
 
 SITE = "lib/python3.11/site-packages"
@@ -95,7 +95,7 @@ def test_what_is_installed_how_and_from_which_locks_names_the_archive(
     names.append(Packed(here).archive.name)
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements/core.lock").write_text("kept==2\n")
-    monkeypatch.setattr(packing, "PROJECT", tmp_path)
+    monkeypatch.setattr(archives, "PROJECT", tmp_path)
     names.append(Packed(here).archive.name)
     (small / SITE / "kept-1.dist-info/RECORD").write_text("kept/__init__.py,sha256=built-anew,9\n")
     names.append(Packed(here).archive.name)
