@@ -83,6 +83,12 @@ class VocabularySpec(_Frozen):
     digest: str
     rule: Literal["tokens", "hash", "buckets", "time"] = "tokens"
 
+    @property
+    def in_words(self) -> str:
+        """What the ids are, for messages."""
+        kinds = {"tokens": "tokens", "hash": "hash buckets", "buckets": "buckets of a number", "time": "hours or days"}
+        return f"{self.size:,} ids of {kinds[self.rule]}"
+
 
 class Statistics(_Frozen):
     """Of a number over the training window's events that have one."""

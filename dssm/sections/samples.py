@@ -130,7 +130,9 @@ class Frozen(StrictModel):
 
     run: str | None = Field(None, description="Its folder, or NAME/DATE below root. Given by --vocabularies too.")
     grow: bool = Field(
-        False, description="New tokens go behind the known ones, whose ids stay; else they are unknown. Also --grow."
+        False,
+        description="New tokens go behind the known ones, whose ids stay; else they are unknown. Buckets can't grow: "
+        "hash_buckets, boundaries and quantiles have to be those of the earlier run. Also --grow.",
     )
 
 

@@ -17,6 +17,7 @@ from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSpa
 from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.vocabulary import (
+    check_same_ids,
     fixed_vocabularies,
     frozen_files,
     has_tokens,
@@ -154,8 +155,37 @@ def test_a_run_that_lacks_a_vocabulary() -> None:
     assert str(caught.value) == (
         "samples.vocabularies.run: runs/x/samples has no vocabulary 'topic' (did you mean 'topics'?)"
     )
-    with pytest.raises(UserError, match="has no vocabulary 'hashed'"):  # it has no tokens
+    with pytest.raises(UserError) as caught:  # it has no tokens
         frozen_files(manifest, "runs/x/samples", [item("hashed")])
+    assert str(caught.value) == (
+        "features.hashed: found counted tokens, but runs/x/samples, whose vocabularies samples.vocabularies.run asks "
+        "for, has 9 ids of hash buckets; expected hash_buckets, boundaries, quantiles or time as there, or another name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("feature", "found", "there"),
+    [
+        (item("hashed", hash_buckets=75), "77 ids of hash buckets", "52 ids of hash buckets"),
+        (TextFeat(side="item", name="hashed", hash_buckets=50), "52 ids of hash buckets", "52 ids of hash buckets"),
+        (item("price", boundaries=(1.0, 2.5, 9.0)), "6 ids of buckets of a number", "5 ids of buckets of a number"),
+        (item("topic", hash_buckets=50), "52 ids of hash buckets", "4 ids of tokens"),
+        (item("length", boundaries=(1.0, 2.0)), "5 ids of buckets of a number", "6 ids of buckets of a number"),
+    ],
+    ids=["more hash buckets", "hashed trigrams", "more boundaries", "tokens before", "quantiles before"],
+)
+def test_buckets_that_an_earlier_run_numbered_otherwise(feature: AnyFeature, found: str, there: str) -> None:
+    """They would give each value another id, under the name of the earlier run's."""
+    earlier = {"topic": VocabularySpec(size=4, digest=""), **fixed_vocabularies(FEATURES, {"length": LENGTHS})}
+    manifest = Manifest(kind="samples", date="", build="", seed=0, vocabularies=earlier)
+    check_same_ids(manifest, "runs/x", fixed_vocabularies(FEATURES, {"length": LENGTHS}))
+    check_same_ids(manifest, "runs/x", fixed_vocabularies(by_name(item("new", hash_buckets=3)), {}))
+    with pytest.raises(UserError) as caught:
+        check_same_ids(manifest, "runs/x", fixed_vocabularies(by_name(feature), {}))
+    assert str(caught.value).startswith(
+        f"features.{feature.name}: found {found}, but runs/x, whose vocabularies samples.vocabularies.run asks for, "
+        f"has {there}; expected "
+    )
 
 
 @pytest.mark.spark
