@@ -37,6 +37,7 @@ from dssm.spark import matches
 TRAIN, TEST = "train", "test"
 FATE = "__fate"  # train, test, or why the row is no sample; null where it is unreadable
 UNKNOWN, LATER = "item not in the catalogue", f"item {LATER_ITEM}"  # fates of events without an item
+TOO_EARLY = "item uploaded after the event"
 
 
 def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
@@ -103,7 +104,7 @@ def _fate(settings: Settings, too_early: Column) -> Column:
         .when(~F.col(KEPT), "left out by where")
         .when((F.col(ITEM_INDEX) == NO_ITEM) & F.col(UPLOAD_TIME).isNotNull(), LATER)
         .when(F.col(ITEM_INDEX) == NO_ITEM, UNKNOWN)
-        .when(too_early, "item uploaded after the event")
+        .when(too_early, TOO_EARLY)
         .when((time < train_start) | (time >= test_end), "outside the windows")
         .when((time < test_start) & ~_has_role(settings, TRAIN), "source has no train role")
         .when((time >= test_start) & ~_has_role(settings, TEST), "source has no test role")

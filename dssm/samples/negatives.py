@@ -22,7 +22,7 @@ DRAWS_AT_ONCE = 131_072  # of one kind; what they need stays near the processor'
 
 
 class Clicked:
-    """The items that each user clicked in the training window.
+    """The items that each user clicked in the training window, also before what the catalogue says of their upload.
 
     Args:
       users: (clicks,) integers from 0, below 2⁶³ / catalogue_size.
