@@ -174,7 +174,7 @@ class Scan:
             yield as_batch(BUCKET, [(OUTCOMES, outcomes(table)), (ITEM_SUMS, item_sums(table)), *of_users])
 
     def _wanted(self, table: pa.Table) -> pa.Table:
-        """Returns the rows that are samples, may be known to one or say what is no negative, as the user pass takes them."""
+        """Returns the rows that are samples, may be known to one or say what is no negative."""
         fate = pc.fill_null(pc.index_in(table[FATE], value_set=pa.array([TRAIN, TEST, TOO_EARLY])), -1)
         codes = np.array([TRAIN_ROW, TEST_ROW, CLICK_ONLY, NO_SAMPLE], np.int32)[fate.to_numpy()]
         positive = pc.fill_null(pc.greater(table[LABEL], 0), False).to_numpy()
