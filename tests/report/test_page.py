@@ -131,7 +131,7 @@ def test_every_section_has_its_figures(shown: str) -> None:
     for expected in (
         "Train on 2024-01-05 to 2024-01-07, test on 2024-01-08, days of Asia/Shanghai.",
         "compared with 2024-01-07",
-        "profiles.users7007007010.0 %",  # rows in, out, matched, share
+        "profiles.users7007010.0 %",  # rows, matched, share
         "100 rows, 10.0 % of those read",
         "sources.feed: 2024-01-06",
         "mean of like where it is known",
