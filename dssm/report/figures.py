@@ -129,7 +129,7 @@ class Drift(_Frozen):
     """How far a feature's distribution moved: the population stability index Σ (p − q) ln(p/q)."""
 
     feature: str
-    measure: str = Field(description="ids, bucket, number, norm or length.")
+    measure: str = Field(description="ids, bucket, number, norm, length or missing.")
     part: str
     psi: float
     chance: float = Field(description="Exceeded in one of twenty cases by chance, were all rows independent.")
