@@ -31,6 +31,7 @@ from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.paths import vocabulary_path
 from dssm.samples.column_checks import list_entries
 from dssm.samples.exchange import SLICED_BYTES, Batches, joined
+from dssm.samples.hashing import is_blank
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.writing import PART_STEP, write_parts
 
@@ -124,8 +125,8 @@ class TokenCounter:
                     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
                     tokens, events = pc.list_flatten(column), pa.array(np.repeat(events.to_numpy(), lengths))
                 given = pa.table({"token": tokens, "events": events})
-                known = given.filter(pc.not_equal(given["token"], ""))  # null is neither
-                counts = known.group_by("token").aggregate([("events", "sum")])
+                counts = given.group_by("token").aggregate([("events", "sum")]).combine_chunks()
+                counts = counts.filter(~is_blank(counts["token"].combine_chunks()))
                 names = pa.DictionaryArray.from_arrays(np.zeros(len(counts), np.int32), [vocabulary]).cast(pa.string())
                 made = [names, counts["token"], counts["events_sum"]]
                 yield from pa.table(made, ["vocabulary", "token", "events"]).to_batches()

@@ -17,6 +17,7 @@ from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSpa
 from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.vocabulary import (
+    TokenCounter,
     check_same_ids,
     fixed_vocabularies,
     frozen_files,
@@ -186,6 +187,15 @@ def test_buckets_that_an_earlier_run_numbered_otherwise(feature: AnyFeature, fou
         f"features.{feature.name}: found {found}, but runs/x, whose vocabularies samples.vocabularies.run asks for, "
         f"has {there}; expected "
     )
+
+
+def test_blank_is_no_token() -> None:
+    """As in a list, hashed, and where it should be a number: it is null."""
+    counter = TokenCounter(("topic", "tag"))
+    topics, tags = [" ", "a", "", None, "\u3000\t", "a", " a"], [["b", "b"], [], None, ["b"], [""], [None], [" "]]
+    rows = pa.table({"events": [1, 2, 3, 4, 5, 6, 7], "topic": topics, "tag": tags})
+    found = [tuple(row.values()) for batch in counter.run(rows.to_batches()) for row in batch.to_pylist()]
+    assert sorted(found) == [("tag", "b", 6), ("topic", " a", 7), ("topic", "a", 8)]
 
 
 @pytest.mark.spark
