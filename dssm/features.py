@@ -149,7 +149,13 @@ class VarLenSparseFeat(_Embedded):
         "(the newest of a list that grew at its end), or those of the largest weights.",
     )
     of: str | None = Field(None, description="Item feature whose ids a history is turned into.")
-    separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of a text.")
+    separator: str = Field(
+        ",",
+        min_length=1,
+        max_length=1,
+        description="Between the entries of a text; with `of`, of one that the raw tower is sent. No other list of a "
+        "history has one.",
+    )
     combiner: Literal["sum", "mean", "sqrtn", "max"] = Field(
         "mean", description="How the embeddings become one: sum, sum/Σw, sum/√Σw², or the maximum."
     )
