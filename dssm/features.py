@@ -56,7 +56,8 @@ class _Embedded(_Feature):
     hash_buckets: int | None = Field(
         None,
         ge=1,
-        description="Tokens are hashed into so many ids instead: nothing is unknown, and some tokens share an id.",
+        description="Tokens are hashed into so many ids instead: none is unknown, and some share an id. Only what a "
+        "history goes on with (`then`) is looked up in the catalogue first, and is unknown where that lacks it.",
     )
     l2: FiniteFloat | None = Field(
         None, ge=0, description="λ of λ‖e‖² on the rows of its table that a step looks up; null: model.embedding_l2."

@@ -109,7 +109,10 @@ def list_kinds(
 
 
 def universe_features(settings: Settings) -> tuple[AnyFeature, ...]:
-    """Returns the features of histories that go on with a profile's list: its items may lack in the catalogue."""
+    """Returns the features of histories that go on with a profile's list: its items may lack in the catalogue.
+
+    Of those only what a vocabulary of tokens or vectors hold has a place; to a hashed table the others are unknown.
+    """
     longer = [name for name, history in settings.histories.items() if history.then is not None]
     return tuple(f for f in settings.features.values() if f.source_column in longer and getattr(f, "of", None) is None)
 
