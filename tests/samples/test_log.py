@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT
-from dssm.samples.events import FATE, THINNED, TOO_EARLY, TRAIN, Outcome, logs_end_early
+from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT, SourceCounts
+from dssm.samples.events import FATE, THINNED, TOO_EARLY, TRAIN, Outcome, count_fates, logs_end_early
 from dssm.samples.exchange import SLICE, as_batch
 from dssm.samples.log import (
     BUCKET,
@@ -32,7 +33,7 @@ from dssm.samples.log import (
     item_sums,
 )
 from dssm.samples.pass_columns import CLICK_ONLY, EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
-from dssm.samples.sources import ID, REASON
+from dssm.samples.sources import ID, REASON, Quarantine
 from tests.datasets import make_settings
 from tests.samples.feed import ZONE, ms
 
@@ -91,6 +92,22 @@ def test_the_newest_time_of_each_fate() -> None:
     )[OUTCOMES]
     found = {(row[REASON], row[FATE]): row["last"] for row in counted.to_pylist()}
     assert found == {(None, TRAIN): 3, ("no time", None): None}
+
+
+def test_every_readable_row_has_a_fate(tmp_path: Path) -> None:
+    quarantine = Quarantine(str(tmp_path), 1)
+    quarantine.counts["sources.feed"] = SourceCounts(place="", rows_read=7, quarantined={"no item": 1})
+    logs: Any = [SimpleNamespace(name="sources.feed")]
+    given = [
+        Outcome(0, None, TRAIN, 4, 4, 1),
+        Outcome(0, None, TOO_EARLY, 2, 2, 1),
+        Outcome(0, "no item", None, 1, 0, 1),
+    ]
+    count_fates(given, logs, quarantine)
+    counts = quarantine.counts["sources.feed"]
+    assert (counts.used, counts.filtered) == ({TRAIN: 4}, {TOO_EARLY: 2})
+    with pytest.raises(RuntimeError, match=r"sources\.feed: 9 readable rows, 6 of them with a fate"):
+        count_fates([*given, Outcome(0, None, None, 3, 0, 1)], logs, quarantine)
 
 
 @pytest.mark.parametrize(
