@@ -41,12 +41,18 @@ class NegativeDrawer:
         moments = Moments(task.user[chosen], task.time[chosen])
         lists = {}
         for name, kind in plan.negatives.items():
+            if not kind.from_lists:
+                continue
             if isinstance(kind, UnclickedNegatives):
                 shown = self._shown[name]
                 begin, end = shown.entries.before(moments, kind.pool, inclusive=True)
                 lists[name] = _windows(shown.items, begin, end)
             elif isinstance(kind, HardNegatives):
                 lists[name] = self._ranking(name, kind, moments.users)
+            else:
+                raise NotImplementedError(
+                    f"samples.negatives.{name}: nothing makes the lists of kind: {kind.kind}; add it to NegativeDrawer"
+                )
         positives = PositiveRows(moments.users, task.item[chosen], moments.times, task.hash[chosen], lists)
         drawn, chance = sample_negatives(plan.negatives, positives, self._catalogue, self._clicked, plan.seed)
         items = np.full((len(rows), drawn.shape[1]), NO_ITEM, np.int32)

@@ -24,6 +24,7 @@ from dssm.manifest import (
 )
 from dssm.samples.candidates import item_weights
 from dssm.samples.events import TOO_EARLY
+from dssm.sections import UniformNegatives
 from tests.samples.task import Event, TaskFeed, at, changed
 
 ITEMS = 24
@@ -211,6 +212,13 @@ def test_nothing_is_left(tmp_path: Path) -> None:
         else:
             assert (by_kind["shown"], by_kind["fed"]) == (-1, -1)
             assert min(by_kind["any"], by_kind["popular"], by_kind["same"]) >= 0
+
+
+def test_a_kind_whose_lists_nothing_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UniformNegatives, "from_lists", True)
+    feed, _ = make_feed(tmp_path, [Event("u", 1, at(9, 1))], {"any": {"kind": "uniform"}})
+    with pytest.raises(NotImplementedError, match=r"samples\.negatives\.any: nothing makes the lists of kind: uniform"):
+        feed.run()
 
 
 def test_an_unclicked_impression_at_the_moment_itself_counts(tmp_path: Path) -> None:
