@@ -10,7 +10,16 @@ from pyspark.sql import SparkSession
 from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step, warn
-from dssm.manifest import ITEM_INDEX, JoinCounts, ListKind, Manifest, SourceCounts, write_manifest, write_settings
+from dssm.manifest import (
+    ITEM_INDEX,
+    JoinCounts,
+    ListKind,
+    Manifest,
+    NullCounts,
+    SourceCounts,
+    write_manifest,
+    write_settings,
+)
 from dssm.paths import RunPaths, vectors_path
 from dssm.samples.datasets import Dataset, item_columns
 from dssm.samples.earlier import content_of
@@ -18,6 +27,7 @@ from dssm.samples.freezing import Frozen, freeze
 from dssm.samples.inputs import InputEvents, InputTables, read_log, read_tables
 from dssm.samples.items import encoded_items
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
+from dssm.samples.null_counts import null_counts
 from dssm.samples.published import copy_published
 from dssm.samples.raw_columns import list_kinds
 from dssm.samples.sample_files import SampleFiles
@@ -68,7 +78,8 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
     of_vectors = count_vectors(settings, tables, counts, vectors)
     joins = [*events.joins, *published.joins, *of_vectors, *of_samples]
     lists = list_kinds(settings, tables.catalogue, tables.profiles, tables.providers)
-    _write_manifests(settings, folder, {"items": items, **samples}, frozen, lists, counts, joins)
+    nulls = null_counts(settings, tables)
+    _write_manifests(settings, folder, {"items": items, **samples}, frozen, lists, nulls, counts, joins)
     report(counts)
 
 
@@ -121,6 +132,7 @@ def _write_manifests(
     datasets: Mapping[str, Dataset],
     frozen: Frozen,
     lists: Mapping[str, ListKind],
+    nulls: Mapping[str, NullCounts],
     counts: Mapping[str, SourceCounts],
     joins: Sequence[JoinCounts],
 ) -> None:
@@ -137,6 +149,7 @@ def _write_manifests(
         vocabularies=dict(frozen.vocabularies),
         statistics=dict(frozen.statistics),
         lists=dict(lists),
+        nulls=dict(nulls),
         sources=dict(counts),
         joins=list(joins),
         vocabularies_of=frozen.vocabularies_of,
