@@ -32,7 +32,6 @@ from dssm.sections import (
     Counter,
     Evaluate,
     EventSource,
-    HardNegatives,
     History,
     Index,
     ItemTable,
@@ -45,7 +44,6 @@ from dssm.sections import (
     Target,
     Tracking,
     Train,
-    UnclickedNegatives,
     UserTable,
     VectorTable,
     Window,
@@ -176,11 +174,7 @@ class Settings(StrictModel):
         known = {
             **{f"histories.{name}": history.sources for name, history in self.histories.items()},
             **{f"counters.{name}": counter.sources for name, counter in self.counters.items()},
-            **{
-                f"samples.negatives.{name}": negatives.sources
-                for name, negatives in self.samples.negatives.items()
-                if isinstance(negatives, UnclickedNegatives)
-            },
+            **{f"samples.negatives.{name}": negatives.logs for name, negatives in self.samples.negatives.items()},
         }
         for key, sources in known.items():
             for source in sources:
@@ -264,8 +258,7 @@ class Settings(StrictModel):
         inputs |= {f"vectors.{name}.path": table.path for name, table in self.vectors.items()}
         inputs |= {"catalogue.path": self.catalogue.path, "evaluate.oracle": self.evaluate.oracle}
         for name, kind in self.samples.negatives.items():
-            if isinstance(kind, HardNegatives):
-                inputs |= {f"samples.negatives.{name}.{part}": getattr(kind, part) for part in ("items", "users")}
+            inputs |= {f"samples.negatives.{name}.{part}": place for part, place in kind.published.items()}
         outputs = {"item_table.location": self.item_table.location, "item_table.metastore": self.item_table.metastore}
         outputs |= {"user_table.location": self.user_table.location, "index.location": self.index.location}
         metrics = {"observe.metrics_file": self.observe.metrics_file}

@@ -131,6 +131,12 @@ def check_of_history(feature: AnyFeature, features: Mapping[str, AnyFeature]) ->
     favourites = isinstance(feature, VarLenSparseFeat) and feature.of is not None and feature.weighted
     if getattr(feature, "keep", "first") not in (("first", "heaviest") if favourites else ("first",)):
         raise UserError(f"{key}.keep: a history is newest first; expected keep: first")
+    # With `of` it parts what is sent to the raw tower as one text.
+    if hasattr(feature, "separator") and getattr(feature, "of", None) is None and feature.changed("separator"):
+        raise UserError(
+            f"{key}.separator: found {feature.separator!r}, but a history is a list of items, and no text that it "
+            "parts; remove it"
+        )
     encoder = getattr(feature, "encoder", None)
     if isinstance(encoder, Ordered) and encoder.order != "newest_first" and not favourites:
         raise UserError(f"{key}.encoder.order: found {encoder.order}, but a history is newest first; remove it")

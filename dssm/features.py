@@ -56,7 +56,8 @@ class _Embedded(_Feature):
     hash_buckets: int | None = Field(
         None,
         ge=1,
-        description="Tokens are hashed into so many ids instead: nothing is unknown, and some tokens share an id.",
+        description="Tokens are hashed into so many ids instead: none is unknown, and some share an id. Only what a "
+        "history goes on with (`then`) is looked up in the catalogue first, and is unknown where that lacks it.",
     )
     l2: FiniteFloat | None = Field(
         None, ge=0, description="λ of λ‖e‖² on the rows of its table that a step looks up; null: model.embedding_l2."
@@ -149,7 +150,13 @@ class VarLenSparseFeat(_Embedded):
         "(the newest of a list that grew at its end), or those of the largest weights.",
     )
     of: str | None = Field(None, description="Item feature whose ids a history is turned into.")
-    separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of a text.")
+    separator: str = Field(
+        ",",
+        min_length=1,
+        max_length=1,
+        description="Between the entries of a text; with `of`, of one that the raw tower is sent. No other list of a "
+        "history has one.",
+    )
     combiner: Literal["sum", "mean", "sqrtn", "max"] = Field(
         "mean", description="How the embeddings become one: sum, sum/Σw, sum/√Σw², or the maximum."
     )

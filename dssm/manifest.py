@@ -83,6 +83,12 @@ class VocabularySpec(_Frozen):
     digest: str
     rule: Literal["tokens", "hash", "buckets", "time"] = "tokens"
 
+    @property
+    def in_words(self) -> str:
+        """What the ids are, for messages."""
+        kinds = {"tokens": "tokens", "hash": "hash buckets", "buckets": "buckets of a number", "time": "hours or days"}
+        return f"{self.size:,} ids of {kinds[self.rule]}"
+
 
 class Statistics(_Frozen):
     """Of a number over the training window's events that have one."""
@@ -120,6 +126,13 @@ class JoinCounts(_Frozen):
     matched: int
 
 
+class NullCounts(_Frozen):
+    """Rows of the table that a feature's column is of, and those that have nothing there."""
+
+    rows: int
+    nulls: int
+
+
 class Manifest(_Frozen):
     schema_version: int = SCHEMA_VERSION
     kind: str
@@ -135,6 +148,9 @@ class Manifest(_Frozen):
     files: list[FileSpec] = Field(default_factory=list)
     sources: dict[str, SourceCounts] = Field(default_factory=dict)
     joins: list[JoinCounts] = Field(default_factory=list)
+    nulls: dict[str, NullCounts] = Field(
+        default_factory=dict, description="Of features read from profiles and catalogue; empty before it was kept."
+    )
     negatives: dict[str, Negatives] = Field(default_factory=dict, description="Kinds of `NEGATIVES`, in their order.")
     users: Literal["window", "all"] | None = Field(None, description="samples.users, in the dataset of users.")
     vocabularies_of: str | None = Field(None, description="Build of the run whose vocabularies were taken.")

@@ -13,7 +13,6 @@ from pyspark.sql import DataFrame, SparkSession
 from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.paths import SPARK_LOG
-from dssm.sections import HardNegatives
 from dssm.spark_progress import progress_shown
 
 # Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
@@ -73,8 +72,7 @@ def session_conf(settings: Settings) -> dict[str, str]:
 def needs_hive(settings: Settings) -> bool:
     """Whether any input is a Hive table."""
     tables = [*settings.sources.values(), *settings.profiles.values(), settings.catalogue]
-    hard = [kind for kind in settings.samples.negatives.values() if isinstance(kind, HardNegatives)]
-    published = [place or "" for kind in hard for place in (kind.items, kind.users)]
+    published = [place for kind in settings.samples.negatives.values() for place in kind.published.values()]
     return any(table.table is not None for table in tables) or any(p.startswith("table:") for p in published)
 
 

@@ -177,6 +177,10 @@ CROSS_CHECKS = {
         {"features__clicked__encoder": {"kind": "cnn", "order": "newest_last"}},
         "features.clicked.encoder.order: found newest_last, but a history is newest first; remove it",
     ),
+    "a history with a separator": (
+        {"features__clicked__separator": "|"},
+        "features.clicked.separator: found '|', but a history is a list of items, and no text that it parts; remove it",
+    ),
     "a history as text": (
         {"features__clicked": {"kind": "TextFeat", "side": "user", "column": "clicks"}},
         "features.clicked.column: 'clicks' is a history, a list without weights; expected a VarLenSparseFeat without "

@@ -21,7 +21,7 @@ from dssm.demo.files import make_feed
 from dssm.encoders import EncoderKind
 from dssm.errors import UserError
 from dssm.features import Feature
-from dssm.samples.lookups import group_negatives
+from dssm.samples.lookups import groups_of
 from dssm.samples.raw_columns import raw_item_features, user_columns
 from dssm.sections import LossKind, OptimizerKind, TowerKind
 from dssm.sections.model import Scorer
@@ -112,7 +112,7 @@ def check_columns(settings: Settings) -> None:
     }
     user_columns(settings, profiles)
     wanted = {feature.source_column for feature in raw_item_features(settings)}
-    wanted |= {kind.column for kind in group_negatives(settings.samples.negatives).values()}
+    wanted |= set(groups_of(settings.samples.negatives).values())
     assert wanted <= set(header(settings, settings.catalogue.path))
 
 

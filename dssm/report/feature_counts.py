@@ -19,7 +19,7 @@ from dssm.features import (
 from dssm.report.counting import IdCounts, Moments
 from dssm.report.dataset import Run
 from dssm.report.decoding import restored, stand_in
-from dssm.report.drift import bucket_tenths, id_drift, number_drift, spread, tenths
+from dssm.report.drift import bucket_tenths, compared, id_drift, number_drift, spread, tenths
 from dssm.report.figures import QUANTILES, Bins, Drift, FeatureProfile, NumberSummary, TokenCounts
 
 TOP_TOKENS = 500
@@ -152,16 +152,25 @@ class VectorRows:
     """Of row numbers of a frozen table of vectors, which say only whether there is one."""
 
     def __init__(self, feature: DenseFeat) -> None:
-        self._feature, self._missing = feature, 0
+        self._feature, self._rows, self._missing = feature, 0, 0
 
     def add(self, values: np.ndarray) -> None:
+        self._rows += len(values)
         self._missing += int((values.reshape(len(values), -1) == 0).all(axis=1).sum())
 
+    @property
+    def _bins(self) -> Bins:
+        return Bins(edges=[0.5], counts=[self._rows - self._missing, self._missing])  # of 1 where a vector is missing
+
     def profile(self, sample: np.ndarray | None) -> FeatureProfile:
-        return FeatureProfile(kind=self._feature.kind, side=self._feature.side, missing=self._missing)
+        bins = {"missing": self._bins}
+        return FeatureProfile(kind=self._feature.kind, side=self._feature.side, missing=self._missing, bins=bins)
 
     def drift(self, part: str, before: FeatureProfile, sample: np.ndarray | None) -> list[Drift]:
-        return []
+        if "missing" not in before.bins:
+            return []
+        was, now = (np.array(bins.counts) for bins in (before.bins["missing"], self._bins))
+        return [compared(self._feature.name, "missing", part, ["a vector", "no vector"], was, now)]
 
 
 def top_tokens(run: Run, feature: EmbeddedFeature, counts: np.ndarray) -> TokenCounts:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dssm.features import Side
-from dssm.manifest import JoinCounts, SourceCounts
+from dssm.manifest import JoinCounts, NullCounts, SourceCounts
 
 PROFILE_VERSION: Literal[1] = 1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -129,7 +129,7 @@ class Drift(_Frozen):
     """How far a feature's distribution moved: the population stability index Σ (p − q) ln(p/q)."""
 
     feature: str
-    measure: str = Field(description="ids, bucket, number, norm or length.")
+    measure: str = Field(description="ids, bucket, number, norm, length or missing.")
     part: str
     psi: float
     chance: float = Field(description="Exceeded in one of twenty cases by chance, were all rows independent.")
@@ -154,6 +154,7 @@ class Profile(_Frozen):
     sources: dict[str, SourceCounts]
     joins: list[JoinCounts]
     quarantine: dict[str, dict[str, list[str]]] = Field(description="Examples by source and reason.")
+    nulls: dict[str, NullCounts] = Field(default_factory=dict, description="By feature, as in the samples' manifest.")
     parts: dict[str, PartProfile]
     vocabularies: dict[str, Coverage]
     popularity: Popularity

@@ -140,10 +140,7 @@ def _rows(profile: Profile) -> Html:
         parts += [tag("h3", "Days without files"), tag("ul", *[tag("li", text) for text in days])]
     if profile.joins:
         joins = [
-            (
-                j.name,
-                [count_cell(j.rows), count_cell(j.rows), count_cell(j.matched), share_cell(ratio(j.matched, j.rows))],
-            )
+            (j.name, [count_cell(j.rows), count_cell(j.matched), share_cell(ratio(j.matched, j.rows))])
             for j in profile.joins
         ]
         parts += [
@@ -152,7 +149,7 @@ def _rows(profile: Profile) -> Html:
                 "A join drops no row: what finds no partner gets nulls. Events of items that the catalogue lacks are "
                 "filtered after it, and counted above."
             ),
-            table(["join ", "rows in", "rows out", "matched", "share matched"], joins),
+            table(["join ", "rows", "matched", "share matched"], joins),
         ]
     written = [(name, [count_cell(rows)]) for name, rows in profile.rows.items()]
     parts += [tag("h3", "Datasets written"), table(["dataset ", "rows"], written)]

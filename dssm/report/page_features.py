@@ -49,11 +49,18 @@ def missing_values(profile: Profile) -> Html:
         )  # fmt: skip
         missing = _both(profile, name, lambda f, part: None if f.missing is None else ratio(f.missing, part.rows))
         unknown = _both(profile, name, lambda f, _: None if f.ids is None else ratio(f.unknown, f.entries))
-        rows.append((name, [text_cell(feature.side), *missing, *unknown, text_cell(what)]))
-    heads = ["missing, train", "missing, test", "unknown ids, train", "unknown ids, test", "missing means "]
+        nulls = profile.nulls.get(name)
+        null = share_cell(None if nulls is None else ratio(nulls.nulls, nulls.rows))
+        rows.append((name, [text_cell(feature.side), null, *missing, *unknown, text_cell(what)]))
+    heads = ["null in its table", "missing, train", "missing, test"]
+    heads += ["unknown or null ids, train", "unknown or null ids, test", "missing means "]
     return join(
         [
-            note("Missing is a share of the rows; unknown ids are a share of all ids, of a list's entries too."),
+            note(
+                "Null in its table is the share of the profile's or the catalogue's rows that have nothing in the "
+                "feature's column; what is above it in the samples is unknown, or of users without a row. Missing is a "
+                "share of the samples' rows; unknown or null ids are a share of all ids, of a list's entries too."
+            ),
             table(["feature ", "tower ", *heads], rows),
         ]
     )

@@ -66,6 +66,7 @@ def measure(run: Run, reference: Profile | None) -> Profile:
         rows={name: run.part(name).manifest.rows for name in DATASETS},
         sources=run.manifest.sources,
         joins=run.manifest.joins,
+        nulls=run.manifest.nulls,
         quarantine=_quarantine(run),
         parts=parts,
         vocabularies=coverage(run, parts),

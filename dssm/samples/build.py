@@ -6,12 +6,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from dssm import storage
 from dssm.config import Settings
 from dssm.console import out, step, warn
-from dssm.manifest import ITEM_INDEX, JoinCounts, ListKind, Manifest, SourceCounts, write_manifest, write_settings
+from dssm.manifest import (
+    ITEM_INDEX,
+    JoinCounts,
+    ListKind,
+    Manifest,
+    NullCounts,
+    SourceCounts,
+    write_manifest,
+    write_settings,
+)
 from dssm.paths import RunPaths, vectors_path
 from dssm.samples.datasets import Dataset, item_columns
 from dssm.samples.earlier import content_of
@@ -19,10 +27,12 @@ from dssm.samples.freezing import Frozen, freeze
 from dssm.samples.inputs import InputEvents, InputTables, read_log, read_tables
 from dssm.samples.items import encoded_items
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
+from dssm.samples.null_counts import null_counts
 from dssm.samples.published import copy_published
 from dssm.samples.raw_columns import list_kinds
 from dssm.samples.sample_files import SampleFiles
-from dssm.samples.sources import ID, Quarantine
+from dssm.samples.sources import Quarantine
+from dssm.samples.vector_joins import count_vectors
 from dssm.samples.vocabulary import shared_hash_buckets
 from dssm.samples.writing import write_one, write_shuffled
 
@@ -49,7 +59,7 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
     tasks = _pass_tasks(settings, counts.values(), cores)
     frozen = freeze(settings, tables, events.log, tasks, folder)
     rows = counts["catalogue"].used["read"]
-    published = copy_published(spark, settings, tables.catalogue, rows, folder)
+    published = copy_published(spark, settings, tables.catalogue, rows, frozen.window.users, folder)
     lookups = Lookups(
         vocabularies=frozen.files,
         buckets=shared_hash_buckets(settings.features),
@@ -60,13 +70,16 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
         published=published.items,
         mapped_mb=settings.samples.broadcast_mb,
     )
-    items, lookups, of_items = _write_items(spark, settings, folder, tables, events, frozen, lookups, rows)
+    items, lookups = _write_items(settings, folder, tables, events, frozen, lookups, rows)
     making = SampleFiles(spark, settings, folder, tables, events, lookups, published.users, cores, tasks)
     samples, of_samples = making.make()
     storage.remove(f"{folder}/.lookups")
-    joins = [*events.joins, *published.joins, *of_items, *of_samples]
+    vectors = {name: spark.read.parquet(vectors_path(folder, name)) for name in settings.vectors}
+    of_vectors = count_vectors(settings, tables, counts, vectors)
+    joins = [*events.joins, *published.joins, *of_vectors, *of_samples]
     lists = list_kinds(settings, tables.catalogue, tables.profiles, tables.providers)
-    _write_manifests(settings, folder, {"items": items, **samples}, frozen, lists, counts, joins)
+    nulls = null_counts(settings, tables)
+    _write_manifests(settings, folder, {"items": items, **samples}, frozen, lists, nulls, counts, joins)
     report(counts)
 
 
@@ -83,7 +96,6 @@ def _pass_tasks(settings: Settings, counts: Iterable[SourceCounts], cores: int) 
 
 
 def _write_items(
-    spark: SparkSession,
     settings: Settings,
     folder: str,
     tables: InputTables,
@@ -91,12 +103,12 @@ def _write_items(
     frozen: Frozen,
     lookups: Lookups,
     rows: int,
-) -> tuple[Dataset, Lookups, list[JoinCounts]]:
+) -> tuple[Dataset, Lookups]:
     """Writes the encoded catalogue.
 
     Args:
       rows: of the catalogue.
-    Returns: the dataset, the lookups with it, and how many items have each pretrained vector.
+    Returns: the dataset, and the lookups with it.
     """
     with step("catalogue, encoded") as remarks:
         days = {}
@@ -109,14 +121,9 @@ def _write_items(
         items = encoded_items(tables.catalogue, frozen.window.items, events.candidates, lookups, settings)
         size = settings.samples.rows_per_file
         files = write_shuffled(items.select(*columns), f"{folder}/items", rows, size, settings.seed)
-        joins = []
-        for name in settings.vectors:
-            known = spark.read.parquet(vectors_path(folder, name)).select(F.col("id").alias(ID))
-            matched = tables.catalogue.select(ID).join(known, ID, "left_semi").count()
-            joins.append(JoinCounts(name=f"catalogue ⋈ vectors.{name}", rows=rows, matched=matched))
         remarks.counted("items", rows, f"{rows:,} items")
     lookups = lookups.with_items(tuple(f"{folder}/items/{file.name}" for file in files), columns)
-    return (columns, files), lookups, joins
+    return (columns, files), lookups
 
 
 def _write_manifests(
@@ -125,6 +132,7 @@ def _write_manifests(
     datasets: Mapping[str, Dataset],
     frozen: Frozen,
     lists: Mapping[str, ListKind],
+    nulls: Mapping[str, NullCounts],
     counts: Mapping[str, SourceCounts],
     joins: Sequence[JoinCounts],
 ) -> None:
@@ -141,6 +149,7 @@ def _write_manifests(
         vocabularies=dict(frozen.vocabularies),
         statistics=dict(frozen.statistics),
         lists=dict(lists),
+        nulls=dict(nulls),
         sources=dict(counts),
         joins=list(joins),
         vocabularies_of=frozen.vocabularies_of,

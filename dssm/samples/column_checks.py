@@ -8,11 +8,14 @@ from pyspark.sql import types as T
 
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, takes_list
-from dssm.samples.sources import is_blank, is_finite, quoted
+from dssm.samples.sources import FLOATS, is_blank, is_finite, is_whole, quoted
 
 
 def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, str]]:
-    """Returns what makes a row's value unreadable for a feature, each with its reason."""
+    """Returns what makes a row's value unreadable for a feature, each with its reason.
+
+    Raises: UserError where no row of the column could be read rightly.
+    """
     column, place = quoted(feature.source_column), f"'{feature.source_column}'"
     kind = frame.schema[feature.source_column].dataType
     if isinstance(kind, T.ArrayType) and not takes_list(feature):
@@ -20,6 +23,8 @@ def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, s
             f"features.{feature.name}.column: {place} holds lists, a {feature.kind} takes one value a row; "
             "expected a VarLenSparseFeat, or a DenseFeat with pre_embed and a reduce_type"
         )
+    if _reads_ids(feature):
+        need_whole_ids(f"features.{feature.name}.column", frame, feature.source_column)
     is_number = isinstance(feature, DenseFeat) and feature.is_number
     if is_number or (isinstance(feature, SparseFeat) and feature.is_bucketised):
         plain = isinstance(kind, (T.NumericType, T.BooleanType))
@@ -48,6 +53,27 @@ def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, s
             )
         ]
     return []
+
+
+def need_whole_ids(setting: str, frame: DataFrame, column: str) -> None:
+    """Checks that the ids of a column, or of its lists, are no fractions, which are spelled otherwise: see `need_ids`.
+
+    Args: setting: what names the column.
+    """
+    kind = frame.schema[column].dataType
+    element = kind.elementType if isinstance(kind, T.ArrayType) else kind
+    if isinstance(element, T.FractionalType) and not is_whole(element):
+        raise UserError(
+            f"{setting}: '{column}' holds {kind.simpleString()}, and the id 7 would be '7.0'; expected text or "
+            f"integers {FLOATS}: cast the column where the table is written"
+        )
+
+
+def _reads_ids(feature: AnyFeature) -> bool:
+    """Whether the feature's column holds ids, or lists of them."""
+    if isinstance(feature, SparseFeat):
+        return not feature.is_bucketised and feature.time is None
+    return not feature.is_number if isinstance(feature, DenseFeat) else not isinstance(feature, TextFeat)
 
 
 def _raw_entries(column: Column, kind: T.DataType, separator: str) -> Column:

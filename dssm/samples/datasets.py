@@ -33,7 +33,7 @@ from dssm.manifest import (
     negative_columns,
     target_column,
 )
-from dssm.samples.lookups import group_column, group_negatives
+from dssm.samples.lookups import group_column, groups_of
 
 NUMBER, TEXT = ColumnSpec(dtype="float32"), ColumnSpec(dtype="string", encoding="text")
 KEY = ColumnSpec(dtype="int64")
@@ -77,7 +77,7 @@ def item_columns(settings: Settings) -> dict[str, ColumnSpec]:
         ITEM_ROWS: KEY,
         ITEM_POSITIVES: KEY,
         UPLOAD_TIME: KEY,
-        **{group_column(name): KEY for name in group_negatives(settings.samples.negatives)},
+        **{group_column(name): KEY for name in groups_of(settings.samples.negatives)},
         **feature_columns(settings, of_side(settings.features, "item")),
     }
 

@@ -37,6 +37,7 @@ from dssm.spark import matches
 TRAIN, TEST = "train", "test"
 FATE = "__fate"  # train, test, or why the row is no sample; null where it is unreadable
 UNKNOWN, LATER = "item not in the catalogue", f"item {LATER_ITEM}"  # fates of events without an item
+TOO_EARLY = "item uploaded after the event"
 
 
 def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
@@ -103,7 +104,7 @@ def _fate(settings: Settings, too_early: Column) -> Column:
         .when(~F.col(KEPT), "left out by where")
         .when((F.col(ITEM_INDEX) == NO_ITEM) & F.col(UPLOAD_TIME).isNotNull(), LATER)
         .when(F.col(ITEM_INDEX) == NO_ITEM, UNKNOWN)
-        .when(too_early, "item uploaded after the event")
+        .when(too_early, TOO_EARLY)
         .when((time < train_start) | (time >= test_end), "outside the windows")
         .when((time < test_start) & ~_has_role(settings, TRAIN), "source has no train role")
         .when((time >= test_start) & ~_has_role(settings, TEST), "source has no test role")
@@ -151,16 +152,19 @@ def count_read(outcomes: Sequence[Outcome], logs: Sequence[EventLog], quarantine
 
 
 def count_fates(outcomes: Sequence[Outcome], logs: Sequence[EventLog], quarantine: Quarantine) -> None:
-    """Splits each log's readable rows, in the counts, into used and filtered."""
+    """Splits each log's readable rows, in the counts, into used and filtered.
+
+    Raises: RuntimeError where a readable row has no fate.
+    """
     for code, log in enumerate(logs):
         found = {o.fate: o.rows for o in outcomes if o.source == code and o.fate is not None}
         used = {fate: found[fate] for fate in (TRAIN, TEST) if fate in found}
         filtered = {fate: found[fate] for fate in sorted(found) if fate not in used}
         counts = quarantine.counts[log.name]
         quarantine.counts[log.name] = counts.model_copy(update={"used": used, "filtered": filtered})
-        total = sum(found.values()) + sum(counts.quarantined.values())
-        if total != counts.rows_read:
-            raise RuntimeError(f"{log.name}: {counts.rows_read} rows read, {total} accounted for")
+        readable = sum(o.rows for o in outcomes if o.source == code and o.reason is None)
+        if readable != sum(found.values()):
+            raise RuntimeError(f"{log.name}: {readable} readable rows, {sum(found.values())} of them with a fate")
 
 
 def with_final_fates(events: DataFrame, settings: Settings) -> DataFrame:

@@ -14,7 +14,13 @@ from dssm.samples.earlier import frozen_run, frozen_statistics
 from dssm.samples.inputs import InputTables
 from dssm.samples.log import Log
 from dssm.samples.training_window import TrainingWindow
-from dssm.samples.vocabulary import fixed_vocabularies, frozen_files, token_owners, write_vocabularies
+from dssm.samples.vocabulary import (
+    check_same_ids,
+    fixed_vocabularies,
+    frozen_files,
+    token_owners,
+    write_vocabularies,
+)
 
 
 @dataclass(frozen=True)
@@ -47,22 +53,23 @@ def freeze(settings: Settings, tables: InputTables, log: Log, tasks: int, folder
         owners = token_owners(settings.features)
         frozen: dict[str, str] = {}
         statistics: dict[str, Statistics] = {}
-        vocabularies_of: str | None = None
+        earlier, manifest = "", None
         if settings.samples.vocabularies.run is not None:
             earlier = frozen_run(settings)
             manifest = read_manifest(earlier, "build_samples")
             frozen = frozen_files(manifest, earlier, owners)
             statistics = frozen_statistics(settings, manifest, earlier)
-            vocabularies_of = manifest.build
         if missing := [n for n in window.statistics_needed() if n not in statistics]:
             found = window.statistics()
             statistics |= {name: found[name] for name in missing}
+        fixed = fixed_vocabularies(settings.features, statistics)
+        if manifest is not None:
+            check_same_ids(manifest, earlier, fixed)
         counted: dict[str, VocabularySpec] = {}
         if owners:
             grow = settings.samples.vocabularies.grow
             counts = window.token_counts()
             counted = write_vocabularies(counts, owners, f"{folder}/{VOCABULARIES}", frozen, grow)
-        fixed = fixed_vocabularies(settings.features, statistics)
         both = {**counted, **fixed}
         vocabularies = {f.name: both[f.name] for f in embedded(settings.features) if f.name in both}
         for name, spec in vocabularies.items():
@@ -71,4 +78,4 @@ def freeze(settings: Settings, tables: InputTables, log: Log, tasks: int, folder
             if spec.size == 2:
                 warn(f"features.{name}: no token in the training window; every id is unknown")
     files = {name: vocabulary_path(folder, name) for name in counted}
-    return Frozen(window, vocabularies, files, statistics, vocabularies_of)
+    return Frozen(window, vocabularies, files, statistics, None if manifest is None else manifest.build)

@@ -30,7 +30,7 @@ from dssm.samples.datasets import item_columns
 from dssm.samples.encoding import encode_features
 from dssm.samples.files import Encoder
 from dssm.samples.log import CANDIDATES, WEIGHED
-from dssm.samples.lookups import Lookups, group_column, group_negatives
+from dssm.samples.lookups import Lookups, group_column, groups_of
 from dssm.samples.raw_columns import RAW, as_raw, ids_as_text, raw_item_features, universe_features
 from dssm.samples.sources import ID, is_not_utf8, quoted
 
@@ -74,9 +74,9 @@ def encoded_items(
     total = max(candidates, 1)
     groups = {
         group_column(name): F.when(
-            F.trim(quoted(kind.column).cast("string")) != "", F.xxhash64(F.trim(quoted(kind.column).cast("string")))
+            F.trim(quoted(column).cast("string")) != "", F.xxhash64(F.trim(quoted(column).cast("string")))
         ).otherwise(0)
-        for name, kind in group_negatives(settings.samples.negatives).items()
+        for name, column in groups_of(settings.samples.negatives).items()
     }
     features = raw_item_features(settings)
     raw = catalogue.join(counts, ITEM_INDEX, "left").select(

@@ -29,10 +29,20 @@ from dssm.manifest import (
     target_column,
 )
 from dssm.samples.days import local_days
-from dssm.samples.events import FATE, TEST, THINNED, TRAIN, Outcome
+from dssm.samples.events import FATE, TEST, THINNED, TOO_EARLY, TRAIN, Outcome
 from dssm.samples.exchange import SLICE, SLICED_BYTES, Batches, as_batch, joined, rows, slices, task_keys
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN
-from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
+from dssm.samples.pass_columns import (
+    CLICK_ONLY,
+    EVENT,
+    FATE_CODE,
+    HASH,
+    IN_LOG,
+    KIND,
+    NO_SAMPLE,
+    TEST_ROW,
+    TRAIN_ROW,
+)
 from dssm.samples.sources import ID, REASON, EventLog, damage_explained
 from dssm.samples.splitmix import mixed
 from dssm.sections import Counter
@@ -51,7 +61,8 @@ class Log:
 
     Attributes:
       buckets: so many parts the users are in.
-      slices: (BUCKET, SLICE) of the rows that are samples or may be known to one, and of what was counted.
+      slices: (BUCKET, SLICE) of the rows that are samples, may be known to one or say what is no negative, and of what
+        was counted.
     """
 
     def __init__(self, events: DataFrame, settings: Settings, logs: Sequence[EventLog]) -> None:
@@ -163,9 +174,11 @@ class Scan:
             yield as_batch(BUCKET, [(OUTCOMES, outcomes(table)), (ITEM_SUMS, item_sums(table)), *of_users])
 
     def _wanted(self, table: pa.Table) -> pa.Table:
-        """Returns the rows that are samples or may be known to one, as the user pass takes them."""
-        fate = pc.fill_null(pc.index_in(table[FATE], value_set=pa.array([TRAIN, TEST])), -1)
-        codes = np.array([TRAIN_ROW, TEST_ROW, NO_SAMPLE], np.int32)[fate.to_numpy()]
+        """Returns the rows that are samples, may be known to one or say what is no negative."""
+        fate = pc.fill_null(pc.index_in(table[FATE], value_set=pa.array([TRAIN, TEST, TOO_EARLY])), -1)
+        codes = np.array([TRAIN_ROW, TEST_ROW, CLICK_ONLY, NO_SAMPLE], np.int32)[fate.to_numpy()]
+        positive = pc.fill_null(pc.greater(table[LABEL], 0), False).to_numpy()
+        codes[(codes == CLICK_ONLY) & ~positive] = NO_SAMPLE
         early = pc.fill_null(pc.less(table[EVENT_TIME], self.end), False)
         known = pc.and_(table[IN_LOG], early).to_numpy()
         kept = table.drop_columns([REASON, FATE])

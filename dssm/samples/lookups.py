@@ -29,7 +29,7 @@ from dssm.packing import unpack
 from dssm.samples.history_encoding import ItemCodes, item_codes
 from dssm.samples.lookup_tables import Tables, Vectors, places_in
 from dssm.samples.negatives import CatalogueForSampling
-from dssm.sections import GroupNegatives, Negatives
+from dssm.sections import Negatives
 
 VECTORS_AT_ONCE = 4096
 DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN = "day", "events", "positives"
@@ -40,9 +40,9 @@ def group_column(negatives: str) -> str:
     return f"row__group_{negatives}"
 
 
-def group_negatives(negatives: Mapping[str, Negatives]) -> dict[str, GroupNegatives]:
-    """Returns those of the settings' negatives, by name, that are drawn from a group: each needs a `group_column`."""
-    return {name: kind for name, kind in negatives.items() if isinstance(kind, GroupNegatives)}
+def groups_of(negatives: Mapping[str, Negatives]) -> dict[str, str]:
+    """Returns the catalogue's columns of groups, by name of the negatives: each needs a `group_column`."""
+    return {name: kind.group for name, kind in negatives.items() if kind.group is not None}
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def _cached_sampling(key: _Key) -> CatalogueForSampling:
     lookups = key.lookups
     groups = {
         name: np.unique(lookups.item_column(group_column(name)), return_inverse=True)
-        for name in group_negatives(lookups.negatives)
+        for name in groups_of(lookups.negatives)
     }
     # The hash 0 stands for no group.
     codes = {name: np.where(values[place] == 0, -1, place).astype(np.int32) for name, (values, place) in groups.items()}

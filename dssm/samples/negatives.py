@@ -16,13 +16,13 @@ import numpy as np
 
 from dssm.samples.candidates import ItemLists, ItemSampler, item_weights
 from dssm.samples.rejection import Stream, draw_allowed
-from dssm.sections import GroupNegatives, Negatives
+from dssm.sections import Negatives
 
 DRAWS_AT_ONCE = 131_072  # of one kind; what they need stays near the processor's cache
 
 
 class Clicked:
-    """The items that each user clicked in the training window.
+    """The items that each user clicked in the training window, also before what the catalogue says of their upload.
 
     Args:
       users: (clicks,) integers from 0, below 2⁶³ / catalogue_size.
@@ -80,7 +80,7 @@ class CatalogueForSampling:
     """What negatives are drawn from; built once, and the same for all partitions.
 
     upload_ms: (items,) int64, Unix milliseconds from which the item exists; very small: always.
-    groups: (items,) by name of GroupNegatives, from 0; −1: none.
+    groups: (items,) by name of the negatives that have a group, from 0; −1: none.
     samplers: by name of the negatives that are drawn from the catalogue.
     """
 
@@ -102,9 +102,7 @@ class CatalogueForSampling:
           popularity: (items,), positives of each item in the training window.
         """
         samplers = {
-            name: ItemSampler(
-                item_weights(kind, popularity), upload_ms, groups[name] if isinstance(kind, GroupNegatives) else None
-            )
+            name: ItemSampler(item_weights(kind, popularity), upload_ms, None if kind.group is None else groups[name])
             for name, kind in kinds.items()
             if not kind.from_lists
         }
@@ -153,7 +151,7 @@ def _negatives_of(
         lists = rows.lists[name]
         return draw_allowed(lists, lists.begin, lists.end, excluded, stream, kind.count)
     sampler, groups = catalogue.samplers[name], None
-    if isinstance(kind, GroupNegatives):
+    if kind.group is not None:
         groups = np.where(rows.items >= 0, catalogue.groups[name][rows.items], -1)
     begin, end = sampler.ranges(rows.times_ms, groups)
     return draw_allowed(sampler, begin, end, excluded, stream, kind.count)

@@ -12,6 +12,7 @@ from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_K
 KIND, FATE_CODE, IN_LOG, HASH, WORDS = "__kind", "__fate_code", "__in_log", "__hash", "__words"
 EVENT = -1
 NO_SAMPLE, TRAIN_ROW, TEST_ROW = 0, 1, 2
+CLICK_ONLY = 3  # a positive before its item's upload: nothing knows it, but its item is no negative of the user
 # Columns of the rows that go out, beside those of a sample.
 TASK, FILE, ORDER, WARM_USER = "__task", "__file", "__order", "__warm"
 DRAWN, PROBABILITY = "__negatives", "__negative_probability"

@@ -32,7 +32,7 @@ class PublishedVectors:
     Attributes:
       items: file of the items' vectors, by name of the negatives.
       users: the users' vectors and their width, by name of the negatives that have them.
-      joins: of the catalogue with the items' vectors.
+      joins: of the catalogue with the items' vectors, and of the training window's users with the users'.
     """
 
     items: Mapping[str, str]
@@ -41,12 +41,13 @@ class PublishedVectors:
 
 
 def copy_published(
-    spark: SparkSession, settings: Settings, catalogue: DataFrame, rows: int, folder: str
+    spark: SparkSession, settings: Settings, catalogue: DataFrame, rows: int, trained: DataFrame, folder: str
 ) -> PublishedVectors:
     """Copies the published item vectors of hard negatives, which lie anywhere, into the build's folder.
 
     Args:
       rows: of the catalogue.
+      trained: the users with training rows, by ID.
     """
     copies: dict[str, str] = {}
     of_users: dict[str, tuple[DataFrame, int]] = {}
@@ -61,6 +62,7 @@ def copy_published(
         write_vectors(items, copies[name], width)
         if kind.users is not None:
             users, _ = read_published(spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, width)
+            joins.append(count_published_users(name, kind, trained, users.select(F.col("id").alias(ID))))
             of_users[name] = (users, width)
     return PublishedVectors(copies, of_users, joins)
 
@@ -81,6 +83,23 @@ def count_published(settings: Settings, name: str, catalogue: DataFrame, rows: i
             f"catalogue's {rows:,}; expected the ids of catalogue.key: check samples.negatives.{name}.id"
         )
     return JoinCounts(name=f"catalogue ⋈ samples.negatives.{name}", rows=rows, matched=matched)
+
+
+def count_published_users(name: str, kind: HardNegatives, trained: DataFrame, ids: DataFrame) -> JoinCounts:
+    """Counts the users of the training window that have a published vector.
+
+    Args:
+      ids: of the vectors, as ID.
+    Raises: UserError where no user has one: each would be searched for by the mean of what it clicked.
+    """
+    rows, matched = trained.count(), trained.select(ID).join(ids, ID, "left_semi").count()
+    if rows and matched == 0:
+        raise UserError(
+            f"samples.negatives.{name}.users: none of the ids in '{kind.user_id}' of {kind.users} is one of the "
+            f"{rows:,} users with training rows; expected the ids that the sources' user columns hold: check "
+            f"samples.negatives.{name}.user_id, or remove users"
+        )
+    return JoinCounts(name=f"users ⋈ samples.negatives.{name}.users", rows=rows, matched=matched)
 
 
 def read_published(

@@ -12,7 +12,7 @@ from dssm.config import Settings
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, of_side, takes_list
 from dssm.manifest import UPLOAD_TIME, ListKind, changing_item_features
-from dssm.samples.lookups import group_negatives
+from dssm.samples.lookups import groups_of
 from dssm.samples.sources import ID, need_columns, quoted
 from dssm.samples.tables import VALID_FROM
 
@@ -65,12 +65,12 @@ def check_item_columns(settings: Settings, catalogue: DataFrame) -> None:
     title = settings.catalogue.title
     if title is not None and title not in known:
         raise UserError(f"catalogue.title: no column is named '{title}'" + did_you_mean(title, known))
-    for name, kind in group_negatives(settings.samples.negatives).items():
-        need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": kind.column})
-        group = catalogue.schema[kind.column].dataType
+    for name, column in groups_of(settings.samples.negatives).items():
+        need_columns(f"samples.negatives.{name}", catalogue.select(*map(quoted, known)), {"column": column})
+        group = catalogue.schema[column].dataType
         if isinstance(group, (T.ArrayType, T.MapType, T.StructType)):
             raise UserError(
-                f"samples.negatives.{name}.column: '{kind.column}' holds {group.simpleString()}; "
+                f"samples.negatives.{name}.column: '{column}' holds {group.simpleString()}; "
                 "expected a column with one value an item"
             )
 
@@ -109,7 +109,10 @@ def list_kinds(
 
 
 def universe_features(settings: Settings) -> tuple[AnyFeature, ...]:
-    """Returns the features of histories that go on with a profile's list: its items may lack in the catalogue."""
+    """Returns the features of histories that go on with a profile's list: its items may lack in the catalogue.
+
+    Of those only what a vocabulary of tokens or vectors hold has a place; to a hashed table the others are unknown.
+    """
     longer = [name for name, history in settings.histories.items() if history.then is not None]
     return tuple(f for f in settings.features.values() if f.source_column in longer and getattr(f, "of", None) is None)
 

@@ -42,6 +42,7 @@ DAMAGE_CLASSES = (
 )
 DAMAGE_TEXTS = ("is not a Parquet file", "CSV header does not conform")
 LATEST_TIME_MS = 4_102_444_800_000  # 2100-01-01: later times are mistaken units
+FLOATS = "(pandas writes integers with nulls as floats)"
 NOT_UTF8 = "is not UTF-8 text"
 
 
@@ -231,12 +232,16 @@ def need_ids(name: str, frame: DataFrame, columns: Mapping[str, str]) -> None:
     """
     for setting, column in columns.items():
         kind = frame.schema[column].dataType
-        whole = isinstance(kind, T.DecimalType) and kind.scale == 0
-        if not isinstance(kind, (T.StringType, T.IntegralType, T.BinaryType)) and not whole:
-            hint = " (pandas writes integers with nulls as floats)" if isinstance(kind, T.FractionalType) else ""
+        if not isinstance(kind, (T.StringType, T.IntegralType, T.BinaryType)) and not is_whole(kind):
+            hint = f" {FLOATS}" if isinstance(kind, T.FractionalType) else ""
             raise UserError(
                 f"{name}.{setting}: '{column}' holds {kind.simpleString()}; expected text or integers{hint}"
             )
+
+
+def is_whole(kind: T.DataType) -> bool:
+    """Whether a type is a decimal without places."""
+    return isinstance(kind, T.DecimalType) and kind.scale == 0
 
 
 def is_no_id(frame: DataFrame, column: str) -> Column:

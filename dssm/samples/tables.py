@@ -13,7 +13,7 @@ from dssm.config import DAY, Settings
 from dssm.errors import UserError
 from dssm.features import AnyFeature
 from dssm.manifest import ALWAYS, UPLOAD_TIME
-from dssm.samples.column_checks import column_checks
+from dssm.samples.column_checks import column_checks, need_whole_ids
 from dssm.samples.dated_paths import newest_day, on_day
 from dssm.samples.sources import (
     ID,
@@ -71,6 +71,9 @@ def read_profile(
         bad_time = f"bad time in '{table.as_of}' (expected {table.as_of_unit}, 1970 to 2100)"
     else:
         bad_time = "no day"
+    for history, column in ((history, h.then) for history, h in settings.histories.items()):
+        if column is not None and column in frame.columns:
+            need_whole_ids(f"histories.{history}.then", frame, column)
     checks = [(F.col(VALID_FROM).isNull(), bad_time)]
     return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM])
 

@@ -18,7 +18,11 @@ from dssm.samples.vocabulary import has_tokens, needs_statistics, number_statist
 
 
 class TrainingWindow:
-    """Tables and columns weighted by the training events that carry them."""
+    """Tables and columns weighted by the training events that carry them.
+
+    Attributes:
+      items: of `Log.item_counts`; users: of `Log.train_users`.
+    """
 
     def __init__(
         self,
@@ -33,7 +37,7 @@ class TrainingWindow:
         self.items = log.item_counts().cache()
         trained = self.items.filter(F.col(EVENTS) > 0).select(ITEM_INDEX, EVENTS)
         self._by_item = catalogue.select(ID, ITEM_INDEX).join(trained, ITEM_INDEX)
-        self._by_user = log.train_users(tasks).cache()
+        self.users = log.train_users(tasks).cache()
         self._frames: dict[str, DataFrame] = {"catalogue": catalogue.join(trained, ITEM_INDEX)}
         for name, profile in profiles.items():
             self._frames[f"profiles.{name}"] = self._of_profile(name, profile)
@@ -41,11 +45,11 @@ class TrainingWindow:
     def _of_profile(self, name: str, profile: DataFrame) -> DataFrame:
         """A user's events count for its newest snapshot among those that its events see."""
         if self._settings.profiles[name].has_snapshots:
-            seen = profile.join(self._by_user, ID).filter(F.col(VALID_FROM) <= F.col(LAST))
+            seen = profile.join(self.users, ID).filter(F.col(VALID_FROM) <= F.col(LAST))
             newest = Window.partitionBy(ID).orderBy(F.desc(VALID_FROM))
             return seen.withColumn("__rank", F.row_number().over(newest)).filter("__rank = 1").drop("__rank")
         if self._settings.profiles[name].available_from is None:
-            return profile.join(self._by_user, ID)
+            return profile.join(self.users, ID)
         rows = profile.select(ID, VALID_FROM).join(self._log.train_events(), ID)
         counts = rows.filter(F.col(EVENT_TIME) >= F.col(VALID_FROM)).groupBy(ID).agg(F.count("*").alias(EVENTS))
         return profile.join(counts, ID)
@@ -55,7 +59,7 @@ class TrainingWindow:
             return self._frames["catalogue"]
         provider = self._providers[feature.source_column]
         if provider == USER:
-            return self._by_user.withColumn(feature.source_column, F.col(ID))
+            return self.users.withColumn(feature.source_column, F.col(ID))
         if provider == HISTORY:
             return self._by_item.withColumn(feature.source_column, F.col(ID))
         return self._frames[provider]

@@ -8,7 +8,7 @@ from dssm.manifest import NO_ITEM
 from dssm.samples.candidates import ItemLists
 from dssm.samples.exact_ranks import top_ranks
 from dssm.samples.negatives import Clicked, PositiveRows, sample_negatives
-from dssm.samples.pass_columns import TEST_ROW
+from dssm.samples.pass_columns import CLICK_ONLY, TEST_ROW
 from dssm.samples.pass_plan import PassPlan
 from dssm.samples.profiles import PublishedUsers
 from dssm.samples.task_rows import TaskRows
@@ -22,9 +22,10 @@ class NegativeDrawer:
     def __init__(self, plan: PassPlan, task: TaskRows) -> None:
         self._plan, self._task = plan, task
         self._catalogue = plan.lookups.catalogue_for_sampling()
-        window = task.in_log & task.positive & (task.time >= plan.train_start) & (task.time < plan.test_start)
-        self._clicks = np.flatnonzero(window & (task.fate != TEST_ROW))
-        self._clicked = Clicked(task.user[self._clicks], task.item[self._clicks], len(self._catalogue.upload_ms))
+        window = task.positive & (task.time >= plan.train_start) & (task.time < plan.test_start)
+        clicks = window & (task.in_log | (task.fate == CLICK_ONLY)) & (task.fate != TEST_ROW)
+        self._clicks = np.flatnonzero(clicks & task.in_log)
+        self._clicked = Clicked(task.user[clicks], task.item[clicks], len(self._catalogue.upload_ms))
         self._shown = {}
         for name, kind in plan.negatives.items():
             if isinstance(kind, UnclickedNegatives):
@@ -40,12 +41,18 @@ class NegativeDrawer:
         moments = Moments(task.user[chosen], task.time[chosen])
         lists = {}
         for name, kind in plan.negatives.items():
+            if not kind.from_lists:
+                continue
             if isinstance(kind, UnclickedNegatives):
                 shown = self._shown[name]
                 begin, end = shown.entries.before(moments, kind.pool, inclusive=True)
                 lists[name] = _windows(shown.items, begin, end)
             elif isinstance(kind, HardNegatives):
                 lists[name] = self._ranking(name, kind, moments.users)
+            else:
+                raise NotImplementedError(
+                    f"samples.negatives.{name}: nothing makes the lists of kind: {kind.kind}; add it to NegativeDrawer"
+                )
         positives = PositiveRows(moments.users, task.item[chosen], moments.times, task.hash[chosen], lists)
         drawn, chance = sample_negatives(plan.negatives, positives, self._catalogue, self._clicked, plan.seed)
         items = np.full((len(rows), drawn.shape[1]), NO_ITEM, np.int32)

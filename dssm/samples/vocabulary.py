@@ -31,6 +31,7 @@ from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.paths import vocabulary_path
 from dssm.samples.column_checks import list_entries
 from dssm.samples.exchange import SLICED_BYTES, Batches, joined
+from dssm.samples.hashing import is_blank
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.writing import PART_STEP, write_parts
 
@@ -124,8 +125,8 @@ class TokenCounter:
                     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
                     tokens, events = pc.list_flatten(column), pa.array(np.repeat(events.to_numpy(), lengths))
                 given = pa.table({"token": tokens, "events": events})
-                known = given.filter(pc.not_equal(given["token"], ""))  # null is neither
-                counts = known.group_by("token").aggregate([("events", "sum")])
+                counts = given.group_by("token").aggregate([("events", "sum")]).combine_chunks()
+                counts = counts.filter(~is_blank(counts["token"].combine_chunks()))
                 names = pa.DictionaryArray.from_arrays(np.zeros(len(counts), np.int32), [vocabulary]).cast(pa.string())
                 made = [names, counts["token"], counts["events_sum"]]
                 yield from pa.table(made, ["vocabulary", "token", "events"]).to_batches()
@@ -219,16 +220,40 @@ def _frozen_tokens(spark: SparkSession, files: Mapping[str, str]) -> DataFrame:
 def frozen_files(manifest: Manifest, folder: str, owners: Sequence[EmbeddedFeature]) -> dict[str, str]:
     """Returns the files of an earlier run's vocabularies.
 
-    Raises: UserError where it lacks one.
+    Raises: UserError where it lacks one, or it is none of tokens.
     """
     known = [name for name, spec in manifest.vocabularies.items() if spec.rule == "tokens"]
     for feature in owners:
+        if feature.name in manifest.vocabularies and feature.name not in known:
+            raise other_ids(feature.name, "counted tokens", manifest.vocabularies[feature.name], folder)
         if feature.name not in known:
             raise UserError(
                 f"samples.vocabularies.run: {folder} has no vocabulary '{feature.name}'"
                 + did_you_mean(feature.name, known)
             )
     return {feature.name: vocabulary_path(folder, feature.name) for feature in owners}
+
+
+def check_same_ids(manifest: Manifest, folder: str, fixed: Mapping[str, VocabularySpec]) -> None:
+    """Checks that vocabularies that need no tokens give the ids that they gave in an earlier run.
+
+    They can't grow: with other buckets every value has another id.
+
+    Args: fixed: of `fixed_vocabularies`; one that the earlier run lacks is new.
+    Raises: UserError that names the feature.
+    """
+    for name, spec in fixed.items():
+        earlier = manifest.vocabularies.get(name, spec)
+        if (earlier.rule, earlier.digest) != (spec.rule, spec.digest):
+            raise other_ids(name, spec.in_words, earlier, folder)
+
+
+def other_ids(name: str, found: str, earlier: VocabularySpec, folder: str) -> UserError:
+    """Returns the error of a feature that an earlier run's vocabularies number otherwise."""
+    return UserError(
+        f"features.{name}: found {found}, but {folder}, whose vocabularies samples.vocabularies.run asks for, has "
+        f"{earlier.in_words}; expected hash_buckets, boundaries, quantiles or time as there, or another name"
+    )
 
 
 # Numbers ---------------------------------------------------------------------------------------------

@@ -15,6 +15,23 @@ class _Negatives(StrictModel):
     count: int = Field(4, ge=1, le=1000, description="Negatives of each positive, drawn independently.")
     weight: FiniteFloat = Field(1.0, ge=0, description="Factor on the positive's sample weight.")
 
+    # What a build has to read for them; the rest of it asks no further which kind they are.
+
+    @property
+    def group(self) -> str | None:
+        """Column of the catalogue whose values part the items into groups."""
+        return None
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """Event sources that are named."""
+        return ()
+
+    @property
+    def published(self) -> dict[str, str]:
+        """Places of a model's published vectors, by setting."""
+        return {}
+
 
 class UniformNegatives(_Negatives):
     """Uniform over the catalogue's items that existed at the event's time."""
@@ -49,6 +66,10 @@ class GroupNegatives(_Negatives):
     kind: Literal["group"] = "group"
     column: str = Field(description="Column of the catalogue that names the group, such as city or author.")
 
+    @property
+    def group(self) -> str:
+        return self.column
+
 
 class UnclickedNegatives(_Negatives):
     """Shown and not clicked: drawn from the user's newest unclicked impressions at or before the event."""
@@ -57,6 +78,10 @@ class UnclickedNegatives(_Negatives):
     from_lists: ClassVar[bool] = True
     sources: tuple[str, ...] = Field((), description="Event sources that they come from; default: all.")
     pool: int = Field(50, ge=1, le=1000, description="Impressions drawn from, each equally likely; the newest.")
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        return self.sources
 
 
 class HardNegatives(_Negatives):
@@ -78,6 +103,10 @@ class HardNegatives(_Negatives):
     user_id: str = Field("user_id", description="Column of the user id.")
     values: str = Field("vector", description="Column of the numbers.")
     ranks: tuple[PositiveInt, PositiveInt] = Field((101, 500), description="First and last rank drawn from.")
+
+    @property
+    def published(self) -> dict[str, str]:
+        return {"items": self.items} | ({} if self.users is None else {"users": self.users})
 
     @model_validator(mode="after")
     def _ranks_ascend(self) -> HardNegatives:
@@ -130,7 +159,9 @@ class Frozen(StrictModel):
 
     run: str | None = Field(None, description="Its folder, or NAME/DATE below root. Given by --vocabularies too.")
     grow: bool = Field(
-        False, description="New tokens go behind the known ones, whose ids stay; else they are unknown. Also --grow."
+        False,
+        description="New tokens go behind the known ones, whose ids stay; else they are unknown. Buckets can't grow: "
+        "hash_buckets, boundaries and quantiles have to be those of the earlier run. Also --grow.",
     )
 
 

@@ -240,7 +240,9 @@ class History(StrictModel):
     )
     positives: bool = Field(True, description="Only events with a label above 0.")
     then: str | None = Field(
-        None, description="A profile's column with an older list (newest first), put after the log's items."
+        None,
+        description="A profile's column with an older list (newest first), put after the log's items. An id that the "
+        "catalogue lacks counts where the feature's vocabulary or vectors know it; with hash_buckets it is unknown.",
     )
     separator: str = Field(",", min_length=1, max_length=1, description="Between the entries of `then`.")
 

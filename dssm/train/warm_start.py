@@ -33,11 +33,15 @@ def check_vocabularies(settings: Settings, samples: Manifest) -> None:
             raise UserError(
                 f"train.warm_start: {folder} has no vocabulary '{name}'; expected a model of the same features"
             )
-        grown = samples.vocabularies_of == earlier.samples_build and ours.size >= theirs.size
-        if ours.digest != theirs.digest and not grown:
+        # Only tokens keep their ids where more come: in more buckets every id is another one.
+        may_grow = ours.rule == theirs.rule == "tokens" and samples.vocabularies_of == earlier.samples_build
+        if ours.digest != theirs.digest and not (may_grow and ours.size >= theirs.size):
+            fix = "build the samples with --vocabularies of the run that is trained further, and --grow"
+            if ours.rule != "tokens" or theirs.rule != "tokens":
+                fix = f"expected {theirs.in_words}, and {ours.in_words} are here: describe the feature as there"
             raise UserError(
                 f"train.warm_start: vocabulary '{name}' is not that of {folder} ({theirs.size} ids, here {ours.size}); "
-                "build the samples with --vocabularies of the run that is trained further, and --grow"
+                + fix
             )
 
 

@@ -35,6 +35,7 @@ from dssm.manifest import (
     FileSpec,
     JoinCounts,
     Manifest,
+    NullCounts,
     SourceCounts,
     Statistics,
     VocabularySpec,
@@ -198,6 +199,7 @@ def write_run(
     tokens: Mapping[str, Sequence[str]] = TOKENS,
     sources: Mapping[str, SourceCounts] | None = None,
     joins: Sequence[JoinCounts] = (),
+    nulls: Mapping[str, NullCounts] | None = None,
     quarantine: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     statistics: Mapping[str, Statistics] = STATISTICS,
     settings: Settings | None = None,
@@ -210,6 +212,7 @@ def write_run(
     common = Manifest(
         kind="samples", date=settings.date.isoformat(), build=build, seed=settings.seed, vocabularies=rules,
         statistics=dict(statistics), sources=dict(sources or {}), joins=list(joins),
+        nulls=dict(nulls or {}),
     )  # fmt: skip
     parts = {"train": train, "test": test, "users": [users], "items": [items], "interactions": [()]}
     for part, files in parts.items():

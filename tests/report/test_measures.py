@@ -180,7 +180,7 @@ def test_every_feature_is_compared(tmp_path: Path) -> None:
         ("user_id", "ids"), ("city", "ids"), ("age", "bucket"), ("income", "bucket"), ("hour", "ids"),
         ("clicks", "ids"), ("clicks", "length"), ("topics", "ids"), ("topics", "length"), ("height", "number"),
         ("score", "number"), ("visits", "number"), ("taste", "norm"), ("item_id", "ids"), ("topic", "ids"),
-        ("title", "ids"), ("title", "length"), ("price", "number"), ("ctr", "number"),
+        ("title", "ids"), ("title", "length"), ("price", "number"), ("ctr", "number"), ("image", "missing"),
     }  # fmt: skip
     assert max(drift.psi for drift in found.values()) < 0.001
 
@@ -202,6 +202,14 @@ def test_a_transform_by_other_statistics_is_no_drift(tmp_path: Path) -> None:
     before, after = [sample(height=value) for value in stored], [sample(height=value + 1) for value in stored]
     assert drifts(tmp_path / "a", before, after, statistics=other)["height", "number"].psi < 0.01
     assert drifts(tmp_path / "b", before, after)["height", "number"].verdict == "large"
+
+
+def test_vectors_of_a_frozen_table_that_go_missing(tmp_path: Path) -> None:
+    before, after = ([sample(image=int(row >= none)) for row in range(100)] for none in (10, 60))
+    drift = drifts(tmp_path, before, after)["image", "missing"]
+    q, p = np.array([90.5, 10.5]) / 101, np.array([40.5, 60.5]) / 101
+    assert drift.psi == pytest.approx(((p - q) * np.log(p / q)).sum())
+    assert (drift.verdict, drift.moved) == ("large", "no vector: 10.0 % → 60.0 %")
 
 
 def test_lists_that_grow(tmp_path: Path) -> None:

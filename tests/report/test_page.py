@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dssm.config import Settings
-from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, JoinCounts, SourceCounts
+from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, JoinCounts, NullCounts, SourceCounts
 from dssm.report.dataset import open_run
 from dssm.report.figures import Drift, Profile
 from dssm.report.page import page
@@ -70,6 +70,7 @@ def measured(root: Path) -> tuple[Profile, Settings]:
         items=[*ITEMS, item(5, **{ITEM_ID: EVIL})],
         tokens={"user_id": ["u1", EVIL], "item_id": ["i1", "i2"], "topic": ["sport", EVIL]},
         sources={"sources.feed": counts},
+        nulls={"height": NullCounts(rows=80, nulls=20)},
         joins=[JoinCounts(name="profiles.users", rows=700, matched=70)],
         quarantine={"sources.feed": [{"reason": EVIL, "row": EVIL}] * 9},
         statistics={**STATISTICS, "income": STATISTICS["income"].model_copy(update={"boundaries": (1.0, 2.0)})},
@@ -131,8 +132,10 @@ def test_every_section_has_its_figures(shown: str) -> None:
     for expected in (
         "Train on 2024-01-05 to 2024-01-07, test on 2024-01-08, days of Asia/Shanghai.",
         "compared with 2024-01-07",
-        "profiles.users7007007010.0 %",  # rows in, out, matched, share
+        "profiles.users7007010.0 %",  # rows, matched, share
         "100 rows, 10.0 % of those read",
+        "heightuser25.0 %",  # null in its table
+        "item_iditem–",
         "sources.feed: 2024-01-06",
         "mean of like where it is known",
         "The most popular 1 % of the 6 items have 50.0 % of the training positives",

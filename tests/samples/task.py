@@ -231,10 +231,11 @@ class TaskFeed:
 
     def _table(self, settings: Settings, plan: Any, lookups: Lookups) -> pa.Table:
         """Returns the rows that the user pass takes: Grain: one row an event or a profile's row."""
+        from dssm.samples.events import TOO_EARLY
         from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, WORDS, input_fields
         from dssm.samples.profiles import PublishedUsers, UserVocabulary
 
-        codes = {"train": 1, "test": 2}
+        codes = {"train": 1, "test": 2, TOO_EARLY: 3}
         rows: list[dict[str, Any]] = [
             {
                 USER_ID: event.user,

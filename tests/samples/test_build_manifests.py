@@ -109,6 +109,14 @@ def test_counts_are_of_every_table(manifest: Manifest) -> None:
     assert set(manifest.sources) == set(COUNTS)
 
 
+def test_nulls_are_counted_of_profiles_and_catalogue(manifest: Manifest) -> None:
+    """Of readable rows: three clients, five posts. The clicks go on with a list, and the user's id is always there."""
+    assert {name: (found.rows, found.nulls) for name, found in manifest.nulls.items()} == {
+        "client_type": (3, 0), "age": (3, 2), "follow": (3, 1), "fav": (3, 1),
+        "post_id": (5, 0), "topic_id": (5, 1), "length": (5, 1), "post_embed": (5, 0),
+    }  # fmt: skip
+
+
 def test_quarantined_rows_are_kept_as_they_were(tiny_build: TinyFeed) -> None:
     rows = [(row["reason"], json.loads(row["row"])) for row in quarantined_rows(tiny_build.samples, "sources.feed")]
     assert ("malformed row", {"client_id": "7", "post_id": "p1", "_corrupt_record": "7,p1"}) in rows

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 
+from dssm.errors import UserError
 from dssm.manifest import CLICKED, EVENT_TIME, LABEL, SEEN, USER_ID
 from tests.samples.feed import build
 from tests.samples.rich import USERS, Click, start_of
@@ -47,6 +49,17 @@ def test_known_tokens_keep_their_ids(rich_build: RichBuild, next_day: RichBuild)
     assert grown["post_id"] > 0
     assert next_day.tokens("topic") == rich_build.tokens("topic")  # max_size is reached
     assert next_day.manifest.statistics == rich_build.manifest.statistics
+
+
+def test_other_boundaries_than_the_first_days_are_refused(rich_build: RichBuild, spark: SparkSession) -> None:
+    """They would give every price another id; vocabularies that grow are those of tokens."""
+    feed = dataclasses.replace(rich_build.feed)
+    config = copy.deepcopy(feed.config)
+    config["features"]["price_range"]["boundaries"] = [2, 5, 9]
+    config["samples"]["vocabularies"] = {"run": f"rich/{config['date']}", "grow": True}
+    feed.config = {**config, "name": "other"}
+    with pytest.raises(UserError, match=r"features\.price_range: found 6 ids of buckets of a number, but .* has 5 ids"):
+        build(spark, feed)
 
 
 def test_leave_last_out_end_to_end(next_day: RichBuild) -> None:

@@ -108,6 +108,7 @@ def test_joins_are_counted(rich_build: RichBuild) -> None:
     of_client = sum(rich_build.feed.client(row[USER_ID], row[EVENT_TIME])[0] is not None for row in samples)
     of_day = sum(int(row[USER_ID]) % 3 == 0 for row in samples)
     logs = {name: rich_build.manifest.sources[f"sources.{name}"] for name in ("feed", "likes")}
+    trained = {row[USER_ID] for row in rich_build.train}
     rows = {name: counts.rows_read - sum(counts.quarantined.values()) for name, counts in logs.items()}
     assert found == {
         "sources.feed ⋈ catalogue": (rows["feed"], rows["feed"] - 6),
@@ -115,6 +116,7 @@ def test_joins_are_counted(rich_build: RichBuild) -> None:
         "catalogue ⋈ vectors.small": (30, 25),
         "catalogue ⋈ vectors.large": (30, 28),
         "catalogue ⋈ samples.negatives.hard": (30, 25),
+        "users ⋈ samples.negatives.hard.users": (len(trained), len(trained & {"1", "2", "3"})),
         "samples ⋈ profiles.clients": (len(samples), of_client),
         "samples ⋈ profiles.daily": (len(samples), of_day),
     }

@@ -121,6 +121,52 @@ def test_ids_of_vectors_that_are_no_text(reader: Reader) -> None:
     assert reader.counts("vectors.post").quarantined == {"id in 'post_id' is not UTF-8 text": 3}
 
 
+# Ids of features ----------------------------------------------------------------------------------------
+
+HELD = "and the id 7 would be '7.0'; expected text or integers"
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "kind"),
+    [
+        ({"kind": "SparseFeat"}, pa.array([7.0, None]), "double"),
+        ({"kind": "SparseFeat", "hash_buckets": 9}, pa.array([7.0, 8], "float32"), "float"),
+        ({"kind": "SparseFeat"}, pa.array([Decimal("7.0"), None], pa.decimal128(5, 1)), "decimal(5,1)"),
+        ({"kind": "VarLenSparseFeat"}, pa.array([[7.0], None]), "array<double>"),
+        ({"kind": "DenseFeat", "pre_embed": "post"}, pa.array([7.0, None]), "double"),
+        (
+            {"kind": "DenseFeat", "pre_embed": "post", "reduce_type": "mean"},
+            pa.array([[7.0, None], []]),
+            "array<double>",
+        ),
+    ],
+)
+def test_features_of_ids_that_would_match_nothing(
+    reader: Reader, feature: dict[str, Any], values: pa.Array, kind: str
+) -> None:
+    pq.write_table(pa.table({"post_id": [1, 2], "author": values, "score": [7.0, None]}), reader.feed.folder / "p")
+    reader.feed.config["catalogue"] = {"path": "{data}/p", "format": "parquet", "key": "post_id"}
+    users = {k: v for k, v in reader.feed.config["features"].items() if v["side"] == "user"}
+    for more in ("follow", "fav", "click_history", "touch_history"):
+        users.pop(more)
+    numbers = {
+        "score": {"kind": "DenseFeat", "side": "item"},
+        "scores": {"kind": "SparseFeat", "side": "item", "column": "score", "boundaries": [1, 2]},
+    }
+    reader.feed.config["features"] = {**users, **numbers}
+    assert reader.catalogue().count() == 2
+    reader.feed.config["features"] |= {"author": {"side": "item", **feature}}
+    said = message(reader.catalogue)
+    assert said.startswith(f"features.author.column: 'author' holds {kind}, {HELD}"), said
+    assert said.endswith("(pandas writes integers with nulls as floats): cast the column where the table is written")
+
+
+def test_a_list_of_floats_that_a_history_goes_on_with(reader: Reader) -> None:
+    pq.write_table(pa.table({"client_id": ["7"], "read_post_id": [[7.0]]}), reader.feed.folder / "reads.parquet")
+    said = message(lambda: reader.profile("reads"))
+    assert said.startswith(f"histories.clicks.then: 'read_post_id' holds array<double>, {HELD}"), said
+
+
 # Items -------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT
-from dssm.samples.events import FATE, THINNED, TRAIN, Outcome, logs_end_early
+from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT, SourceCounts
+from dssm.samples.events import FATE, THINNED, TOO_EARLY, TRAIN, Outcome, count_fates, logs_end_early
 from dssm.samples.exchange import SLICE, as_batch
 from dssm.samples.log import (
     BUCKET,
@@ -31,8 +32,8 @@ from dssm.samples.log import (
     count_users,
     item_sums,
 )
-from dssm.samples.pass_columns import EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
-from dssm.samples.sources import ID, REASON
+from dssm.samples.pass_columns import CLICK_ONLY, EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
+from dssm.samples.sources import ID, REASON, Quarantine
 from tests.datasets import make_settings
 from tests.samples.feed import ZONE, ms
 
@@ -69,16 +70,19 @@ def test_rows_that_are_samples_or_known_to_one() -> None:
             {FATE: "item not in the catalogue", IN_LOG: False},
             {FATE: "left out by where", IN_LOG: False, EVENT_TIME: None, USER_ID: None, LABEL: None},
             {REASON: "no user in 'user'", IN_LOG: False, USER_ID: None},
+            {FATE: TOO_EARLY, IN_LOG: False, EVENT_TIME: 3},  # known to none, but its item is no negative
+            {FATE: TOO_EARLY, IN_LOG: False, EVENT_TIME: 3, LABEL: 0},
         )
     )
     (bucket,) = found.keys() - {OUTCOMES, ITEM_SUMS}
-    assert found[bucket][HASH].to_pylist() == [0, 1, 2, 3]
-    assert found[bucket][FATE_CODE].to_pylist() == [TRAIN_ROW, TEST_ROW, TEST_ROW, NO_SAMPLE]
-    assert found[bucket][KIND].to_pylist() == [EVENT] * 4
+    assert found[bucket][HASH].to_pylist() == [0, 1, 2, 3, 8]
+    assert found[bucket][FATE_CODE].to_pylist() == [TRAIN_ROW, TEST_ROW, TEST_ROW, NO_SAMPLE, CLICK_ONLY]
+    assert found[bucket][KIND].to_pylist() == [EVENT] * 5
     counts = {(row[REASON], row[FATE]): row["rows"] for row in found[OUTCOMES].to_pylist()}
     assert counts == {
         (None, TRAIN): 1, (None, "test"): 2, (None, "outside the windows"): 2, (None, "item not in the catalogue"): 1,
         (None, "left out by where"): 1, ("no user in 'user'", None): 1,
+        (None, TOO_EARLY): 2,
     }  # fmt: skip
 
 
@@ -88,6 +92,22 @@ def test_the_newest_time_of_each_fate() -> None:
     )[OUTCOMES]
     found = {(row[REASON], row[FATE]): row["last"] for row in counted.to_pylist()}
     assert found == {(None, TRAIN): 3, ("no time", None): None}
+
+
+def test_every_readable_row_has_a_fate(tmp_path: Path) -> None:
+    quarantine = Quarantine(str(tmp_path), 1)
+    quarantine.counts["sources.feed"] = SourceCounts(place="", rows_read=7, quarantined={"no item": 1})
+    logs: Any = [SimpleNamespace(name="sources.feed")]
+    given = [
+        Outcome(0, None, TRAIN, 4, 4, 1),
+        Outcome(0, None, TOO_EARLY, 2, 2, 1),
+        Outcome(0, "no item", None, 1, 0, 1),
+    ]
+    count_fates(given, logs, quarantine)
+    counts = quarantine.counts["sources.feed"]
+    assert (counts.used, counts.filtered) == ({TRAIN: 4}, {TOO_EARLY: 2})
+    with pytest.raises(RuntimeError, match=r"sources\.feed: 9 readable rows, 6 of them with a fate"):
+        count_fates([*given, Outcome(0, None, None, 3, 0, 1)], logs, quarantine)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dssm.manifest import JoinCounts
 from dssm.published import VectorType
 from dssm.scoring.publish import publish as publish_version
 from dssm.scoring.publish import roll_back
+from dssm.sections import HardNegatives
 from tests.samples.feed import TinyFeed
 from tests.scoring.tables import maker, table_at, unit_vectors, write_rows
 
@@ -99,7 +100,7 @@ def test_the_current_version_of_a_table(spark: SparkSession, tmp_path: Path) -> 
         table = table_at(tmp_path, day, kind="path")
         for version in ("v1", "v2"):
             vectors = unit_vectors(3, 4, seed=2 * number + (version == "v2"))
-            publish_version(table, version, lambda last: [], ["vector"], maker(vectors, version, date=day), force=False)
+            publish_version(table, version, lambda last: [], ["vector"], maker(vectors, version, date=day))
         wanted[day] = {
             f"i{row}": pytest.approx(unit_vectors(3, 4, seed=2 * number + 1)[row].tolist()) for row in range(3)
         }
@@ -112,7 +113,7 @@ def test_the_current_version_of_a_table(spark: SparkSession, tmp_path: Path) -> 
 
 def test_a_table_that_begins_later(spark: SparkSession, tmp_path: Path) -> None:
     table = table_at(tmp_path, "2024-01-10", kind="path")
-    publish_version(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(3), "v1"), force=False)
+    publish_version(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(3), "v1"))
     assert refused(spark, tmp_path, "{data}/table") == (
         f"{ITEMS}: {tmp_path}/table has no version of a date before 2024-01-10; publish one first"
     )
@@ -207,6 +208,24 @@ def counted(spark: SparkSession, folder: Path, ids: list[str]) -> JoinCounts:
 def test_ids_of_the_catalogue(spark: SparkSession, tmp_path: Path) -> None:
     join = counted(spark, tmp_path, ["p3", "p1", "gone"])
     assert join == JoinCounts(name="catalogue ⋈ samples.negatives.near", rows=3, matched=2)
+
+
+def test_users_of_the_training_window(spark: SparkSession) -> None:
+    from dssm.samples.published import count_published_users
+    from dssm.samples.sources import ID
+
+    def users(*values: str) -> DataFrame:
+        return spark.createDataFrame([(value,) for value in values], f"`{ID}` string")
+
+    kind = HardNegatives(items="{data}/items", users="{data}/users", user_id="who")
+    join = count_published_users("near", kind, users("7", "8", "9"), users("8", "gone"))
+    assert join == JoinCounts(name="users ⋈ samples.negatives.near.users", rows=3, matched=1)
+    with pytest.raises(UserError) as caught:
+        count_published_users("near", kind, users("7", "8"), users("u-7", "u-8"))
+    assert str(caught.value) == (
+        f"{KIND}.users: none of the ids in 'who' of {{data}}/users is one of the 2 users with training rows; expected "
+        f"the ids that the sources' user columns hold: check {KIND}.user_id, or remove users"
+    )
 
 
 def test_ids_that_no_item_has(spark: SparkSession, tmp_path: Path) -> None:

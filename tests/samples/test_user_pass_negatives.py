@@ -23,6 +23,8 @@ from dssm.manifest import (
     WEIGHT,
 )
 from dssm.samples.candidates import item_weights
+from dssm.samples.events import TOO_EARLY
+from dssm.sections import UniformNegatives
 from tests.samples.task import Event, TaskFeed, at, changed
 
 ITEMS = 24
@@ -177,6 +179,25 @@ def test_only_the_training_window_says_what_was_clicked(tmp_path: Path) -> None:
     assert set(row[NEGATIVES][20:]) == {1, 2}
 
 
+def test_an_item_that_was_clicked_before_its_upload_is_no_negative(tmp_path: Path) -> None:
+    """An upload is stamped a minute late: the click is no sample, and known to nothing, but it is no dislike."""
+    early = Event("u", 0, at(7, 11), fate=TOO_EARLY, in_log=False)
+    events = [early, Event("u", 1, at(9, 1)), Event("v", 1, at(9, 1))]
+    kinds = {"any": {"kind": "uniform", "count": 200}, "hard": {"kind": "hard", "count": 1, "ranks": RANKS}}
+    feed, published = make_feed(tmp_path / "with", events, kinds)
+    made = feed.run()
+    drawn = {row[USER_ID]: set(row[NEGATIVES][:200]) for row in made["train"]}
+    assert UPLOADS[0] > early.time
+    assert drawn["u"] == set(range(ITEMS)) - {0, 1, *(item for item in range(ITEMS) if UPLOADS[item] > at(9, 1))}
+    assert drawn["v"] - drawn["u"] == {0}
+    # Nothing else knows of it: nobody has seen the item, and the vector of what u clicked is that of item 1.
+    without, _ = make_feed(tmp_path / "without", events[1:], kinds)
+    others = without.run()
+    assert made["interactions"] == others["interactions"]
+    hard = {row[USER_ID]: row[NEGATIVES][200] for row in made["train"]}
+    assert hard["u"] in ranking(without, published, "u")
+
+
 def test_nothing_is_left(tmp_path: Path) -> None:
     """A user who clicked all there is, one without impressions, and one whom the previous model does not know."""
     events = [Event("u", item, at(9, 23)) for item in range(ITEMS)] + [Event("x", 23, at(9, 23))]
@@ -191,6 +212,13 @@ def test_nothing_is_left(tmp_path: Path) -> None:
         else:
             assert (by_kind["shown"], by_kind["fed"]) == (-1, -1)
             assert min(by_kind["any"], by_kind["popular"], by_kind["same"]) >= 0
+
+
+def test_a_kind_whose_lists_nothing_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UniformNegatives, "from_lists", True)
+    feed, _ = make_feed(tmp_path, [Event("u", 1, at(9, 1))], {"any": {"kind": "uniform"}})
+    with pytest.raises(NotImplementedError, match=r"samples\.negatives\.any: nothing makes the lists of kind: uniform"):
+        feed.run()
 
 
 def test_an_unclicked_impression_at_the_moment_itself_counts(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSpa
 from dssm.manifest import Manifest, Statistics, VocabularySpec
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.vocabulary import (
+    TokenCounter,
+    check_same_ids,
     fixed_vocabularies,
     frozen_files,
     has_tokens,
@@ -154,8 +156,46 @@ def test_a_run_that_lacks_a_vocabulary() -> None:
     assert str(caught.value) == (
         "samples.vocabularies.run: runs/x/samples has no vocabulary 'topic' (did you mean 'topics'?)"
     )
-    with pytest.raises(UserError, match="has no vocabulary 'hashed'"):  # it has no tokens
+    with pytest.raises(UserError) as caught:  # it has no tokens
         frozen_files(manifest, "runs/x/samples", [item("hashed")])
+    assert str(caught.value) == (
+        "features.hashed: found counted tokens, but runs/x/samples, whose vocabularies samples.vocabularies.run asks "
+        "for, has 9 ids of hash buckets; expected hash_buckets, boundaries, quantiles or time as there, or another name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("feature", "found", "there"),
+    [
+        (item("hashed", hash_buckets=75), "77 ids of hash buckets", "52 ids of hash buckets"),
+        (TextFeat(side="item", name="hashed", hash_buckets=50), "52 ids of hash buckets", "52 ids of hash buckets"),
+        (item("price", boundaries=(1.0, 2.5, 9.0)), "6 ids of buckets of a number", "5 ids of buckets of a number"),
+        (item("topic", hash_buckets=50), "52 ids of hash buckets", "4 ids of tokens"),
+        (item("length", boundaries=(1.0, 2.0)), "5 ids of buckets of a number", "6 ids of buckets of a number"),
+    ],
+    ids=["more hash buckets", "hashed trigrams", "more boundaries", "tokens before", "quantiles before"],
+)
+def test_buckets_that_an_earlier_run_numbered_otherwise(feature: AnyFeature, found: str, there: str) -> None:
+    """They would give each value another id, under the name of the earlier run's."""
+    earlier = {"topic": VocabularySpec(size=4, digest=""), **fixed_vocabularies(FEATURES, {"length": LENGTHS})}
+    manifest = Manifest(kind="samples", date="", build="", seed=0, vocabularies=earlier)
+    check_same_ids(manifest, "runs/x", fixed_vocabularies(FEATURES, {"length": LENGTHS}))
+    check_same_ids(manifest, "runs/x", fixed_vocabularies(by_name(item("new", hash_buckets=3)), {}))
+    with pytest.raises(UserError) as caught:
+        check_same_ids(manifest, "runs/x", fixed_vocabularies(by_name(feature), {}))
+    assert str(caught.value).startswith(
+        f"features.{feature.name}: found {found}, but runs/x, whose vocabularies samples.vocabularies.run asks for, "
+        f"has {there}; expected "
+    )
+
+
+def test_blank_is_no_token() -> None:
+    """As in a list, hashed, and where it should be a number: it is null."""
+    counter = TokenCounter(("topic", "tag"))
+    topics, tags = [" ", "a", "", None, "\u3000\t", "a", " a"], [["b", "b"], [], None, ["b"], [""], [None], [" "]]
+    rows = pa.table({"events": [1, 2, 3, 4, 5, 6, 7], "topic": topics, "tag": tags})
+    found = [tuple(row.values()) for batch in counter.run(rows.to_batches()) for row in batch.to_pylist()]
+    assert sorted(found) == [("tag", "b", 6), ("topic", " a", 7), ("topic", "a", 8)]
 
 
 @pytest.mark.spark

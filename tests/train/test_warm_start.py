@@ -15,6 +15,7 @@ from dssm.manifest import VocabularySpec, read_manifest, write_manifest
 from dssm.paths import RunPaths
 from dssm.train import worker
 from dssm.train.checkpoint import Arrays, read_checkpoint
+from dssm.train.warm_start import check_vocabularies
 from tests.datasets import SIZES, write_run
 from tests.train.conftest import launch
 
@@ -160,6 +161,18 @@ def test_another_model_is_refused(tmp_path: Path, earlier: Settings, fault: str)
         write_manifest(place, manifest.model_copy(update={"vocabularies": other, "vocabularies_of": None}))
     with pytest.raises(UserError, match=message):
         worker._Trainer(settings)
+
+
+@pytest.mark.parametrize("rule", ["hash", "buckets"])
+def test_buckets_do_not_grow(tmp_path: Path, earlier: Settings, rule: Any):
+    """With more of them every value has another id: new rows behind the old ones would not do."""
+    settings = later(tmp_path, earlier, grown=GROWN)
+    place = RunPaths(settings.run_folder).part("train")
+    manifest = read_manifest(place, "build_samples")
+    hashed = manifest.vocabularies["item_id"].model_copy(update={"rule": rule})
+    samples = manifest.model_copy(update={"vocabularies": {**manifest.vocabularies, "item_id": hashed}})
+    with pytest.raises(UserError, match=rf"'item_id' is not that of .*; expected {SIZES['item_id']} ids of tokens"):
+        check_vocabularies(settings, samples)
 
 
 def test_an_earlier_run_without_a_model_is_an_error(tmp_path: Path, earlier: Settings):
