@@ -23,7 +23,7 @@ def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, s
             f"features.{feature.name}.column: {place} holds lists, a {feature.kind} takes one value a row; "
             "expected a VarLenSparseFeat, or a DenseFeat with pre_embed and a reduce_type"
         )
-    if _reads_ids(feature):
+    if _looks_ids_up(feature):
         need_whole_ids(f"features.{feature.name}.column", frame, feature.source_column)
     is_number = isinstance(feature, DenseFeat) and feature.is_number
     if is_number or (isinstance(feature, SparseFeat) and feature.is_bucketised):
@@ -69,11 +69,11 @@ def need_whole_ids(setting: str, frame: DataFrame, column: str) -> None:
         )
 
 
-def _reads_ids(feature: AnyFeature) -> bool:
-    """Whether the feature's column holds ids, or lists of them."""
-    if isinstance(feature, SparseFeat):
-        return not feature.is_bucketised and feature.time is None
-    return not feature.is_number if isinstance(feature, DenseFeat) else not isinstance(feature, TextFeat)
+def _looks_ids_up(feature: AnyFeature) -> bool:
+    """Whether the feature's column holds lists of ids, or ids of vectors: single ids may be floats (`ids_as_text`)."""
+    if isinstance(feature, DenseFeat):
+        return not feature.is_number
+    return isinstance(feature, VarLenSparseFeat) and not isinstance(feature, TextFeat)
 
 
 def _raw_entries(column: Column, kind: T.DataType, separator: str) -> Column:

@@ -129,10 +129,12 @@ HELD = "and the id 7 would be '7.0'; expected text or integers"
 @pytest.mark.parametrize(
     ("feature", "values", "kind"),
     [
-        ({"kind": "SparseFeat"}, pa.array([7.0, None]), "double"),
-        ({"kind": "SparseFeat", "hash_buckets": 9}, pa.array([7.0, 8], "float32"), "float"),
-        ({"kind": "SparseFeat"}, pa.array([Decimal("7.0"), None], pa.decimal128(5, 1)), "decimal(5,1)"),
         ({"kind": "VarLenSparseFeat"}, pa.array([[7.0], None]), "array<double>"),
+        (
+            {"kind": "VarLenSparseFeat"},
+            pa.array([[Decimal("7.0")], None], pa.list_(pa.decimal128(5, 1))),
+            "array<decimal(5,1)>",
+        ),
         ({"kind": "DenseFeat", "pre_embed": "post"}, pa.array([7.0, None]), "double"),
         (
             {"kind": "DenseFeat", "pre_embed": "post", "reduce_type": "mean"},
