@@ -17,7 +17,6 @@ from dssm.samples.column_checks import column_checks
 from dssm.samples.dated_paths import newest_day, on_day
 from dssm.samples.sources import (
     ID,
-    LATEST_TIME_MS,
     NOT_UTF8,
     Quarantine,
     first_reason,
@@ -30,10 +29,10 @@ from dssm.samples.sources import (
     place_of,
     quoted,
     read_table,
-    unix_ms,
 )
+from dssm.samples.times import TimeColumn
 from dssm.sections import KeyedTable, ProfileTable
-from dssm.spark import explained, matches
+from dssm.spark import matches
 
 VALID_FROM = "row__valid_from"  # Unix ms from which events see a profile's row
 LATER_ITEM = "uploaded after the windows"
@@ -64,11 +63,9 @@ def read_profile(
         frame = frame.withColumn(VALID_FROM, F.lit(_available_from(settings, table)).cast("bigint"))
     if table.as_of is not None:
         need_columns(key, frame, {"as_of": table.as_of})
-        with explained(f"{key}.as_of: '{table.as_of}'"):
-            taken = unix_ms(quoted(table.as_of), frame.schema[table.as_of].dataType, table.as_of_unit)
-            # Strictly before the event: a row taken at the same millisecond is not seen.
-            frame = frame.withColumn(VALID_FROM, F.when(taken.between(0, LATEST_TIME_MS), taken + 1))
-        bad_time = f"bad time in '{table.as_of}' (expected {table.as_of_unit}, 1970 to 2100)"
+        taken = TimeColumn(key, "as_of", table.as_of, "as_of_unit", table.as_of_unit)
+        frame = frame.withColumn(VALID_FROM, taken.seen_from(frame))
+        bad_time = taken.bad_time
     else:
         bad_time = "no day"
     checks = [(F.col(VALID_FROM).isNull(), bad_time)]
@@ -124,13 +121,10 @@ def read_catalogue(
         frame = frame.withColumn(UPLOAD_TIME, F.lit(ALWAYS))
     else:
         need_columns("catalogue", frame, {"upload_time": table.upload_time})
-        given = quoted(table.upload_time)
-        with explained(f"catalogue.upload_time: '{table.upload_time}'"):
-            time = unix_ms(given, frame.schema[table.upload_time].dataType, table.upload_unit)
-            time = F.when(time.between(0, LATEST_TIME_MS), time)
-            frame = frame.withColumn(UPLOAD_TIME, F.when(is_blank(given), F.lit(ALWAYS)).otherwise(time))
-        bad = f"bad time in '{table.upload_time}' (expected {table.upload_unit}, 1970 to 2100)"
-        checks.append((F.col(UPLOAD_TIME).isNull(), bad))
+        uploaded = TimeColumn("catalogue", "upload_time", table.upload_time, "upload_unit", table.upload_unit)
+        always = is_blank(quoted(table.upload_time))
+        frame = frame.withColumn(UPLOAD_TIME, F.when(always, F.lit(ALWAYS)).otherwise(uploaded.unix_ms(frame)))
+        checks.append((F.col(UPLOAD_TIME).isNull(), uploaded.bad_time))
     rows = _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME])
     if table.upload_time is None:
         return rows

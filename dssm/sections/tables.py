@@ -91,7 +91,9 @@ class EventSource(Table):
     item: str = Field(description="Column of the item id.")
     time: str = Field(description="Column of the time of the event.")
     time_unit: TimeUnit = Field(
-        "ms", description="Unix milliseconds, Unix seconds, or text such as 2022-04-25 10:00:00."
+        "ms",
+        description="Unix milliseconds, Unix seconds, or iso: text that begins with a full date, such as "
+        "2022-04-25 10:00:00, dates and timestamps. A column of numbers is none of these, not of 20220425 either.",
     )
     label: str = Field("1", description="SQL expression of the label: above 0 is a positive.")
     targets: dict[str, str] = Field(
@@ -174,7 +176,11 @@ class ProfileTable(KeyedTable):
         None, description="Events before this day do not see the table: it was taken then. Not with snapshots."
     )
     as_of: str | None = Field(None, description="Column of the time that a row was taken: the table holds snapshots.")
-    as_of_unit: TimeUnit = Field("iso", description="Unit of as_of; a day such as 2022-04-25 is its start.")
+    as_of_unit: TimeUnit = Field(
+        "iso",
+        description="Unit of as_of, as time_unit of a source. A row of a day such as 2022-04-25 holds that day: it is "
+        "seen from the next day's start on, as a file of that day is; one of a time strictly after it.",
+    )
 
     @property
     def has_snapshots(self) -> bool:
@@ -200,7 +206,9 @@ class Catalogue(KeyedTable):
         description="Column of the time from which the item exists; null or blank: always. No event before it is "
         "joined to the item, and no negative is drawn before it.",
     )
-    upload_unit: TimeUnit = Field("iso", description="Unit of upload_time; a day such as 2022-04-25 is its start.")
+    upload_unit: TimeUnit = Field(
+        "iso", description="Unit of upload_time, as time_unit of a source; a day such as 2022-04-25 is its start."
+    )
 
     @model_validator(mode="after")
     def _unit_has_a_time(self) -> Catalogue:

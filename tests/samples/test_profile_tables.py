@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dssm.samples.tables import VALID_FROM
-from tests.samples.feed import ms
+from tests.samples.feed import ZONE, ms
 from tests.samples.reading import Reader, message
 
 if TYPE_CHECKING:
@@ -29,14 +32,17 @@ def valid_from(frame: DataFrame) -> dict[tuple[str, str], int]:
 
 
 def test_snapshots_by_their_time(reader: Reader) -> None:
-    """A row is seen strictly after it was taken: from the next millisecond on."""
+    """A row is seen strictly after it was taken: from the next millisecond on, of a day from the next day on."""
     rows = ["u,a,,,,2024-01-07", "u,b,,,,2024-01-08 12:00:00", "v,c,,,,1970-01-02", "v,d,,,,soon", "v,e,,,,"]
+    rows += ["w,f,,,, 2024-1-7 ", "w,g,,,,2024-01-07 00:00:00"]
     reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
     reader.feed.config["profiles"]["clients"]["as_of"] = "taken"
     assert valid_from(reader.profile()) == {
-        ("u", "a"): ms(7, 0) + 1,
+        ("u", "a"): ms(8, 0),
         ("u", "b"): ms(8, 12) + 1,
-        ("v", "c"): 16 * 3_600_000 + 1,  # 1970-01-02 in Shanghai
+        ("v", "c"): 40 * 3_600_000,  # 1970-01-03 in Shanghai
+        ("w", "f"): ms(8, 0),
+        ("w", "g"): ms(7, 0) + 1,
     }
     assert reader.counts("profiles.clients").quarantined == {"bad time in 'taken' (expected iso, 1970 to 2100)": 2}
 
@@ -58,6 +64,25 @@ def test_snapshots_by_their_files(reader: Reader) -> None:
     assert counts.place == f"{folder}/2024-01-06.csv … {folder}/2024-01-10.csv (5 days)"
 
 
+@pytest.mark.parametrize(
+    ("unit", "taken", "kind"),
+    [
+        ("iso", [dt.date(2024, 1, 7)], pa.date32()),
+        ("iso", [dt.datetime(2024, 1, 7, tzinfo=ZONE)], pa.timestamp("us", "UTC")),
+        ("ms", [ms(7, 0)], pa.int64()),
+    ],
+    ids=["date", "timestamp", "ms"],
+)
+def test_snapshots_by_a_column_of_times(reader: Reader, unit: str, taken: list[Any], kind: pa.DataType) -> None:
+    """Only of a day it is known that it is a whole one."""
+    pq.write_table(pa.table({"id": ["u"], "taken": pa.array(taken, kind)}), reader.feed.folder / "clients.parquet")
+    reader.feed.config["profiles"]["clients"] |= {
+        "path": "{data}/clients.parquet", "format": "parquet", "as_of": "taken", "as_of_unit": unit,
+    }  # fmt: skip
+    (row,) = reader.profile().collect()
+    assert row[VALID_FROM] == (ms(8, 0) if kind == pa.date32() else ms(7, 0) + 1)
+
+
 def test_a_table_from_a_day_on(reader: Reader) -> None:
     assert {row[VALID_FROM] for row in reader.profile("reads").collect()} == {ms(8, 0)}
     assert {row[VALID_FROM] for row in reader.profile("clients").collect()} == {0}
@@ -67,7 +92,7 @@ def test_a_table_from_a_day_on(reader: Reader) -> None:
     ("files", "change", "expected"),
     [
         (
-            {"clients.csv": "u,a,,,,2024-01-07\nu,b,,,,2024-01-07 00:00:00\nv,c,,,,2024-01-07\n"},
+            {"clients.csv": "u,a,,,,2024-01-07\nu,b,,,,2024-01-07 23:59:59.999\nv,c,,,,2024-01-07\n"},
             {"as_of": "taken"},
             r"profiles\.clients\.key: 1 values of 'id' stand in more than one row of a snapshot: 'u' \(2 rows\); "
             r"expected one row an id, or latest_by: .*",
@@ -139,7 +164,7 @@ def test_the_newest_row_of_each_snapshot(reader: Reader) -> None:
     reader.feed.write("clients.csv", CLIENTS + "\n".join(rows))
     reader.feed.config["profiles"]["clients"] |= {"as_of": "taken", "latest_by": "age"}
     assert valid_from(reader.profile()) == {
-        ("u", "b"): ms(7, 0) + 1, ("u", "c"): ms(8, 0) + 1, ("v", "d"): ms(7, 0) + 1,
+        ("u", "b"): ms(8, 0), ("u", "c"): ms(9, 0), ("v", "d"): ms(8, 0),
     }  # fmt: skip
     assert reader.counts("profiles.clients").filtered == {"an older row of its id": 1}
 
