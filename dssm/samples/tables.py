@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -84,25 +85,39 @@ def _read_days(
     """Reads one snapshot a day; each is seen from the next day's start.
 
     The first events see the newest snapshot before the windows, which may be some days old.
+    Raises: UserError where two days have one file, or no day has any.
     """
     assert table.path is not None
-    first, patterns, frames, missing = settings.window_days()[0], [], [], []
+    first, frames, missing = settings.window_days()[0], [], []
     newest = newest_day(spark, settings, f"{key}.path", table.path, first) or first - DAY
-    for day in [newest, *settings.window_days()]:
+    patterns = {day: on_day(settings, table.path, day) for day in [newest, *settings.window_days()]}
+    _check_each_its_own(key, table.path, patterns)
+    for day, pattern in patterns.items():
         of_day = settings.for_date(day)
-        patterns.append(on_day(settings, table.path, day))
-        if not matches(spark, f"{key}.path", patterns[-1]):
+        if not matches(spark, f"{key}.path", pattern):
             missing.append(day.isoformat())
             continue
         frame, _, _ = read_table(spark, of_day, key, table)
         frames.append(frame.withColumn(VALID_FROM, F.lit(of_day.day_start_ms(1)).cast("bigint")))
-    place = place_of(patterns)
+    place = place_of(list(patterns.values()))
     if not frames:
         raise UserError(f"{key}.path: nothing found at {place}; expected {table.format} files")
     columns = {frozenset(frame.columns) for frame in frames}
     if len(columns) > 1:
         raise UserError(f"{key}.path: the days' files differ in their columns; expected the same in each")
     return reduce(DataFrame.unionByName, frames), place, missing
+
+
+def _check_each_its_own(key: str, path: str, patterns: Mapping[dt.date, str]) -> None:
+    """Checks that no two days have one file: what it holds of the later one the day after the earlier would see."""
+    first_of: dict[str, dt.date] = {}
+    for day, pattern in patterns.items():
+        if (other := first_of.setdefault(pattern, day)) != day:
+            raise UserError(
+                f"{key}.path: {path} is {pattern} on {other} and on {day}; expected a file for each day, as {{date}} "
+                "and {date:%Y%m%d} name them. For files of several days put * in the place of {date}, and name as_of, "
+                "the column of the time that a row was taken"
+            )
 
 
 def read_catalogue(

@@ -167,9 +167,9 @@ class KeyedTable(Table):
 class ProfileTable(KeyedTable):
     """Columns of the users: one row a user, or one a snapshot.
 
-    Snapshots come with the column `as_of`, or from a path with {date}: the day's snapshot then holds that
-    day, and is seen from the next day's start on. An event sees the newest snapshot before it; of those before
-    the windows the newest within 60 days is read.
+    Snapshots come with the column `as_of`, or from a path with {date}, one for each day: the day's snapshot then
+    holds that day, and is seen from the next day's start on. An event sees the newest snapshot before it; of those
+    before the windows the newest within 60 days is read.
     """
 
     available_from: dt.date | None = Field(

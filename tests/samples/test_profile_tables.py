@@ -83,6 +83,18 @@ def test_snapshots_by_a_column_of_times(reader: Reader, unit: str, taken: list[A
     assert row[VALID_FROM] == (ms(8, 0) if kind == pa.date32() else ms(7, 0) + 1)
 
 
+def test_a_file_of_several_days_is_refused(reader: Reader) -> None:
+    """Read once a day, the month's last days would be seen from its first ones on."""
+    reader.feed.write("clients/202401.csv", f"{CLIENTS}u,a,,,,\n")
+    path = "{data}/clients/{date:%Y%m}.csv"
+    reader.feed.config["profiles"]["clients"]["path"] = path
+    assert message(reader.profile) == (
+        f"profiles.clients.path: {path} is {reader.feed.folder}/clients/202401.csv on 2024-01-06 and on 2024-01-07; "
+        "expected a file for each day, as {date} and {date:%Y%m%d} name them. For files of several days put * in the "
+        "place of {date}, and name as_of, the column of the time that a row was taken"
+    )
+
+
 def test_a_table_from_a_day_on(reader: Reader) -> None:
     assert {row[VALID_FROM] for row in reader.profile("reads").collect()} == {ms(8, 0)}
     assert {row[VALID_FROM] for row in reader.profile("clients").collect()} == {0}
