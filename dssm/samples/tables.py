@@ -37,6 +37,8 @@ from dssm.spark import matches
 
 VALID_FROM = "row__valid_from"  # Unix ms from which events see a profile's row
 LATER_ITEM = "uploaded after the windows"
+OLDER_ROW, LATER_ROW = "an older row of its id", "of after the windows"
+DATES = (T.DateType, T.TimestampType, T.TimestampNTZType)
 
 
 def read_profile(
@@ -70,7 +72,8 @@ def read_profile(
     else:
         bad_time = "no day"
     checks = [(F.col(VALID_FROM).isNull(), bad_time)]
-    return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM])
+    end = settings.day_start_ms(settings.window.test_days)
+    return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM], end)
 
 
 def _available_from(settings: Settings, table: ProfileTable) -> int:
@@ -140,12 +143,13 @@ def read_catalogue(
         always = is_blank(quoted(table.upload_time))
         frame = frame.withColumn(UPLOAD_TIME, F.when(always, F.lit(ALWAYS)).otherwise(uploaded.unix_ms(frame)))
         checks.append((F.col(UPLOAD_TIME).isNull(), uploaded.bad_time))
-    rows = _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME])
+    end = settings.day_start_ms(settings.window.test_days)
+    rows = _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME], end)
     if table.upload_time is None:
         return rows
     # A past date is built from what was known then.
     counts = quarantine.counts["catalogue"]
-    kept = rows.filter(F.col(UPLOAD_TIME) < settings.day_start_ms(settings.window.test_days)).count()
+    kept = rows.filter(F.col(UPLOAD_TIME) < end).count()
     if later := counts.used["read"] - kept:
         filtered = {**counts.filtered, LATER_ITEM: later}
         quarantine.counts["catalogue"] = counts.model_copy(update={"used": {"read": kept}, "filtered": filtered})
@@ -164,11 +168,13 @@ def _keyed(
     checks: Sequence[tuple[Column, str]],
     quarantine: Quarantine,
     ours: Sequence[str],
+    end: int,
 ) -> DataFrame:
     """Checks and quarantines the rows of a table by id; see `read_profile` and `read_catalogue`.
 
     Args:
       ours: columns that the reader has added.
+      end: Unix ms, of the windows.
     """
     key = table.key
     need_columns(name, frame, {"key": key})
@@ -189,15 +195,10 @@ def _keyed(
         name, frame, first_reason(*all_checks), place, missing, ours, table.is_columnar, row_key
     )
     if table.latest_by is not None:
-        need_columns(name, readable, {"latest_by": table.latest_by})
-        order = _newest_first(f"{name}.latest_by", table.latest_by, readable)
-        newest = Window.partitionBy(quoted(key).cast("string"), *snapshot).orderBy(*order)
-        latest = readable.withColumn("__rank", F.rank().over(newest)).filter("__rank = 1").drop("__rank")
-        counts = quarantine.counts[name]
-        kept = latest.count()
-        older = {"an older row of its id": counts.used["read"] - kept} if kept < counts.used["read"] else {}
-        quarantine.counts[name] = counts.model_copy(update={"used": {"read": kept}, "filtered": older})
-        readable, repeated = latest, True  # maybe: rows of an id may be equally new
+        readable = _latest_rows(
+            name, table.latest_by, readable, [quoted(key).cast("string"), *snapshot], end, quarantine
+        )
+        repeated = True  # maybe: rows of an id may be equally new
     if repeated:
         check_unique(name, key, readable, snapshot)
     columns = [
@@ -207,10 +208,38 @@ def _keyed(
     return readable.select(quoted(key).cast("string").alias(ID), *columns)
 
 
+def _latest_rows(
+    name: str, column: str, rows: DataFrame, key: Sequence[Column | str], end: int, quarantine: Quarantine
+) -> DataFrame:
+    """Returns the rows of each key that are newest by a column, and counts the others as filtered.
+
+    Args:
+      end: Unix ms: of a column of dates or timestamps, a row of then or later is none.
+    Raises: UserError where the column is not there or orders no rows, or no row is left.
+    """
+    need_columns(name, rows, {"latest_by": column})
+    order = _newest_first(f"{name}.latest_by", column, rows)
+    counts = quarantine.counts[name]
+    read = known = counts.used["read"]
+    if isinstance(rows.schema[column].dataType, DATES):
+        # A past date is built from what was known then.
+        time = F.unix_millis(quoted(column).cast("timestamp"))
+        rows = rows.filter(time.isNull() | (time < end))
+        known = rows.count()
+        if known == 0:
+            raise UserError(f"{name}.latest_by: all {read:,} rows of {counts.place} are {LATER_ROW}; check --date")
+    newest = Window.partitionBy(*key).orderBy(*order)
+    latest = rows.withColumn("__rank", F.rank().over(newest)).filter("__rank = 1").drop("__rank")
+    kept = latest.count()
+    filtered = {reason: left for reason, left in ((OLDER_ROW, known - kept), (LATER_ROW, read - known)) if left}
+    quarantine.counts[name] = counts.model_copy(update={"used": {"read": kept}, "filtered": filtered})
+    return latest
+
+
 def _newest_first(setting: str, column: str, frame: DataFrame) -> list[Column]:
     """Returns what orders rows by a column, the largest first: numbers in texts by value, before other texts."""
     kind, value = frame.schema[column].dataType, quoted(column)
-    if isinstance(kind, (T.DateType, T.TimestampType, T.TimestampNTZType, T.BooleanType, T.IntegralType)):
+    if isinstance(kind, (*DATES, T.BooleanType, T.IntegralType)):
         return [F.desc_nulls_last(value)]
     if not isinstance(kind, (T.StringType, T.BinaryType, T.NumericType)):
         raise UserError(f"{setting}: '{column}' holds {kind.simpleString()}; expected numbers, times or text")

@@ -160,7 +160,9 @@ class KeyedTable(Table):
     latest_by: str | None = Field(
         None,
         description="Where an id stands in several rows, the one with the largest value of this column is read "
-        "(numbers by value, times by time, text by order). Without it a repeated id is an error.",
+        "(numbers by value, times by time, text by order). Without it a repeated id is an error. Of a column of dates "
+        "or timestamps, rows of after the windows are left out, so that a past date is built from what was known then; "
+        "text and numbers are not taken for dates: there a past date gets the newest row of all.",
     )
 
 

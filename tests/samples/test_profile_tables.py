@@ -187,3 +187,39 @@ def test_two_newest_rows_are_an_error(reader: Reader) -> None:
     assert message(reader.catalogue).startswith(
         "catalogue.key: 1 values of 'post_id' stand in more than one row: 'p1' (2 rows); expected one row an id"
     )
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [
+        [dt.date(2024, 1, 9), dt.date(2024, 1, 10), dt.date(2024, 1, 11), None, dt.date(2024, 1, 12)],
+        [
+            dt.datetime(2024, 1, 9, 16), dt.datetime(2024, 1, 10, 15), dt.datetime(2024, 1, 10, 16), None,
+            dt.datetime(2025, 1, 1),
+        ],  # in UTC: 16:00 is midnight in Shanghai
+    ],
+    ids=["dates", "timestamps"],
+)  # fmt: skip
+def test_rows_of_after_the_windows_are_not_the_newest(reader: Reader, versions: list[Any]) -> None:
+    kind = pa.timestamp("us", "UTC") if isinstance(versions[0], dt.datetime) else pa.date32()
+    table = {"post_id": ["p1", "p1", "p1", "p2", "p3"], "topic_id": [0, 1, 2, 3, 4], "length": [1] * 5}
+    pq.write_table(pa.table({**table, "version": pa.array(versions, kind)}), reader.feed.folder / "posts.parquet")
+    reader.feed.config["catalogue"] |= {
+        "path": "{data}/posts.parquet", "format": "parquet", "latest_by": "version",
+    }  # fmt: skip
+    assert {row["row__id"]: row["topic_id"] for row in reader.catalogue().collect()} == {"p1": 1, "p2": 3}
+    counts = reader.counts("catalogue")
+    assert counts.used == {"read": 2}
+    assert counts.filtered == {"an older row of its id": 1, "of after the windows": 2}
+
+
+def test_a_table_of_after_the_windows_alone(reader: Reader) -> None:
+    table = {"id": ["u", "u"], "client_type": ["a", "b"], "day": [dt.date(2024, 1, 11), dt.date(2024, 2, 1)]}
+    pq.write_table(pa.table(table), reader.feed.folder / "clients.parquet")
+    reader.feed.config["profiles"]["clients"] |= {
+        "path": "{data}/clients.parquet", "format": "parquet", "latest_by": "day",
+    }  # fmt: skip
+    assert message(reader.profile) == (
+        f"profiles.clients.latest_by: all 2 rows of {reader.feed.folder}/clients.parquet are of after the windows; "
+        "check --date"
+    )
