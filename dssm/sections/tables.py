@@ -200,6 +200,11 @@ class ProfileTable(KeyedTable):
 class Catalogue(KeyedTable):
     """Columns of the items: one row an item. What is scored and recommended."""
 
+    path: str | None = Field(
+        None,
+        description="A path or a glob, which may hold {data} and {date}, the run's own date: a day of the test window, "
+        "so a file named by it must hold nothing that was learned from that day's events, such as counts.",
+    )
     title: str | None = Field(
         None, description="Column whose text names an item for people: in recommendations and reports."
     )
@@ -224,7 +229,11 @@ class Catalogue(KeyedTable):
 class VectorTable(StrictModel):
     """Pretrained vectors: JSON lines `{key: id, values: [...]}` or Parquet with the same columns."""
 
-    path: str
+    path: str = Field(
+        description="A path or a glob, which may hold {data} and {date}, the run's own date: a day of the test window, "
+        "so a file named by it must hold nothing that was learned from that day's events; vectors trained on the days "
+        "before are fine."
+    )
     format: Literal["json", "parquet"] = "json"
     key: str = Field("post_id", description="Column of the id.")
     values: str = Field("values", description="Column of the numbers.")
