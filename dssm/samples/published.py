@@ -26,17 +26,26 @@ TABLE, PARTITION = "table:", "dt"
 
 
 @dataclass(frozen=True)
+class ModelVectors:
+    """A model's vectors: one row an id, as (id: string, values: array<float>), their width and number."""
+
+    frame: DataFrame
+    width: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class PublishedVectors:
     """The vectors of a build's hard negatives.
 
     Attributes:
       items: file of the items' vectors, by name of the negatives.
-      users: the users' vectors and their width, by name of the negatives that have them.
+      users: the users' vectors, by name of the negatives that have them.
       joins: of the catalogue with the items' vectors.
     """
 
     items: Mapping[str, str]
-    users: Mapping[str, tuple[DataFrame, int]]
+    users: Mapping[str, ModelVectors]
     joins: Sequence[JoinCounts]
 
 
@@ -49,19 +58,20 @@ def copy_published(
       rows: of the catalogue.
     """
     copies: dict[str, str] = {}
-    of_users: dict[str, tuple[DataFrame, int]] = {}
+    of_users: dict[str, ModelVectors] = {}
     joins = []
     for name, kind in settings.samples.negatives.items():
         if not isinstance(kind, HardNegatives):
             continue
         where = f"samples.negatives.{name}"
-        items, width = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
-        joins.append(count_published(settings, name, catalogue, rows, items.select(F.col("id").alias(ID))))
+        items = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
+        joins.append(count_published(settings, name, catalogue, rows, items.frame.select(F.col("id").alias(ID))))
         copies[name] = f"{folder}/.lookups/published_{name}/vectors.parquet"
-        write_vectors(items, copies[name], width)
+        write_vectors(items.frame, copies[name], items.width)
         if kind.users is not None:
-            users, _ = read_published(spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, width)
-            of_users[name] = (users, width)
+            of_users[name] = read_published(
+                spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, items.width
+            )
     return PublishedVectors(copies, of_users, joins)
 
 
@@ -91,7 +101,7 @@ def read_published(
     key: str,
     values: str,
     width: int | None = None,
-) -> tuple[DataFrame, int]:
+) -> ModelVectors:
     """Reads a model's published vectors.
 
     Args:
@@ -100,7 +110,7 @@ def read_published(
         `table:NAME`, whose newest partition before the run's date is read. {date} in the folder stands for the newest
         day before the run's date that is there.
       width: of the vectors that these are compared with, where it is known.
-    Returns: one row an id, as (id: string, values: array<float>), and the vectors' width; of float16 and int8, too.
+    Returns: the vectors; of float16 and int8, too.
     Raises: UserError where there are none, an id stands twice, or the vectors differ in width or are not finite.
     """
     frame, where = _published_rows(spark, settings, name, place)
@@ -135,7 +145,7 @@ def read_published(
         raise UserError(
             f"{name}: the vectors of {where} are {found['most']} wide, the items' {width}; expected those of one model"
         )
-    return rows, found["most"]
+    return ModelVectors(rows, found["most"], found["rows"])
 
 
 def _published_rows(spark: SparkSession, settings: Settings, name: str, place: str) -> tuple[DataFrame, str]:

@@ -39,8 +39,10 @@ def read(
     """Reads the vectors as on the 10th of January 2024."""
     from dssm.samples.published import read_published
 
-    rows, found = read_published(spark, TinyFeed(folder).settings(), name, place, key, "vector", width)
-    return {row["id"]: row["values"] for row in rows.collect()}, found
+    found = read_published(spark, TinyFeed(folder).settings(), name, place, key, "vector", width)
+    rows = {row["id"]: row["values"] for row in found.frame.collect()}
+    assert found.rows == len(rows)
+    return rows, found.width
 
 
 def refused(*args: Any, **options: Any) -> str:
