@@ -101,7 +101,7 @@ def test_the_current_version_of_a_table(spark: SparkSession, tmp_path: Path) -> 
         table = table_at(tmp_path, day, kind="path")
         for version in ("v1", "v2"):
             vectors = unit_vectors(3, 4, seed=2 * number + (version == "v2"))
-            publish_version(table, version, lambda last: [], ["vector"], maker(vectors, version, date=day), force=False)
+            publish_version(table, version, lambda last: [], ["vector"], maker(vectors, version, date=day))
         wanted[day] = {
             f"i{row}": pytest.approx(unit_vectors(3, 4, seed=2 * number + 1)[row].tolist()) for row in range(3)
         }
@@ -114,7 +114,7 @@ def test_the_current_version_of_a_table(spark: SparkSession, tmp_path: Path) -> 
 
 def test_a_table_that_begins_later(spark: SparkSession, tmp_path: Path) -> None:
     table = table_at(tmp_path, "2024-01-10", kind="path")
-    publish_version(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(3), "v1"), force=False)
+    publish_version(table, "v1", lambda last: [], ["vector"], maker(unit_vectors(3), "v1"))
     assert refused(spark, tmp_path, "{data}/table") == (
         f"{ITEMS}: {tmp_path}/table has no version of a date before 2024-01-10; publish one first"
     )
