@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             spark_session(settings, "build_samples", hive=needs_hive(settings)) as spark,
             usage_reported("build_samples", settings.run_folder),
         ):
-            if complete and not any(came_late(spark, settings, source, day) for source, day in missing):
+            if complete and not any(came_late(spark, settings, table, day) for table, day in missing):
                 out.print(LEFT)
                 continue
             build_samples(spark, settings)

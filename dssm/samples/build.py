@@ -28,7 +28,7 @@ from dssm.samples.inputs import InputEvents, InputTables, read_log, read_tables
 from dssm.samples.items import encoded_items
 from dssm.samples.lookups import DAYS_COLUMN, Lookups
 from dssm.samples.null_counts import null_counts
-from dssm.samples.published import copy_published
+from dssm.samples.published import PublishedVectors, copy_published, count_published_users
 from dssm.samples.raw_columns import list_kinds
 from dssm.samples.sample_files import SampleFiles
 from dssm.samples.sources import Quarantine
@@ -56,10 +56,11 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
     tables = read_tables(spark, settings, folder, quarantine)
     events = read_log(settings, tables, quarantine)
     counts, cores = quarantine.counts, parallelism(spark)
-    tasks = _pass_tasks(settings, counts.values(), cores)
-    frozen = freeze(settings, tables, events.log, tasks, folder)
     rows = counts["catalogue"].used["read"]
-    published = copy_published(spark, settings, tables.catalogue, rows, frozen.window.users, folder)
+    published = copy_published(spark, settings, tables.catalogue, rows, folder)
+    tasks = _pass_tasks(settings, ordered_rows(counts.values(), published), cores)
+    frozen = freeze(settings, tables, events.log, tasks, folder)
+    of_users = count_published_users(settings, published.users, frozen.window.users)
     lookups = Lookups(
         vocabularies=frozen.files,
         buckets=shared_hash_buckets(settings.features),
@@ -76,7 +77,7 @@ def _build(spark: SparkSession, settings: Settings, folder: str) -> None:
     storage.remove(f"{folder}/.lookups")
     vectors = {name: spark.read.parquet(vectors_path(folder, name)) for name in settings.vectors}
     of_vectors = count_vectors(settings, tables, counts, vectors)
-    joins = [*events.joins, *published.joins, *of_vectors, *of_samples]
+    joins = [*events.joins, *published.joins, *of_users, *of_vectors, *of_samples]
     lists = list_kinds(settings, tables.catalogue, tables.profiles, tables.providers)
     nulls = null_counts(settings, tables)
     _write_manifests(settings, folder, {"items": items, **samples}, frozen, lists, nulls, counts, joins)
@@ -88,9 +89,13 @@ def parallelism(spark: SparkSession) -> int:
     return int(spark.sparkContext.defaultParallelism)
 
 
-def _pass_tasks(settings: Settings, counts: Iterable[SourceCounts], cores: int) -> int:
+def ordered_rows(counts: Iterable[SourceCounts], published: PublishedVectors) -> int:
+    """Rows that the user pass orders: those of the tables, and of a previous model's users, however many it knows."""
+    return sum(table.rows_read for table in counts) + sum(vectors.rows for vectors in published.users.values())
+
+
+def _pass_tasks(settings: Settings, rows: int, cores: int) -> int:
     """Tasks of the user pass: its rows are ordered in memory."""
-    rows = sum(of_table.rows_read for of_table in counts)
     tasks = math.ceil(rows / settings.samples.rows_per_task)
     return max(1, math.ceil(tasks / cores)) * cores
 

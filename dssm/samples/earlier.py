@@ -11,7 +11,9 @@ from dssm.config import Settings
 from dssm.errors import UserError
 from dssm.manifest import MANIFEST, Manifest, Statistics, read_manifest, read_settings
 from dssm.paths import RunPaths, earlier_run
+from dssm.samples.dated_paths import on_day
 from dssm.samples.vocabulary import needs_statistics
+from dssm.sections import Table
 from dssm.spark import matches
 
 MADE_BY = "build_samples"
@@ -46,16 +48,27 @@ def is_complete(settings: Settings) -> bool:
 
 
 def missing_days(settings: Settings) -> list[tuple[str, dt.date]]:
-    """Returns the days without files when the run's samples were made, as (source, day)."""
+    """Returns the days without files when the run's samples were made, as (table's key in the settings, day).
+
+    Not a profile's last day, as of which no event of the windows would see it.
+    """
     manifest = read_manifest(RunPaths(settings.run_folder).samples, MADE_BY)
-    days = {name: manifest.sources[f"sources.{name}"].missing_days for name in settings.sources}
-    return [(name, dt.date.fromisoformat(day)) for name, of_source in days.items() for day in of_source]
+    last = settings.window_days()[-1]
+    tables = daily_tables(settings)
+    days = [(key, dt.date.fromisoformat(day)) for key in tables for day in manifest.sources[key].missing_days]
+    return [(key, day) for key, day in days if key.startswith("sources.") or day != last]
 
 
-def came_late(spark: SparkSession, settings: Settings, source: str, day: dt.date) -> bool:
-    """Whether a source's day that was missing has files by now."""
-    path = settings.for_date(day).expand(settings.sources[source].path or "")[0]
-    return matches(spark, f"sources.{source}.path", storage.absolute(path))
+def came_late(spark: SparkSession, settings: Settings, key: str, day: dt.date) -> bool:
+    """Whether a table's day that was missing has files by now."""
+    path = daily_tables(settings)[key].path or ""
+    return matches(spark, f"{key}.path", on_day(settings, path, day))
+
+
+def daily_tables(settings: Settings) -> dict[str, Table]:
+    """Returns the tables that may come in days' files, by their keys in the settings."""
+    logs: dict[str, Table] = {f"sources.{name}": source for name, source in settings.sources.items()}
+    return logs | {f"profiles.{name}": profile for name, profile in settings.profiles.items()}
 
 
 def frozen_run(settings: Settings) -> str:

@@ -29,8 +29,9 @@ from dssm.manifest import (
     WEIGHT,
     target_column,
 )
+from dssm.samples.event_logs import KEPT, EventLog, days_before, read_events
 from dssm.samples.pass_columns import HASH, IN_LOG
-from dssm.samples.sources import ID, KEPT, REASON, EventLog, Quarantine, days_before, quoted, read_events
+from dssm.samples.sources import ID, REASON, Quarantine, quoted
 from dssm.samples.tables import LATER_ITEM
 from dssm.spark import matches
 

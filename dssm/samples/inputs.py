@@ -14,6 +14,7 @@ from dssm.console import step, warn
 from dssm.features import of_side
 from dssm.manifest import ITEM_INDEX, NO_ITEM, JoinCounts
 from dssm.paths import vectors_path
+from dssm.samples.event_logs import EventLog
 from dssm.samples.events import (
     LATER,
     TEST,
@@ -30,7 +31,7 @@ from dssm.samples.events import (
 from dssm.samples.items import with_item_index
 from dssm.samples.log import Log
 from dssm.samples.raw_columns import check_item_columns, raw_item_features, user_columns
-from dssm.samples.sources import EventLog, Quarantine
+from dssm.samples.sources import Quarantine
 from dssm.samples.tables import LATER_ITEM, read_catalogue, read_profile
 from dssm.samples.vectors import read_vectors, write_vectors
 

@@ -29,6 +29,7 @@ from dssm.manifest import (
     target_column,
 )
 from dssm.samples.days import local_days
+from dssm.samples.event_logs import EventLog
 from dssm.samples.events import FATE, TEST, THINNED, TOO_EARLY, TRAIN, Outcome
 from dssm.samples.exchange import SLICE, SLICED_BYTES, Batches, as_batch, joined, rows, slices, task_keys
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN
@@ -43,7 +44,7 @@ from dssm.samples.pass_columns import (
     TEST_ROW,
     TRAIN_ROW,
 )
-from dssm.samples.sources import ID, REASON, EventLog, damage_explained
+from dssm.samples.sources import ID, REASON, damage_explained
 from dssm.samples.splitmix import mixed
 from dssm.sections import Counter
 from dssm.spark import size_in_bytes

@@ -26,44 +26,52 @@ TABLE, PARTITION = "table:", "dt"
 
 
 @dataclass(frozen=True)
+class ModelVectors:
+    """A model's vectors: one row an id, as (id: string, values: array<float>), their width and number."""
+
+    frame: DataFrame
+    width: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class PublishedVectors:
     """The vectors of a build's hard negatives.
 
     Attributes:
       items: file of the items' vectors, by name of the negatives.
-      users: the users' vectors and their width, by name of the negatives that have them.
-      joins: of the catalogue with the items' vectors, and of the training window's users with the users'.
+      users: the users' vectors, by name of the negatives that have them.
+      joins: of the catalogue with the items' vectors.
     """
 
     items: Mapping[str, str]
-    users: Mapping[str, tuple[DataFrame, int]]
+    users: Mapping[str, ModelVectors]
     joins: Sequence[JoinCounts]
 
 
 def copy_published(
-    spark: SparkSession, settings: Settings, catalogue: DataFrame, rows: int, trained: DataFrame, folder: str
+    spark: SparkSession, settings: Settings, catalogue: DataFrame, rows: int, folder: str
 ) -> PublishedVectors:
     """Copies the published item vectors of hard negatives, which lie anywhere, into the build's folder.
 
     Args:
       rows: of the catalogue.
-      trained: the users with training rows, by ID.
     """
     copies: dict[str, str] = {}
-    of_users: dict[str, tuple[DataFrame, int]] = {}
+    of_users: dict[str, ModelVectors] = {}
     joins = []
     for name, kind in settings.samples.negatives.items():
         if not isinstance(kind, HardNegatives):
             continue
         where = f"samples.negatives.{name}"
-        items, width = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
-        joins.append(count_published(settings, name, catalogue, rows, items.select(F.col("id").alias(ID))))
+        items = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
+        joins.append(count_published(settings, name, catalogue, rows, items.frame.select(F.col("id").alias(ID))))
         copies[name] = f"{folder}/.lookups/published_{name}/vectors.parquet"
-        write_vectors(items, copies[name], width)
+        write_vectors(items.frame, copies[name], items.width)
         if kind.users is not None:
-            users, _ = read_published(spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, width)
-            joins.append(count_published_users(name, kind, trained, users.select(F.col("id").alias(ID))))
-            of_users[name] = (users, width)
+            of_users[name] = read_published(
+                spark, settings, f"{where}.users", kind.users, kind.user_id, kind.values, items.width
+            )
     return PublishedVectors(copies, of_users, joins)
 
 
@@ -85,21 +93,30 @@ def count_published(settings: Settings, name: str, catalogue: DataFrame, rows: i
     return JoinCounts(name=f"catalogue ⋈ samples.negatives.{name}", rows=rows, matched=matched)
 
 
-def count_published_users(name: str, kind: HardNegatives, trained: DataFrame, ids: DataFrame) -> JoinCounts:
+def count_published_users(
+    settings: Settings, vectors: Mapping[str, ModelVectors], trained: DataFrame
+) -> list[JoinCounts]:
     """Counts the users of the training window that have a published vector.
 
     Args:
-      ids: of the vectors, as ID.
+      vectors: the users', by name of the negatives.
+      trained: the users with training rows, by ID.
     Raises: UserError where no user has one: each would be searched for by the mean of what it clicked.
     """
-    rows, matched = trained.count(), trained.select(ID).join(ids, ID, "left_semi").count()
-    if rows and matched == 0:
-        raise UserError(
-            f"samples.negatives.{name}.users: none of the ids in '{kind.user_id}' of {kind.users} is one of the "
-            f"{rows:,} users with training rows; expected the ids that the sources' user columns hold: check "
-            f"samples.negatives.{name}.user_id, or remove users"
-        )
-    return JoinCounts(name=f"users ⋈ samples.negatives.{name}.users", rows=rows, matched=matched)
+    joins = []
+    for name, of_users in vectors.items():
+        ids = of_users.frame.select(F.col("id").alias(ID))
+        rows, matched = trained.count(), trained.select(ID).join(ids, ID, "left_semi").count()
+        if rows and matched == 0:
+            kind = settings.samples.negatives[name]
+            assert isinstance(kind, HardNegatives)
+            raise UserError(
+                f"samples.negatives.{name}.users: none of the ids in '{kind.user_id}' of {kind.users} is one of the "
+                f"{rows:,} users with training rows; expected the ids that the sources' user columns hold: check "
+                f"samples.negatives.{name}.user_id, or remove users"
+            )
+        joins.append(JoinCounts(name=f"users ⋈ samples.negatives.{name}.users", rows=rows, matched=matched))
+    return joins
 
 
 def read_published(
@@ -110,7 +127,7 @@ def read_published(
     key: str,
     values: str,
     width: int | None = None,
-) -> tuple[DataFrame, int]:
+) -> ModelVectors:
     """Reads a model's published vectors.
 
     Args:
@@ -119,7 +136,7 @@ def read_published(
         `table:NAME`, whose newest partition before the run's date is read. {date} in the folder stands for the newest
         day before the run's date that is there.
       width: of the vectors that these are compared with, where it is known.
-    Returns: one row an id, as (id: string, values: array<float>), and the vectors' width; of float16 and int8, too.
+    Returns: the vectors; of float16 and int8, too.
     Raises: UserError where there are none, an id stands twice, or the vectors differ in width or are not finite.
     """
     frame, where = _published_rows(spark, settings, name, place)
@@ -154,7 +171,7 @@ def read_published(
         raise UserError(
             f"{name}: the vectors of {where} are {found['most']} wide, the items' {width}; expected those of one model"
         )
-    return rows, found["most"]
+    return ModelVectors(rows, found["most"], found["rows"])
 
 
 def _published_rows(spark: SparkSession, settings: Settings, name: str, place: str) -> tuple[DataFrame, str]:

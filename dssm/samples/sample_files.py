@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+from pyspark.errors.exceptions.captured import CapturedException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -15,6 +18,7 @@ from pyspark.sql import types as T
 from dssm import storage
 from dssm.config import Settings
 from dssm.console import step
+from dssm.errors import UserError
 from dssm.manifest import ITEM_INDEX, ColumnSpec, FileSpec, JoinCounts, changing_item_features
 from dssm.paths import DATASETS
 from dssm.samples.datasets import NUMBER, Dataset, feature_columns, sample_columns
@@ -35,7 +39,9 @@ from dssm.samples.profile_rows import (
     user_vocabulary_rows,
 )
 from dssm.samples.profiles import PublishedUsers, UserVocabulary
+from dssm.samples.published import ModelVectors
 from dssm.samples.raw_columns import USER, provided_features
+from dssm.samples.timeline import TOO_MANY_USERS
 from dssm.samples.user_pass import user_pass
 from dssm.samples.words import Words
 from dssm.samples.writing import remove_unfinished, stable_files
@@ -49,7 +55,7 @@ class SampleFiles:
     """The making of the four datasets.
 
     Attributes:
-      published_users: vectors and their width, by name of the hard negatives.
+      published_users: by name of the hard negatives.
       parallelism: tasks that run at once.
       pass_tasks: tasks of the user pass.
     """
@@ -60,7 +66,7 @@ class SampleFiles:
     tables: InputTables
     events: InputEvents
     lookups: Lookups
-    published_users: Mapping[str, tuple[DataFrame, int]]
+    published_users: Mapping[str, ModelVectors]
     parallelism: int
     pass_tasks: int
 
@@ -84,15 +90,15 @@ class SampleFiles:
             tasks = min(len(names), max(self.parallelism, math.ceil(sum(counts.values()) / ROWS_PER_FILE_TASK)))
             keys = task_keys(tasks)
             router = Router(files, tuple(keys[number % tasks] for number in range(len(names))))
-            widths = {name: width for name, (_, width) in self.published_users.items()}
+            widths = {name: vectors.width for name, vectors in self.published_users.items()}
             plan = pass_plan(settings, self.tables.providers, self.lookups, widths, router)
             maker = file_maker(settings, self.folder, self.lookups, plan, names, columns)
             made = self._by_file(plan, maker.with_items, columns["train"])
             for part in PARTS:
                 storage.make_folder(f"{self.folder}/{part}")
-            written = (
-                made.repartition(tasks, TASK).mapInArrow(gathered(maker.run), _spark_schema(list(WRITTEN))).collect()
-            )
+            filed = made.repartition(tasks, TASK).mapInArrow(gathered(maker.run), _spark_schema(list(WRITTEN)))
+            with overflow_explained():
+                written = filed.collect()
             datasets = self._datasets(names, columns, written)
             rows = {part: sum(file.rows for file in of_part) for part, (_, of_part) in datasets.items()}
             for part, expected in ((TRAIN, events.train_rows), (TEST, events.test_rows)):
@@ -133,7 +139,7 @@ class SampleFiles:
                 tokens = self.spark.read.parquet(self.lookups.vocabularies[encoder.vocabulary])
                 more = user_vocabulary_rows(tokens, number, encoder, buckets)
             elif isinstance(encoder, PublishedUsers):
-                vectors, _ = self.published_users[encoder.negatives]
+                vectors = self.published_users[encoder.negatives].frame
                 more = published_user_rows(vectors, number, encoder, buckets)
             else:
                 more = encoded_profile(self.tables.profiles[encoder.name], number, encoder, buckets)
@@ -167,6 +173,18 @@ class SampleFiles:
             )
             for place, profile in enumerate(self.settings.profiles)
         ]
+
+
+@contextlib.contextmanager
+def overflow_explained() -> Iterator[None]:
+    """Turns a task's refusal of users over times that one number does not hold into a UserError."""
+    try:
+        yield
+    except CapturedException as error:
+        found = re.search(rf"OverflowError: (.*{TOO_MANY_USERS}.*)", str(error))
+        if found is None:
+            raise
+        raise UserError(f"samples.rows_per_task: {found.group(1)}; set it lower") from error
 
 
 def pass_plan(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -17,7 +18,6 @@ from dssm.samples.column_checks import column_checks, need_whole_ids
 from dssm.samples.dated_paths import newest_day, on_day
 from dssm.samples.sources import (
     ID,
-    LATEST_TIME_MS,
     NOT_UTF8,
     Quarantine,
     first_reason,
@@ -30,13 +30,15 @@ from dssm.samples.sources import (
     place_of,
     quoted,
     read_table,
-    unix_ms,
 )
+from dssm.samples.times import TimeColumn
 from dssm.sections import KeyedTable, ProfileTable
-from dssm.spark import explained, matches
+from dssm.spark import matches
 
 VALID_FROM = "row__valid_from"  # Unix ms from which events see a profile's row
 LATER_ITEM = "uploaded after the windows"
+OLDER_ROW, LATER_ROW = "an older row of its id", "of after the windows"
+DATES = (T.DateType, T.TimestampType, T.TimestampNTZType)
 
 
 def read_profile(
@@ -64,18 +66,17 @@ def read_profile(
         frame = frame.withColumn(VALID_FROM, F.lit(_available_from(settings, table)).cast("bigint"))
     if table.as_of is not None:
         need_columns(key, frame, {"as_of": table.as_of})
-        with explained(f"{key}.as_of: '{table.as_of}'"):
-            taken = unix_ms(quoted(table.as_of), frame.schema[table.as_of].dataType, table.as_of_unit)
-            # Strictly before the event: a row taken at the same millisecond is not seen.
-            frame = frame.withColumn(VALID_FROM, F.when(taken.between(0, LATEST_TIME_MS), taken + 1))
-        bad_time = f"bad time in '{table.as_of}' (expected {table.as_of_unit}, 1970 to 2100)"
+        taken = TimeColumn(key, "as_of", table.as_of, "as_of_unit", table.as_of_unit)
+        frame = frame.withColumn(VALID_FROM, taken.seen_from(frame))
+        bad_time = taken.bad_time
     else:
         bad_time = "no day"
     for history, column in ((history, h.then) for history, h in settings.histories.items()):
         if column is not None and column in frame.columns:
             need_whole_ids(f"histories.{history}.then", frame, column)
     checks = [(F.col(VALID_FROM).isNull(), bad_time)]
-    return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM])
+    end = settings.day_start_ms(settings.window.test_days)
+    return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM], end)
 
 
 def _available_from(settings: Settings, table: ProfileTable) -> int:
@@ -90,25 +91,39 @@ def _read_days(
     """Reads one snapshot a day; each is seen from the next day's start.
 
     The first events see the newest snapshot before the windows, which may be some days old.
+    Raises: UserError where two days have one file, or no day has any.
     """
     assert table.path is not None
-    first, patterns, frames, missing = settings.window_days()[0], [], [], []
+    first, frames, missing = settings.window_days()[0], [], []
     newest = newest_day(spark, settings, f"{key}.path", table.path, first) or first - DAY
-    for day in [newest, *settings.window_days()]:
+    patterns = {day: on_day(settings, table.path, day) for day in [newest, *settings.window_days()]}
+    _check_each_its_own(key, table.path, patterns)
+    for day, pattern in patterns.items():
         of_day = settings.for_date(day)
-        patterns.append(on_day(settings, table.path, day))
-        if not matches(spark, f"{key}.path", patterns[-1]):
+        if not matches(spark, f"{key}.path", pattern):
             missing.append(day.isoformat())
             continue
         frame, _, _ = read_table(spark, of_day, key, table)
         frames.append(frame.withColumn(VALID_FROM, F.lit(of_day.day_start_ms(1)).cast("bigint")))
-    place = place_of(patterns)
+    place = place_of(list(patterns.values()))
     if not frames:
         raise UserError(f"{key}.path: nothing found at {place}; expected {table.format} files")
     columns = {frozenset(frame.columns) for frame in frames}
     if len(columns) > 1:
         raise UserError(f"{key}.path: the days' files differ in their columns; expected the same in each")
     return reduce(DataFrame.unionByName, frames), place, missing
+
+
+def _check_each_its_own(key: str, path: str, patterns: Mapping[dt.date, str]) -> None:
+    """Checks that no two days have one file: what it holds of the later one the day after the earlier would see."""
+    first_of: dict[str, dt.date] = {}
+    for day, pattern in patterns.items():
+        if (other := first_of.setdefault(pattern, day)) != day:
+            raise UserError(
+                f"{key}.path: {path} is {pattern} on {other} and on {day}; expected a file for each day, as {{date}} "
+                "and {date:%Y%m%d} name them. For files of several days put * in the place of {date}, and name as_of, "
+                "the column of the time that a row was taken"
+            )
 
 
 def read_catalogue(
@@ -127,19 +142,17 @@ def read_catalogue(
         frame = frame.withColumn(UPLOAD_TIME, F.lit(ALWAYS))
     else:
         need_columns("catalogue", frame, {"upload_time": table.upload_time})
-        given = quoted(table.upload_time)
-        with explained(f"catalogue.upload_time: '{table.upload_time}'"):
-            time = unix_ms(given, frame.schema[table.upload_time].dataType, table.upload_unit)
-            time = F.when(time.between(0, LATEST_TIME_MS), time)
-            frame = frame.withColumn(UPLOAD_TIME, F.when(is_blank(given), F.lit(ALWAYS)).otherwise(time))
-        bad = f"bad time in '{table.upload_time}' (expected {table.upload_unit}, 1970 to 2100)"
-        checks.append((F.col(UPLOAD_TIME).isNull(), bad))
-    rows = _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME])
+        uploaded = TimeColumn("catalogue", "upload_time", table.upload_time, "upload_unit", table.upload_unit)
+        always = is_blank(quoted(table.upload_time))
+        frame = frame.withColumn(UPLOAD_TIME, F.when(always, F.lit(ALWAYS)).otherwise(uploaded.unix_ms(frame)))
+        checks.append((F.col(UPLOAD_TIME).isNull(), uploaded.bad_time))
+    end = settings.day_start_ms(settings.window.test_days)
+    rows = _keyed("catalogue", table, frame, place, missing, features, checks, quarantine, [UPLOAD_TIME], end)
     if table.upload_time is None:
         return rows
     # A past date is built from what was known then.
     counts = quarantine.counts["catalogue"]
-    kept = rows.filter(F.col(UPLOAD_TIME) < settings.day_start_ms(settings.window.test_days)).count()
+    kept = rows.filter(F.col(UPLOAD_TIME) < end).count()
     if later := counts.used["read"] - kept:
         filtered = {**counts.filtered, LATER_ITEM: later}
         quarantine.counts["catalogue"] = counts.model_copy(update={"used": {"read": kept}, "filtered": filtered})
@@ -158,11 +171,13 @@ def _keyed(
     checks: Sequence[tuple[Column, str]],
     quarantine: Quarantine,
     ours: Sequence[str],
+    end: int,
 ) -> DataFrame:
     """Checks and quarantines the rows of a table by id; see `read_profile` and `read_catalogue`.
 
     Args:
       ours: columns that the reader has added.
+      end: Unix ms, of the windows.
     """
     key = table.key
     need_columns(name, frame, {"key": key})
@@ -183,15 +198,10 @@ def _keyed(
         name, frame, first_reason(*all_checks), place, missing, ours, table.is_columnar, row_key
     )
     if table.latest_by is not None:
-        need_columns(name, readable, {"latest_by": table.latest_by})
-        order = _newest_first(f"{name}.latest_by", table.latest_by, readable)
-        newest = Window.partitionBy(quoted(key).cast("string"), *snapshot).orderBy(*order)
-        latest = readable.withColumn("__rank", F.rank().over(newest)).filter("__rank = 1").drop("__rank")
-        counts = quarantine.counts[name]
-        kept = latest.count()
-        older = {"an older row of its id": counts.used["read"] - kept} if kept < counts.used["read"] else {}
-        quarantine.counts[name] = counts.model_copy(update={"used": {"read": kept}, "filtered": older})
-        readable, repeated = latest, True  # maybe: rows of an id may be equally new
+        readable = _latest_rows(
+            name, table.latest_by, readable, [quoted(key).cast("string"), *snapshot], end, quarantine
+        )
+        repeated = True  # maybe: rows of an id may be equally new
     if repeated:
         check_unique(name, key, readable, snapshot)
     columns = [
@@ -201,10 +211,38 @@ def _keyed(
     return readable.select(quoted(key).cast("string").alias(ID), *columns)
 
 
+def _latest_rows(
+    name: str, column: str, rows: DataFrame, key: Sequence[Column | str], end: int, quarantine: Quarantine
+) -> DataFrame:
+    """Returns the rows of each key that are newest by a column, and counts the others as filtered.
+
+    Args:
+      end: Unix ms: of a column of dates or timestamps, a row of then or later is none.
+    Raises: UserError where the column is not there or orders no rows, or no row is left.
+    """
+    need_columns(name, rows, {"latest_by": column})
+    order = _newest_first(f"{name}.latest_by", column, rows)
+    counts = quarantine.counts[name]
+    read = known = counts.used["read"]
+    if isinstance(rows.schema[column].dataType, DATES):
+        # A past date is built from what was known then.
+        time = F.unix_millis(quoted(column).cast("timestamp"))
+        rows = rows.filter(time.isNull() | (time < end))
+        known = rows.count()
+        if known == 0:
+            raise UserError(f"{name}.latest_by: all {read:,} rows of {counts.place} are {LATER_ROW}; check --date")
+    newest = Window.partitionBy(*key).orderBy(*order)
+    latest = rows.withColumn("__rank", F.rank().over(newest)).filter("__rank = 1").drop("__rank")
+    kept = latest.count()
+    filtered = {reason: left for reason, left in ((OLDER_ROW, known - kept), (LATER_ROW, read - known)) if left}
+    quarantine.counts[name] = counts.model_copy(update={"used": {"read": kept}, "filtered": filtered})
+    return latest
+
+
 def _newest_first(setting: str, column: str, frame: DataFrame) -> list[Column]:
     """Returns what orders rows by a column, the largest first: numbers in texts by value, before other texts."""
     kind, value = frame.schema[column].dataType, quoted(column)
-    if isinstance(kind, (T.DateType, T.TimestampType, T.TimestampNTZType, T.BooleanType, T.IntegralType)):
+    if isinstance(kind, (*DATES, T.BooleanType, T.IntegralType)):
         return [F.desc_nulls_last(value)]
     if not isinstance(kind, (T.StringType, T.BinaryType, T.NumericType)):
         raise UserError(f"{setting}: '{column}' holds {kind.simpleString()}; expected numbers, times or text")

@@ -34,6 +34,17 @@ class UserLog:
     positives_before: np.ndarray
 
 
+def of_users_with_events(table: pa.Table) -> pa.Table:
+    """Returns the rows of users with an event.
+
+    Nothing is asked of the others, of whom a profile or a previous model may know many times as many: they are neither
+    ordered nor counted by the clock.
+    """
+    codes = pc.dictionary_encode(table[USER_ID].combine_chunks()).indices.to_numpy()
+    wanted = np.isin(codes, codes[_numbers(table[KIND]) == EVENT])
+    return table if wanted.all() else table.filter(pa.array(wanted))
+
+
 class TaskRows:
     """The rows of one task's users, ordered.
 

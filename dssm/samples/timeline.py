@@ -11,6 +11,8 @@ import numpy as np
 
 from dssm.samples.ragged import Lists
 
+TOO_MANY_USERS = "users in one task over times"  # by which the driver knows the error of a task
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -34,7 +36,9 @@ class Clock:
         origin = min((int(part.min()) for part in given), default=0)
         stride = max((int(part.max()) for part in given), default=0) - origin + 1
         if users * stride >= 2**63:
-            raise OverflowError(f"{users:,} users over {stride:,} ms in one task; lower samples.rows_per_task")
+            raise OverflowError(
+                f"{users:,} {TOO_MANY_USERS} of {stride:,} ms; expected at most {(2**63 - 1) // stride:,} users"
+            )
         return Clock(origin, stride)
 
     def key(self, users: np.ndarray, times: np.ndarray) -> np.ndarray:

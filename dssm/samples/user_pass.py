@@ -41,7 +41,7 @@ from dssm.samples.pass_plan import PassPlan
 from dssm.samples.profiles import NOTHING
 from dssm.samples.ragged import Lists
 from dssm.samples.splitmix import mixed
-from dssm.samples.task_rows import TaskRows
+from dssm.samples.task_rows import TaskRows, of_users_with_events
 from dssm.samples.timeline import Moments, appended, group_runs, newest_first
 from dssm.samples.user_negatives import NegativeDrawer
 from dssm.sections import Counter
@@ -57,8 +57,9 @@ def user_pass(plan: PassPlan, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.
     if not tables:
         return
     tables.append(pa.schema(input_fields(plan.targets)).empty_table())
-    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
-    yield from _Pass(plan, TaskRows(plan, table)).rows()
+    table = of_users_with_events(pa.concat_tables(tables, promote_options="default").combine_chunks())
+    if table.num_rows:
+        yield from _Pass(plan, TaskRows(plan, table)).rows()
 
 
 class _Pass:

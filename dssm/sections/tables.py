@@ -91,7 +91,9 @@ class EventSource(Table):
     item: str = Field(description="Column of the item id.")
     time: str = Field(description="Column of the time of the event.")
     time_unit: TimeUnit = Field(
-        "ms", description="Unix milliseconds, Unix seconds, or text such as 2022-04-25 10:00:00."
+        "ms",
+        description="Unix milliseconds, Unix seconds, or iso: text that begins with a full date, such as "
+        "2022-04-25 10:00:00, dates and timestamps. A column of numbers is none of these, not of 20220425 either.",
     )
     label: str = Field("1", description="SQL expression of the label: above 0 is a positive.")
     targets: dict[str, str] = Field(
@@ -158,23 +160,29 @@ class KeyedTable(Table):
     latest_by: str | None = Field(
         None,
         description="Where an id stands in several rows, the one with the largest value of this column is read "
-        "(numbers by value, times by time, text by order). Without it a repeated id is an error.",
+        "(numbers by value, times by time, text by order). Without it a repeated id is an error. Of a column of dates "
+        "or timestamps, rows of after the windows are left out, so that a past date is built from what was known then; "
+        "text and numbers are not taken for dates: there a past date gets the newest row of all.",
     )
 
 
 class ProfileTable(KeyedTable):
     """Columns of the users: one row a user, or one a snapshot.
 
-    Snapshots come with the column `as_of`, or from a path with {date}: the day's snapshot then holds that
-    day, and is seen from the next day's start on. An event sees the newest snapshot before it; of those before
-    the windows the newest within 60 days is read.
+    Snapshots come with the column `as_of`, or from a path with {date}, one for each day: the day's snapshot then
+    holds that day, and is seen from the next day's start on. An event sees the newest snapshot before it; of those
+    before the windows the newest within 60 days is read.
     """
 
     available_from: dt.date | None = Field(
         None, description="Events before this day do not see the table: it was taken then. Not with snapshots."
     )
     as_of: str | None = Field(None, description="Column of the time that a row was taken: the table holds snapshots.")
-    as_of_unit: TimeUnit = Field("iso", description="Unit of as_of; a day such as 2022-04-25 is its start.")
+    as_of_unit: TimeUnit = Field(
+        "iso",
+        description="Unit of as_of, as time_unit of a source. A row of a day such as 2022-04-25 holds that day: it is "
+        "seen from the next day's start on, as a file of that day is; one of a time strictly after it.",
+    )
 
     @property
     def has_snapshots(self) -> bool:
@@ -192,6 +200,11 @@ class ProfileTable(KeyedTable):
 class Catalogue(KeyedTable):
     """Columns of the items: one row an item. What is scored and recommended."""
 
+    path: str | None = Field(
+        None,
+        description="A path or a glob, which may hold {data} and {date}, the run's own date: a day of the test window, "
+        "so a file named by it must hold nothing that was learned from that day's events, such as counts.",
+    )
     title: str | None = Field(
         None, description="Column whose text names an item for people: in recommendations and reports."
     )
@@ -200,7 +213,9 @@ class Catalogue(KeyedTable):
         description="Column of the time from which the item exists; null or blank: always. No event before it is "
         "joined to the item, and no negative is drawn before it.",
     )
-    upload_unit: TimeUnit = Field("iso", description="Unit of upload_time; a day such as 2022-04-25 is its start.")
+    upload_unit: TimeUnit = Field(
+        "iso", description="Unit of upload_time, as time_unit of a source; a day such as 2022-04-25 is its start."
+    )
 
     @model_validator(mode="after")
     def _unit_has_a_time(self) -> Catalogue:
@@ -214,7 +229,11 @@ class Catalogue(KeyedTable):
 class VectorTable(StrictModel):
     """Pretrained vectors: JSON lines `{key: id, values: [...]}` or Parquet with the same columns."""
 
-    path: str
+    path: str = Field(
+        description="A path or a glob, which may hold {data} and {date}, the run's own date: a day of the test window, "
+        "so a file named by it must hold nothing that was learned from that day's events; vectors trained on the days "
+        "before are fine."
+    )
     format: Literal["json", "parquet"] = "json"
     key: str = Field("post_id", description="Column of the id.")
     values: str = Field("values", description="Column of the numbers.")

@@ -26,7 +26,8 @@ from dssm.packing import unpack
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from dssm.samples.sources import EventLog, Quarantine
+    from dssm.samples.event_logs import EventLog
+    from dssm.samples.sources import Quarantine
 
 ZONE = ZoneInfo("Asia/Shanghai")
 DATE = dt.date(2024, 1, 10)

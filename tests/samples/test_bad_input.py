@@ -172,7 +172,8 @@ def plain(rows: list[dict[str, Cell]]) -> list[dict[str, Any]]:
 
 
 def test_logs(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.sources import KEPT, REASON
+    from dssm.samples.event_logs import KEPT
+    from dssm.samples.sources import REASON
 
     rows, typed_rows = drawn(EVENT, 500), drawn(TYPED_EVENT, 600)
     rows += rows[::5]  # duplicate events are events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,8 @@ def test_interactions(rich_build: RichBuild) -> None:
 
 def test_daily_snapshots_are_seen_from_the_next_day_on(rich_build: RichBuild) -> None:
     """Files of the 6th, 8th and 9th; each holds its day."""
+    from dssm.samples.earlier import missing_days
+
     newest = {7: 6, 8: 6, 9: 8, 10: 9}
 
     def seen(user: str, time: int) -> int | None:
@@ -174,6 +177,7 @@ def test_daily_snapshots_are_seen_from_the_next_day_on(rich_build: RichBuild) ->
         values.add(found)
     assert len(values) > 5
     assert rich_build.manifest.sources["profiles.daily"].missing_days == ["2024-01-07", "2024-01-10"]
+    assert missing_days(rich_build.feed.settings()) == [("profiles.daily", dt.date(2024, 1, 7))]
 
 
 # Item features ------------------------------------------------------------------------------------------------

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.samples.feed import DATE, TinyFeed
+from dssm.manifest import Manifest, SourceCounts, write_manifest
+from tests.samples.feed import DATE, HEADER, TinyFeed
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 @pytest.mark.spark
@@ -41,3 +45,27 @@ def test_an_earlier_run_by_its_name_or_its_folder(tmp_path: Path) -> None:
     ):
         feed.config["samples"]["vocabularies"] = {"run": run}
         assert frozen_run(feed.settings()) == str(folder)
+
+
+@pytest.mark.spark
+def test_days_of_logs_and_of_profiles_that_came_late(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.samples.earlier import came_late, missing_days
+
+    feed = TinyFeed(tmp_path)
+    feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
+    missing = {"sources.feed": [8], "sources.likes": [], "profiles.clients": [7, 10], "profiles.reads": []}
+    counts = {
+        key: SourceCounts(place=key, rows_read=1, missing_days=[f"2024-01-{day:02}" for day in days])
+        for key, days in missing.items()
+    }
+    feed.samples.mkdir(parents=True)
+    write_manifest(str(feed.samples), Manifest(kind="samples", date="2024-01-10", build="b", seed=0, sources=counts))
+    settings = feed.settings()
+    # Not the profile's 10th, the windows' last day: its snapshot is seen from the 11th on.
+    found = missing_days(settings)
+    assert found == [("sources.feed", dt.date(2024, 1, 8)), ("profiles.clients", dt.date(2024, 1, 7))]
+    assert [came_late(spark, settings, *day) for day in found] == [False, False]
+    feed.write("clients/2024-01-07.csv", "id\nu\n")
+    assert [came_late(spark, settings, *day) for day in found] == [False, True]
+    feed.write("feed/dt=2024-01-08/a.csv", HEADER)
+    assert [came_late(spark, settings, *day) for day in found] == [True, True]

@@ -17,7 +17,8 @@ from tests.samples.feed import HEADER, TinyFeed, ms, read_all_events, write_tiny
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
 
-    from dssm.samples.sources import EventLog, Quarantine
+    from dssm.samples.event_logs import EventLog
+    from dssm.samples.sources import Quarantine
 
 pytestmark = pytest.mark.spark
 

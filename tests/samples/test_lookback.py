@@ -63,7 +63,7 @@ def settings_with(histories: dict[str, Any], counters: dict[str, Any], **changes
 def test_days_before_the_windows(
     histories: dict[str, Any], counters: dict[str, Any], expected: tuple[int, int]
 ) -> None:
-    from dssm.samples.sources import days_before
+    from dssm.samples.event_logs import days_before
 
     settings = settings_with(histories, counters)
     assert (days_before(settings, "feed"), days_before(settings, "likes")) == expected
@@ -76,7 +76,7 @@ def test_days_before_the_windows(
 )
 def test_days_of_24_hours_where_the_clocks_change(date: str, expected: int) -> None:
     """Berlin's days of 23 and 25 hours are the 31st of March and the 27th of October."""
-    from dssm.samples.sources import days_before
+    from dssm.samples.event_logs import days_before
 
     history = {"day": {"sources": ["feed"], "days": 1}}
     assert days_before(settings_with(history, {}, date=date, timezone="Europe/Berlin"), "feed") == expected

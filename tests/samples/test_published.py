@@ -13,7 +13,6 @@ from dssm.manifest import JoinCounts
 from dssm.published import VectorType
 from dssm.scoring.publish import publish as publish_version
 from dssm.scoring.publish import roll_back
-from dssm.sections import HardNegatives
 from tests.samples.feed import TinyFeed
 from tests.scoring.tables import maker, table_at, unit_vectors, write_rows
 
@@ -40,8 +39,10 @@ def read(
     """Reads the vectors as on the 10th of January 2024."""
     from dssm.samples.published import read_published
 
-    rows, found = read_published(spark, TinyFeed(folder).settings(), name, place, key, "vector", width)
-    return {row["id"]: row["values"] for row in rows.collect()}, found
+    found = read_published(spark, TinyFeed(folder).settings(), name, place, key, "vector", width)
+    rows = {row["id"]: row["values"] for row in found.frame.collect()}
+    assert found.rows == len(rows)
+    return rows, found.width
 
 
 def refused(*args: Any, **options: Any) -> str:
@@ -210,18 +211,22 @@ def test_ids_of_the_catalogue(spark: SparkSession, tmp_path: Path) -> None:
     assert join == JoinCounts(name="catalogue ⋈ samples.negatives.near", rows=3, matched=2)
 
 
-def test_users_of_the_training_window(spark: SparkSession) -> None:
-    from dssm.samples.published import count_published_users
+def test_users_of_the_training_window(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.samples.published import ModelVectors, count_published_users
     from dssm.samples.sources import ID
 
-    def users(*values: str) -> DataFrame:
-        return spark.createDataFrame([(value,) for value in values], f"`{ID}` string")
+    def count(trained: str, known: str) -> list[JoinCounts]:
+        users = spark.createDataFrame([(value,) for value in trained.split()], f"`{ID}` string")
+        vectors = spark.createDataFrame([(value,) for value in known.split()], "id string")
+        return count_published_users(feed.settings(), {"near": ModelVectors(vectors, 2, 2)}, users)
 
-    kind = HardNegatives(items="{data}/items", users="{data}/users", user_id="who")
-    join = count_published_users("near", kind, users("7", "8", "9"), users("8", "gone"))
-    assert join == JoinCounts(name="users ⋈ samples.negatives.near.users", rows=3, matched=1)
+    feed = TinyFeed(tmp_path)
+    near = {"kind": "hard", "items": "{data}/items", "users": "{data}/users", "user_id": "who"}
+    feed.config["samples"] |= {"negatives": {"near": near}}
+    feed.config["train"] = {"loss": "weighted_bce"}
+    assert count("7 8 9", "8 gone") == [JoinCounts(name="users ⋈ samples.negatives.near.users", rows=3, matched=1)]
     with pytest.raises(UserError) as caught:
-        count_published_users("near", kind, users("7", "8"), users("u-7", "u-8"))
+        count("7 8", "u-7 u-8")
     assert str(caught.value) == (
         f"{KIND}.users: none of the ids in 'who' of {{data}}/users is one of the 2 users with training rows; expected "
         f"the ids that the sources' user columns hold: check {KIND}.user_id, or remove users"
