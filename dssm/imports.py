@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,11 +15,12 @@ def uncollected() -> Iterator[None]:
     TensorFlow's are a million objects, made in 4 s, that live to the end; the collector walked them again and again,
     for more than a second of these (measured, TensorFlow 2.15), and at each later collection.
     """
-    enabled = gc.isenabled()
+    enabled, before = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > before:  # else nothing was imported, and what lives may be garbage soon
+            gc.freeze()
         if enabled:
             gc.enable()

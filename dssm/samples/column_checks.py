@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, takes_list
-from dssm.samples.sources import FLOATS, is_blank, is_finite, is_whole, quoted
+from dssm.samples.sources import is_blank, is_finite, is_whole, quoted
 
 
 def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, str]]:
@@ -23,8 +26,6 @@ def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, s
             f"features.{feature.name}.column: {place} holds lists, a {feature.kind} takes one value a row; "
             "expected a VarLenSparseFeat, or a DenseFeat with pre_embed and a reduce_type"
         )
-    if _looks_ids_up(feature):
-        need_whole_ids(f"features.{feature.name}.column", frame, feature.source_column)
     is_number = isinstance(feature, DenseFeat) and feature.is_number
     if is_number or (isinstance(feature, SparseFeat) and feature.is_bucketised):
         plain = isinstance(kind, (T.NumericType, T.BooleanType))
@@ -55,25 +56,39 @@ def column_checks(frame: DataFrame, feature: AnyFeature) -> list[tuple[Column, s
     return []
 
 
-def need_whole_ids(setting: str, frame: DataFrame, column: str) -> None:
-    """Checks that the ids of a column, or of its lists, are no fractions, which are spelled otherwise: see `need_ids`.
+def with_whole_ids(frame: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """Returns the table with the floats of columns of ids, or of lists of them, as texts; see `_spelled`."""
+    spelled = {}
+    for column in dict.fromkeys(columns):
+        kind = frame.schema[column].dataType
+        if isinstance(kind, T.ArrayType) and _is_fraction(kind.elementType):
+            spelled[column] = F.transform(quoted(column), functools.partial(_spelled, kind.elementType))
+        elif _is_fraction(kind):
+            spelled[column] = _spelled(kind, quoted(column))
+    return frame.withColumns(spelled)
 
-    Args: setting: what names the column.
+
+def _is_fraction(kind: T.DataType) -> bool:
+    return isinstance(kind, T.FractionalType) and not is_whole(kind)
+
+
+def _spelled(kind: T.DataType, number: Column) -> Column:
+    """Returns a number as text, a whole one as an integer and NaN as null: pandas writes integers with nulls as floats.
+
+    Spelled `7.0`, an id would not be the `7` of another table.
     """
-    kind = frame.schema[column].dataType
-    element = kind.elementType if isinstance(kind, T.ArrayType) else kind
-    if isinstance(element, T.FractionalType) and not is_whole(element):
-        raise UserError(
-            f"{setting}: '{column}' holds {kind.simpleString()}, and the id 7 would be '7.0'; expected text or "
-            f"integers {FLOATS}: cast the column where the table is written"
-        )
+    value = number.cast("double")
+    is_integer = (value == F.floor(value)) & (F.abs(value) < F.lit(2.0**53))  # beyond, floats skip integers
+    return F.when(
+        ~F.isnan(value), F.when(is_integer, value.cast("bigint").cast("string")).otherwise(number.cast("string"))
+    )
 
 
-def _looks_ids_up(feature: AnyFeature) -> bool:
-    """Whether the feature's column holds lists of ids, or ids of vectors: single ids may be floats (`ids_as_text`)."""
-    if isinstance(feature, DenseFeat):
-        return not feature.is_number
-    return isinstance(feature, VarLenSparseFeat) and not isinstance(feature, TextFeat)
+def holds_ids(feature: AnyFeature) -> bool:
+    """Whether a feature's column holds ids, or lists of them."""
+    if isinstance(feature, SparseFeat):
+        return not feature.is_bucketised and feature.time is None
+    return not feature.is_number if isinstance(feature, DenseFeat) else not isinstance(feature, TextFeat)
 
 
 def _raw_entries(column: Column, kind: T.DataType, separator: str) -> Column:

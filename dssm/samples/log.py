@@ -72,7 +72,8 @@ class Log:
         size = sum(size_in_bytes(log.rows) for log in logs)
         self.buckets = min(max(size // BUCKET_BYTES, LEAST_BUCKETS), MOST_BUCKETS)
         self._timezone, self._sources = settings.timezone, list(settings.sources)
-        scan = Scan(self.buckets, settings.day_start_ms(settings.window.test_days))
+        day = settings.day_start_ms
+        scan = Scan(self.buckets, day(-settings.window.train_days), day(0), day(settings.window.test_days))
         columns = event_columns(settings.target_names)
         given = events.select(REASON, FATE, *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()])
         self.slices = given.mapInArrow(scan.run, BUCKETED).persist(StorageLevel.DISK_ONLY)
@@ -161,10 +162,13 @@ class Scan:
     """What a task does with the rows of the logs.
 
     Attributes:
+      train_start, test_start: Unix ms, of the windows: what was clicked in the first is no negative.
       end: Unix ms, of the windows: later rows are known to no sample.
     """
 
     buckets: int
+    train_start: int
+    test_start: int
     end: int
 
     def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -178,8 +182,11 @@ class Scan:
         """Returns the rows that are samples, may be known to one or say what is no negative."""
         fate = pc.fill_null(pc.index_in(table[FATE], value_set=pa.array([TRAIN, TEST, TOO_EARLY])), -1)
         codes = np.array([TRAIN_ROW, TEST_ROW, CLICK_ONLY, NO_SAMPLE], np.int32)[fate.to_numpy()]
-        positive = pc.fill_null(pc.greater(table[LABEL], 0), False).to_numpy()
-        codes[(codes == CLICK_ONLY) & ~positive] = NO_SAMPLE
+        trained = pc.and_(
+            pc.greater_equal(table[EVENT_TIME], self.train_start), pc.less(table[EVENT_TIME], self.test_start)
+        )
+        clicked = pc.fill_null(pc.and_(pc.greater(table[LABEL], 0), trained), False).to_numpy()
+        codes[(codes == CLICK_ONLY) & ~clicked] = NO_SAMPLE
         early = pc.fill_null(pc.less(table[EVENT_TIME], self.end), False)
         known = pc.and_(table[IN_LOG], early).to_numpy()
         kept = table.drop_columns([REASON, FATE])

@@ -27,9 +27,13 @@ TABLE, PARTITION = "table:", "dt"
 
 @dataclass(frozen=True)
 class ModelVectors:
-    """A model's vectors: one row an id, as (id: string, values: array<float>), their width and number."""
+    """A model's vectors: one row an id, as (id: string, values: array<float>), their width and number.
+
+    Attributes: ids: as ID, without reading a vector.
+    """
 
     frame: DataFrame
+    ids: DataFrame
     width: int
     rows: int
 
@@ -65,7 +69,7 @@ def copy_published(
             continue
         where = f"samples.negatives.{name}"
         items = read_published(spark, settings, f"{where}.items", kind.items, kind.id, kind.values)
-        joins.append(count_published(settings, name, catalogue, rows, items.frame.select(F.col("id").alias(ID))))
+        joins.append(count_published(settings, name, catalogue, rows, items.ids))
         copies[name] = f"{folder}/.lookups/published_{name}/vectors.parquet"
         write_vectors(items.frame, copies[name], items.width)
         if kind.users is not None:
@@ -103,10 +107,9 @@ def count_published_users(
       trained: the users with training rows, by ID.
     Raises: UserError where no user has one: each would be searched for by the mean of what it clicked.
     """
-    joins = []
+    joins, rows = [], trained.count() if vectors else 0
     for name, of_users in vectors.items():
-        ids = of_users.frame.select(F.col("id").alias(ID))
-        rows, matched = trained.count(), trained.select(ID).join(ids, ID, "left_semi").count()
+        matched = trained.select(ID).join(of_users.ids, ID, "left_semi").count()
         if rows and matched == 0:
             kind = settings.samples.negatives[name]
             assert isinstance(kind, HardNegatives)
@@ -171,7 +174,8 @@ def read_published(
         raise UserError(
             f"{name}: the vectors of {where} are {found['most']} wide, the items' {width}; expected those of one model"
         )
-    return ModelVectors(rows, found["most"], found["rows"])
+    ids = frame.select(quoted(key).cast("string").alias(ID))
+    return ModelVectors(rows, ids, found["most"], found["rows"])
 
 
 def _published_rows(spark: SparkSession, settings: Settings, name: str, place: str) -> tuple[DataFrame, str]:

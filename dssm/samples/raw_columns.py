@@ -13,7 +13,7 @@ from dssm.errors import UserError, did_you_mean
 from dssm.features import AnyFeature, DenseFeat, SparseFeat, TextFeat, VarLenSparseFeat, of_side, takes_list
 from dssm.manifest import UPLOAD_TIME, ListKind, changing_item_features
 from dssm.samples.lookups import groups_of
-from dssm.samples.sources import ID, is_whole, need_columns, quoted
+from dssm.samples.sources import ID, need_columns, quoted
 from dssm.samples.tables import VALID_FROM
 
 RAW = "raw__"  # prefix of raw columns between join and encoding: they can't clash with our own
@@ -129,10 +129,7 @@ def _raw_names(features: Sequence[AnyFeature]) -> list[str]:
 
 
 def ids_as_text(rows: DataFrame, features: Sequence[AnyFeature]) -> DataFrame:
-    """Casts the columns of single ids and texts, which may be numbers.
-
-    A whole number is spelled as one, also where its column holds floats: pandas writes integers with nulls as these.
-    """
+    """Casts the columns of single ids and texts, which may be numbers."""
     ids = [
         f.source_column
         for f in features
@@ -140,14 +137,4 @@ def ids_as_text(rows: DataFrame, features: Sequence[AnyFeature]) -> DataFrame:
         or isinstance(f, TextFeat)
         or (isinstance(f, DenseFeat) and not f.is_number and f.reduce_type == "none")
     ]
-    return rows.withColumns({f"{RAW}{c}": _id_text(rows, f"{RAW}{c}") for c in dict.fromkeys(ids)})
-
-
-def _id_text(rows: DataFrame, name: str) -> Column:
-    column, text = quoted(name), quoted(name).cast("string")
-    kind = rows.schema[name].dataType
-    if not isinstance(kind, T.FractionalType) or is_whole(kind):
-        return text
-    number = column.cast("double")
-    is_integer = (number == F.floor(number)) & (F.abs(number) < F.lit(2.0**53))  # beyond, floats skip integers
-    return F.when(~F.isnan(number), F.when(is_integer, number.cast("bigint").cast("string")).otherwise(text))
+    return rows.withColumns({f"{RAW}{c}": F.col(f"`{RAW}{c}`").cast("string") for c in dict.fromkeys(ids)})

@@ -30,7 +30,6 @@ DAMAGE_CLASSES = (
     "org.apache.spark.sql.execution.datasources.SchemaColumnConvertNotSupportedException",
 )
 DAMAGE_TEXTS = ("is not a Parquet file", "CSV header does not conform")
-FLOATS = "(pandas writes integers with nulls as floats)"
 NOT_UTF8 = "is not UTF-8 text"
 
 
@@ -221,7 +220,7 @@ def need_ids(name: str, frame: DataFrame, columns: Mapping[str, str]) -> None:
     for setting, column in columns.items():
         kind = frame.schema[column].dataType
         if not isinstance(kind, (T.StringType, T.IntegralType, T.BinaryType)) and not is_whole(kind):
-            hint = f" {FLOATS}" if isinstance(kind, T.FractionalType) else ""
+            hint = " (pandas writes integers with nulls as floats)" if isinstance(kind, T.FractionalType) else ""
             raise UserError(
                 f"{name}.{setting}: '{column}' holds {kind.simpleString()}; expected text or integers{hint}"
             )

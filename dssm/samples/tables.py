@@ -14,7 +14,7 @@ from dssm.config import DAY, Settings
 from dssm.errors import UserError
 from dssm.features import AnyFeature
 from dssm.manifest import ALWAYS, UPLOAD_TIME
-from dssm.samples.column_checks import column_checks, need_whole_ids
+from dssm.samples.column_checks import column_checks, holds_ids, with_whole_ids
 from dssm.samples.dated_paths import newest_day, on_day
 from dssm.samples.sources import (
     ID,
@@ -71,9 +71,8 @@ def read_profile(
         bad_time = taken.bad_time
     else:
         bad_time = "no day"
-    for history, column in ((history, h.then) for history, h in settings.histories.items()):
-        if column is not None and column in frame.columns:
-            need_whole_ids(f"histories.{history}.then", frame, column)
+    longer = [h.then for h in settings.histories.values() if h.then is not None and h.then in frame.columns]
+    frame = with_whole_ids(frame, longer)
     checks = [(F.col(VALID_FROM).isNull(), bad_time)]
     end = settings.day_start_ms(settings.window.test_days)
     return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM], end)
@@ -94,8 +93,9 @@ def _read_days(
     Raises: UserError where two days have one file, or no day has any.
     """
     assert table.path is not None
-    first, frames, missing = settings.window_days()[0], [], []
+    first, frames = settings.window_days()[0], []
     newest = newest_day(spark, settings, f"{key}.path", table.path, first) or first - DAY
+    missing = [(newest + number * DAY).isoformat() for number in range(1, (first - newest).days)]  # they may come late
     patterns = {day: on_day(settings, table.path, day) for day in [newest, *settings.window_days()]}
     _check_each_its_own(key, table.path, patterns)
     for day, pattern in patterns.items():
@@ -182,6 +182,9 @@ def _keyed(
     key = table.key
     need_columns(name, frame, {"key": key})
     need_ids(name, frame, {"key": key})
+    frame = with_whole_ids(
+        frame, [f.source_column for f in features if holds_ids(f) and f.source_column in frame.columns]
+    )
     all_checks = [
         (malformed(frame), "malformed row"),
         (is_no_id(frame, key), f"no id in '{key}'"),

@@ -36,7 +36,8 @@ class TimeColumn:
     @property
     def bad_time(self) -> str:
         """Why a row is unreadable whose time is null."""
-        return f"bad time in '{self.column}' (expected {self.unit}, 1970 to 2100)"
+        expected = "iso with a full date" if self.unit == "iso" else self.unit
+        return f"bad time in '{self.column}' (expected {expected}, 1970 to 2100)"
 
     def unix_ms(self, frame: DataFrame) -> Column:
         """Returns Unix milliseconds, a day's those of its start; null for what is no time of 1970 to 2100.

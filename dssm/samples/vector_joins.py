@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
 
 from dssm.config import Settings
 from dssm.features import DenseFeat, takes_list
@@ -37,7 +38,7 @@ def count_vectors(
             continue
         if table == HISTORY or (table == "catalogue" and column == settings.catalogue.key):
             table, place, frame = "catalogue", "catalogue", tables.catalogue
-            ids = F.array(F.col(ID))
+            ids = F.col(ID)
         else:
             place = f"{table}.{column}"
             frame = tables.catalogue if table == "catalogue" else tables.profiles[table.removeprefix("profiles.")]
@@ -53,11 +54,13 @@ def _ids(frame: DataFrame, feature: DenseFeat) -> Column:
     column = quoted(feature.source_column)
     if takes_list(feature):
         return list_entries(column, frame.schema[feature.source_column].dataType, feature.separator)
-    return F.array(column.cast("string"))
+    return column.cast("string")
 
 
 def _rows_with(frame: DataFrame, ids: Column, vectors: DataFrame) -> int:
-    """Returns the number of rows with at least one of the ids among the vectors'."""
-    row = [name for name in (ID, VALID_FROM) if name in frame.columns]
-    each = frame.select(*row, F.explode(ids).alias("id"))
-    return each.join(vectors.select("id"), "id", "left_semi").select(*row).distinct().count()
+    """Returns the number of rows whose id, or one of whose list, is among the vectors'."""
+    of_rows = frame.select(*(name for name in (ID, VALID_FROM) if name in frame.columns), ids.alias("id"))
+    if not isinstance(of_rows.schema["id"].dataType, T.ArrayType):
+        return of_rows.join(vectors.select("id"), "id", "left_semi").count()
+    each = of_rows.withColumn("id", F.explode("id"))
+    return each.join(vectors.select("id"), "id", "left_semi").drop("id").distinct().count()

@@ -27,6 +27,20 @@ def lost_rank_in(error: BaseException) -> str | None:
     return found[-1] if found else None
 
 
+def broadcast_variables(variables: Sequence[tf.Variable]) -> None:
+    """Gives all ranks the values of rank 0's variables.
+
+    Not by Horovod's function of this name: AutoGraph rewrites it variable by variable, which takes a second of a start.
+    """
+
+    @tf.function(autograph=False)
+    def of_first_rank() -> None:
+        for place, variable in enumerate(variables):
+            variable.assign(hvd.broadcast(variable, root_rank=0, name=f"variable_{place}"))
+
+    of_first_rank()
+
+
 def gather_candidates(vectors: tf.Tensor, name: str = "candidates") -> tf.Tensor:
     """Joins the ranks' vectors, in rank order; each rank's batch must have the same size.
 

@@ -32,6 +32,7 @@ from dssm.train.checkpoint import (
     unique_names,
     write_checkpoint,
 )
+from dssm.train.collectives import broadcast_variables
 from dssm.train.place import Best, Place
 from dssm.train.sharding import shard_states, shared_variables
 
@@ -143,7 +144,7 @@ class TrainingState:
                 for name, state in self._shards.items():
                     state.variable.assign(opened.shard(name, state.shard))
         whole = [] if self._is_spread else [state.variable for state in self._shards.values()]
-        hvd.broadcast_variables([*self._shared.values(), *whole], root_rank=0, inplace=True)
+        broadcast_variables([*self._shared.values(), *whole])
 
     def copied(self) -> Arrays:
         """Copies what this rank has: all that the ranks share, and its shards."""

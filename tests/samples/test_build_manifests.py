@@ -68,7 +68,7 @@ COUNTS = {
     "sources.likes": (
         {"train": 1},
         {"source has no test role": 1},
-        {"bad time in 'when' (expected iso, 1970 to 2100)": 1, "malformed row": 1},
+        {"bad time in 'when' (expected iso with a full date, 1970 to 2100)": 1, "malformed row": 1},
     ),
     "profiles.clients": (
         {"read": 3},

@@ -54,7 +54,7 @@ def scanned(table: pa.Table, buckets: int = 4, end: int = 10) -> dict[int, pa.Ta
     """Returns each bucket's rows, in two batches a task."""
     half = table.num_rows // 2
     given = [*table[:half].combine_chunks().to_batches(), *table[half:].combine_chunks().to_batches()]
-    (made,) = Scan(buckets, end).run(given)
+    (made,) = Scan(buckets, 1, 9, end).run(given)
     pairs = zip(made[BUCKET].to_pylist(), made[SLICE].to_pylist(), strict=True)
     return {bucket: pa.ipc.open_stream(data).read_all() for bucket, data in pairs}
 
@@ -72,6 +72,8 @@ def test_rows_that_are_samples_or_known_to_one() -> None:
             {REASON: "no user in 'user'", IN_LOG: False, USER_ID: None},
             {FATE: TOO_EARLY, IN_LOG: False, EVENT_TIME: 3},  # known to none, but its item is no negative
             {FATE: TOO_EARLY, IN_LOG: False, EVENT_TIME: 3, LABEL: 0},
+            {FATE: TOO_EARLY, IN_LOG: False, EVENT_TIME: 0},  # of before the training window
+            {FATE: TOO_EARLY, IN_LOG: False, EVENT_TIME: 9},  # of the test window
         )
     )
     (bucket,) = found.keys() - {OUTCOMES, ITEM_SUMS}
@@ -82,7 +84,7 @@ def test_rows_that_are_samples_or_known_to_one() -> None:
     assert counts == {
         (None, TRAIN): 1, (None, "test"): 2, (None, "outside the windows"): 2, (None, "item not in the catalogue"): 1,
         (None, "left out by where"): 1, ("no user in 'user'", None): 1,
-        (None, TOO_EARLY): 2,
+        (None, TOO_EARLY): 4,
     }  # fmt: skip
 
 

@@ -44,7 +44,9 @@ def test_snapshots_by_their_time(reader: Reader) -> None:
         ("w", "f"): ms(8, 0),
         ("w", "g"): ms(7, 0) + 1,
     }
-    assert reader.counts("profiles.clients").quarantined == {"bad time in 'taken' (expected iso, 1970 to 2100)": 2}
+    assert reader.counts("profiles.clients").quarantined == {
+        "bad time in 'taken' (expected iso with a full date, 1970 to 2100)": 2
+    }
 
 
 def test_snapshots_by_their_files(reader: Reader) -> None:
@@ -62,6 +64,16 @@ def test_snapshots_by_their_files(reader: Reader) -> None:
     assert counts.missing_days == ["2024-01-07", "2024-01-08"]
     folder = f"{feed.folder}/clients"
     assert counts.place == f"{folder}/2024-01-06.csv … {folder}/2024-01-10.csv (5 days)"
+
+
+def test_a_day_that_may_come_between_the_newest_before_the_windows_and_these(reader: Reader) -> None:
+    """Its file is the one that the first events will see: the build is to be made again."""
+    for day in ("2024-01-04", "2024-01-08"):
+        reader.feed.write(f"clients/{day}.csv", f"{CLIENTS}u,{day},,,,\n")
+    reader.feed.config["profiles"]["clients"]["path"] = "{data}/clients/{date}.csv"
+    reader.profile()
+    missing = reader.counts("profiles.clients").missing_days
+    assert missing == [f"2024-01-{day}" for day in ("05", "06", "07", "09", "10")]
 
 
 @pytest.mark.parametrize(

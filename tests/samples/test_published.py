@@ -217,8 +217,8 @@ def test_users_of_the_training_window(spark: SparkSession, tmp_path: Path) -> No
 
     def count(trained: str, known: str) -> list[JoinCounts]:
         users = spark.createDataFrame([(value,) for value in trained.split()], f"`{ID}` string")
-        vectors = spark.createDataFrame([(value,) for value in known.split()], "id string")
-        return count_published_users(feed.settings(), {"near": ModelVectors(vectors, 2, 2)}, users)
+        ids = spark.createDataFrame([(value,) for value in known.split()], f"`{ID}` string")
+        return count_published_users(feed.settings(), {"near": ModelVectors(ids, ids, 2, 2)}, users)
 
     feed = TinyFeed(tmp_path)
     near = {"kind": "hard", "items": "{data}/items", "users": "{data}/users", "user_id": "who"}

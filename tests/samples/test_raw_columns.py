@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from pyspark.sql import types as T
 
 from dssm.errors import UserError
-from dssm.features import SparseFeat
 from dssm.samples.raw_columns import (
     check_item_columns,
-    ids_as_text,
     list_kinds,
     provided_features,
     raw_item_features,
@@ -21,9 +18,6 @@ from dssm.samples.raw_columns import (
     user_columns,
 )
 from tests.samples.feed import TinyFeed
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 
 def profile(key: str, *columns: str) -> Any:
@@ -143,23 +137,3 @@ def test_only_features_of_items_may_meet_items_out_of_the_catalogue(tiny_feed: T
         "kind": "VarLenSparseFeat", "side": "user", "column": "clicks", "of": "topic_id", "share_embedding": "topic_id",
     }  # fmt: skip
     assert [f.name for f in universe_features(tiny_feed.settings())] == ["click_history", "click_embed"]
-
-
-@pytest.mark.spark
-def test_whole_floats_are_spelled_as_integers(spark: SparkSession) -> None:
-    """Beyond 2^53 a float is one of several integers."""
-    features = [SparseFeat.model_validate({"name": name, "side": "item", "dim": 1}) for name in ("a", "b")]
-    rows = spark.createDataFrame(
-        [
-            (7.0, Decimal("8.0")),
-            (-3.0, Decimal("8.5")),
-            (0.5, None),
-            (2.0**53, None),
-            (float("nan"), None),
-            (None, None),
-        ],
-        T.StructType([T.StructField("raw__a", T.DoubleType()), T.StructField("raw__b", T.DecimalType(5, 1))]),
-    )
-    texts = [tuple(row) for row in ids_as_text(rows, features).collect()]
-    assert [a for a, _ in texts] == ["7", "-3", "0.5", "9.007199254740992E15", None, None]
-    assert [b for _, b in texts[:3]] == ["8", "8.5", None]

@@ -59,7 +59,10 @@ def test_published_users_are_rows_that_a_task_orders() -> None:
     from dssm.samples.published import ModelVectors, PublishedVectors
 
     frame: Any = None
-    users = {"hard": ModelVectors(frame, width=2, rows=7), "harder": ModelVectors(frame, width=2, rows=20)}
+    users = {
+        "hard": ModelVectors(frame, frame, width=2, rows=7),
+        "harder": ModelVectors(frame, frame, width=2, rows=20),
+    }
     counts = [SourceCounts(place="log", rows_read=100), SourceCounts(place="posts", rows_read=3)]
     assert ordered_rows(counts, PublishedVectors({}, users, ())) == 130
 

@@ -52,4 +52,6 @@ def test_a_text_without_a_full_date_is_no_time(reader: Reader) -> None:
     reader.feed.write("log.csv", log(*[f"7,p1,{time},1,0,home" for time in bad + good]))
     reader.feed.config["sources"]["feed"] |= {"path": "{data}/log.csv", "time_unit": "iso"}
     assert [row[EVENT_TIME] for row in reader.events().collect()] == [ms(7, 1)] * 3
-    assert reader.counts("sources.feed").quarantined == {"bad time in 'time' (expected iso, 1970 to 2100)": 6}
+    assert reader.counts("sources.feed").quarantined == {
+        "bad time in 'time' (expected iso with a full date, 1970 to 2100)": 6
+    }

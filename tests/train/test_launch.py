@@ -220,9 +220,7 @@ def test_a_frozen_table_is_neither_broadcast_nor_given_to_the_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sent: list[tf.Variable] = []
-    monkeypatch.setattr(
-        "dssm.train.worker.hvd.broadcast_variables", lambda variables, root_rank: sent.extend(variables)
-    )
+    monkeypatch.setattr("dssm.train.state.broadcast_variables", sent.extend)
     trainer = _Trainer(write_run(tmp_path, storage="table"))
     model = trainer.run(lambda report: None)
     table = trainer.towers.frozen["post"].table
