@@ -164,7 +164,8 @@ def read_published(
     assert found is not None  # an aggregate over no rows is a row
     if no_texts:
         raise UserError(f"{name}: {no_texts:,} ids in '{key}' of {where} are not UTF-8 text; expected text or integers")
-    if not found["rows"] or found["ids"] != found["rows"] or found["least"] != found["most"] or found["bad"]:
+    one_width = found["least"] == found["most"] != 0
+    if not found["rows"] or found["ids"] != found["rows"] or not one_width or found["bad"]:
         raise UserError(
             f"{name}: {where} holds {found['rows']:,} rows of {found['ids']:,} ids, "
             f"{found['least']} to {found['most']} numbers each, {found['bad'] or 0:,} of them null or not finite; "

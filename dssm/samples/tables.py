@@ -59,8 +59,10 @@ def read_profile(
     """
     table = settings.profiles[name]
     key = f"profiles.{name}"
+    older = [history.then for history in settings.histories.values() if history.then is not None]
+    ids = [*older, *(feature.source_column for feature in features if holds_ids(feature))]
     if table.as_of is None and table.has_snapshots:
-        frame, place, missing = _read_days(spark, settings, key, table)
+        frame, place, missing = _read_days(spark, settings, key, table, ids)
     else:
         frame, place, missing = read_table(spark, settings, key, table)
         frame = frame.withColumn(VALID_FROM, F.lit(_available_from(settings, table)).cast("bigint"))
@@ -71,8 +73,7 @@ def read_profile(
         bad_time = taken.bad_time
     else:
         bad_time = "no day"
-    longer = [h.then for h in settings.histories.values() if h.then is not None and h.then in frame.columns]
-    frame = with_whole_ids(frame, longer)
+    frame = with_whole_ids(frame, [column for column in older if column in frame.columns])
     checks = [(F.col(VALID_FROM).isNull(), bad_time)]
     end = settings.day_start_ms(settings.window.test_days)
     return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM], end)
@@ -85,12 +86,14 @@ def _available_from(settings: Settings, table: ProfileTable) -> int:
 
 
 def _read_days(
-    spark: SparkSession, settings: Settings, key: str, table: ProfileTable
+    spark: SparkSession, settings: Settings, key: str, table: ProfileTable, ids: Sequence[str]
 ) -> tuple[DataFrame, str, list[str]]:
     """Reads one snapshot a day; each is seen from the next day's start.
 
     The first events see the newest snapshot before the windows, which may be some days old.
-    Raises: UserError where two days have one file, or no day has any.
+
+    Args: ids: columns that hold ids, or lists of them, where they are there.
+    Raises: UserError where two days have one file, no day has any, or a day's keys are no ids.
     """
     assert table.path is not None
     first, frames = settings.window_days()[0], []
@@ -104,6 +107,10 @@ def _read_days(
             missing.append(day.isoformat())
             continue
         frame, _, _ = read_table(spark, of_day, key, table)
+        # By day: beside the text of another day, a float becomes the text 7.0.
+        need_columns(key, frame, {"key": table.key})
+        need_ids(key, frame, {"key": table.key})
+        frame = with_whole_ids(frame, [column for column in ids if column in frame.columns])
         frames.append(frame.withColumn(VALID_FROM, F.lit(of_day.day_start_ms(1)).cast("bigint")))
     place = place_of(list(patterns.values()))
     if not frames:

@@ -5,116 +5,44 @@ The rows are drawn by hypothesis and read together: a Spark job for each would t
 
 from __future__ import annotations
 
-import csv
-import io
+import datetime as dt
 import json
+import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from dssm.errors import UserError
 from dssm.features import AnyFeature
-from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, SourceCounts
+from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, encoded_columns
 from dssm.packing import unpack
-from dssm.samples.encoding import encode_features
+from dssm.samples.encoding import encode_features, split_lists
 from dssm.samples.lookup_tables import Tables
-from tests.samples.feed import TinyFeed, ms, quarantined_rows, read_all_events
+from tests.samples.cells import (
+    ALIKE,
+    AWKWARD,
+    IDS,
+    Cell,
+    as_csv,
+    as_json,
+    cells,
+    check_all_accounted,
+    drawn,
+    numbered,
+    open_feed,
+    plain,
+    write_parquet,
+)
+from tests.samples.feed import ZONE, TinyFeed, ms, read_all_events
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
-    from dssm.samples.sources import Quarantine
+    from pyspark.sql import Row, SparkSession
 
 pytestmark = pytest.mark.spark
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value, and whether it is one that the column may hold."""
-
-    value: Any
-    is_good: bool
-
-
-def cells(good: st.SearchStrategy[Any], *bad: Any) -> st.SearchStrategy[Cell]:
-    """Draws good values mostly, or else one of the bad ones."""
-    right = good.map(lambda value: Cell(value, True))
-    return st.one_of(right, right, right, right, st.sampled_from(bad).map(lambda value: Cell(value, False)))
-
-
-def drawn(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
-    """Returns values of a strategy, the same ones every time."""
-    values: list[Any] = []
-
-    @settings(
-        max_examples=count, database=None, deadline=None, derandomize=True, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(strategy)
-    def collect(value: Any) -> None:
-        values.append(value)
-
-    collect()
-    assert len(values) > count / 2
-    return values
-
-
-# Ids that a careless reader would take for one another, and text that it would trip over.
-ALIKE = ["7", "07", "7.0", "7e0", "+7", "７", "٧", "a", "A", "é", "e\u0301", "K", "\u212a", "7 ", " 7", "null", "NULL"]
-AWKWARD = [
-    '"',
-    "'",
-    "a,b",
-    "a\\",
-    "\\n",
-    "{}",
-    "日本",
-    "🦊",
-    "\u200b",
-    "\u2028x",
-    "=1+1",
-    "-",
-    "x" * 300,
-    "\ufeff7",
-    "$1",
-]
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=8)
-IDS = st.sampled_from(ALIKE) | st.sampled_from(AWKWARD) | TEXTS.filter(lambda text: text.strip(" ") != "")
-
-
-def as_csv(rows: list[dict[str, Any]], raw: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), quoting=csv.QUOTE_ALL, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue() + "".join(f"{line}\n" for line in raw)
-
-
-def as_json(rows: list[dict[str, Any]], raw: list[str]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows) + "".join(f"{line}\n" for line in raw)
-
-
-def check_all_accounted(feed: TinyFeed, counts: SourceCounts, name: str, written: int) -> None:
-    """Checks that the rows written are those used, filtered and quarantined, and that the latter have a reason."""
-    assert counts.rows_read == written
-    assert sum(sum(part.values()) for part in (counts.used, counts.filtered, counts.quarantined)) == written
-    kept = quarantined_rows(feed.folder, name)
-    assert Counter(row["reason"] for row in kept) == counts.quarantined
-    assert all(row["reason"] and isinstance(json.loads(row["row"]), dict) for row in kept)
-    assert 0.1 < len(kept) / written < 0.9
-
-
-def open_feed(feed: TinyFeed) -> Quarantine:
-    from dssm.samples.sources import Quarantine
-
-    return Quarantine(f"{feed.folder}/quarantine", 1.0)
 
 
 # Logs ------------------------------------------------------------------------------------------------------
@@ -132,6 +60,12 @@ EVENT = st.fixed_dictionaries(
         ),
         "dwell": cells(st.sampled_from(["0", "2.5", "-0.5"]), None, "NaN", "-1.5", "Infinity", "1,5", "-inf"),
         "channel": st.sampled_from(["home", "ad", "日本"]).map(lambda value: Cell(value, True)),
+        "at": cells(
+            st.builds("2024-01-{:02}{}{:02}:30:00{}".format, st.integers(7, 9), st.sampled_from(" T"),
+                      st.integers(0, 23), st.sampled_from(["", ".123", "Z", "+05:30"])) | st.just("2024-01-08"),
+            "", None, 0, 7, 2024, 20240108, ms(8, 1), str(ms(8, 1)), 20240108.5, True, "10:30", "10:30:00", "T10:30:00",
+            "2024", "2024-01", "now", "today", "2024-13-01", "2024-01-08 25:00:00", "2124-01-08", "1969-12-31 00:00:00",
+        ),
     }
 )  # fmt: skip
 BAD_CSV = ["", "7", "7,p1", "a,b,c,d,e,f,g", '"7', '"7,p1,1,1,1,home', ",,,,,", "\u3000,,,,,x"]
@@ -164,11 +98,17 @@ KINDS = {"client_id": pa.int64(), "time": pa.int64(), "act": pa.float64(), "dwel
 def event_of(row: dict[str, Cell]) -> tuple[Any, ...]:
     values = {name: cell.value for name, cell in row.items()}
     label, weight = np.float32(values["act"]), np.float32(1 + float(values["dwell"]))
-    return str(values["client_id"]), values["post_id"], int(values["time"]), float(label), float(weight)
+    time = int(values["time"]) if "time" in values else iso_ms(values["at"])
+    return str(values["client_id"]), values["post_id"], time, float(label), float(weight)
 
 
-def plain(rows: list[dict[str, Cell]]) -> list[dict[str, Any]]:
-    return [{name: cell.value for name, cell in row.items()} for row in rows]
+def iso_ms(text: str) -> int:
+    time = dt.datetime.fromisoformat(text)
+    return round((time if time.tzinfo else time.replace(tzinfo=ZONE)).timestamp() * 1000)
+
+
+def without(rows: list[dict[str, Cell]], column: str) -> list[dict[str, Cell]]:
+    return [{name: cell for name, cell in row.items() if name != column} for row in rows]
 
 
 def test_logs(spark: SparkSession, tiny_feed: TinyFeed) -> None:
@@ -177,19 +117,14 @@ def test_logs(spark: SparkSession, tiny_feed: TinyFeed) -> None:
 
     rows, typed_rows = drawn(EVENT, 500), drawn(TYPED_EVENT, 600)
     rows += rows[::5]  # duplicate events are events
-    tiny_feed.write("log.csv", as_csv(plain(rows), BAD_CSV))
-    # JSON has types: a number and its text are the same id, as they are between logs of different formats.
-    with_numbers = [
-        {**row, "time": int(time)} if (time := row["time"]) and time.isdigit() else row for row in plain(rows)
-    ]
-    tiny_feed.write("log.jsonl", as_json(with_numbers, BAD_JSON))
-    columns = {name: [row[name] for row in plain(typed_rows)] for name in typed_rows[0]}
-    table = {name: pa.array(values, KINDS.get(name, pa.string())) for name, values in columns.items()}
-    pq.write_table(pa.table(table), tiny_feed.folder / "log.parquet")
+    timed, dated = without(rows, "at"), without(rows, "time")
+    tiny_feed.write("log.csv", as_csv(plain(timed), BAD_CSV))
+    tiny_feed.write("log.jsonl", as_json(plain(dated), BAD_JSON))
+    write_parquet(tiny_feed.folder / "log.parquet", plain(typed_rows), KINDS)
     usual = tiny_feed.config["sources"]["feed"]
     tiny_feed.config["sources"] = {
         "feed": {**usual, "path": "{data}/log.csv"},
-        "likes": {**usual, "path": "{data}/log.jsonl", "format": "json"},
+        "likes": {**usual, "path": "{data}/log.jsonl", "format": "json", "time": "at", "time_unit": "iso"},
         "typed": {**usual, "path": "{data}/log.parquet", "format": "parquet"},
     }
     tiny_feed.config["samples"]["max_quarantine_share"] = 1
@@ -198,7 +133,7 @@ def test_logs(spark: SparkSession, tiny_feed: TinyFeed) -> None:
     counts = {log.name: quarantine.counts[log.name] for log in logs}
 
     # A blank line of a CSV file is no row.
-    of_log = ((rows, sum(line != "" for line in BAD_CSV)), (rows, len(BAD_JSON)), (typed_rows, 0))
+    of_log = ((timed, sum(line != "" for line in BAD_CSV)), (dated, len(BAD_JSON)), (typed_rows, 0))
     for code, (log, (read, raw)) in enumerate(zip(logs, of_log, strict=True)):
         check_all_accounted(tiny_feed, counts[log.name], log.name, len(read) + raw)
         assert events.filter(events[SOURCE] == code).count() == len(read) + raw
@@ -237,26 +172,28 @@ CLIENT = st.fixed_dictionaries(
         "fav": WEIGHTED,
         "taken": cells(
             st.integers(1, 28).map(lambda day: f"2024-01-{day:02}") | st.just("2024-01-07 10:00:00.123"),
-            "", None, "soon", "2124-01-01", "1969-12-31", "99999-01-01", "2024-13-01",
+            "", None, "soon", "2124-01-01", "1969-12-31", "99999-01-01", "2024-13-01", "20240107", "2024", "10:00:00",
+            "T10:00", "1704600000000",
         ),
+        "read_post_id": LISTS,
     }
 )  # fmt: skip
 
 
-def numbered(rows: list[dict[str, Cell]]) -> list[dict[str, Any]]:
-    """Returns the values, with a column of which no two rows have the same number."""
-    return [{**{name: cell.value for name, cell in row.items()}, "version": number} for number, row in enumerate(rows)]
+def column_of(rows: list[Row], name: str) -> pa.Array:
+    """Returns a column of collected rows as the encoder gets it: texts, or lists of them."""
+    values = [row[name] for row in rows]
+    if any(isinstance(value, list) for value in values):
+        return pa.array(values, pa.list_(pa.string()))
+    texts = [value.decode() if isinstance(value, bytearray) else value for value in values]
+    return pa.array([None if text is None else str(text) for text in texts], pa.string())
 
 
-def check_encodes(frame: DataFrame, features: list[AnyFeature]) -> None:
+def check_encodes(rows: list[Row], features: list[AnyFeature]) -> None:
     """Checks that what the reader lets through is what the encoder takes: finite numbers come out."""
-    rows = frame.collect()
-    names = {feature.source_column for feature in features}
-    columns = {name: pa.array([row[name] for row in rows], pa.string()) for name in names}
+    columns = {feature.source_column: column_of(rows, feature.source_column) for feature in features}
     vocabularies = {feature.name: pa.array(["a", "日本"]) for feature in features}
     encoded = encode_features(columns, features, Tables(vocabularies={**vocabularies, "topic_id": pa.array(["a"])}))
-    from dssm.manifest import encoded_columns
-
     for feature in features:
         for name, spec in encoded_columns(feature, {}).items():
             values = unpack(encoded[name], spec)
@@ -264,9 +201,19 @@ def check_encodes(frame: DataFrame, features: list[AnyFeature]) -> None:
             assert np.isfinite(values).all()
 
 
+def check_older_lists(rows: list[Row], entries: dict[int, list[str]]) -> None:
+    """Checks what a history goes on with: the ids as they are, without blanks, by the rows' versions."""
+    lists = split_lists(column_of(rows, "read_post_id"), ",")
+    found = {}
+    for row, begin, end in zip(rows, lists.offsets[:-1], lists.offsets[1:], strict=True):
+        found[int(row["version"])] = lists.values[begin:end].to_pylist()
+    assert found == {version: entries[version] for version in found}
+    assert sum(map(len, found.values())) > 30
+
+
 def test_profiles(spark: SparkSession, tiny_feed: TinyFeed) -> None:
     from dssm.samples.sources import ID
-    from dssm.samples.tables import VALID_FROM, read_profile
+    from dssm.samples.tables import OLDER_ROW, VALID_FROM, read_profile
 
     rows = drawn(CLIENT, 600)
     rows += rows[::6]
@@ -278,19 +225,111 @@ def test_profiles(spark: SparkSession, tiny_feed: TinyFeed) -> None:
     users = [settings.features[name] for name in ("client_type", "age", "follow", "fav")]
     quarantine = open_feed(tiny_feed)
     spark.conf.set("spark.sql.session.timeZone", settings.timezone)
-    frame = read_profile(spark, settings, "clients", users, quarantine)
+    profile = read_profile(spark, settings, "clients", users, quarantine).collect()
 
     good = [row for row in values if all(cell.is_good for cell in rows[row["version"]].values())]
     newest = {(row["id"], row["taken"]): row["version"] for row in good}  # the last of each
     assert len(newest) > 40
-    found = {(row[ID], int(row["version"])): row[VALID_FROM] for row in frame.collect()}
+    found = {(row[ID], int(row["version"])): row[VALID_FROM] for row in profile}
     assert found.keys() == {(user, version) for (user, _), version in newest.items()}
     counts = quarantine.counts["profiles.clients"]
     check_all_accounted(tiny_feed, counts, "profiles.clients", len(values) + len(raw))
-    assert counts.filtered == {"an older row of its id": len(good) - len(newest)}
-    check_encodes(frame, users)
+    assert counts.filtered == {OLDER_ROW: len(good) - len(newest)}
+    check_encodes(profile, users)
+    older = {row["version"]: [e.strip() for e in (row["read_post_id"] or "").split(",") if e.strip()] for row in values}
+    check_older_lists(profile, older)
 
 
+# As Parquet holds them: lists as lists, numbers as numbers, of which pandas makes floats where some are null.
+TYPED_CLIENT = st.fixed_dictionaries(
+    {
+        "id": cells(IDS, "", "   ", None),
+        "client_type": cells(st.sampled_from([None, b"", b"a", "日本".encode()]), b"\xff", b"a\xc3"),
+        "age": cells(st.sampled_from([None, 0.0, -1.5, 1e30]), float("nan"), float("inf"), -float("inf"), 1e39),
+        "follow": st.sampled_from([None, [], [1, 2], [None, 2**53]]).map(lambda value: Cell(value, True)),
+        "fav": cells(st.sampled_from([None, [], ["a:1", None, " "], ["a:b:1"]]), ["a"], ["a:1", ":1"], ["a:NaN"]),
+        "read_post_id": st.lists(
+            st.sampled_from([None, float("nan"), 0.0, 7.0, -7.0, 2.5, 2.0**40]), max_size=4
+        ).map(lambda value: Cell(value or None, True)),
+    }
+)  # fmt: skip
+CLIENT_KINDS = {
+    "client_type": pa.binary(),
+    "age": pa.float64(),
+    "follow": pa.list_(pa.int64()),
+    "fav": pa.list_(pa.string()),
+    "read_post_id": pa.list_(pa.float64()),
+    "version": pa.int64(),
+}
+
+
+def spelled(entries: list[float | None] | None) -> list[str]:
+    """Returns the ids of a list of floats: whole ones as integers."""
+    known = [entry for entry in entries or [] if entry is not None and not math.isnan(entry)]
+    return [str(int(entry)) if entry == int(entry) else str(entry) for entry in known]
+
+
+def write_days(feed: TinyFeed, values: list[dict[str, Any]], days: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Writes a Parquet file a day. On the second day ids are integers, and older lists hold text.
+
+    Returns: the rows as they are written.
+    """
+    values = list(values)
+    values[1 :: len(days)] = [
+        {**row, "id": place % 20, "read_post_id": spelled(row["read_post_id"])}
+        for place, row in enumerate(values[1 :: len(days)])
+    ]
+    for place, day in enumerate(days):
+        other = {"id": pa.int64(), "read_post_id": pa.list_(pa.string())} if place == 1 else {}
+        of_day = values[place :: len(days)]
+        write_parquet(feed.folder / f"clients/2024-01-{day:02}.parquet", of_day, CLIENT_KINDS | other)
+    feed.config["profiles"] = {
+        "clients": {"path": "{data}/clients/{date}.parquet", "format": "parquet", "key": "id", "latest_by": "version"}
+    }
+    return values
+
+
+def test_daily_profiles(spark: SparkSession, tiny_feed: TinyFeed) -> None:
+    from dssm.samples.sources import ID
+    from dssm.samples.tables import OLDER_ROW, VALID_FROM, read_profile
+
+    rows, days = drawn(TYPED_CLIENT, 400), (5, 7, 9, 10)
+    rows += rows[::4]
+    older = {number: spelled(row["read_post_id"].value) for number, row in enumerate(rows)}
+    values = write_days(tiny_feed, numbered(rows), days)
+    rows[1::4] = [{**row, "id": Cell(0, True)} for row in rows[1::4]]
+    settings = tiny_feed.settings()
+    users = [settings.features[name] for name in ("client_type", "age", "follow", "fav")]
+    quarantine = open_feed(tiny_feed)
+    spark.conf.set("spark.sql.session.timeZone", settings.timezone)
+    profile = read_profile(spark, settings, "clients", users, quarantine).collect()
+
+    good = [row for row in values if all(cell.is_good for cell in rows[row["version"]].values())]
+    # Seen from the next day's start.
+    newest = {(str(row["id"]), ms(days[row["version"] % 4] + 1, 0)): row["version"] for row in good}
+    assert len(newest) > 40
+    assert {(row[ID], row[VALID_FROM]): row["version"] for row in profile} == newest
+    counts = quarantine.counts["profiles.clients"]
+    check_all_accounted(tiny_feed, counts, "profiles.clients", len(values))
+    assert counts.filtered == {OLDER_ROW: len(good) - len(newest)}
+    assert counts.missing_days == ["2024-01-06", "2024-01-08"]
+    check_encodes(profile, users)
+    check_older_lists(profile, older)
+
+
+def test_a_day_whose_ids_are_floats(spark: SparkSession, tiny_feed: TinyFeed) -> None:
+    """Spelled 7.0 beside the text of other days, an id would be another."""
+    from dssm.samples.tables import read_profile
+
+    values = numbered(drawn(TYPED_CLIENT, 40))
+    write_days(tiny_feed, values, (7, 8, 9))
+    as_floats = [{**row, "id": 7.0} for row in values]
+    write_parquet(tiny_feed.folder / "clients/2024-01-09.parquet", as_floats, CLIENT_KINDS | {"id": pa.float64()})
+    with pytest.raises(UserError, match=r"^profiles\.clients\.key: 'id' holds double; expected text or integers"):
+        read_profile(spark, tiny_feed.settings(), "clients", [], open_feed(tiny_feed))
+
+
+LATE = dt.datetime(2024, 2, 1)  # beyond the windows
 POST = st.fixed_dictionaries(
     {
         "post_id": cells(IDS | st.integers(-9, 9), None, "", "  "),
@@ -301,80 +340,59 @@ POST = st.fixed_dictionaries(
 )
 
 
+TYPED_POST = st.fixed_dictionaries(
+    {
+        "post_id": cells(IDS.map(str.encode), None, b"", b"  ", b"\xff", b"7\xc3"),
+        "topic_id": cells(st.sampled_from([None, b"", b"a", "日本".encode()]), b"\xff"),
+        "length": cells(st.sampled_from([None, 1.0, -2.5, 1e30]), float("nan"), 1e39, -float("inf")),
+        "uploaded": cells(
+            st.sampled_from([None, LATE]) | st.integers(1, 9).map(lambda day: dt.datetime(2024, 1, day)),
+            dt.datetime(1969, 12, 31), dt.datetime(2124, 1, 1), dt.datetime(1900, 1, 1),
+        ),
+    }
+)  # fmt: skip
+POST_KINDS = {"post_id": pa.binary(), "topic_id": pa.binary(), "length": pa.float64(), "version": pa.int64()}
+POST_KINDS |= {"uploaded": pa.timestamp("us", tz="UTC")}
+
+
 def text_of(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def test_the_catalogue(spark: SparkSession, tiny_feed: TinyFeed) -> None:
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_the_catalogue(spark: SparkSession, tiny_feed: TinyFeed, form: str) -> None:
     from dssm.samples.items import with_item_index
     from dssm.samples.sources import ID
-    from dssm.samples.tables import read_catalogue
+    from dssm.samples.tables import LATER_ITEM, OLDER_ROW, read_catalogue
 
-    rows = drawn(POST, 500)
+    rows = drawn(POST if form == "json" else TYPED_POST, 500)
     values = numbered(rows)
-    raw = ["{", '{"post_id": 1', "7", "nul"]
-    tiny_feed.write("posts.jsonl", as_json(values, raw))
+    raw = ["{", '{"post_id": 1', "7", "nul"] if form == "json" else []
+    if form == "json":
+        tiny_feed.write("posts.json", as_json(values, raw))
+    else:
+        write_parquet(tiny_feed.folder / "posts.parquet", values, POST_KINDS)
     tiny_feed.config["catalogue"] |= {
-        "path": "{data}/posts.jsonl", "format": "json", "latest_by": "version", "upload_time": "uploaded",
-        "upload_unit": "ms",
+        "path": f"{{data}}/posts.{form}", "format": form, "latest_by": "version", "upload_time": "uploaded",
+        "upload_unit": "ms" if form == "json" else "iso",
     }  # fmt: skip
     settings = tiny_feed.settings()
     items = [settings.features[name] for name in ("post_id", "topic_id", "length")]
     quarantine = open_feed(tiny_feed)
-    catalogue = read_catalogue(spark, settings, items, quarantine)
+    catalogue = with_item_index(read_catalogue(spark, settings, items, quarantine)).collect()
 
     good = [row for row in values if all(cell.is_good for cell in rows[row["version"]].values())]
     newest = {text_of(row["post_id"]): row["version"] for row in good}
-    assert len(newest) > 40
-    found = {row[ID]: int(row["version"]) for row in with_item_index(catalogue).collect()}
+    assert len(newest) > 30
+    later = sum(values[version]["uploaded"] == LATE for version in newest.values())
+    assert (later > 0) == (form == "parquet")
+    found = {row[ID]: int(row["version"]) for row in catalogue}
     assert found == newest
     assert {"7", "07", "7.0", "７"} & found.keys() == {"7", "07", "7.0", "７"} & newest.keys() != set()
     counts = quarantine.counts["catalogue"]
     check_all_accounted(tiny_feed, counts, "catalogue", len(values) + len(raw))
+    assert counts.filtered.get(LATER_ITEM, 0) == later
+    assert counts.filtered[OLDER_ROW] == len(good) - len(newest)
     check_encodes(catalogue, items)
-
-
-# Vectors -------------------------------------------------------------------------------------------------------
-
-FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
-VECTOR = st.fixed_dictionaries(
-    {
-        "post_id": cells(IDS, None, "", "  "),
-        "values": cells(
-            st.lists(FINITE, min_size=2, max_size=2),
-            None, [], [1], [1, 2, 3], [1, None], [float("nan"), 1], [1, float("inf")], "1,2", {"a": 1}, [[1, 2]], 7,
-            ["a", "b"], [1e39, 0],
-        ),
-    }
-)  # fmt: skip
-
-
-def unique(rows: list[dict[str, Cell]], key: str, fix: Callable[[str, int], str]) -> list[dict[str, Cell]]:
-    """Returns the rows with each good id once."""
-    seen: set[str] = set()
-    made = []
-    for number, row in enumerate(rows):
-        cell = row[key]
-        if cell.is_good and cell.value in seen:
-            cell = Cell(fix(cell.value, number), True)
-        if cell.is_good:
-            seen.add(cell.value)
-        made.append({**row, key: cell})
-    return made
-
-
-def test_vectors(spark: SparkSession, tiny_feed: TinyFeed) -> None:
-    from dssm.samples.vectors import read_vectors
-
-    rows = unique(drawn(VECTOR, 500), "post_id", lambda value, number: f"{value}#{number}")
-    values = plain(rows)
-    raw = ["{", "7", '{"post_id": "cut", "values": [1', '{"values": [1, 2]}', '{"post_id": "none"}']
-    tiny_feed.write("vectors.jsonl", as_json(values, raw))
-    quarantine = open_feed(tiny_feed)
-    settings = tiny_feed.settings()
-    frame = read_vectors(spark, settings, "post", settings.vectors["post"], quarantine)
-
-    good = {r["post_id"].value: r["values"].value for r in rows if r["post_id"].is_good and r["values"].is_good}
-    assert len(good) > 100
-    assert {row["id"]: row["values"] for row in frame.collect()} == good
-    check_all_accounted(tiny_feed, quarantine.counts["vectors.post"], "vectors.post", len(values) + len(raw))
