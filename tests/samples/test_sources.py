@@ -117,6 +117,10 @@ def test_ids_of_other_whole_types(reader: Reader) -> None:
     assert [(row[USER_ID], row[ITEM_ID]) for row in rows] == [("7", "p1"), ("8", "p2")]
 
 
+def bad_time(column: str, unit: str) -> str:
+    return f"bad time in '{column}' (expected {'iso with a full date' if unit == 'iso' else unit}, 1970 to 2100)"
+
+
 @pytest.mark.parametrize(
     ("unit", "times"),
     [
@@ -133,7 +137,7 @@ def test_times_of_parquet_columns(reader: Reader, unit: str, times: pa.Array) ->
     write_parquet_log(reader.feed, time=times)
     reader.feed.config["sources"]["feed"]["time_unit"] = unit
     assert [row[EVENT_TIME] for row in reader.events().collect()] == [ms(7, 1)]
-    assert reader.counts("sources.feed").quarantined == {f"bad time in 'time' (expected {unit}, 1970 to 2100)": 1}
+    assert reader.counts("sources.feed").quarantined == {bad_time("time", unit): 1}
 
 
 def test_a_list_as_time(reader: Reader) -> None:
@@ -349,8 +353,7 @@ def test_uploads(reader: Reader, unit: str, day: str, hour: str) -> None:
     reader.feed.config["catalogue"] |= {"path": "{data}/posts.csv", "upload_time": "uploaded", "upload_unit": unit}
     found = {row["row__id"]: row[UPLOAD_TIME] for row in reader.catalogue().collect()}
     assert found == {"a": ms(7, 0), "b": ms(7, 10), "c": ALWAYS, "d": ALWAYS}
-    reason = f"bad time in 'uploaded' (expected {unit}, 1970 to 2100)"
-    assert reader.counts("catalogue").quarantined == {reason: 3}
+    assert reader.counts("catalogue").quarantined == {bad_time("uploaded", unit): 3}
 
 
 def test_without_upload_times_items_were_always_there(reader: Reader) -> None:
