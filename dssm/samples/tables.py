@@ -110,7 +110,7 @@ def _read_days(
         # By day: beside the text of another day, a float becomes the text 7.0.
         need_columns(key, frame, {"key": table.key})
         need_ids(key, frame, {"key": table.key})
-        frame = with_whole_ids(frame, [column for column in ids if column in frame.columns])
+        frame = with_whole_ids(frame, [c for c in ids if c in frame.columns and c != table.latest_by])
         frames.append(frame.withColumn(VALID_FROM, F.lit(of_day.day_start_ms(1)).cast("bigint")))
     place = place_of(list(patterns.values()))
     if not frames:
@@ -189,9 +189,6 @@ def _keyed(
     key = table.key
     need_columns(name, frame, {"key": key})
     need_ids(name, frame, {"key": key})
-    frame = with_whole_ids(
-        frame, [f.source_column for f in features if holds_ids(f) and f.source_column in frame.columns]
-    )
     all_checks = [
         (malformed(frame), "malformed row"),
         (is_no_id(frame, key), f"no id in '{key}'"),
@@ -214,6 +211,8 @@ def _keyed(
         repeated = True  # maybe: rows of an id may be equally new
     if repeated:
         check_unique(name, key, readable, snapshot)
+    ids = [f.source_column for f in features if holds_ids(f) and f.source_column in readable.columns]
+    readable = with_whole_ids(readable, ids)  # not before: the newest row is found by numbers
     columns = [
         (quoted(c.name).cast("array<string>") if isinstance(c.dataType, T.ArrayType) else quoted(c.name)).alias(c.name)
         for c in readable.schema.fields

@@ -152,6 +152,14 @@ def test_floats_of_ids_are_spelled_as_integers(
     assert reader.counts("catalogue").quarantined == {}
 
 
+def test_the_newest_row_by_floats_that_are_ids_too(reader: Reader) -> None:
+    """By number: as texts, 9 would be above 10."""
+    write_posts(reader.feed, post_id=["p1", "p1"], version=[9.0, 10.0])
+    reader.feed.config["catalogue"]["latest_by"] = "version"
+    reader.feed.config["features"] |= {"version": {"kind": "SparseFeat", "side": "item"}}
+    assert [row["version"] for row in reader.catalogue().collect()] == ["10"]
+
+
 def test_a_vocabulary_counts_floats_as_they_are_looked_up(reader: Reader) -> None:
     from dssm.samples.raw_columns import raw_item_features
     from dssm.samples.vocabulary import token_counts
