@@ -168,7 +168,7 @@ def test_the_fastest_round_counts_with_the_largest_memory() -> None:
 
 def test_ratios_are_of_the_runs_that_were_made() -> None:
     runs = {bench.OURS: a_run(20, 2), bench.PANDAS: a_run(10, 8), bench.SKEWED: a_run(25, 2)}
-    runs[bench.NUMPY] = a_run(5, 1)
+    runs |= {bench.NUMPY: a_run(5, 1), bench.SPARK: a_run(16, 4)}
     growth = {bench.FIFTH: a_run(4, 2, events=1_000_000), bench.TWICE: a_run(36, 2, events=10_000_000)}
 
     assert bench.ratios(runs) == {
@@ -176,6 +176,10 @@ def test_ratios_are_of_the_runs_that_were_made() -> None:
         "memory_vs_pandas": 0.25,
         "vs_numpy": 0.25,
         "memory_vs_numpy": 2.0,
+        "vs_spark_alone": 0.8,
+        "memory_vs_spark_alone": 0.5,
+        "spark_alone_vs_pandas": 0.625,
+        "memory_spark_alone_vs_pandas": 0.5,
         "skewed_vs_even": 1.25,
     }
     assert bench.ratios(growth) == {"growth_1m_to_10m": 9.0}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.samples import duckdb_peer, numpy_peer, pandas_peer
+from benchmarks.samples import duckdb_peer, numpy_peer, pandas_peer, spark_alone
 from benchmarks.samples.arrays import (
     drawn_negatives,
     encoded_column,
@@ -19,9 +20,12 @@ from benchmarks.samples.arrays import (
     ids_by_frequency,
     packed,
 )
-from benchmarks.samples.feed import ITEMS, USER_STEP, FeedSpec, made_feed
+from benchmarks.samples.feed import EVENTS, ITEMS, USER_STEP, FeedSpec, made_feed
 from benchmarks.samples.task import HISTORY, SPLIT_MS
 from tests.kuairand import write_kuairand
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.slow
 
@@ -197,6 +201,23 @@ def test_the_peers_agree(kuairand: Path, tmp_path: Path, clicks_only: bool) -> N
         drawn = frame[trains].apply(lambda row: {items[n] for n in row["row_negatives"] if n >= 0}, axis=1)
         assert sum(map(len, drawn)) > 0
         assert not any(found & clicked[user] for user, found in zip(frame["row_user"][trains], drawn, strict=True))
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("clicks_only", [True, False])
+def test_spark_alone_sends_each_row_to_its_user_once(
+    spark: SparkSession, kuairand: Path, tmp_path: Path, clicks_only: bool
+) -> None:
+    feed = made_feed(kuairand, tmp_path, FeedSpec(1_500))
+    count = spark_alone.count_and_send(spark, feed, tmp_path / "out", clicks_only)
+    log = pq.read_table(feed / EVENTS, columns=["user_id", "video_id", "time_ms", "is_click"]).to_pandas()
+    log = log[log["is_click"] == 1] if clicks_only else log
+    files = [pq.read_table(path).to_pandas() for path in (tmp_path / "out").iterdir()]
+    sent, columns = pd.concat(files), list(log.columns)
+
+    assert count == (log["time_ms"] < SPLIT_MS).sum()
+    assert sent.sort_values(columns).to_numpy().tolist() == log.sort_values(columns).to_numpy().tolist()
+    assert sum(file["user_id"].nunique() for file in files) == log["user_id"].nunique()
 
 
 def history_items(frame: pd.DataFrame) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 The feed is KuaiRand's log again and again, each copy with new users. build_samples on two cores, a pandas script, a
 NumPy script tuned by hand and DuckDB do the same work on the same Parquet files, one after the other, each in
-processes of its own. Then build_samples again: a fifth and twice the events (how its time grows), and a feed in which
+processes of its own; and Spark does the least of it alone, which is the limit of what a job on Spark can reach. Then
+build_samples again: a fifth and twice the events (how its time grows), and a feed in which
 one user and one item have 1 % of all events each (whether a task lags). The best of the rounds counts, and the largest
 memory of them.
 """
@@ -35,7 +36,8 @@ GIB = 2**30
 
 OURS, FIFTH, TWICE, SKEWED = "ours", "fifth", "twice", "skew"
 PEERS = PANDAS, NUMPY, DUCKDB = "pandas", "numpy", "duckdb"
-PARTS = {OURS: (OURS,), **{name: (name,) for name in PEERS}, "growth": (FIFTH, TWICE), "skew": (OURS, SKEWED)}
+SPARK = "spark"
+PARTS = {OURS: (OURS,), **{name: (name,) for name in (*PEERS, SPARK)}, "growth": (FIFTH, TWICE), "skew": (OURS, SKEWED)}
 
 COLUMNS = ("", "events", "events/s", "seconds", "start-up s", "CPU s", "peak GiB", "largest process GiB")
 STAGE_COLUMNS = ("slowest stages of build_samples", "tasks", "median s", "longest s", "longest / median")
@@ -49,6 +51,8 @@ NOTES = (
     "reader of Parquet knows. NumPy: tuned by hand: pandas reads and merges, the rest is arrays sorted by user, in",
     "blocks; matrices of fixed width, packed as bytes, which a reader has to unpack. Both keep all rows in memory.",
     "DuckDB: lists of their own length; rounds chances to a millionth.",
+    "Spark alone: counts each item's events, sends the log's rows to their users once, and Python writes them as they",
+    "are: no table is joined, nothing encoded, drawn or checked. No job on Spark can be faster, or hold less.",
     "build_samples: every row checked and counted; samples in a global shuffle, one row group a file, test apart;",
     "the encoded catalogue, the users to evaluate and all (user, item) pairs besides.",
 )
@@ -101,6 +105,7 @@ def all_sides(events: int) -> dict[str, Side]:
         PANDAS: Side("pandas", whole, "pandas_peer"),
         NUMPY: Side("NumPy", whole, "numpy_peer"),
         DUCKDB: Side("DuckDB", whole, "duckdb_peer"),
+        SPARK: Side("Spark alone", whole, "spark_alone"),
         OURS: Side("build_samples", whole),
         FIFTH: Side("build_samples, a fifth", FeedSpec(events // 5)),
         TWICE: Side("build_samples, twice", FeedSpec(events * 2)),
@@ -151,7 +156,7 @@ def best(rounds: Sequence[Run]) -> Run:
 
 def check_same_work(runs: Mapping[str, Run]) -> None:
     """Raises RuntimeError where sides made another number of training rows of the same feed."""
-    found = {key: runs[key].train_rows for key in (*PEERS, OURS) if key in runs}
+    found = {key: runs[key].train_rows for key in (*PEERS, SPARK, OURS) if key in runs}
     if len(set(found.values())) > 1:
         raise RuntimeError(f"training rows of one feed differ: {found}")
 
@@ -159,10 +164,12 @@ def check_same_work(runs: Mapping[str, Run]) -> None:
 def ratios(runs: Mapping[str, Run]) -> dict[str, float]:
     """Returns what the runs that were made say: above 1 is faster for vs_…, more for memory_… and growth_…."""
     found = {}
-    for name in PEERS:
-        if {OURS, name} <= runs.keys():
-            found[f"vs_{name}"] = runs[OURS].events_per_s / runs[name].events_per_s
-            found[f"memory_vs_{name}"] = runs[OURS].peak_bytes / runs[name].peak_bytes
+    pairs = {f"vs_{name}": (OURS, name) for name in PEERS}
+    pairs |= {"vs_spark_alone": (OURS, SPARK), "spark_alone_vs_pandas": (SPARK, PANDAS)}
+    for name, (side, other) in pairs.items():
+        if {side, other} <= runs.keys():
+            found[name] = runs[side].events_per_s / runs[other].events_per_s
+            found[f"memory_{name}"] = runs[side].peak_bytes / runs[other].peak_bytes
     if {FIFTH, TWICE} <= runs.keys():
         name = "growth_1m_to_10m" if runs[TWICE].events == 2 * EVENTS else "growth_10_times"
         found[name] = runs[TWICE].seconds / runs[FIFTH].seconds
