@@ -94,6 +94,11 @@ class RunPaths:
         return f"{self.folder}/report.html"
 
     @property
+    def report_map(self) -> str:
+        """Where the report draws the published items; see `dssm.report.kept_map`."""
+        return f"{self.folder}/report_map.json"
+
+    @property
     def tables(self) -> str:
         """Where the run's published tables lie; see `dssm.published.run_table`."""
         return f"{self.folder}/tables.json"

@@ -11,9 +11,10 @@ from dssm.published import Published
 from dssm.report.decoding import percent
 from dssm.report.html import Html, count_cell, figure_text, join, note, table, tag, text_cell
 from dssm.report.item_words import Items, ItemWords
+from dssm.report.kept_map import kept_layout
 from dssm.report.run_facts import RunFacts
 from dssm.report.run_plots import occurrences
-from dssm.report.vector_map import drawing, keys, layout, legend
+from dssm.report.vector_map import drawing, keys, legend
 from dssm.report.vectors import (
     NEIGHBOURS,
     Hubness,
@@ -67,9 +68,8 @@ def vector_facts(facts: RunFacts, items: Items) -> VectorFacts | None:
     mapped, map_vectors = chosen(on_map)
     compared, hub_vectors = chosen(in_hubs)
     hubs = hubness(hub_vectors)
-    return VectorFacts(
-        norms, items.rows, mapped, layout(map_vectors, facts.settings.seed), compared, hubs, _same(compared, hubs)
-    )
+    laid_out = kept_layout(facts.paths.report_map, map_vectors, facts.settings.seed)
+    return VectorFacts(norms, items.rows, mapped, laid_out, compared, hubs, _same(compared, hubs))
 
 
 def _same(items: Sequence[ItemWords], hubs: Hubness | None) -> tuple[float, float] | None:

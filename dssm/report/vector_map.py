@@ -15,7 +15,8 @@ from dssm.report.item_words import ItemWords
 FEWEST = 10  # items that make a map
 PERPLEXITY = 30
 DIMENSIONS = 50  # kept by PCA before t-SNE, as its authors do
-ITERATIONS = 500
+ITERATIONS, ANGLE = 400, 0.8  # of 2,000 vectors as many neighbours are kept as with 500 and 0.5, in half the time
+HOW = (PERPLEXITY, DIMENSIONS, ITERATIONS, ANGLE)
 SIDE, MARGIN, RADIUS = 720, 14, 4.2  # of the drawing
 SHOWN, COLOURS = 48, 16  # categories told apart, and colours for them, as many as run_style has
 SMALLEST = 3  # items of a category that is told apart
@@ -48,7 +49,7 @@ def layout(vectors: np.ndarray, seed: int) -> np.ndarray | None:
         init = reduced[:, :2] / max(float(reduced[:, 0].std()), 1e-12) * 1e-4
         if init.shape[1] < 2:
             init = np.column_stack([init[:, 0], np.zeros(len(init))])
-        model = TSNE(2, perplexity=perplexity, init=init, max_iter=ITERATIONS, random_state=seed)
+        model = TSNE(2, perplexity=perplexity, init=init, max_iter=ITERATIONS, angle=ANGLE, random_state=seed)
         places: np.ndarray = model.fit_transform(reduced)
     centred = places - (places.min(axis=0) + places.max(axis=0)) / 2
     return centred / np.ptp(places, axis=0).max() + 0.5
