@@ -99,12 +99,3 @@ def test_a_gate_that_fails_stops_the_date_and_the_table_stays(airflow_home: Path
     assert feed.version(DATE) == before
     assert f"│ ● │ {before}" in spoken(["./spark-submit.sh", "versions", "demo", "--root", str(feed.root)])
     assert airflow.query("SELECT count(*) FROM asset_event") == [(0,)]
-
-
-def test_a_driver_on_the_cluster_is_refused(airflow_home: Path):
-    remote = "spark.deploy_mode=cluster root=hdfs:///runs data=hdfs:///feed"
-    airflow = Airflow(airflow_home, {"MASTER": "yarn", "HADOOP_CONF_DIR": "/etc/hadoop/conf", "DSSM_SET": remote})
-    done = airflow.run("dags", "test", "dssm_daily", DATE)
-    assert done.returncode == 1
-    assert airflow.outcome() == {"build_samples": ("failed", 1), **dict.fromkeys(JOBS[1:], ("upstream_failed", 0))}
-    assert "spark.deploy_mode: found cluster, expected client" in done.stdout
