@@ -51,7 +51,7 @@ recipe() {
       && echo "HOROVOD_GPU_OPERATIONS=$(gpu_operations)" ;;
     python) echo 3.11 ;;
     project) cat setup.py ;;
-    classes) echo "$(grep -hs '^pyspark==' requirements/core.lock) of $(java_of_jobs), $(cksum <scripts/spark_classes.sh)" ;;
+    classes) echo "$(grep -hs '^pyspark==' requirements/core.lock) of $(java_of_jobs), $(cat scripts/spark_classes.sh scripts/archived_job.py | cksum)" ;;
     *) pins "requirements/$1.lock" ;;
   esac
 }

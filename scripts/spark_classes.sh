@@ -14,7 +14,7 @@ cd "$root"
 rm -f "$env/spark-classes.jsa"
 demo=(--config conf/demo.yaml --set "data=$work/data")
 "$env/bin/python" -m dssm.demo "${demo[@]}" --events 4000 --clients 200 --posts 100
-# A job of its own is what loads the classes that jobs load; Java writes them when it ends.
-DSSM_PYTHON=$env/bin/python MASTER='local[2]' SPARK_SUBMIT_OPTS="-XX:ArchiveClassesAtExit=$work/classes.jsa -Xlog:disable" \
-  ./spark-submit.sh build_samples "${demo[@]}" --set "root=$work/runs" --set "item_table.metastore=$work/metastore_db"
+JAVA_HOME=$(scripts/java_home.sh "$env/bin/python") PYTHONPATH=$root MASTER='local[2]' \
+  SPARK_SUBMIT_OPTS="-XX:ArchiveClassesAtExit=$work/classes.jsa -Xlog:disable" \
+  "$env/bin/python" scripts/archived_job.py "data=$work/data" "root=$work/runs" "item_table.metastore=$work/metastore_db"
 mv "$work/classes.jsa" "$env/spark-classes.jsa"

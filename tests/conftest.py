@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,7 +64,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do."""
     from dssm.config import load_settings
     from dssm.spark import spark_session
-    from dssm.submitting.command import archived_classes, command
+    from dssm.submitting.command import session_environment
     from tests.pipeline import OF_FEW_ROWS
 
     folder = tmp_path_factory.mktemp("spark")
@@ -84,14 +83,13 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         f"spark.conf={conf}",
     ]
     settings = load_settings(str(PROJECT / "conf" / "demo.yaml"), overrides)
-    options = command("build_samples", [], settings, {"MASTER": "local[2]"})[1:-1]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYSPARK_SUBMIT_ARGS", shlex.join([*options, "pyspark-shell"]))
-        patched.setenv("PYSPARK_PYTHON", sys.executable)
+        variables = session_environment("build_samples", settings, {**os.environ, "MASTER": "local[2]"})
+        for name, value in variables.items():
+            # A job's Java does without its optimising compiler; that of half an hour of tests has use for it.
+            patched.setenv(name, value.replace("-XX:TieredStopAtLevel=1", ""))
         patched.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *sys.path]))  # the workers import dssm, too
         patched.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-        for name, value in archived_classes(os.environ).items():
-            patched.setenv(name, value)
         if "JAVA_HOME" not in os.environ:
             found = subprocess.run([PROJECT / "scripts" / "java_home.sh"], capture_output=True, text=True, check=True)
             patched.setenv("JAVA_HOME", found.stdout.strip())

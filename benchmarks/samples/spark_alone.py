@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from benchmarks.samples.pipeline import write_settings
 from benchmarks.samples.task import ITEM_ID, POSITIVES, SPLIT_MS, THREADS, USER_ID
 from dssm.config import Settings, load_settings
 from dssm.spark import spark_session
-from dssm.submitting.command import archived_classes, command
+from dssm.submitting.command import session_environment
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -59,12 +58,9 @@ def count_and_send(spark: SparkSession, feed: Path, out: Path, clicks_only: bool
 def environment(settings: Settings) -> dict[str, str]:
     """Returns the variables with which a session of this process is what build_samples' is."""
     java_home = subprocess.run([PROJECT / "scripts" / "java_home.sh", sys.executable], capture_output=True, check=True)
-    options = command("build_samples", [], settings, {"MASTER": f"local[{THREADS}]"})[1:-1]
     return {
         "JAVA_HOME": java_home.stdout.decode().strip(),
-        "PYSPARK_PYTHON": sys.executable,
-        "PYSPARK_SUBMIT_ARGS": shlex.join([*options, "pyspark-shell"]),
-        **archived_classes(os.environ),
+        **session_environment("build_samples", settings, {**os.environ, "MASTER": f"local[{THREADS}]"}),
     }
 
 

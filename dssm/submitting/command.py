@@ -178,6 +178,19 @@ def archived_classes(environment: Mapping[str, str]) -> dict[str, str]:
     return {SUBMIT_JAVA_OPTIONS: f"{given} {options}".strip()}
 
 
+def session_environment(job: str, settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables with which a Spark session that this Python starts is the one that a job would have.
+
+    Raises: UserError; see `Submission`.
+    """
+    options = command(job, [], settings, environment)[1:-1]
+    return {
+        "PYSPARK_SUBMIT_ARGS": shlex.join([*options, "pyspark-shell"]),
+        "PYSPARK_PYTHON": sys.executable,
+        **archived_classes(environment),
+    }
+
+
 def needs_spark(job: str, settings: Settings) -> bool:
     if job == "train":
         return settings.train.by_spark

@@ -15,7 +15,7 @@ import pytest
 from dssm.cli import JOBS
 from dssm.config import load_settings
 from dssm.errors import UserError
-from dssm.submitting.command import Submission, archived_classes, command
+from dssm.submitting.command import Submission, archived_classes, command, session_environment
 
 PROJECT = Path(__file__).parents[2]
 DEMO = str(PROJECT / "conf" / "demo.yaml")
@@ -313,3 +313,15 @@ def test_java_takes_the_classes_that_the_set_up_has_archived(tmp_path: Path) -> 
     ended = subprocess.run([submit, "--version"], env=environment, capture_output=True, text=True, check=True)
     assert "shared objects file (top)" in (tmp_path / "loaded").read_text(encoding="utf-8")
     assert "warning" not in ended.stdout.lower() + ended.stderr.lower()
+
+
+def test_a_session_that_python_starts_is_set_as_the_jobs_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    (tmp_path / "spark-classes.jsa").touch()
+    settings, environment = load_settings(DEMO), {"MASTER": "local[3]", "SPARK_SUBMIT_OPTS": "-Xmx1g"}
+    found = session_environment("build_samples", settings, environment)
+    line = command("build_samples", [], settings, environment)
+    assert shlex.split(found["PYSPARK_SUBMIT_ARGS"]) == [*line[1:-1], "pyspark-shell"]
+    assert "local[3]" in line
+    assert found["PYSPARK_PYTHON"] == sys.executable
+    assert found["SPARK_SUBMIT_OPTS"].startswith("-Xmx1g -XX:SharedArchiveFile=")
