@@ -38,7 +38,10 @@ def main() -> None:
     assert gateway is not None
     gateway.shutdown()
     gateway.proc.stdin.close()
-    raise SystemExit(gateway.proc.wait(JAVA_ENDS_S))
+    try:
+        raise SystemExit(gateway.proc.wait(JAVA_ENDS_S))
+    finally:
+        gateway.proc.kill()  # which does nothing where it has ended
 
 
 if __name__ == "__main__":

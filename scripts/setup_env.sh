@@ -51,7 +51,7 @@ recipe() {
       && echo "HOROVOD_GPU_OPERATIONS=$(gpu_operations)" ;;
     python) echo 3.11 ;;
     project) cat setup.py ;;
-    classes) echo "$(grep -hs '^pyspark==' requirements/core.lock) of $(java_of_jobs), $(cat scripts/spark_classes.sh scripts/archived_job.py | cksum)" ;;
+    classes) echo "$(grep -hs '^pyspark==' requirements/core.lock) of $(java_of_jobs), $(cksum <scripts/spark_classes.sh) $(cksum <scripts/archived_job.py)" ;;
     *) pins "requirements/$1.lock" ;;
   esac
 }
@@ -137,7 +137,8 @@ make_python() {
 
 # pip keeps the wheels that it builds, whatever TensorFlow they were built against: hence no cache.
 build_horovod() {
-  PATH=$env/bin:$PATH MAKEFLAGS=-j$(nproc) HOROVOD_GPU_OPERATIONS=$(gpu_operations) \
+  PATH=$env/bin:$PATH MAKEFLAGS=-j$(nproc) CMAKE_TOOLCHAIN_FILE=$root/scripts/horovod.cmake \
+    HOROVOD_GPU_OPERATIONS=$(gpu_operations) \
     HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
     HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
     install_locked --no-cache-dir --no-binary horovod --force-reinstall -r requirements/horovod.lock \

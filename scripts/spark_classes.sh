@@ -11,10 +11,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$root"
 
-rm -f "$env/spark-classes.jsa"
+rm -f "$env"/spark-classes.jsa*
+java=$(scripts/java_home.sh "$env/bin/python")
 demo=(--config conf/demo.yaml --set "data=$work/data")
 "$env/bin/python" -m dssm.demo "${demo[@]}" --events 4000 --clients 200 --posts 100
-JAVA_HOME=$(scripts/java_home.sh "$env/bin/python") PYTHONPATH=$root MASTER='local[2]' \
+JAVA_HOME=$java PYTHONPATH=$root MASTER='local[2]' \
   SPARK_SUBMIT_OPTS="-XX:ArchiveClassesAtExit=$work/classes.jsa -Xlog:disable" \
   "$env/bin/python" scripts/archived_job.py "data=$work/data" "root=$work/runs" "item_table.metastore=$work/metastore_db"
-mv "$work/classes.jsa" "$env/spark-classes.jsa"
+mv "$work/classes.jsa" "$env/spark-classes.jsa.new" # maybe from another file system
+mv "$env/spark-classes.jsa.new" "$env/spark-classes.jsa"

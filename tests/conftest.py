@@ -31,6 +31,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dssm"))
 gc.disable()
 
 
+ONE_COMPILER = "-XX:TieredStopAtLevel=1"  # what a short job's Java has
+
+
 # Files that take minutes, longest first: begun last, one would keep one worker busy when the other has ended.
 LONGEST = (
     "train/test_ranks.py", "train/test_chaos.py", "train/test_lost_rank.py", "train/test_spark_kills.py",
@@ -61,7 +64,10 @@ def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do."""
+    """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do.
+
+    But for what suits many tests of few rows: plans are interpreted, and Java optimises what runs for long.
+    """
     from dssm.config import load_settings
     from dssm.spark import spark_session
     from dssm.submitting.command import session_environment
@@ -86,10 +92,10 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     with pytest.MonkeyPatch.context() as patched:
         variables = session_environment("build_samples", settings, {**os.environ, "MASTER": "local[2]"})
         for name, value in variables.items():
-            # A job's Java does without its optimising compiler; that of half an hour of tests has use for it.
-            patched.setenv(name, value.replace("-XX:TieredStopAtLevel=1", ""))
+            patched.setenv(name, value)
+        assert ONE_COMPILER in variables["PYSPARK_SUBMIT_ARGS"]
+        patched.setenv("PYSPARK_SUBMIT_ARGS", variables["PYSPARK_SUBMIT_ARGS"].replace(ONE_COMPILER, ""))
         patched.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *sys.path]))  # the workers import dssm, too
-        patched.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         if "JAVA_HOME" not in os.environ:
             found = subprocess.run([PROJECT / "scripts" / "java_home.sh"], capture_output=True, text=True, check=True)
             patched.setenv("JAVA_HOME", found.stdout.strip())

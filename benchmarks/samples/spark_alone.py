@@ -1,9 +1,8 @@
-"""What Spark needs for the least of the work: python -m benchmarks.samples.spark_alone FEED OUT positives|all.
+"""A plain job on Spark, a yardstick: python -m benchmarks.samples.spark_alone FEED OUT positives|all.
 
-No peer but a limit: nothing is joined, encoded, drawn, checked or shuffled among the samples. Spark counts the training
-window's events of each item, which popularity and vocabularies need before a sample can be made, sends the log's rows
-to their users once, and hands them to Python, which writes them as they come. A job on Spark that makes samples in two
-passes over the log can't be faster, nor hold less. The session is build_samples' own, with its options of Java.
+No peer: nothing is joined, encoded, drawn, checked or shuffled among the samples. Spark counts the training window's
+events of each item, sends the log's rows to their users once, and hands them to Python, which writes them as they
+come. What build_samples takes beyond it is its own work. The session is build_samples' own, with its options of Java.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
@@ -46,18 +46,20 @@ def count_and_send(spark: SparkSession, feed: Path, out: Path, clicks_only: bool
         with pq.ParquetWriter(f"{out}/{uuid.uuid4().hex}.parquet", first.schema) as writer:
             for batch in itertools.chain([first], batches):
                 writer.write_batch(batch)
-                yield pa.RecordBatch.from_pydict({"rows": [len(batch)]})
+                yield pa.RecordBatch.from_pydict({"trained": [pc.sum(pc.less(batch["time_ms"], SPLIT_MS)).as_py()]})
 
     out.mkdir()
-    sent = sum(row.rows for row in log.repartition(USER_ID).mapInArrow(write, "rows long").collect())
-    if sent < (trained := sum(row["count"] for row in items)):
-        raise RuntimeError(f"{trained} rows train, and {sent} were sent")
-    return trained
+    sent = sum(row.trained for row in log.repartition(USER_ID).mapInArrow(write, "trained long").collect())
+    if sent != (counted := sum(row["count"] for row in items)):
+        raise RuntimeError(f"of {counted} training rows {sent} were sent")
+    return sent
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """Returns the variables with which a session of this process is what build_samples' is."""
-    java_home = subprocess.run([PROJECT / "scripts" / "java_home.sh", sys.executable], capture_output=True, check=True)
+    java_home = subprocess.run(
+        [PROJECT / "scripts" / "java_home.sh", sys.executable], stdout=subprocess.PIPE, check=True
+    )
     return {
         "JAVA_HOME": java_home.stdout.decode().strip(),
         **session_environment("build_samples", settings, {**os.environ, "MASTER": f"local[{THREADS}]"}),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 
 import numpy as np
 
 from dssm import storage
+from dssm.errors import UserError
 from dssm.report.vector_map import HOW, layout
 
+VERSION = 1  # of `layout`: to be raised with what it does
 DECIMALS = 5  # of a side of 1: far below a point's size, and a quarter of the bytes
 
 
@@ -18,8 +21,9 @@ def kept_layout(path: str, vectors: np.ndarray, seed: int) -> np.ndarray | None:
 
     Args and returns: as `layout`; places are rounded to DECIMALS.
     """
-    key = storage.digest(vectors.tobytes(), json.dumps([vectors.shape, vectors.dtype.str, seed, *HOW]))
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # of another time, or not whole
+    how = [vectors.shape, vectors.dtype.str, seed, *HOW, VERSION, DECIMALS, importlib.metadata.version("scikit-learn")]
+    key = storage.digest(vectors.tobytes(), json.dumps(how))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, of another time, or not whole
         kept = json.loads(storage.read_bytes(path))
         if kept["of"] == key:
             return np.array(kept["places"], np.float64).reshape(len(vectors), 2)
@@ -27,5 +31,6 @@ def kept_layout(path: str, vectors: np.ndarray, seed: int) -> np.ndarray | None:
     if places is None:
         return None
     places = np.round(places.astype(np.float64), DECIMALS)
-    storage.write_text(path, json.dumps({"of": key, "places": places.tolist()}))
+    with contextlib.suppress(OSError, UserError):  # the next job lays it out again
+        storage.write_text(path, json.dumps({"of": key, "places": places.tolist()}))
     return places

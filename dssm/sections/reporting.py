@@ -22,7 +22,10 @@ class Report(StrictModel):
         "SparseFeat that is not their id.",
     )
     map_items: int = Field(
-        2000, ge=0, le=10_000, description="Items on the map of vectors, at most; 0: no map. So many take 3 s, 0.25 MB."
+        2000,
+        ge=0,
+        le=10_000,
+        description="Items on the map of vectors, at most; 0: no map. So many take some 3 s once, 0.25 MB.",
     )
     hub_items: int = Field(
         10_000,

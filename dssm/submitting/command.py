@@ -45,14 +45,18 @@ class Submission:
         if not self.needs_spark:
             return [sys.executable, script, *self.arguments]
         submit = str(Path(sys.executable).with_name("spark-submit"))
+        # Of two --config the last one counts.
+        config = ["--config", self._config.name] if self._is_remote else []
+        return [submit, *self.options, script, *self.arguments, *config]
+
+    @property
+    def options(self) -> list[str]:
+        """What spark-submit is told of the session; the job's own arguments come behind its script."""
         conf = conf_of(self.job, self.settings, self.kind)
         if self.kind != "local":
             conf = self._conf_of_python() | conf
         options = ["--master", self.master, *self._deploy_mode, *self._sent]
-        options += [option for key, value in conf.items() for option in ("--conf", f"{key}={value}")]
-        # Of two --config the last one counts.
-        config = ["--config", self._config.name] if self._is_remote else []
-        return [submit, *options, script, *self.arguments, *config]
+        return options + [option for key, value in conf.items() for option in ("--conf", f"{key}={value}")]
 
     @property
     def shown(self) -> str:
@@ -179,16 +183,19 @@ def archived_classes(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def session_environment(job: str, settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables with which a Spark session that this Python starts is the one that a job would have.
+    """Returns the variables with which a session on this machine that Python itself starts is the one of a job.
 
-    Raises: UserError; see `Submission`.
+    Raises:
+      ValueError: for a job without Spark, on a cluster, and of settings with secrets: PySpark would write these on
+        Java's command line, which spark-submit's jobs never have them on.
+      UserError: see `Submission`.
     """
-    options = command(job, [], settings, environment)[1:-1]
-    return {
-        "PYSPARK_SUBMIT_ARGS": shlex.join([*options, "pyspark-shell"]),
-        "PYSPARK_PYTHON": sys.executable,
-        **archived_classes(environment),
-    }
+    submission = Submission(job, [], settings, environment)
+    if not submission.needs_spark or submission.kind != "local":
+        raise ValueError(f"{job} by {submission.master}: a session of one's own is Spark's on this machine")
+    if settings.spark.read_secrets():
+        raise ValueError("spark.secrets: a session that Python starts would show them to all users of the machine")
+    return submission.environment | {"PYSPARK_SUBMIT_ARGS": shlex.join([*submission.options, "pyspark-shell"])}
 
 
 def needs_spark(job: str, settings: Settings) -> bool:

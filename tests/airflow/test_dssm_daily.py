@@ -182,6 +182,7 @@ def test_a_missing_checkout_is_named(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_driver_on_the_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """By this checkout's own spark-submit.sh."""
     monkeypatch.setenv("MASTER", "yarn")
     monkeypatch.setenv("HADOOP_CONF_DIR", "/etc/hadoop/conf")
     monkeypatch.setenv("DSSM_SET", "spark.deploy_mode=cluster root=hdfs:///runs data=hdfs:///feed")

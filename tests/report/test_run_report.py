@@ -12,7 +12,7 @@ from dssm import published
 from dssm.config import Settings
 from dssm.errors import GateError, UserError
 from dssm.paths import RunPaths
-from dssm.report import run_report
+from dssm.report import kept_map, run_report
 from dssm.report.run_facts import Missing, read_refusals
 from dssm.report.run_report import reported, write_report
 from dssm.scoring.gates import check
@@ -44,6 +44,17 @@ def test_the_view_writes_the_page_of_the_run_that_is_named(
     told = capsys.readouterr().out
     assert told.splitlines()[-1] == paths.report
     assert " MB; train, evaluate, score_items and index_items will add to it\n" in told
+
+
+def test_the_map_is_laid_out_once_for_the_reports_of_all_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[int] = []
+    layout = kept_map.layout
+    monkeypatch.setattr(kept_map, "layout", lambda vectors, seed: (laid_out.append(seed), layout(vectors, seed))[1])
+    paths = full_run(tmp_path)
+    pages = [Path(write_report(paths)).read_text(encoding="utf-8") for _ in range(2)]
+    assert len(laid_out) == 1
+    assert 'class="map"' in pages[0]
+    assert pages[0] == pages[1]
 
 
 @pytest.mark.parametrize(

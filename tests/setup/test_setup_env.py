@@ -34,6 +34,14 @@ def test_another_java_has_sparks_classes_archived_again(made: Tree) -> None:
     assert made.run() == (0, "", "")
 
 
+@pytest.mark.parametrize("script", ["spark_classes.sh", "archived_job.py"])
+def test_another_way_to_archive_has_it_done_again(made: Tree, script: str) -> None:
+    place = made.folder / "project" / "scripts" / script
+    place.write_text(f"{place.read_text()}# another\n")
+    assert layers(made.run()[2]) == ["Spark's"]
+    assert made.run() == (0, "", "")
+
+
 def test_without_the_archive_of_sparks_classes_the_environment_is_as_good(made: Tree) -> None:
     made.lock("core", "pyspark==1", "tensorflow==2.15.1")
     made.wheel("pyspark", "1")

@@ -157,6 +157,7 @@ def new_tree(folder: Path) -> Tree:
         tree.write(f"scripts/{script}", "")
         shutil.copy(PROJECT / "scripts" / script, tree.folder / "project" / "scripts" / script)
     tree.script("spark_classes.sh", 'echo archived >>"$1/spark-classes.jsa"')
+    tree.write("scripts/archived_job.py", "")
     tree.write("setup.py", "")
     tree.write("backend.py", BACKEND.format(name="dssm", version="0.1.0", source={}))
     tree.write("pyproject.toml", BUILD_SYSTEM)

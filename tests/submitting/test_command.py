@@ -321,7 +321,23 @@ def test_a_session_that_python_starts_is_set_as_the_jobs_is(monkeypatch: pytest.
     settings, environment = load_settings(DEMO), {"MASTER": "local[3]", "SPARK_SUBMIT_OPTS": "-Xmx1g"}
     found = session_environment("build_samples", settings, environment)
     line = command("build_samples", [], settings, environment)
-    assert shlex.split(found["PYSPARK_SUBMIT_ARGS"]) == [*line[1:-1], "pyspark-shell"]
+    assert shlex.split(found.pop("PYSPARK_SUBMIT_ARGS")) == [*line[1:-1], "pyspark-shell"]
     assert "local[3]" in line
-    assert found["PYSPARK_PYTHON"] == sys.executable
+    assert found == Submission("build_samples", [], settings, environment).environment
     assert found["SPARK_SUBMIT_OPTS"].startswith("-Xmx1g -XX:SharedArchiveFile=")
+
+
+@pytest.mark.parametrize(
+    ("job", "master", "override", "told"),
+    [
+        ("index_items", "local[2]", "name=demo", "index_items by "),
+        ("build_samples", "spark://a:7077", "name=demo", "build_samples by spark://a:7077"),
+        ("build_samples", "local[2]", "spark.secrets={spark.some.thing: {env: A_PLACE}}", "spark.secrets: "),
+    ],
+)
+def test_a_session_that_python_starts_is_of_this_machine_and_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, job: str, master: str, override: str, told: str
+) -> None:
+    monkeypatch.setenv("A_PLACE", "hush-1")
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        session_environment(job, load_settings(DEMO, [override]), {"MASTER": master})
