@@ -30,10 +30,6 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dssm"))
 # would walk them again and again, while they are made (a third of the time of collecting the tests) and later.
 gc.disable()
 
-
-ONE_COMPILER = "-XX:TieredStopAtLevel=1"  # what a short job's Java has
-
-
 # Files that take minutes, longest first: begun last, one would keep one worker busy when the other has ended.
 LONGEST = (
     "train/test_ranks.py", "train/test_chaos.py", "train/test_lost_rank.py", "train/test_spark_kills.py",
@@ -66,7 +62,7 @@ def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """A session on two cores with Hive in a folder of its own, set up as spark-submit.sh and the jobs do.
 
-    But for what suits many tests of few rows: plans are interpreted, and Java optimises what runs for long.
+    But for what suits tests of few rows: plans are interpreted.
     """
     from dssm.config import load_settings
     from dssm.spark import spark_session
@@ -93,8 +89,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         variables = session_environment("build_samples", settings, {**os.environ, "MASTER": "local[2]"})
         for name, value in variables.items():
             patched.setenv(name, value)
-        assert ONE_COMPILER in variables["PYSPARK_SUBMIT_ARGS"]
-        patched.setenv("PYSPARK_SUBMIT_ARGS", variables["PYSPARK_SUBMIT_ARGS"].replace(ONE_COMPILER, ""))
         patched.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), *sys.path]))  # the workers import dssm, too
         if "JAVA_HOME" not in os.environ:
             found = subprocess.run([PROJECT / "scripts" / "java_home.sh"], capture_output=True, text=True, check=True)

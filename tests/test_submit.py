@@ -169,6 +169,7 @@ def test_an_unknown_job() -> None:
 def test_a_dry_run_prints_the_command_and_starts_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.delenv("PYSPARK_DRIVER_PYTHON", raising=False)  # what stands there already is not told
     monkeypatch.setenv("MASTER", "spark://a:7077")
     monkeypatch.setenv("A_PLACE", "hush-1")
     (tmp_path / "a.secret").write_text("hush-2")
