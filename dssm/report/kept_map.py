@@ -12,7 +12,6 @@ from dssm import storage
 from dssm.errors import UserError
 from dssm.report.vector_map import HOW, layout
 
-VERSION = 1  # of `layout`: to be raised with what it does
 DECIMALS = 5  # of a side of 1: far below a point's size, and a quarter of the bytes
 
 
@@ -21,7 +20,7 @@ def kept_layout(path: str, vectors: np.ndarray, seed: int) -> np.ndarray | None:
 
     Args and returns: as `layout`; places are rounded to DECIMALS.
     """
-    how = [vectors.shape, vectors.dtype.str, seed, *HOW, VERSION, DECIMALS, importlib.metadata.version("scikit-learn")]
+    how = [vectors.shape, vectors.dtype.str, seed, *HOW, DECIMALS, importlib.metadata.version("scikit-learn")]
     key = storage.digest(vectors.tobytes(), json.dumps(how))
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, of another time, or not whole
         kept = json.loads(storage.read_bytes(path))
