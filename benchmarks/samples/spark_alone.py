@@ -2,7 +2,8 @@
 
 No peer: nothing is joined, encoded, drawn, checked or shuffled among the samples. Spark counts the training window's
 events of each item, sends the log's rows to their users once, and hands them to Python, which writes them as they
-come: what build_samples takes beyond that, it takes for all the rest. The session is build_samples' own, with its options of Java.
+come: what build_samples takes beyond that, it takes for all the rest. The session is build_samples' own, with its
+options of Java.
 """
 
 from __future__ import annotations
