@@ -61,8 +61,14 @@ has-data:
 	done
 
 .PHONY: test
-test: setup ## every test but those of a cluster, of KuaiRand, of Airflow and of a GPU
+test: test-one-process test-ranks ## every test but those of a cluster, of KuaiRand, of Airflow and of a GPU
+
+.PHONY: test-one-process
+test-one-process: setup ## of these, all but those of several ranks
 	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "not (horovod or cluster or hosts or kuairand or airflow or gpu)"
+
+.PHONY: test-ranks
+test-ranks: setup ## of these, training on several ranks
 	@$(with_java) $(PYTEST) $(SIDE_BY_SIDE) -m "horovod" tests/train
 
 .PHONY: test-unit

@@ -27,8 +27,8 @@ ELSEWHERE = {
     "make setup": (".ci/run", "make setup"),
     "make demo": ("tests/test_pipeline.py", '["make", "demo"]'),
     "make check": (".ci/run", "ended check"),
-    "make test": (".ci/run", "make test"),
-    "make test-unit": (".ci/run", "make test"),  # a part of it
+    "make test": (".ci/run", "ended test-"),  # in its two parts
+    "make test-unit": (".ci/run", "ended test-one-process"),  # a part of it
 }
 # Beginning of a command → why CI can't run it.
 NOT_IN_CI = {

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,32 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
         time.sleep(0.2)
 
 
+@dataclass
+class Services:
+    """What a scheduled run needs, each a process that stays."""
+
+    airflow: Airflow
+    logs: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, *names: str) -> None:
+        for name in names:
+            self.running[name] = self.airflow.start(name, log=self.logs / f"{name}.log")
+
+    def stop(self, *names: str) -> None:
+        stopped = [self.running.pop(name) for name in names]
+        for service in stopped:
+            service.terminate()
+        for service in stopped:
+            try:
+                service.wait(30)
+            except subprocess.TimeoutExpired:
+                service.kill()
+                service.wait()
+
+
 @contextmanager
-def running_scheduler(airflow: Airflow, logs: Path) -> Iterator[None]:
+def running_scheduler(airflow: Airflow, logs: Path) -> Iterator[Services]:
     """Runs a scheduler with what it needs, the API server and the DAG processor, until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -139,25 +163,18 @@ def running_scheduler(airflow: Airflow, logs: Path) -> Iterator[None]:
         AIRFLOW__API_AUTH__JWT_SECRET=secrets.token_hex(32),
         AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK="False",
     )
-    names = ("api-server", "dag-processor", "scheduler")
-    services = {name: airflow.start(name, log=logs / f"{name}.log") for name in names}
+    services = Services(airflow, logs)
+    services.start("api-server", "dag-processor", "scheduler")
     try:
         wait_for(
             lambda: airflow.query("SELECT dag_id FROM dag ORDER BY 1") == [("dssm_daily",), ("dssm_rollback",)],
             "the DAG's first parse",
             240,
         )
-        yield
-        assert {name: service.poll() for name, service in services.items()} == dict.fromkeys(services)
+        yield services
+        assert {name: service.poll() for name, service in services.running.items()} == dict.fromkeys(services.running)
     finally:
-        for service in services.values():
-            service.terminate()
-        for service in services.values():
-            try:
-                service.wait(30)
-            except subprocess.TimeoutExpired:
-                service.kill()
-                service.wait()
+        services.stop(*services.running)
 
 
 SPARK_SUBMIT = """#!{python}

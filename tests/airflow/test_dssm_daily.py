@@ -338,20 +338,25 @@ def test_the_scheduler_runs_the_day_that_ended_tells_that_it_is_late_and_backfil
     told, before = tmp_path / "told", today()
     airflow.variables.update(late_runs_are_written_to(told))
     project.end_with(train=["wait"])
-    with running_scheduler(airflow, tmp_path):
+    with running_scheduler(airflow, tmp_path) as services:
         assert airflow.run("dags", "unpause", "dssm_daily").returncode == 0
         wait_for(lambda: told.exists() and told.read_text() == "dssm_daily", "the alert of the late run", 300)
         assert "evaluate" not in project.jobs()  # it is told while the run goes on
         project.go()
-        wait_for(lambda: len(project.calls()) == 5, "the scheduled run", 300)
+        wait_for(lambda: airflow.query("SELECT state FROM dag_run") == [("success",)], "the scheduled run", 300)
+        assert project.jobs() == JOBS
         days_that_ended = {(before - dt.timedelta(days=1)).isoformat(), (today() - dt.timedelta(days=1)).isoformat()}
         assert set(project.dates()) <= days_that_ended
 
+        # The command reads before it writes, in one transaction: of that SQLite refuses the writing, without any wait,
+        # while another process writes. The database of a real Airflow waits.
+        services.stop("scheduler", "dag-processor")
         created = airflow.run(
             "backfill", "create", "--dag-id", "dssm_daily",
             "--from-date", "2024-01-13", "--to-date", "2024-01-15", "--max-active-runs", "1",
         )  # fmt: skip
         assert created.returncode == 0, created.stdout
+        services.start("scheduler")
         wait_for(lambda: len(project.calls()) == 20, "the backfill", 600)
     assert project.jobs() == 4 * JOBS
     assert project.dates()[5:] == [date for date in ("2024-01-13", "2024-01-14", "2024-01-15") for _ in JOBS]
