@@ -92,6 +92,33 @@ def matches(spark: SparkSession, key: str, pattern: str) -> bool:
     return found is not None and len(found) > 0
 
 
+def first_line(spark: SparkSession, pattern: str) -> str | None:
+    """Returns the first line that is not blank of the files that a path or glob names, unpacked by their endings.
+
+    None where there is no such line, or a folder among them. Raises: Py4JJavaError where a file is damaged.
+    """
+    jvm = spark._jvm
+    assert jvm is not None
+    conf = spark._jsc.hadoopConfiguration()
+    path = jvm.org.apache.hadoop.fs.Path(pattern)
+    system = path.getFileSystem(conf)
+    found = system.globStatus(path) or ()
+    if any(status.isDirectory() for status in found):
+        return None
+    codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(conf)
+    for status in found:
+        stream, codec = system.open(status.getPath()), codecs.getCodec(status.getPath())
+        try:
+            text = jvm.java.io.InputStreamReader(stream if codec is None else codec.createInputStream(stream), "UTF-8")
+            lines = jvm.java.io.BufferedReader(text)
+            while (line := lines.readLine()) is not None:
+                if line.strip():
+                    return str(line).removeprefix("\ufeff")
+        finally:
+            stream.close()
+    return None
+
+
 @contextlib.contextmanager
 def explained(key: str, frame: DataFrame | None = None) -> Iterator[None]:
     """Turns Spark's complaint about an expression or a file into a UserError that names the setting."""

@@ -18,7 +18,7 @@ from dssm.config import Settings
 from dssm.errors import UserError, did_you_mean
 from dssm.manifest import SourceCounts
 from dssm.sections import Table
-from dssm.spark import explained, matches
+from dssm.spark import explained, first_line, matches
 
 CORRUPT = "_corrupt_record"
 REASON = "__reason"
@@ -182,7 +182,7 @@ def read_table(
 
 def _read_csv(spark: SparkSession, name: str, paths: list[str]) -> DataFrame:
     options: dict[str, Any] = {"header": True, "quote": '"', "escape": '"'}
-    header = spark.read.options(**options).csv(paths[0]).columns
+    header = plain_header(first_line(spark, paths[0])) or spark.read.options(**options).csv(paths[0]).columns
     if not header:
         raise UserError(f"{name}.path: {paths[0]} is empty; expected a header line and rows")
     # With every column a string, ids keep their leading zeros, and a row with too few or too many
@@ -193,6 +193,19 @@ def _read_csv(spark: SparkSession, name: str, paths: list[str]) -> DataFrame:
         .schema(schema)
         .csv(paths)
     )
+
+
+def plain_header(line: str | None) -> list[str] | None:
+    """Returns the columns of a CSV header that is read the same by everyone; None of others, which Spark must read.
+
+    Spark takes a job to find the first line, on a small table as long as the reading of its rows.
+
+    >>> plain_header("id,city"), plain_header('id,"city, or town"'), plain_header("id,Id"), plain_header("id,,age")
+    (['id', 'city'], None, None, None)
+    """
+    names = (line or "").split(",")
+    told_apart = len({name.lower() for name in names}) == len(names) and all(names)
+    return names if told_apart and '"' not in (line or "") else None
 
 
 def place_of(patterns: Sequence[str]) -> str:
@@ -238,10 +251,15 @@ def is_no_id(frame: DataFrame, column: str) -> Column:
 
 
 def is_not_utf8(frame: DataFrame, column: str) -> Column:
-    """Whether a binary column's bytes are no text: as an id or a token they would stop Arrow."""
-    if not isinstance(frame.schema[column].dataType, T.BinaryType):
-        return F.lit(False)
-    return F.encode(F.decode(quoted(column), "UTF-8"), "UTF-8") != quoted(column)
+    """Whether a binary column's bytes, or an entry's of a list of binaries, are no text: they would stop Arrow."""
+    kind = frame.schema[column].dataType
+    if isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.BinaryType):
+        return F.exists(quoted(column), _is_no_text)
+    return _is_no_text(quoted(column)) if isinstance(kind, T.BinaryType) else F.lit(False)
+
+
+def _is_no_text(value: Column) -> Column:
+    return F.encode(F.decode(value, "UTF-8"), "UTF-8") != value
 
 
 def first_reason(*checks: tuple[Column, str]) -> Column:

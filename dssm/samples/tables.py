@@ -73,8 +73,10 @@ def read_profile(
         bad_time = taken.bad_time
     else:
         bad_time = "no day"
-    frame = with_whole_ids(frame, [column for column in older if column in frame.columns])
+    older = [column for column in dict.fromkeys(older) if column in frame.columns]
+    frame = with_whole_ids(frame, older)
     checks = [(F.col(VALID_FROM).isNull(), bad_time)]
+    checks += [(is_not_utf8(frame, column), f"'{column}' {NOT_UTF8}") for column in older]
     end = settings.day_start_ms(settings.window.test_days)
     return _keyed(key, table, frame, place, missing, features, checks, quarantine, [VALID_FROM], end)
 

@@ -113,6 +113,15 @@ def test_ids_of_a_profile_that_are_no_text(reader: Reader) -> None:
     assert reader.counts("profiles.reads").quarantined == {"id in 'client_id' is not UTF-8 text": 3}
 
 
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_lists_that_a_history_goes_on_with_that_are_no_text(reader: Reader, as_lists: bool) -> None:
+    lists = [[value, None] for value in BYTES] if as_lists else BYTES
+    table = {"client_id": [str(number) for number in range(len(BYTES))], "read_post_id": lists}
+    pq.write_table(pa.table(table), reader.feed.folder / "reads.parquet")
+    assert sorted(row["row__id"] for row in reader.profile("reads").collect()) == ["0", "1", "2"]
+    assert reader.counts("profiles.reads").quarantined == {"'read_post_id' is not UTF-8 text": 3}
+
+
 def test_ids_of_vectors_that_are_no_text(reader: Reader) -> None:
     table = {"post_id": pa.array(BYTES), "values": [[1.0, 2.0]] * len(BYTES)}
     pq.write_table(pa.table(table), reader.feed.folder / "vectors.parquet")
