@@ -26,6 +26,10 @@ hypothesis.settings.register_profile("dssm", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, derandomize=False, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dssm"))
 
+# Ranks ask each other once a millisecond what there is to exchange, also for as long as all of them trace their graphs:
+# where they are more than the cores, that was a tenth of what the tests of ranks took.
+os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")  # ms
+
 # Collecting the tests imports TensorFlow and Spark: a million objects that live to the end. The garbage collector
 # would walk them again and again, while they are made (a third of the time of collecting the tests) and later.
 gc.disable()

@@ -292,22 +292,21 @@ def number_statistics(frame: DataFrame, features: Sequence[AnyFeature], count: s
         sums += [F.sum(column).alias(f"{name}__{moment}") for moment, column in of_name.items()]
     totals = rows.agg(*sums).first()
     assert totals is not None
+    counted = {name: int(totals[f"{name}__events"] or 0) for name in names}
+    asked = {f.name: f.quantiles for f in features if isinstance(f, SparseFeat) and f.quantiles is not None}
+    boundaries = _quantile_boundaries(rows, asked, counted) if asked else {}
     statistics = {}
-    for feature in features:
-        name = feature.name
-        found, first, second = (int(totals[f"{name}__{m}"] or 0) for m in ("events", "first", "second"))
+    for name, found in counted.items():
+        first, second = (int(totals[f"{name}__{moment}"] or 0) for moment in ("first", "second"))
         scale = span[name] / STEPS
         variance = (found * second - first * first) / found**2 if found else 0.0  # of whole numbers: exact
-        boundaries: tuple[float, ...] = ()
-        if isinstance(feature, SparseFeat) and feature.quantiles is not None:
-            boundaries = _quantile_boundaries(rows, name, feature.quantiles, found)
         statistics[name] = Statistics(
             events=found,
             mean=least[name] + scale * (first / found) if found else 0.0,
             deviation=scale * math.sqrt(variance),
             minimum=least[name],
             maximum=least[name] + span[name],
-            boundaries=boundaries,
+            boundaries=boundaries.get(name, ()),
         )
     return statistics
 
@@ -315,19 +314,34 @@ def number_statistics(frame: DataFrame, features: Sequence[AnyFeature], count: s
 STEPS = 2**40
 
 
-def _quantile_boundaries(rows: DataFrame, name: str, quantiles: int, events: int) -> tuple[float, ...]:
+def _quantile_boundaries(
+    rows: DataFrame, quantiles: Mapping[str, int], events: Mapping[str, int]
+) -> dict[str, tuple[float, ...]]:
     """Returns the numbers that part the events into equally many; those of equal first four digits count as one.
 
     So there are at most some thousand numbers a decade to sort, however many users there are.
+
+    Args:
+      rows: `__events`, and a column for each name.
+      quantiles, events: of each name, into how many its events are parted, and how many have a number.
     """
-    value = F.col(name)
+    named = [F.struct(F.lit(name).alias("name"), F.col(f"`{name}`").alias("value")) for name in quantiles]
+    values = rows.select("__events", F.explode(F.array(*named)).alias("__named")).select("__events", "__named.*")
+    value = F.col("value")
     size = F.pow(F.lit(10.0), F.floor(F.log10(F.abs(value))) - 3)
     alike = F.when(value == 0, 0.0).otherwise(F.floor(value / size) * size)
-    found = rows.filter(value.isNotNull()).groupBy(alike).agg(F.min(name).alias("value"), F.sum("__events").alias("n"))
-    pairs = sorted((row["value"], row["n"]) for row in found.collect())
-    reached = np.cumsum([n for _, n in pairs])
+    sums = values.filter(value.isNotNull()).groupBy("name", alike).agg(F.min("value"), F.sum("__events"))
+    of_name: dict[str, list[tuple[float, int]]] = {name: [] for name in quantiles}
+    for name, _, least, count in sums.collect():
+        of_name[name].append((least, count))
+    return {name: _parted(sorted(pairs), quantiles[name], events[name]) for name, pairs in of_name.items()}
+
+
+def _parted(pairs: Sequence[tuple[float, int]], quantiles: int, events: int) -> tuple[float, ...]:
+    """Args: pairs: numbers, ascending, each with its events."""
     if not pairs:
         return ()
+    reached = np.cumsum([count for _, count in pairs])
     wanted = [-(-events * place // quantiles) for place in range(1, quantiles)]  # events at or below, rounded up
     places = np.searchsorted(reached, wanted)
     return tuple(sorted({pairs[place][0] for place in places.tolist()}))

@@ -21,6 +21,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from dssm import storage
 from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, FileSpec
 from dssm.samples.exchange import Batches
+from dssm.spark import most_tasks
 
 # What tells a row from all others, where it has the column. Not the item's index, which moves with each new item before
 # it: rows that stay as they are keep their file, and their vectors where those are scored incrementally.
@@ -59,7 +60,9 @@ def write_parts(
     columns = [column for column in frame.columns if not column.startswith("__")]
     # A row group has as many rows as are asked for, whatever the batches were: the bytes must not depend on them.
     writer = PartWriter(folder, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
-    parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(len(names), part)
+    # No more tasks than run at once: for a file of few rows a task's start takes longer than its rows.
+    tasks = min(len(names), most_tasks(frame.sparkSession, 1))
+    parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(tasks, part)
     by = [F.col(part), *(F.col(column) if isinstance(column, str) else column for column in order)]
     if part_number is not None:
         by = [part_number.cast("long") * PART_STEP + by[1], *by[2:]]
