@@ -14,7 +14,7 @@ RECIPE ?= multi_value
 DEMO ?= # sizes of its feed, such as --events 40000
 # All tests but those of `make gpu-test` are of the processor: several ranks would need a GPU each.
 PYTEST ?= CUDA_VISIBLE_DEVICES=-1 .venv/bin/python -m pytest
-SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder # tests/conftest.py has them in order
+SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder # tests/conftest.py has them in groups and in order
 JOBS := build_samples train evaluate score_items index_items
 
 with_java = JAVA_HOME=$$(scripts/java_home.sh) && export JAVA_HOME &&

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,6 +48,31 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {PROJECT / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+# What tests on the session of Spark import. They are half of the work, and one worker runs all of them: Spark begins
+# slowly, for its classes are loaded and compiled as they are used.
+OF_SPARK = re.compile(r"SparkSession|tests\.samples\.(reading|feed) import")
+
+
+@functools.cache
+def _uses_spark(file: str) -> bool:
+    return OF_SPARK.search((PROJECT / file).read_text(encoding="utf-8")) is not None
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With --dist loadfile, gives each worker a file at a time, and all files that use the session of Spark to one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "spark" if _uses_spark(file) else file
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish() -> None:
