@@ -32,7 +32,9 @@ OWN_NAMES = re.compile(rf"{_MADE}|\.{_MADE}\.\w+(\.tmp)?")  # whole, or unfinish
 PACKED_LAYERS = ("build", "core", "horovod", "engines")
 LEFT_OUT_LAYERS = ("dev", "java")
 LEFT_OUT_PACKAGES = ("cmake", "pip", "libclang", "milvus-lite")
-LEFT_OUT_FILES = ("tensorflow/include/*", "pyspark/jars/*", "pyspark/examples/*", "pyspark/data/*", "__editable__*")
+LEFT_OUT_FILES = (
+    "tensorflow/include/*", "pyspark/jars/*", "pyspark/examples/*", "pyspark/data/*", "pandas/tests/*", "__editable__*",
+)  # fmt: skip
 
 
 class Packed:
@@ -154,6 +156,8 @@ def _left_out() -> Iterator[str]:
     for held in importlib.metadata.distributions():
         tops = {file.parts[0] for file in held.files or () if file.parts[0] != ".."}
         (going if _canonical(held.name) in unwanted else kept).update(tops)
+        if _canonical(held.name) in unwanted:
+            yield from (f"bin/{file.name}" for file in held.files or () if file.parent.name == "bin")
     for top in sorted(going - kept - {"__pycache__"}):
         yield from (f"{site}/{top}", f"{site}/{top}/*")
 

@@ -30,7 +30,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = {
         "kept/__init__.py": "", "kept-1.dist-info/METADATA": "Name: kept\nVersion: 1\n",
         "kept-1.dist-info/RECORD": "kept/__init__.py,,\n", "ruff/__init__.py": "",
-        "ruff-1.dist-info/METADATA": "Name: ruff\nVersion: 1\n", "ruff-1.dist-info/RECORD": "ruff/__init__.py,,\n",
+        "ruff-1.dist-info/METADATA": "Name: ruff\nVersion: 1\n",
+        "ruff-1.dist-info/RECORD": "ruff/__init__.py,,\n../../../bin/ruff,,\n",
+        "../../../bin/ruff": "", "../../../bin/kept": "",
+        "pandas/tests/test_a.py": "",
         "__editable__.dssm-0.1.0.pth": "import __editable___dssm_finder", "tensorflow/include/a.h": "",
         "tensorflow/a.py": "",
     }  # fmt: skip
@@ -53,8 +56,9 @@ def test_an_environment_is_packed_once_without_what_executors_do_not_need(tmp_pa
     packed = Packed(Environment(folder=f"{tmp_path}/cache"))
     packed.make()
     names = packed_names(packed.archive)
-    assert {"kept/__init__.py", "tensorflow/a.py", "bin/python", "pyvenv.cfg"} <= names
-    assert not names & {"ruff/__init__.py", "tensorflow/include/a.h", "__editable__.dssm-0.1.0.pth"}
+    assert {"kept/__init__.py", "tensorflow/a.py", "bin/python", "bin/kept", "pyvenv.cfg"} <= names
+    left_out = {"tensorflow/include/a.h", "pandas/tests/test_a.py", "__editable__.dssm-0.1.0.pth"}
+    assert not names & {"ruff/__init__.py", "bin/ruff", *left_out}
     made = packed.archive.stat()
     Packed(Environment(folder=f"{tmp_path}/cache")).make()
     assert packed.archive.stat().st_ino == made.st_ino
