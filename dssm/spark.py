@@ -95,7 +95,8 @@ def matches(spark: SparkSession, key: str, pattern: str) -> bool:
 def first_line(spark: SparkSession, pattern: str) -> str | None:
     """Returns the first line that is not blank of the files that a path or glob names, unpacked by their endings.
 
-    None where there is no such line, or a folder among them. Raises: Py4JJavaError where a file is damaged.
+    None where there is no such line, or a folder among them. Files that Spark takes for no data, `_x` and `.x`, are
+    passed over. Raises: Py4JJavaError where a file is damaged.
     """
     jvm = spark._jvm
     assert jvm is not None
@@ -107,6 +108,8 @@ def first_line(spark: SparkSession, pattern: str) -> str | None:
         return None
     codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(conf)
     for status in found:
+        if status.getPath().getName().startswith(("_", ".")):
+            continue
         stream, codec = system.open(status.getPath()), codecs.getCodec(status.getPath())
         try:
             text = jvm.java.io.InputStreamReader(stream if codec is None else codec.createInputStream(stream), "UTF-8")

@@ -69,7 +69,8 @@ def test_a_folder_is_read_by_spark(spark: SparkSession, tmp_path: Path) -> None:
     assert read(spark, tmp_path / "a.csv") == (["id", "city"], True)
 
 
-def test_empty_files_before_the_first_line(spark: SparkSession, tmp_path: Path) -> None:
+def test_empty_and_hidden_files_before_the_first_line(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "_a.csv").write_bytes(b"hidden\n")
     (tmp_path / "a.csv").touch()
     (tmp_path / "b.csv").write_bytes(PLAIN["plain"])
     assert read(spark, tmp_path / "*.csv")[0] == ["id", "city"]
