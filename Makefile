@@ -30,7 +30,7 @@ example_user = .venv/bin/python -c 'import glob, json; print(json.load(open(max(
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## .venv of the lock files, Horovod built; every target does it first
@@ -61,7 +61,9 @@ has-data:
 	done
 
 .PHONY: test
-test: test-one-process test-ranks ## every test but those of a cluster, of KuaiRand, of Airflow and of a GPU
+test: setup ## every test but those of a cluster, of KuaiRand, of Airflow and of a GPU
+	@$(MAKE) --no-print-directory test-one-process
+	@$(MAKE) --no-print-directory test-ranks
 
 .PHONY: test-one-process
 test-one-process: setup ## of these, all but those of several ranks

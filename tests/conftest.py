@@ -62,8 +62,10 @@ def _uses_spark(file: str) -> bool:
 
 @pytest.hookimpl(optionalhook=True)  # of xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """With --dist loadfile, gives each worker a file at a time, and all files that use the session of Spark to one."""
-    if config.getoption("dist") != "loadfile":
+    """Has one of two workers run all files that use the session of Spark; a file goes to one worker in any case."""
+    if config.getoption("dist") != "loadfile" or config.getoption("numprocesses") != 2:
+        return None
+    if "not (slow or spark" in config.getoption("markexpr"):  # the unit tests: nothing of Spark is left
         return None
     from xdist.scheduler import LoadFileScheduling
 

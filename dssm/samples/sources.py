@@ -203,9 +203,10 @@ def plain_header(line: str | None) -> list[str] | None:
     >>> plain_header("id,city"), plain_header('id,"city, or town"'), plain_header("id,Id"), plain_header("id,,age")
     (['id', 'city'], None, None, None)
     """
-    names = (line or "").split(",")
-    told_apart = len({name.lower() for name in names}) == len(names) and all(names)
-    return names if told_apart and '"' not in (line or "") else None
+    if line is None or '"' in line:
+        return None
+    names = line.split(",")
+    return names if all(names) and len({name.lower() for name in names}) == len(names) else None
 
 
 def place_of(patterns: Sequence[str]) -> str:

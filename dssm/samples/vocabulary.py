@@ -34,6 +34,7 @@ from dssm.samples.exchange import SLICED_BYTES, Batches, joined
 from dssm.samples.hashing import is_blank
 from dssm.samples.lookups import tokens_digest
 from dssm.samples.writing import PART_STEP, write_parts
+from dssm.spark import most_tasks
 
 
 def has_tokens(feature: EmbeddedFeature) -> bool:
@@ -177,6 +178,7 @@ def write_vocabularies(
         names=names,
         change=numbering.run,
         part_number=numbers[F.col("vocabulary")],
+        most_tasks=most_tasks(total.sparkSession, 1),
     )
     specs = {}
     for name in limits:
@@ -325,20 +327,25 @@ def _quantile_boundaries(
       rows: `__events`, and a column for each name.
       quantiles, events: of each name, into how many its events are parted, and how many have a number.
     """
-    named = [F.struct(F.lit(name).alias("name"), F.col(f"`{name}`").alias("value")) for name in quantiles]
+    named = [F.struct(F.lit(name).alias("name"), F.col(name).alias("value")) for name in quantiles]
     values = rows.select("__events", F.explode(F.array(*named)).alias("__named")).select("__events", "__named.*")
     value = F.col("value")
     size = F.pow(F.lit(10.0), F.floor(F.log10(F.abs(value))) - 3)
     alike = F.when(value == 0, 0.0).otherwise(F.floor(value / size) * size)
     sums = values.filter(value.isNotNull()).groupBy("name", alike).agg(F.min("value"), F.sum("__events"))
-    of_name: dict[str, list[tuple[float, int]]] = {name: [] for name in quantiles}
+    numbers: dict[str, list[tuple[float, int]]] = {name: [] for name in quantiles}
     for name, _, least, count in sums.collect():
-        of_name[name].append((least, count))
-    return {name: _parted(sorted(pairs), quantiles[name], events[name]) for name, pairs in of_name.items()}
+        numbers[name].append((least, count))
+    return {name: _parted(sorted(pairs), quantiles[name], events[name]) for name, pairs in numbers.items()}
 
 
 def _parted(pairs: Sequence[tuple[float, int]], quantiles: int, events: int) -> tuple[float, ...]:
-    """Args: pairs: numbers, ascending, each with its events."""
+    """Returns the numbers that part the events into `quantiles` parts of as many.
+
+    Args:
+      pairs: numbers, ascending, each with its events.
+      events: their sum.
+    """
     if not pairs:
         return ()
     reached = np.cumsum([count for _, count in pairs])

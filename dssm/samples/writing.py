@@ -21,7 +21,6 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from dssm import storage
 from dssm.manifest import EVENT_TIME, ITEM_ID, LABEL, SOURCE, USER_ID, WEIGHT, FileSpec
 from dssm.samples.exchange import Batches
-from dssm.spark import most_tasks
 
 # What tells a row from all others, where it has the column. Not the item's index, which moves with each new item before
 # it: rows that stay as they are keep their file, and their vectors where those are scored incrementally.
@@ -41,6 +40,7 @@ def write_parts(
     row_group_rows: int = 2**20,
     change: Callable[[Batches], Batches] = iter,
     part_number: Column | None = None,
+    most_tasks: int | None = None,
 ) -> list[FileSpec]:
     """Writes one Parquet file for each value of the column `part`, sorted within.
 
@@ -54,14 +54,15 @@ def write_parts(
       change: what a task does with its rows, which are sorted by `part` and `order`, before they are written.
       part_number: tells the parts apart as `part` does, below 2^13. Spark's sort first compares eight bytes of the
         first column, and whole rows where those are equal, as they are where a task's rows are of one part.
+      most_tasks: where the files are small: for one of few rows a task's start takes longer than its rows. None: a task
+        a file.
     Returns: the files, in the order of `names`.
     """
     storage.make_folder(folder)
     columns = [column for column in frame.columns if not column.startswith("__")]
     # A row group has as many rows as are asked for, whatever the batches were: the bytes must not depend on them.
     writer = PartWriter(folder, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
-    # No more tasks than run at once: for a file of few rows a task's start takes longer than its rows.
-    tasks = min(len(names), most_tasks(frame.sparkSession, 1))
+    tasks = min(len(names), most_tasks or len(names))
     parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(tasks, part)
     by = [F.col(part), *(F.col(column) if isinstance(column, str) else column for column in order)]
     if part_number is not None:

@@ -154,12 +154,12 @@ def _left_out() -> Iterator[str]:
     kept: set[str] = set()
     going: set[str] = set()
     for held in importlib.metadata.distributions():
-        tops = {file.parts[0] for file in held.files or () if file.parts[0] != ".."}
-        (going if _canonical(held.name) in unwanted else kept).update(tops)
-        if _canonical(held.name) in unwanted:
-            yield from (f"bin/{file.name}" for file in held.files or () if file.parent.name == "bin")
-    for top in sorted(going - kept - {"__pycache__"}):
-        yield from (f"{site}/{top}", f"{site}/{top}/*")
+        files = held.files or ()
+        places = {f"{site}/{file.parts[0]}" for file in files if file.parts[0] != ".."}
+        places |= {f"bin/{file.name}" for file in files if file.parts[0] == ".." and file.parent.name == "bin"}
+        (going if _canonical(held.name) in unwanted else kept).update(places)
+    for place in sorted(going - kept - {f"{site}/__pycache__"}):
+        yield from (place, f"{place}/*")
 
 
 @contextlib.contextmanager

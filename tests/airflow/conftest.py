@@ -63,7 +63,7 @@ class Airflow:
 
     def start(self, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         """Starts a command that stays."""
-        with log.open("wb") as sink:
+        with log.open("ab") as sink:
             return subprocess.Popen(self._command(arguments), env=self._environment(), stdout=sink, stderr=sink)
 
     def run(self, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

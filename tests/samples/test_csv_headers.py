@@ -69,8 +69,21 @@ def test_a_folder_is_read_by_spark(spark: SparkSession, tmp_path: Path) -> None:
     assert read(spark, tmp_path / "a.csv") == (["id", "city"], True)
 
 
-def test_empty_and_hidden_files_before_the_first_line(spark: SparkSession, tmp_path: Path) -> None:
-    (tmp_path / "_a.csv").write_bytes(b"hidden\n")
-    (tmp_path / "a.csv").touch()
+def test_empty_files_before_the_first_line(spark: SparkSession, tmp_path: Path) -> None:
+    for name in ("a.csv", "a.csv.gz"):
+        (tmp_path / name).touch()
     (tmp_path / "b.csv").write_bytes(PLAIN["plain"])
-    assert read(spark, tmp_path / "*.csv")[0] == ["id", "city"]
+    assert read(spark, tmp_path / "*.csv*") == (["id", "city"], False)
+
+
+def test_spark_says_which_files_are_hidden(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "_a.csv").write_bytes(b"hidden\n")
+    (tmp_path / "b.csv").write_bytes(PLAIN["plain"])
+    assert read(spark, tmp_path / "*.csv") == (["id", "city"], True)
+
+
+def test_spark_reads_what_this_process_can_not(spark: SparkSession, tmp_path: Path) -> None:
+    from dssm.spark import first_line
+
+    (tmp_path / "a.csv.gz").write_bytes(PLAIN["plain"])
+    assert first_line(spark, str(tmp_path / "a.csv.gz")) is None

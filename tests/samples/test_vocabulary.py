@@ -241,11 +241,15 @@ def test_statistics_are_weighted_by_training_events(spark: SparkSession) -> None
     events = random.integers(1, 20, size=300)
     missing = random.random(300) < 0.2
     text = [None if gone else repr(float(value)) for gone, value in zip(missing, values, strict=True)]
-    rows = list(zip(text, small.tolist(), events.tolist(), [None] * 300, strict=True))
-    frame = spark.createDataFrame(rows, "large string, small double, n int, nothing double")
+    ages = random.integers(10, 90, size=300)
+    known = [None if gone else int(age) for gone, age in zip(missing, ages, strict=True)]
+    rows = list(zip(text, small.tolist(), known, events.tolist(), [None] * 300, strict=True))
+    frame = spark.createDataFrame(rows, "large string, small double, age int, n int, nothing double")
     features = [
         DenseFeat(side="item", name="large", transform="standard"),
         item("quarters", column="small", quantiles=4),
+        item("halves", column="small", quantiles=2),
+        item("age", quantiles=5),
         DenseFeat(side="item", name="nothing", transform="minmax"),
         item("no_quantiles", column="nothing", quantiles=3),
     ]
@@ -260,6 +264,9 @@ def test_statistics_are_weighted_by_training_events(spark: SparkSession) -> None
     quarters = found["quarters"]
     assert quarters.boundaries == tuple(np.unique(np.percentile(each, [25, 50, 75], method="inverted_cdf")))
     assert (quarters.events, quarters.minimum, quarters.maximum) == (events.sum(), 0, 11)
+    assert found["halves"].boundaries == (np.percentile(each, 50, method="inverted_cdf"),)
+    each = np.repeat(ages[~missing], events[~missing])
+    assert found["age"].boundaries == tuple(np.unique(np.percentile(each, [20, 40, 60, 80], method="inverted_cdf")))
     empty = Statistics(events=0, mean=0, deviation=0, minimum=0, maximum=0)
     assert (found["nothing"], found["no_quantiles"]) == (empty, empty)
 

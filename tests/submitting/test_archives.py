@@ -29,10 +29,11 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     subprocess.run([base, "-m", "venv", "--without-pip", own], check=True)
     files = {
         "kept/__init__.py": "", "kept-1.dist-info/METADATA": "Name: kept\nVersion: 1\n",
-        "kept-1.dist-info/RECORD": "kept/__init__.py,,\n", "ruff/__init__.py": "",
+        "kept-1.dist-info/RECORD": "kept/__init__.py,,\n../../../bin/kept,,\n../../../bin/both,,\n",
+        "ruff/__init__.py": "",
         "ruff-1.dist-info/METADATA": "Name: ruff\nVersion: 1\n",
-        "ruff-1.dist-info/RECORD": "ruff/__init__.py,,\n../../../bin/ruff,,\n",
-        "../../../bin/ruff": "", "../../../bin/kept": "",
+        "ruff-1.dist-info/RECORD": "ruff/__init__.py,,\n../../../bin/ruff,,\n../../../bin/both,,\n",
+        "../../../bin/ruff": "", "../../../bin/kept": "", "../../../bin/both": "",
         "pandas/tests/test_a.py": "",
         "__editable__.dssm-0.1.0.pth": "import __editable___dssm_finder", "tensorflow/include/a.h": "",
         "tensorflow/a.py": "",
@@ -56,7 +57,7 @@ def test_an_environment_is_packed_once_without_what_executors_do_not_need(tmp_pa
     packed = Packed(Environment(folder=f"{tmp_path}/cache"))
     packed.make()
     names = packed_names(packed.archive)
-    assert {"kept/__init__.py", "tensorflow/a.py", "bin/python", "bin/kept", "pyvenv.cfg"} <= names
+    assert {"kept/__init__.py", "tensorflow/a.py", "bin/python", "bin/kept", "bin/both", "pyvenv.cfg"} <= names
     left_out = {"tensorflow/include/a.h", "pandas/tests/test_a.py", "__editable__.dssm-0.1.0.pth"}
     assert not names & {"ruff/__init__.py", "bin/ruff", *left_out}
     made = packed.archive.stat()
