@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 PROJECT = Path(__file__).resolve().parent.parent
-SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"  # Java, as conf/spark/local.conf has it
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"  # Java, as in conf/spark/local.conf
 # Spark plans anew behind each stage, and compiles Java for each plan: on few rows both take longer than the work.
 # Jobs that tests run as a user does have both, and one build of test_build_rich.py (`planned_as_in_jobs`).
 OF_FEW_ROWS = {
