@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ PROJECT = Path(__file__).parents[1]
 hypothesis.settings.register_profile("dssm", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, derandomize=False, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dssm"))
+
+# What is begun in the background of a shell ignores SIGINT, and so would all that it starts: tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ranks ask each other once a millisecond what there is to exchange, also for as long as all of them trace their graphs:
 # where they are more than the cores, that was a tenth of what the tests of ranks took.

@@ -50,7 +50,7 @@ from dssm.sections import Counter
 from dssm.spark import size_in_bytes
 
 BUCKET = "__bucket"  # of a slice: its users'. Below 0:
-OUTCOMES, ITEM_SUMS, USER_SUMS = -1, -2, -3  # what the rows became; sums by item; by user, of bucket b at USER_SUMS - b
+OUTCOMES, ITEM_SUMS = -1, -2  # what the rows became; sums by item
 BUCKETED = f"`{BUCKET}` int, `{SLICE}` binary"
 BUCKET_BYTES, LEAST_BUCKETS, MOST_BUCKETS = 8 * 2**20, 64, 4096  # a task has several: they are as even as users are
 EVENTS, WEIGHED, CANDIDATES, LAST = "__events", "__weighed", "__candidates", "__last"
@@ -112,8 +112,7 @@ class Log:
 
     def train_users(self, tasks: int) -> DataFrame:
         """Grain: one row a user with training rows, as (ID, EVENTS, LAST: the newest one's time)."""
-        sums = self.slices.filter(F.col(BUCKET) <= USER_SUMS).withColumn(BUCKET, F.lit(USER_SUMS) - F.col(BUCKET))
-        return by_task(sums, tasks).mapInArrow(count_users, f"`{ID}` string, `{EVENTS}` long, `{LAST}` long")
+        return by_task(self.slices, tasks).mapInArrow(count_users, f"`{ID}` string, `{EVENTS}` long, `{LAST}` long")
 
     def train_events(self) -> DataFrame:
         """Grain: one row a training row, as (ID, EVENT_TIME)."""
@@ -174,24 +173,10 @@ class Scan:
 
     def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
         """Args: batches: `event_columns`, REASON and FATE. Yields: (BUCKET, SLICE)."""
-        held: list[pa.Table] = []  # sums of users, which come again and again: together they are fewer
         for table in joined(batches, SLICED_BYTES):
             wanted = self._wanted(table)
             of_users = slices(wanted, bucket_of(wanted[USER_KEY], self.buckets))
             yield as_batch(BUCKET, [(OUTCOMES, outcomes(table)), (ITEM_SUMS, item_sums(table)), *of_users])
-            held.append(user_sums(wanted))
-            if sum(sums.nbytes for sums in held) >= SLICED_BYTES:
-                held = [added_users(held)]
-                if held[0].nbytes >= SLICED_BYTES // 2:
-                    yield self._sums_of_users(held)
-                    held = []
-        if held:
-            yield self._sums_of_users(held)
-
-    def _sums_of_users(self, held: Sequence[pa.Table]) -> pa.RecordBatch:
-        sums = added_users(held)
-        by_bucket = slices(sums, bucket_of(sums[USER_KEY], self.buckets))
-        return as_batch(BUCKET, ((USER_SUMS - bucket, users) for bucket, users in by_bucket))
 
     def _wanted(self, table: pa.Table) -> pa.Table:
         """Returns the rows that are samples, may be known to one or say what is no negative."""
@@ -237,22 +222,6 @@ def item_sums(table: pa.Table) -> pa.Table:
     return pa.table({ITEM_INDEX: coded.dictionary, **sums})
 
 
-def user_sums(wanted: pa.Table) -> pa.Table:
-    """Returns a row a user with training rows: (ID, USER_KEY, EVENTS, LAST: the newest one's time)."""
-    trained = wanted.select([USER_ID, USER_KEY, EVENT_TIME]).filter(pc.equal(wanted[FATE_CODE], TRAIN_ROW))
-    sums = trained.group_by([USER_ID, USER_KEY], use_threads=False).aggregate([([], "count_all"), (EVENT_TIME, "max")])
-    found = [sums[name] for name in (USER_ID, USER_KEY, "count_all", f"{EVENT_TIME}_max")]
-    return pa.table(found, [ID, USER_KEY, EVENTS, LAST])
-
-
-def added_users(held: Sequence[pa.Table]) -> pa.Table:
-    """Returns the sums of several tables of `user_sums`, a row a user."""
-    by_user = pa.concat_tables(held).group_by([ID, USER_KEY], use_threads=False)
-    sums = by_user.aggregate([(EVENTS, "sum"), (LAST, "max")])
-    found = [sums[name] for name in (ID, USER_KEY, f"{EVENTS}_sum", f"{LAST}_max")]
-    return pa.table(found, [ID, USER_KEY, EVENTS, LAST])
-
-
 def added_up(key: str, names: Sequence[str]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
     """Returns a function that sums slices' columns by key, as far as it holds them at once."""
 
@@ -286,10 +255,16 @@ class ItemDayCounter:
 
 
 def count_users(batches: Batches) -> Iterator[pa.RecordBatch]:
-    """Args: batches: all slices of `user_sums` of some users. Yields: (ID, EVENTS, LAST), a row a user."""
-    tables = [pa.Table.from_batches([batch]) for batch in rows(batches)]
-    if tables:
-        yield from added_users(tables).select([ID, EVENTS, LAST]).combine_chunks().to_batches()
+    """Args: batches: all slices of some users. Yields: (ID, EVENTS, LAST) of those with training rows."""
+    trained = list(list_train_rows(batches))
+    if trained:
+        table = pa.Table.from_batches(trained)
+        coded = pc.dictionary_encode(table[ID].combine_chunks())
+        users, times = coded.indices.to_numpy(), table[EVENT_TIME].to_numpy()
+        last = np.full(len(coded.dictionary), np.iinfo(np.int64).min)
+        np.maximum.at(last, users, times)
+        columns = [coded.dictionary, pa.array(np.bincount(users)), pa.array(last)]
+        yield pa.RecordBatch.from_arrays(columns, names=[ID, EVENTS, LAST])
 
 
 def list_train_rows(batches: Batches) -> Iterator[pa.RecordBatch]:

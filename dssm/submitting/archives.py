@@ -35,6 +35,8 @@ LEFT_OUT_PACKAGES = ("cmake", "pip", "libclang", "milvus-lite")
 LEFT_OUT_FILES = (
     "tensorflow/include/*", "pyspark/jars/*", "pyspark/examples/*", "pyspark/data/*", "pandas/tests/*", "__editable__*",
 )  # fmt: skip
+# How archives are unpacked that are our own, and whose python is a link out of them: Python has filters from 3.11.4 on.
+AS_THEY_ARE: dict[str, Any] = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
 
 
 class Packed:
@@ -102,7 +104,7 @@ class Packed:
         try:
             made.chmod(0o755)
             with tarfile.open(self.archive) as held:
-                held.extractall(made, filter="fully_trusted")  # our own; its python is a link out of it
+                held.extractall(made, **AS_THEY_ARE)
             made.rename(self.unpacked)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)

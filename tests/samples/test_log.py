@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -26,7 +25,6 @@ from dssm.samples.log import (
     ITEM_SUMS,
     LAST,
     OUTCOMES,
-    USER_SUMS,
     ItemDayCounter,
     Scan,
     added_up,
@@ -56,9 +54,8 @@ def scanned(table: pa.Table, buckets: int = 4, end: int = 10) -> dict[int, pa.Ta
     """Returns each bucket's rows, in two batches a task."""
     half = table.num_rows // 2
     given = [*table[:half].combine_chunks().to_batches(), *table[half:].combine_chunks().to_batches()]
-    made = pa.Table.from_batches(Scan(buckets, 1, 9, end).run(given))
-    pairs = list(zip(made[BUCKET].to_pylist(), made[SLICE].to_pylist(), strict=True))
-    assert len(dict(pairs)) == len(pairs)
+    (made,) = Scan(buckets, 1, 9, end).run(given)
+    pairs = zip(made[BUCKET].to_pylist(), made[SLICE].to_pylist(), strict=True)
     return {bucket: pa.ipc.open_stream(data).read_all() for bucket, data in pairs}
 
 
@@ -79,9 +76,7 @@ def test_rows_that_are_samples_or_known_to_one() -> None:
             {FATE: TOO_EARLY, IN_LOG: False, EVENT_TIME: 9},  # of the test window
         )
     )
-    (bucket,) = (bucket for bucket in found if bucket >= 0)
-    assert found.keys() == {bucket, OUTCOMES, ITEM_SUMS, USER_SUMS - bucket}
-    assert found[USER_SUMS - bucket].to_pylist() == [{ID: "u", USER_KEY: 7, EVENTS: 1, LAST: 1}]
+    (bucket,) = found.keys() - {OUTCOMES, ITEM_SUMS}
     assert found[bucket][HASH].to_pylist() == [0, 1, 2, 3, 8]
     assert found[bucket][FATE_CODE].to_pylist() == [TRAIN_ROW, TEST_ROW, TEST_ROW, NO_SAMPLE, CLICK_ONLY]
     assert found[bucket][KIND].to_pylist() == [EVENT] * 5
@@ -196,35 +191,12 @@ def sliced(table: pa.Table) -> list[pa.RecordBatch]:
     return [as_batch(BUCKET, [(0, table[:2]), (1, table[2:])])]
 
 
-@given(
-    parts=st.lists(
-        st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 9), st.sampled_from([TRAIN, "test"])), max_size=9),
-        max_size=9,
-    ),
-    tables=st.sampled_from([1, 200, 10_000]),
-)
-def test_users_with_rows_that_train(parts: list[list[tuple[str, int, str]]], tables: int) -> None:
-    """However often a task gives away the sums that it holds."""
-    keys = {"a": 3, "b": -8, "c": 2**62}
-    given = [
-        events(*({USER_ID: user, USER_KEY: keys[user], EVENT_TIME: time, FATE: fate} for user, time, fate in part))
-        for part in parts
-    ]
-    batches = [batch for table in given for batch in table.combine_chunks().to_batches()]
-    with mock.patch("dssm.samples.log.SLICED_BYTES", tables):
-        made = list(Scan(2, 1, 9, 10).run(batches))
-    rows = [(bucket.as_py(), data) for batch in made for bucket, data in zip(batch[BUCKET], batch[SLICE], strict=True)]
-    sums = [(bucket, pa.ipc.open_stream(data.as_buffer()).read_all()) for bucket, data in rows if bucket <= USER_SUMS]
-    expected = bucket_of(pa.chunked_array([pa.array(keys.values(), pa.int64())]), 2).tolist()
-    places = {(user, USER_SUMS - bucket) for bucket, table in sums for user in table[ID].to_pylist()}
-    assert places <= set(zip(keys, expected, strict=True))
-    found = [row for batch in count_users([as_batch(BUCKET, sums)]) for row in batch.to_pylist()]
-    times: dict[str, list[int]] = {}
-    for user, time, fate in (row for part in parts for row in part):
-        if fate == TRAIN:
-            times.setdefault(user, []).append(time)
-    assert len(found) == len(times)
-    assert {row[ID]: (row[EVENTS], row[LAST]) for row in found} == {u: (len(t), max(t)) for u, t in times.items()}
+def test_users_with_rows_that_train() -> None:
+    rows = [("a", 5, TRAIN_ROW), ("b", 9, TRAIN_ROW), ("a", 7, TRAIN_ROW), ("a", 8, TEST_ROW), ("c", 3, NO_SAMPLE)]
+    user, time, code = zip(*rows, strict=True)
+    table = pa.table({USER_ID: user, EVENT_TIME: time, FATE_CODE: pa.array(code, pa.int32())})
+    (found,) = count_users(sliced(table))
+    assert found.to_pylist() == [{ID: "a", EVENTS: 2, LAST: 7}, {ID: "b", EVENTS: 1, LAST: 9}]
 
 
 def test_an_items_days_are_local_and_of_the_counters_sources() -> None:
