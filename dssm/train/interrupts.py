@@ -17,18 +17,34 @@ class Interrupts:
     def __init__(self, tell: Callable[[], None]) -> None:
         self._tell = tell
         self._launched: threading.Event | None = None
+        self._held = False
         self.met = False
 
     def __call__(self, *_: object) -> None:
-        """Raises: KeyboardInterrupt, unless Horovod's launcher is to end its ranks first; at once the second time."""
+        """Raises: KeyboardInterrupt, unless it is held, or Horovod's launcher is to end its ranks first; at once the
+        second time.
+        """
         again, self.met = self.met, True
         if not again:
             # In a thread, for this one may hold a lock of the terminal. At once, for spark-submit's JVM, which a
             # driver's output goes through, hears Ctrl-C too and is gone within a second.
             threading.Thread(target=self._tell, name="broken off").start()
+        if self._held:
+            return
         if again or self._launched is None:
             raise KeyboardInterrupt
         self._launched.set()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Has KeyboardInterrupt come at the end of the body: a process that is being started would be left behind."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self.met:
+            raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def ending_ranks(self) -> Iterator[None]:

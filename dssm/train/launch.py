@@ -71,7 +71,7 @@ def train(settings: Settings) -> None:
         if chosen.by_spark:
             model = _by_spark(settings, view, folder, interrupts)
         elif chosen.launch == "horovodrun":
-            model = _by_horovodrun(settings, view, folder)
+            model = _by_horovodrun(settings, view, folder, interrupts)
         else:
             with uncollected():
                 from dssm.train.worker import train_here
@@ -289,7 +289,7 @@ def _told_interfaces(settings: Settings) -> set[str] | None:
     return named if filter_local_addresses(names) else None
 
 
-def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> ModelManifest:
+def _by_horovodrun(settings: Settings, view: ProgressView, folder: str, interrupts: Interrupts) -> ModelManifest:
     given, made = f"{folder}/settings.json", f"{folder}/result.json"
     storage.write_text(given, settings.model_dump_json(exclude={"spark"}))
     command = [sys.executable, "-m", "dssm.train.horovodrun", "-np", str(settings.train.ranks), "--gloo"]
@@ -304,17 +304,22 @@ def _by_horovodrun(settings: Settings, view: ProgressView, folder: str) -> Model
     stream = ReportStream(view.show)
     with (
         _listener(view, socket.getfqdn() if settings.train.hosts else LOOPBACK) as address,
-        subprocess.Popen(
-            command,
-            env={**os.environ, **_environment(settings, address, folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        ) as process,
+        contextlib.ExitStack() as opened,
     ):
-        assert process.stdout is not None
+        environment = {**os.environ, **_environment(settings, address, folder)}
         try:
+            with interrupts.held():
+                process = opened.enter_context(
+                    subprocess.Popen(
+                        command,
+                        env=environment,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                        errors="replace",
+                    )
+                )
+            assert process.stdout is not None
             for line in process.stdout:
                 stream.write(line)
         except KeyboardInterrupt:

@@ -47,6 +47,23 @@ def test_an_interrupt_is_told_once_and_ends_what_goes_on() -> None:
     assert _handlers() == before
 
 
+def test_what_is_being_started_is_there_before_an_interrupt_ends_it() -> None:
+    told: list[str] = []
+    before, threads = _handlers(), set(threading.enumerate())
+
+    def started() -> None:
+        with interrupts_told(lambda: told.append("broken off")) as interrupts, interrupts.held():
+            signal.raise_signal(signal.SIGINT)
+            _wait_for(threads)
+            signal.raise_signal(signal.SIGINT)
+            told.append("started")
+
+    with pytest.raises(KeyboardInterrupt):
+        started()
+    assert told == ["broken off", "started"]
+    assert _handlers() == before
+
+
 def _launched(told: list[str], *signals: signal.Signals) -> None:
     """A launcher that waits for its event, and calls the end of its ranks the loss of one."""
     with interrupts_told(lambda: told.append("broken off")) as interrupts, interrupts.ending_ranks():

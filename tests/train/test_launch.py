@@ -345,7 +345,7 @@ def test_a_relative_root_is_this_process_s(tmp_path: Path, monkeypatch: pytest.M
     settings = write_run(tmp_path, launch="horovodrun", ranks=2)
     given: list[Settings] = []
 
-    def launched(passed: Settings, _: ProgressView, __: str) -> SimpleNamespace:
+    def launched(passed: Settings, *_: object) -> SimpleNamespace:
         given.append(passed)
         return SimpleNamespace(model_version="0", rows_per_s=1.0)
 
