@@ -18,7 +18,6 @@ from dssm.spark_progress import progress_shown
 # Rows of an Arrow batch between Spark and Python: large enough that a vocabulary's hash table, which
 # pyarrow builds anew at each look-up, costs little; small enough that 768-wide vectors stay below 100 MB.
 ARROW_BATCH_ROWS = 16384
-MOST_LOOKED_AT = 100  # files: each is asked for over a socket
 UNBOUNDED = 2**31 - 1  # Spark's own number of executors where none is set
 SPARKS_OWN_REDACTION = "(?i)secret|password|token|access[.]?key"  # the default of spark.redaction.regex in Spark 3.5
 
@@ -91,40 +90,6 @@ def matches(spark: SparkSession, key: str, pattern: str) -> bool:
         reason = " ".join(str(error.java_exception.getMessage()).split())
         raise UserError(f"{key}: {pattern} can't be looked up: {reason}") from error
     return found is not None and len(found) > 0
-
-
-def first_line(spark: SparkSession, pattern: str) -> str | None:
-    """Returns the first line that is not blank of the files that a path or glob names, unpacked by their endings.
-
-    Of files whose first lines differ, Spark may take another one. None where only Spark knows which files it takes (a
-    folder, many files, `_x` and `.x`), or where this process can't read one: Spark's executors may, and Spark says why.
-    """
-    jvm = spark._jvm
-    assert jvm is not None
-    conf = spark._jsc.hadoopConfiguration()
-    path = jvm.org.apache.hadoop.fs.Path(pattern)
-    system = path.getFileSystem(conf)
-    found = system.globStatus(path) or ()
-    if len(found) > MOST_LOOKED_AT or any(status.isDirectory() for status in found):
-        return None
-    if any(status.getPath().getName().startswith(("_", ".")) for status in found):
-        return None
-    codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(conf)
-    for status in found:
-        if status.getLen() == 0:
-            continue
-        try:
-            stream, codec = system.open(status.getPath()), codecs.getCodec(status.getPath())
-            with contextlib.closing(stream):
-                unpacked = stream if codec is None else codec.createInputStream(stream)
-                lines = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(unpacked, "UTF-8"))
-                with contextlib.closing(lines):
-                    while (line := lines.readLine()) is not None:
-                        if line.strip(" "):
-                            return str(line).removeprefix("\ufeff")
-        except Py4JJavaError:
-            return None
-    return None
 
 
 @contextlib.contextmanager

@@ -69,8 +69,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Has one of two workers run all files that use the session of Spark; a file goes to one worker in any case."""
     if config.getoption("dist") != "loadfile" or config.getoption("numprocesses") != 2:
         return None
-    if "not (slow or spark" in config.getoption("markexpr"):  # the unit tests: nothing of Spark is left
-        return None
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):

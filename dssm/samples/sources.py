@@ -18,7 +18,7 @@ from dssm.config import Settings
 from dssm.errors import UserError, did_you_mean
 from dssm.manifest import SourceCounts
 from dssm.sections import Table
-from dssm.spark import explained, first_line, matches
+from dssm.spark import explained, matches
 
 CORRUPT = "_corrupt_record"
 REASON = "__reason"
@@ -182,7 +182,7 @@ def read_table(
 
 def _read_csv(spark: SparkSession, name: str, paths: list[str]) -> DataFrame:
     options: dict[str, Any] = {"header": True, "quote": '"', "escape": '"'}
-    header = plain_header(first_line(spark, paths[0])) or spark.read.options(**options).csv(paths[0]).columns
+    header = spark.read.options(**options).csv(paths[0]).columns
     if not header:
         raise UserError(f"{name}.path: {paths[0]} is empty; expected a header line and rows")
     # With every column a string, ids keep their leading zeros, and a row with too few or too many
@@ -193,20 +193,6 @@ def _read_csv(spark: SparkSession, name: str, paths: list[str]) -> DataFrame:
         .schema(schema)
         .csv(paths)
     )
-
-
-def plain_header(line: str | None) -> list[str] | None:
-    """Returns the columns of a CSV header that is read the same by everyone; None of others, which Spark must read.
-
-    Spark takes a job to find the first line, on a small table as long as the reading of its rows.
-
-    >>> plain_header("id,city"), plain_header('id,"city, or town"'), plain_header("id,Id"), plain_header("id,,age")
-    (['id', 'city'], None, None, None)
-    """
-    if line is None or '"' in line:
-        return None
-    names = line.split(",")
-    return names if all(names) and len({name.lower() for name in names}) == len(names) else None
 
 
 def place_of(patterns: Sequence[str]) -> str:
