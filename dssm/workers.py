@@ -23,7 +23,10 @@ def without_zips(paths: list[str]) -> list[str]:
 
 
 def main() -> None:
-    sys.path[:] = without_zips(sys.path)
+    left = set(without_zips(paths := [*sys.path, *sys.path_importer_cache]))
+    sys.path[:] = [path for path in sys.path if path in left]
+    for path in set(paths) - left:  # what has been searched once would be read again whether it is searched or not
+        sys.path_importer_cache.pop(path, None)
     for name in filter(None, os.environ.get(IMPORTS, "").split(",")):
         importlib.import_module(name)
     daemon = importlib.import_module("pyspark.daemon")

@@ -15,8 +15,9 @@ from dssm import workers
 
 def say():
     import pyspark
+    searched = [path for path in sys.path_importer_cache if "/python/lib/py" in path]
     print(pyspark.__file__, "dssm.samples.items" in sys.modules, "tensorflow" in sys.modules, gc.get_freeze_count(),
-          file=sys.stderr)
+          len(searched), file=sys.stderr)
 
 atexit.register(say)
 workers.main()
@@ -39,6 +40,7 @@ def test_workers_are_forked_with_their_imports_done() -> None:
     environment = {**os.environ, "PYTHONPATH": path, IMPORTS: "dssm.samples.items,pyarrow"}
     ended = subprocess.run([sys.executable, "-c", SAID], input=b"", capture_output=True, env=environment, check=False)
     assert 0 < int.from_bytes(ended.stdout, "big") < 2**16  # the port that workers are asked for at
-    place, imported, tensorflow, frozen = ended.stderr.decode().split()
+    place, imported, tensorflow, frozen, searched = ended.stderr.decode().split()
     assert (Path(place), imported, tensorflow) == (package, "True", "False")
+    assert searched == "0"  # what has been searched once is read anew at each task
     assert int(frozen) > 50_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -39,6 +39,27 @@ TRAIN, TEST = "train", "test"
 FATE = "__fate"  # train, test, or why the row is no sample; null where it is unreadable
 UNKNOWN, LATER = "item not in the catalogue", f"item {LATER_ITEM}"  # fates of events without an item
 TOO_EARLY = "item uploaded after the event"
+ELSEWHERE, OUTSIDE = "left out by where", "outside the windows"
+NO_TRAIN_ROLE, NO_TEST_ROLE = "source has no train role", "source has no test role"
+NEGATIVE, UNCLICKED = "negative, and train_rows is positives", "negative, left out by unclicked_share"
+BEHIND_TEST, COLD_USER, COLD_ITEM = "not before the user's test row", "cold user", "cold item"
+POPULAR, CAPPED = "popular item, left out by popular_threshold", "positive beyond max_positives_per_user"
+THINNED = (POPULAR, CAPPED)  # fates of positives that are left out by chance
+# All fates; a row's is sent to Python as its place here. The first ones are those of most rows: they are found first.
+FATES: tuple[str, ...] = (
+    TRAIN,
+    TEST,
+    NEGATIVE,
+    OUTSIDE,
+    UNKNOWN,
+    LATER,
+    TOO_EARLY,
+    ELSEWHERE,
+    NO_TRAIN_ROLE,
+    NO_TEST_ROLE,
+    UNCLICKED,
+)
+FATES += (BEHIND_TEST, COLD_USER, COLD_ITEM, *THINNED)
 
 
 def read_logs(spark: SparkSession, settings: Settings) -> list[EventLog]:
@@ -102,16 +123,16 @@ def _fate(settings: Settings, too_early: Column) -> Column:
     unclicked = ~positive & (uniform("unclicked") >= settings.samples.unclicked_share)
     return (
         F.when(F.col(REASON).isNotNull(), F.lit(None))
-        .when(~F.col(KEPT), "left out by where")
+        .when(~F.col(KEPT), ELSEWHERE)
         .when((F.col(ITEM_INDEX) == NO_ITEM) & F.col(UPLOAD_TIME).isNotNull(), LATER)
         .when(F.col(ITEM_INDEX) == NO_ITEM, UNKNOWN)
         .when(too_early, TOO_EARLY)
-        .when((time < train_start) | (time >= test_end), "outside the windows")
-        .when((time < test_start) & ~_has_role(settings, TRAIN), "source has no train role")
-        .when((time >= test_start) & ~_has_role(settings, TEST), "source has no test role")
+        .when((time < train_start) | (time >= test_end), OUTSIDE)
+        .when((time < test_start) & ~_has_role(settings, TRAIN), NO_TRAIN_ROLE)
+        .when((time >= test_start) & ~_has_role(settings, TEST), NO_TEST_ROLE)
         .when(time >= test_start, TEST)
-        .when(~may_train, "negative, and train_rows is positives")
-        .when(unclicked, "negative, left out by unclicked_share")
+        .when(~may_train, NEGATIVE)
+        .when(unclicked, UNCLICKED)
         .otherwise(TRAIN)
     )
 
@@ -137,6 +158,18 @@ class Outcome(NamedTuple):
     rows: int
     positives: int
     last: int | None
+
+
+def summed(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Returns the outcomes with one a source, reason and fate."""
+    total: dict[tuple[int, str | None, str | None], Outcome] = {}
+    for found in outcomes:
+        one = total.setdefault(found[:3], found._replace(rows=0, positives=0))
+        last = max((time for time in (one.last, found.last) if time is not None), default=None)
+        total[found[:3]] = one._replace(
+            rows=one.rows + found.rows, positives=one.positives + found.positives, last=last
+        )
+    return list(total.values())
 
 
 def count_read(outcomes: Sequence[Outcome], logs: Sequence[EventLog], quarantine: Quarantine) -> None:
@@ -205,16 +238,12 @@ def _leave_last_out(events: DataFrame, settings: Settings) -> DataFrame:
     split = ranked.withColumn("__test", F.coalesce(is_test, F.lit(False)))
     split = split.withColumn("__first", F.min(F.when(F.col("__test"), F.col(EVENT_TIME))).over(user))
     late = in_play & (F.col(EVENT_TIME) >= F.col("__first"))
-    fate = F.when(F.col("__test"), TEST).when(late, "not before the user's test row").otherwise(F.col(FATE))
+    fate = F.when(F.col("__test"), TEST).when(late, BEHIND_TEST).otherwise(F.col(FATE))
     return split.withColumn(FATE, fate).drop("__asked", "__rank", "__earliest", "__test", "__first")
 
 
 def _is_target() -> Column:
     return (F.col(FATE) == TRAIN) & (F.col(LABEL) > 0)
-
-
-POPULAR, CAPPED = "popular item, left out by popular_threshold", "positive beyond max_positives_per_user"
-THINNED = (POPULAR, CAPPED)  # fates of positives that are left out by chance
 
 
 def _without_popular(events: DataFrame, settings: Settings) -> DataFrame:
@@ -244,11 +273,11 @@ def _with_capped_users(events: DataFrame, settings: Settings) -> DataFrame:
 
 def _without_cold(events: DataFrame, settings: Settings) -> DataFrame:
     given = events
-    for side, column in (("users", USER_ID), ("items", ITEM_INDEX)):
+    for side, column, cold_fate in (("users", USER_ID, COLD_USER), ("items", ITEM_INDEX, COLD_ITEM)):
         if side in settings.samples.split.drop_cold:
             trained = given.filter(F.col(FATE) == TRAIN).select(column).distinct().withColumn("__warm", F.lit(True))
             cold = (F.col(FATE) == TEST) & F.col("__warm").isNull()
-            fate = F.when(cold, f"cold {side.removesuffix('s')}").otherwise(F.col(FATE))
+            fate = F.when(cold, cold_fate).otherwise(F.col(FATE))
             events = events.join(trained, column, "left").withColumn(FATE, fate).drop("__warm")
     return events
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ from dssm.manifest import (
 )
 from dssm.samples.days import local_days
 from dssm.samples.event_logs import EventLog
-from dssm.samples.events import FATE, TEST, THINNED, TOO_EARLY, TRAIN, Outcome
+from dssm.samples.events import FATE, FATES, TEST, THINNED, TOO_EARLY, TRAIN, Outcome, summed
 from dssm.samples.exchange import SLICE, SLICED_BYTES, Batches, as_batch, joined, rows, slices, task_keys
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN
 from dssm.samples.pass_columns import (
@@ -75,7 +76,11 @@ class Log:
         day = settings.day_start_ms
         scan = Scan(self.buckets, day(-settings.window.train_days), day(0), day(settings.window.test_days))
         columns = event_columns(settings.target_names)
-        given = events.select(REASON, FATE, *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()])
+        # A number, which Spark hands over to Python several times as fast as a text.
+        fate = reduce(lambda code, name: code.when(F.col(FATE) == name, fate_code(name)), FATES, F)
+        given = events.select(
+            REASON, fate.alias(FATE), *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()]
+        )
         self.slices = given.mapInArrow(scan.run, BUCKETED).persist(StorageLevel.DISK_ONLY)
 
     def outcomes(self) -> list[Outcome]:
@@ -88,12 +93,7 @@ class Log:
         if not found:
             return []
         tables = pa.concat_tables(pa.ipc.open_stream(row[SLICE]).read_all() for row in found)
-        total = tables.group_by([SOURCE, REASON, FATE]).aggregate(
-            [("rows", "sum"), ("positives", "sum"), ("last", "max")]
-        )
-        names = (SOURCE, REASON, FATE, "rows_sum", "positives_sum", "last_max")
-        columns = (total[name].to_pylist() for name in names)
-        return [Outcome(*values) for values in zip(*columns, strict=True)]
+        return summed([Outcome(**row) for row in tables.to_pylist()])
 
     def item_counts(self) -> DataFrame:
         """Grain: one row an item with positives or training rows, as (ITEM_INDEX, *ITEM_COUNTS). See `item_sums`."""
@@ -124,6 +124,15 @@ class Log:
 
     def _of(self, what: int) -> DataFrame:
         return self.slices.filter(F.col(BUCKET) == what)
+
+
+def fate_code(name: str) -> int:
+    """Returns the number of a fate, as the scan has it.
+
+    >>> fate_code("train"), fate_code("test")
+    (0, 1)
+    """
+    return FATES.index(name)
 
 
 def event_columns(targets: Sequence[str]) -> dict[str, str]:
@@ -172,7 +181,7 @@ class Scan:
     end: int
 
     def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
-        """Args: batches: `event_columns`, REASON and FATE. Yields: (BUCKET, SLICE)."""
+        """Args: batches: `event_columns`, REASON and FATE, a `fate_code`. Yields: (BUCKET, SLICE)."""
         for table in joined(batches, SLICED_BYTES):
             wanted = self._wanted(table)
             of_users = slices(wanted, bucket_of(wanted[USER_KEY], self.buckets))
@@ -180,8 +189,10 @@ class Scan:
 
     def _wanted(self, table: pa.Table) -> pa.Table:
         """Returns the rows that are samples, may be known to one or say what is no negative."""
-        fate = pc.fill_null(pc.index_in(table[FATE], value_set=pa.array([TRAIN, TEST, TOO_EARLY])), -1)
-        codes = np.array([TRAIN_ROW, TEST_ROW, CLICK_ONLY, NO_SAMPLE], np.int32)[fate.to_numpy()]
+        code_of_fate = np.full(len(FATES) + 1, NO_SAMPLE, np.int32)  # the last is that of none
+        for fate, code in ((TRAIN, TRAIN_ROW), (TEST, TEST_ROW), (TOO_EARLY, CLICK_ONLY)):
+            code_of_fate[fate_code(fate)] = code
+        codes = code_of_fate[pc.fill_null(table[FATE], -1).to_numpy()]
         trained = pc.and_(
             pc.greater_equal(table[EVENT_TIME], self.train_start), pc.less(table[EVENT_TIME], self.test_start)
         )
@@ -195,14 +206,29 @@ class Scan:
 
 
 def outcomes(table: pa.Table) -> pa.Table:
-    """Returns the rows, the positives of a weight above 0 and the newest time, by source, reason and fate."""
+    """Returns the rows, the positives of a weight above 0 and the newest time, by source, reason and fate: `Outcome`s.
+
+    By one number: Arrow 14 splits the groups of several keys where a text among them is null, and slows down with them.
+    """
+    reasons = pc.dictionary_encode(table[REASON].combine_chunks())
+    sizes = (len(reasons.dictionary) + 1, len(FATES) + 1)  # the last place is that of null
+    reason, fate = (pc.fill_null(code, -1).to_numpy() for code in (reasons.indices, table[FATE]))
+    key = (table[SOURCE].to_numpy().astype(np.int64) * sizes[0] + reason % sizes[0]) * sizes[1] + fate % sizes[1]
     positive = pc.fill_null(pc.and_(pc.greater(table[LABEL], 0), pc.greater(table[WEIGHT], 0)), False)
-    given = table.select([SOURCE, REASON, FATE, EVENT_TIME]).append_column("positives", positive.cast(pa.int64()))
-    counts = given.group_by([SOURCE, REASON, FATE]).aggregate(
-        [([], "count_all"), ("positives", "sum"), (EVENT_TIME, "max")]
+    given = pa.table({"key": key, "positives": positive.cast(pa.int64()), "last": table[EVENT_TIME]})
+    counts = given.group_by("key").aggregate([([], "count_all"), ("positives", "sum"), ("last", "max")])
+    of_source, of_fate = np.divmod(counts["key"].to_numpy(), sizes[1])
+    source, of_reason = np.divmod(of_source, sizes[0])
+    return pa.table(
+        {
+            "source": source,
+            "reason": pa.array([*reasons.dictionary.to_pylist(), None], pa.string()).take(pa.array(of_reason)),
+            "fate": pa.array([*FATES, None]).take(pa.array(of_fate)),
+            "rows": counts["count_all"],
+            "positives": counts["positives_sum"],
+            "last": counts["last_max"],
+        }
     )
-    names = {"count_all": "rows", "positives_sum": "positives", f"{EVENT_TIME}_max": "last"}
-    return counts.rename_columns([names.get(name, name) for name in counts.column_names])
 
 
 def item_sums(table: pa.Table) -> pa.Table:
@@ -212,9 +238,9 @@ def item_sums(table: pa.Table) -> pa.Table:
     candidates come from with `impression_weight` and without; ITEM_POSITIVES, the popularity, also positives that were
     left out by chance (popular_threshold and max_positives_per_user).
     """
-    counted = table.filter(pc.is_in(table[FATE], value_set=pa.array([TRAIN, *THINNED])))
+    counted = table.filter(pc.is_in(table[FATE], value_set=pa.array(map(fate_code, [TRAIN, *THINNED]), pa.int32())))
     coded = pc.dictionary_encode(counted[ITEM_INDEX].combine_chunks())
-    codes, trains = coded.indices.to_numpy(), pc.equal(counted[FATE], TRAIN).to_numpy()
+    codes, trains = coded.indices.to_numpy(), counted[FATE].to_numpy() == fate_code(TRAIN)
     weighs = counted[WEIGHT].to_numpy() > 0
     target = (counted[LABEL].to_numpy() > 0) & weighs
     counts = dict(zip(ITEM_COUNTS, (trains, trains & weighs, trains & target, target), strict=True))

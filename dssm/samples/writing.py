@@ -67,7 +67,9 @@ def write_parts(
     by = [F.col(part), *(F.col(column) if isinstance(column, str) else column for column in order)]
     if part_number is not None:
         by = [part_number.cast("long") * PART_STEP + by[1], *by[2:]]
-    rows = parted.sortWithinPartitions(*by).select("__part", *columns)
+    # As columns: Spark's sort computes an expression again each time that it compares two rows.
+    keys = {f"__key_{number}": column for number, column in enumerate(by)}
+    rows = parted.withColumns(keys).sortWithinPartitions(*keys).select("__part", *columns)
     written = rows.mapInArrow(
         lambda batches: writer.run(change(batches)), "name string, rows bigint, sha256 string"
     ).collect()

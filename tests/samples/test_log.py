@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT, SourceCounts
-from dssm.samples.events import FATE, THINNED, TOO_EARLY, TRAIN, Outcome, count_fates, logs_end_early
+from dssm.samples.events import FATE, FATES, THINNED, TOO_EARLY, TRAIN, Outcome, count_fates, logs_end_early, summed
 from dssm.samples.exchange import SLICE, as_batch
 from dssm.samples.log import (
     BUCKET,
@@ -30,7 +30,9 @@ from dssm.samples.log import (
     added_up,
     bucket_of,
     count_users,
+    fate_code,
     item_sums,
+    outcomes,
 )
 from dssm.samples.pass_columns import CLICK_ONLY, EVENT, FATE_CODE, HASH, IN_LOG, KIND, NO_SAMPLE, TEST_ROW, TRAIN_ROW
 from dssm.samples.sources import ID, REASON, Quarantine
@@ -38,7 +40,7 @@ from tests.datasets import make_settings
 from tests.samples.feed import ZONE, ms
 
 KINDS = {
-    REASON: pa.string(), FATE: pa.string(), USER_ID: pa.string(), USER_KEY: pa.int64(), ITEM_INDEX: pa.int32(),
+    REASON: pa.string(), FATE: pa.int32(), USER_ID: pa.string(), USER_KEY: pa.int64(), ITEM_INDEX: pa.int32(),
     EVENT_TIME: pa.int64(), SOURCE: pa.int32(), LABEL: pa.float32(), WEIGHT: pa.float32(), IN_LOG: pa.bool_(),
     HASH: pa.int64(),
 }  # fmt: skip
@@ -47,6 +49,8 @@ DEFAULTS = {USER_ID: "u", USER_KEY: 7, ITEM_INDEX: 0, EVENT_TIME: 5, SOURCE: 0, 
 
 def events(*rows: dict[str, Any]) -> pa.Table:
     made = [{REASON: None, FATE: None, HASH: number, **DEFAULTS, **row} for number, row in enumerate(rows)]
+    for row in made:
+        row[FATE] = None if row[FATE] is None else fate_code(row[FATE])
     return pa.table({name: pa.array([row[name] for row in made], kind) for name, kind in KINDS.items()})
 
 
@@ -80,7 +84,7 @@ def test_rows_that_are_samples_or_known_to_one() -> None:
     assert found[bucket][HASH].to_pylist() == [0, 1, 2, 3, 8]
     assert found[bucket][FATE_CODE].to_pylist() == [TRAIN_ROW, TEST_ROW, TEST_ROW, NO_SAMPLE, CLICK_ONLY]
     assert found[bucket][KIND].to_pylist() == [EVENT] * 5
-    counts = {(row[REASON], row[FATE]): row["rows"] for row in found[OUTCOMES].to_pylist()}
+    counts = {(row["reason"], row["fate"]): row["rows"] for row in found[OUTCOMES].to_pylist()}
     assert counts == {
         (None, TRAIN): 1, (None, "test"): 2, (None, "outside the windows"): 2, (None, "item not in the catalogue"): 1,
         (None, "left out by where"): 1, ("no user in 'user'", None): 1,
@@ -92,8 +96,42 @@ def test_the_newest_time_of_each_fate() -> None:
     counted = scanned(
         events({FATE: TRAIN, EVENT_TIME: 1}, {REASON: "no time", EVENT_TIME: None}, {FATE: TRAIN, EVENT_TIME: 3})
     )[OUTCOMES]
-    found = {(row[REASON], row[FATE]): row["last"] for row in counted.to_pylist()}
+    found = {(row["reason"], row["fate"]): row["last"] for row in counted.to_pylist()}
     assert found == {(None, TRAIN): 3, ("no time", None): None}
+
+
+FATE_OR_REASON = st.one_of(
+    st.tuples(st.none(), st.sampled_from(FATES)), st.tuples(st.sampled_from(["no item", "no time"]), st.none())
+)
+ROW = st.tuples(
+    st.integers(0, 3), FATE_OR_REASON, st.sampled_from([-1, 0, 1]), st.none() | st.integers(-(2**40), 2**40)
+)
+
+
+@given(parts=st.lists(st.lists(ROW, min_size=1, max_size=20), max_size=3))
+def test_outcomes_are_counted_by_source_reason_and_fate(parts: list[list[tuple[int, Any, int, int | None]]]) -> None:
+    expected: dict[tuple[Any, ...], Outcome] = {}
+    found = []
+    for part in parts:
+        rows = [
+            {SOURCE: source, REASON: reason, FATE: fate, LABEL: label, EVENT_TIME: time}
+            for source, (reason, fate), label, time in part
+        ]
+        found += [Outcome(**row) for row in outcomes(events(*rows)).to_pylist()]
+        for source, (reason, fate), label, time in part:
+            before = expected.get((source, reason, fate), Outcome(source, reason, fate, 0, 0, None))
+            last = max((t for t in (before.last, time) if t is not None), default=None)
+            expected[source, reason, fate] = Outcome(
+                source, reason, fate, before.rows + 1, before.positives + (label > 0), last
+            )
+    assert sorted(summed(found), key=repr) == sorted(expected.values(), key=repr)
+    assert len(found) == sum(len({row[:2] for row in part}) for part in parts)  # each once a table
+
+
+def test_texts_that_are_null_do_not_part_what_belongs_together() -> None:
+    """Arrow 14 makes a group of each row where it groups by a text that is null between numbers."""
+    made = outcomes(events(*({FATE: fate} for fate in (TRAIN, "test") * 500)))
+    assert sorted(zip(made["fate"].to_pylist(), made["rows"].to_pylist(), strict=True)) == [("test", 500), (TRAIN, 500)]
 
 
 def test_every_readable_row_has_a_fate(tmp_path: Path) -> None:
