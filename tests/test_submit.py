@@ -13,7 +13,7 @@ from dssm.cli import JOBS, TOOLS, VIEWS
 from dssm.config import Settings, load_settings
 from dssm.errors import UserError
 from dssm.submit import VIEW_SCRIPTS, submit, usage
-from dssm.submitting.command import command
+from dssm.submitting.command import Submission, command
 from dssm.submitting.masters import master
 
 PROJECT = Path(__file__).parents[1]
@@ -144,6 +144,16 @@ def test_workers_of_one_machine_come_with_their_imports(
     conf = conf_of(command(job, [], demo("train.launch=spark"), {"MASTER": spark_master}))
     found = (conf.get("spark.python.daemon.module"), conf.get("spark.executorEnv.DSSM_WORKER_IMPORTS"))
     assert found == (daemon, imports)
+
+
+@pytest.mark.parametrize(("job", "given", "told"), [
+    ("build_samples", {}, "2"), ("build_samples", {"MALLOC_ARENA_MAX": "8"}, "8"), ("train", {}, None),
+])  # fmt: skip
+def test_javas_threads_share_what_memory_the_c_library_keeps(job: str, given: dict[str, str], told: str | None) -> None:
+    made = Submission(job, [], demo("train.launch=spark"), {"MASTER": "local[2]", **given})
+    assert made.environment.get("MALLOC_ARENA_MAX") == told
+    on_cluster = conf_of(command(job, [], demo("train.launch=spark"), {"MASTER": "spark://a:7077", **given}))
+    assert on_cluster.get("spark.executorEnv.MALLOC_ARENA_MAX") == ("2" if job == "build_samples" else None)
 
 
 def test_usage_lists_every_job() -> None:

@@ -39,6 +39,10 @@ def source(time: str, label: str, **more: Any) -> dict[str, Any]:
     return {"path": "{data}/log.csv", "user": "user", "item": "item", "time": time, "label": label, **more}
 
 
+def listed(source: str) -> dict[str, Any]:
+    return {**pooled(source, "sum"), "pre_embed": "post_table", "maxlen": 5}
+
+
 OF_TOPICS = {"of": "topic", "weighted": True, "share_embedding": "topic"}
 LISTED_TOPICS = {"of": "topic", "share_embedding": "topic"}
 OF_POSTS = {"share_embedding": "post"}
@@ -55,6 +59,8 @@ CLEAN: dict[str, dict[str, Any]] = {
     "own_vector": pooled("own", "sum"),
     "echo_vector": pooled("echoes", "mean"),
     "longer_vector": pooled("longer", "sum"),
+    "own_rows": listed("own"),
+    "echo_rows": listed("echoes"),
     "own_rate": {**USER_NUMBER, "column": "own_counter"},
     "echo_rate": {**USER_NUMBER, "column": "echo_counter"},
     "own_item_rate": {**ITEM_NUMBER, "column": "own_item_counter"},
@@ -87,6 +93,7 @@ LEAKY: dict[str, dict[str, Any]] = {
     "final_history": history("finals", maxlen=12, **OF_POSTS),
     "early_vector": pooled("earlies", "mean"),
     "final_vector": pooled("finals", "sum"),
+    "early_rows": listed("earlies"),
     "early_rate": {**USER_NUMBER, "column": "early_counter"},
     "early_positives": USER_NUMBER,
     "yesterday_events": USER_NUMBER,
@@ -109,6 +116,7 @@ def count(side: str, source: str, days: int, what: str) -> dict[str, Any]:
     return {"side": side, "sources": [source], "days": days, "count": what}
 
 
+VECTORS = {"path": "{data}/vectors.parquet", "format": "parquet", "key": "item", "width": WIDTH}
 PROFILES = {
     "moods": {"path": "{data}/moods.csv", "key": "user", "as_of": "taken", "as_of_unit": "ms"},
     "final": {"path": "{data}/final.csv", "key": "user", "latest_by": "taken"},
@@ -168,7 +176,7 @@ def config(split: str) -> dict[str, Any]:
         },
         "profiles": PROFILES,
         "catalogue": {"path": "{data}/items.csv", "key": "item", "upload_time": "uploaded", "upload_unit": "ms"},
-        "vectors": {"post": {"path": "{data}/vectors.parquet", "format": "parquet", "key": "item", "width": WIDTH}},
+        "vectors": {"post": VECTORS, "post_table": {**VECTORS, "storage": "table"}},
         "histories": HISTORIES,
         "counters": COUNTERS,
         "features": {**CLEAN, **LEAKY},

@@ -20,6 +20,7 @@ import pytest
 
 from dssm.manifest import EVENT_TIME, ITEM_ID, SOURCE, USER_ID, Manifest, target_column
 from dssm.metrics import auc
+from dssm.paths import vectors_path
 from tests.samples.coins import (
     CLEAN,
     EVENTS_A_USER,
@@ -56,8 +57,18 @@ class Split:
     def columns(self, part: str, source: str) -> dict[str, np.ndarray]:
         if (part, source) not in self._columns:
             rows = [row for row in self.all_rows[part] if row[SOURCE] == source]
-            self._columns[part, source] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+            columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+            for name, feature in {**CLEAN, **LEAKY}.items():
+                if feature.get("pre_embed") == "post_table":  # whose columns hold places in a table, from 1
+                    columns[name] = self.vectors()[columns[name]].sum(axis=1)
+            self._columns[part, source] = columns
         return self._columns[part, source]
+
+    def vectors(self) -> np.ndarray:
+        """Returns the vectors of storage: table, behind one of zeros."""
+        table = pq.read_table(vectors_path(str(self.feed.samples), "post_table"))
+        matrix = np.array(table["values"].to_pylist())
+        return np.concatenate([np.zeros((1, matrix.shape[1])), matrix])
 
     def tokens(self, vocabulary: str) -> set[str]:
         return set(pq.read_table(self.feed.samples / "vocabularies" / f"{vocabulary}.parquet")["token"].to_pylist())
