@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dssm.spark import most_tasks
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 def session(master: str, cores: int, **conf: str) -> Any:
@@ -33,3 +36,14 @@ DYNAMIC = {"dynamicAllocation_enabled": "true", "dynamicAllocation_maxExecutors"
 )
 def test_tasks_for_the_cores_that_there_are_or_may_come(made: Any, expected: int) -> None:
     assert most_tasks(made, 4) == expected
+
+
+@pytest.mark.spark
+def test_java_is_asked_once_for_the_classes_that_every_column_needs(spark: SparkSession) -> None:
+    from py4j.java_gateway import JavaClass
+
+    kept = vars(spark.sparkContext._jvm)
+    assert {name: type(kept.get(name)) for name in ("functions", "PythonUtils")} == {
+        "functions": JavaClass,
+        "PythonUtils": JavaClass,
+    }

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dssm.workers import IMPORTS, without_zips
+from dssm.workers import IMPORTS, is_sparks
 
 PROJECT = Path(__file__).parents[1]
 # Says, when Spark closes its side, what a worker that is forked then would have.
@@ -15,7 +15,7 @@ from dssm import workers
 
 def say():
     import pyspark
-    searched = [path for path in sys.path_importer_cache if "/python/lib/py" in path]
+    searched = [path for path in sys.path_importer_cache if "/pyspark/" in path and path[-4:] in (".zip", ".jar")]
     print(pyspark.__file__, "dssm.samples.items" in sys.modules, "tensorflow" in sys.modules, gc.get_freeze_count(),
           len(searched), file=sys.stderr)
 
@@ -24,10 +24,12 @@ workers.main()
 """
 
 
-def test_sparks_archives_are_left_out() -> None:
-    own = ["", "/project", "/usr/lib/python311.zip", "/venv/site-packages", "/jobs/files.zip"]
-    lib = "/venv/site-packages/pyspark/python/lib"
-    assert without_zips([own[0], f"{lib}/pyspark.zip", f"{lib}/py4j-0.10.9.7-src.zip", *own[1:]]) == own
+def test_sparks_archives_are_told_from_all_others() -> None:
+    own = ["", "/project", "/usr/lib/python311.zip", "/venv/site-packages", "/jobs/files.zip", "/jobs/spark-core_x.jar"]
+    spark = "/venv/site-packages/pyspark"
+    sparks = [f"{spark}/python/lib/pyspark.zip", f"{spark}/python/lib/py4j-0.10.9.7-src.zip"]
+    sparks.append(f"{spark}/jars/spark-core_2.12-3.5.9.jar")
+    assert [path for path in [*own, *sparks] if is_sparks(path)] == sparks
 
 
 def test_workers_are_forked_with_their_imports_done() -> None:
@@ -36,6 +38,8 @@ def test_workers_are_forked_with_their_imports_done() -> None:
     package = Path(pyspark.__file__)
     archives = sorted(map(str, (package.parent / "python" / "lib").glob("*.zip")))
     assert len(archives) == 2
+    archives += map(str, (package.parent / "jars").glob("spark-core_*.jar"))
+    assert len(archives) == 3
     path = os.pathsep.join([*archives, str(PROJECT)])
     environment = {**os.environ, "PYTHONPATH": path, IMPORTS: "dssm.samples.items,pyarrow"}
     ended = subprocess.run([sys.executable, "-c", SAID], input=b"", capture_output=True, env=environment, check=False)

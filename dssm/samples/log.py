@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +30,7 @@ from dssm.manifest import (
 )
 from dssm.samples.days import local_days
 from dssm.samples.event_logs import EventLog
-from dssm.samples.events import FATE, FATES, TEST, THINNED, TOO_EARLY, TRAIN, Outcome, summed
+from dssm.samples.events import FATE, FATES, TEST, THINNED, TOO_EARLY, TRAIN, Outcome, fate_number, fate_numbers, summed
 from dssm.samples.exchange import SLICE, SLICED_BYTES, Batches, as_batch, joined, rows, slices, task_keys
 from dssm.samples.lookups import DAYS_COLUMN, EVENTS_COLUMN, POSITIVES_COLUMN
 from dssm.samples.pass_columns import (
@@ -76,10 +75,8 @@ class Log:
         day = settings.day_start_ms
         scan = Scan(self.buckets, day(-settings.window.train_days), day(0), day(settings.window.test_days))
         columns = event_columns(settings.target_names)
-        # A number, which Spark hands over to Python several times as fast as a text.
-        fate = reduce(lambda code, name: code.when(F.col(FATE) == name, fate_code(name)), FATES, F)
         given = events.select(
-            REASON, fate.alias(FATE), *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()]
+            REASON, fate_numbers().alias(FATE), *[F.col(name).cast(kind).alias(name) for name, kind in columns.items()]
         )
         self.slices = given.mapInArrow(scan.run, BUCKETED).persist(StorageLevel.DISK_ONLY)
 
@@ -124,15 +121,6 @@ class Log:
 
     def _of(self, what: int) -> DataFrame:
         return self.slices.filter(F.col(BUCKET) == what)
-
-
-def fate_code(name: str) -> int:
-    """Returns the number of a fate, as the scan has it.
-
-    >>> fate_code("train"), fate_code("test")
-    (0, 1)
-    """
-    return FATES.index(name)
 
 
 def event_columns(targets: Sequence[str]) -> dict[str, str]:
@@ -181,7 +169,7 @@ class Scan:
     end: int
 
     def run(self, batches: Batches) -> Iterator[pa.RecordBatch]:
-        """Args: batches: `event_columns`, REASON and FATE, a `fate_code`. Yields: (BUCKET, SLICE)."""
+        """Args: batches: `event_columns`, REASON and FATE, of `fate_numbers`. Yields: (BUCKET, SLICE)."""
         for table in joined(batches, SLICED_BYTES):
             wanted = self._wanted(table)
             of_users = slices(wanted, bucket_of(wanted[USER_KEY], self.buckets))
@@ -189,10 +177,10 @@ class Scan:
 
     def _wanted(self, table: pa.Table) -> pa.Table:
         """Returns the rows that are samples, may be known to one or say what is no negative."""
-        code_of_fate = np.full(len(FATES) + 1, NO_SAMPLE, np.int32)  # the last is that of none
+        code_of = np.full(len(FATES) + 1, NO_SAMPLE, np.int32)  # the last is that of none
         for fate, code in ((TRAIN, TRAIN_ROW), (TEST, TEST_ROW), (TOO_EARLY, CLICK_ONLY)):
-            code_of_fate[fate_code(fate)] = code
-        codes = code_of_fate[pc.fill_null(table[FATE], -1).to_numpy()]
+            code_of[fate_number(fate)] = code
+        codes = code_of[pc.fill_null(table[FATE], -1).to_numpy()]
         trained = pc.and_(
             pc.greater_equal(table[EVENT_TIME], self.train_start), pc.less(table[EVENT_TIME], self.test_start)
         )
@@ -208,7 +196,7 @@ class Scan:
 def outcomes(table: pa.Table) -> pa.Table:
     """Returns the rows, the positives of a weight above 0 and the newest time, by source, reason and fate: `Outcome`s.
 
-    By one number: Arrow 14 splits the groups of several keys where a text among them is null, and slows down with them.
+    By one number: Arrow 14 splits groups of several keys where a text that is null comes before a number.
     """
     reasons = pc.dictionary_encode(table[REASON].combine_chunks())
     sizes = (len(reasons.dictionary) + 1, len(FATES) + 1)  # the last place is that of null
@@ -238,9 +226,9 @@ def item_sums(table: pa.Table) -> pa.Table:
     candidates come from with `impression_weight` and without; ITEM_POSITIVES, the popularity, also positives that were
     left out by chance (popular_threshold and max_positives_per_user).
     """
-    counted = table.filter(pc.is_in(table[FATE], value_set=pa.array(map(fate_code, [TRAIN, *THINNED]), pa.int32())))
+    counted = table.filter(pc.is_in(table[FATE], value_set=pa.array(map(fate_number, [TRAIN, *THINNED]), pa.int32())))
     coded = pc.dictionary_encode(counted[ITEM_INDEX].combine_chunks())
-    codes, trains = coded.indices.to_numpy(), counted[FATE].to_numpy() == fate_code(TRAIN)
+    codes, trains = coded.indices.to_numpy(), counted[FATE].to_numpy() == fate_number(TRAIN)
     weighs = counted[WEIGHT].to_numpy() > 0
     target = (counted[LABEL].to_numpy() > 0) & weighs
     counts = dict(zip(ITEM_COUNTS, (trains, trains & weighs, trains & target, target), strict=True))

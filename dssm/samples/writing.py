@@ -48,7 +48,8 @@ def write_parts(
       frame: the rows; columns whose name starts with two underscores are not written.
       folder: where the files go.
       part: column of few values.
-      order: columns that order a file's rows completely; with `part_number`, the first is below 2^50 and at least 0.
+      order: columns, ascending, that order a file's rows completely; with `part_number`, the first is below 2^50 and
+        at least 0.
       names: each value's file name; a value without rows gets a file without rows.
       row_group_rows: rows of a row group, which a task holds in memory.
       change: what a task does with its rows, which are sorted by `part` and `order`, before they are written.
@@ -64,12 +65,13 @@ def write_parts(
     writer = PartWriter(folder, tuple(columns), {str(k): name for k, name in names.items()}, row_group_rows)
     tasks = min(len(names), most_tasks or len(names))
     parted = frame.withColumn("__part", F.col(part).cast("string")).repartition(tasks, part)
-    by = [F.col(part), *(F.col(column) if isinstance(column, str) else column for column in order)]
+    by = [part, *order]
     if part_number is not None:
         by = [part_number.cast("long") * PART_STEP + by[1], *by[2:]]
-    # As columns: Spark's sort computes an expression again each time that it compares two rows.
-    keys = {f"__key_{number}": column for number, column in enumerate(by)}
-    rows = parted.withColumns(keys).sortWithinPartitions(*keys).select("__part", *columns)
+    # Expressions as columns: Spark's sort computes one again each time that it compares two rows.
+    keys = {f"__key_{number}": column for number, column in enumerate(by) if not isinstance(column, str)}
+    names_of_keys = [column if isinstance(column, str) else f"__key_{number}" for number, column in enumerate(by)]
+    rows = parted.withColumns(keys).sortWithinPartitions(*names_of_keys).select("__part", *columns)
     written = rows.mapInArrow(
         lambda batches: writer.run(change(batches)), "name string, rows bigint, sha256 string"
     ).collect()

@@ -15,7 +15,7 @@ from dssm.secrets import hidden_in_arguments
 from dssm.shipped import shipped
 from dssm.submitting import masters
 from dssm.submitting.archives import CLASS_ARCHIVE, Code, Packed, drop_unused
-from dssm.submitting.confs import ARENAS, CONF, conf_of
+from dssm.submitting.confs import CONF, conf_of
 
 SET_BY_SCRIPT = ("JAVA_HOME", "PYTHONPATH")  # spark-submit.sh: they stand in this process's environment already
 SUBMIT_JAVA_OPTIONS = "SPARK_SUBMIT_OPTS"  # of spark-submit's own Java, which is the driver's in client mode
@@ -79,9 +79,11 @@ class Submission:
             "PYTHONHASHSEED": "0",
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
-        told |= {name: self._environment.get(name, value) for name, value in ARENAS.get(self.job, {}).items()}
         if self.kind == "local":
             told["SPARK_LOCAL_IP"] = self._environment.get("SPARK_LOCAL_IP", "127.0.0.1")
+        if self.kind == "local" and self.job == "build_samples":
+            # Else the C library keeps 0.6 GiB in arenas of Java's threads, of 64 MiB each; with two of them 0.2.
+            told["MALLOC_ARENA_MAX"] = self._environment.get("MALLOC_ARENA_MAX", "2")
         return told | archived_classes(self._environment) if self.needs_spark else told
 
     def prepare(self) -> None:

@@ -23,8 +23,6 @@ COMMON = {
     "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "3",
 }
 WORKER_IMPORTS = {"build_samples": "dssm.samples.build,pyspark.sql.pandas.serializers"}  # of what their tasks run
-# Java's threads take memory of arenas of their own, 64 MiB each, which the C library keeps: 0.4 of 1.6 GiB.
-ARENAS = {"build_samples": {"MALLOC_ARENA_MAX": "2"}}
 # Ranks meet in collectives: a task started again alone, twice, or late would wait for ever.
 TRAIN = {
     "spark.task.maxFailures": "1",
@@ -61,7 +59,6 @@ def conf_of(job: str, settings: Settings, kind: ClusterKind) -> dict[str, str]:
     for_gpus = job == "train" and kind != "local" and settings.spark.gpus > 0
     if not for_gpus:  # a script without an amount is an error to Spark
         conf = {key: value for key, value in conf.items() if not key.startswith(GPU_OF_EXECUTOR)}
-    conf |= {f"spark.executorEnv.{name}": value for name, value in ARENAS.get(job, {}).items()}
     if job == "train":
         conf |= _of_training(settings, kind, conf | settings.spark.conf)
     elif kind == "local":

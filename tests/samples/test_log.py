@@ -16,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dssm.manifest import EVENT_TIME, ITEM_INDEX, LABEL, SOURCE, USER_ID, USER_KEY, WEIGHT, SourceCounts
-from dssm.samples.events import FATE, FATES, THINNED, TOO_EARLY, TRAIN, Outcome, count_fates, logs_end_early, summed
+from dssm.samples.events import (
+    FATE,
+    FATES,
+    THINNED,
+    TOO_EARLY,
+    TRAIN,
+    Outcome,
+    count_fates,
+    fate_number,
+    logs_end_early,
+    summed,
+)
 from dssm.samples.exchange import SLICE, as_batch
 from dssm.samples.log import (
     BUCKET,
@@ -30,7 +41,6 @@ from dssm.samples.log import (
     added_up,
     bucket_of,
     count_users,
-    fate_code,
     item_sums,
     outcomes,
 )
@@ -50,7 +60,7 @@ DEFAULTS = {USER_ID: "u", USER_KEY: 7, ITEM_INDEX: 0, EVENT_TIME: 5, SOURCE: 0, 
 def events(*rows: dict[str, Any]) -> pa.Table:
     made = [{REASON: None, FATE: None, HASH: number, **DEFAULTS, **row} for number, row in enumerate(rows)]
     for row in made:
-        row[FATE] = None if row[FATE] is None else fate_code(row[FATE])
+        row[FATE] = None if row[FATE] is None else fate_number(row[FATE])
     return pa.table({name: pa.array([row[name] for row in made], kind) for name, kind in KINDS.items()})
 
 
@@ -129,7 +139,7 @@ def test_outcomes_are_counted_by_source_reason_and_fate(parts: list[list[tuple[i
 
 
 def test_texts_that_are_null_do_not_part_what_belongs_together() -> None:
-    """Arrow 14 makes a group of each row where it groups by a text that is null between numbers."""
+    """Arrow 14 makes some hundred groups of these rows, by a text that is null between two numbers."""
     made = outcomes(events(*({FATE: fate} for fate in (TRAIN, "test") * 500)))
     assert sorted(zip(made["fate"].to_pylist(), made["rows"].to_pylist(), strict=True)) == [("test", 500), (TRAIN, 500)]
 
