@@ -53,7 +53,7 @@ def _look_up_once(session: SparkSession) -> None:
     """Keeps the Java classes that PySpark 3.5 asks for by name for every column that it makes.
 
     Java looks for a class of such a name in each package that PySpark imports, and so in all archives of Spark, each
-    time: a column took 0.55 ms, and takes 0.21 (measured).
+    time.
     """
     jvm = session.sparkContext._jvm
     for name in ("functions", "PythonUtils"):

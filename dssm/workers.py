@@ -2,9 +2,8 @@
 
 `python -m dssm.workers` is `python -m pyspark.daemon` without three costs: 0.08 s of processor time at every task
 (measured, Python 3.11), and a second at every worker's first. PySpark comes from its package instead of Spark's
-archives, whose directories `importlib.invalidate_caches` would read again (CPython issue 103200); what
-the tasks import is imported once, before the fork; and `gc.collect`, which a worker calls behind each task, leaves
-that alone.
+archives, whose directories `importlib.invalidate_caches` would read again (CPython issue 103200); what the tasks import
+is imported once, before the fork; and `gc.collect`, which a worker calls behind each task, leaves that alone.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import re
 import sys
 
 IMPORTS = "DSSM_WORKER_IMPORTS"  # names of modules, with commas between them
-
-
 SPARKS = re.compile(r"/python/lib/[^/]*\.zip$|/jars/spark-core_[^/]*\.jar$")
 
 

@@ -69,9 +69,9 @@ def write_parts(
     if part_number is not None:
         by = [part_number.cast("long") * PART_STEP + by[1], *by[2:]]
     # Expressions as columns: Spark's sort computes one again each time that it compares two rows.
-    keys = {f"__key_{number}": column for number, column in enumerate(by) if not isinstance(column, str)}
-    names_of_keys = [column if isinstance(column, str) else f"__key_{number}" for number, column in enumerate(by)]
-    rows = parted.withColumns(keys).sortWithinPartitions(*names_of_keys).select("__part", *columns)
+    keys = [column if isinstance(column, str) else f"__key_{number}" for number, column in enumerate(by)]
+    made = {key: column for key, column in zip(keys, by, strict=True) if not isinstance(column, str)}
+    rows = parted.withColumns(made).sortWithinPartitions(*keys).select("__part", *columns)
     written = rows.mapInArrow(
         lambda batches: writer.run(change(batches)), "name string, rows bigint, sha256 string"
     ).collect()

@@ -81,9 +81,8 @@ class Submission:
         }
         if self.kind == "local":
             told["SPARK_LOCAL_IP"] = self._environment.get("SPARK_LOCAL_IP", "127.0.0.1")
-        if self.kind == "local" and self.job == "build_samples":
-            # Else the C library keeps 0.6 GiB in arenas of Java's threads, of 64 MiB each; with two of them 0.2.
-            told["MALLOC_ARENA_MAX"] = self._environment.get("MALLOC_ARENA_MAX", "2")
+            if self.job == "build_samples":  # else the C library keeps memory in an arena for each of Java's threads
+                told["MALLOC_ARENA_MAX"] = self._environment.get("MALLOC_ARENA_MAX", "2")
         return told | archived_classes(self._environment) if self.needs_spark else told
 
     def prepare(self) -> None:

@@ -9,6 +9,7 @@ than they should.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,10 +61,11 @@ class Split:
             columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
             for name, feature in {**CLEAN, **LEAKY}.items():
                 if feature.get("pre_embed") == "post_table":  # whose columns hold places in a table, from 1
-                    columns[name] = self.vectors()[columns[name]].sum(axis=1)
+                    columns[name] = self.vectors[columns[name]].sum(axis=1)
             self._columns[part, source] = columns
         return self._columns[part, source]
 
+    @functools.cached_property
     def vectors(self) -> np.ndarray:
         """Returns the vectors of storage: table, behind one of zeros."""
         table = pq.read_table(vectors_path(str(self.feed.samples), "post_table"))
